@@ -1,0 +1,7 @@
+"""``python -m mipnet``."""
+
+import sys
+
+from mipnet.cli import main
+
+sys.exit(main())

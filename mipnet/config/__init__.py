@@ -1,0 +1,18 @@
+"""Configuration: one set of dataclasses for flags, YAML, validation and help."""
+
+from mipnet.config.loading import differences, digest, from_dict, read_yaml, to_dict, to_yaml
+from mipnet.config.presets import PRESETS, preset
+from mipnet.config.schema import Config, validate
+
+__all__ = [
+    "PRESETS",
+    "Config",
+    "differences",
+    "digest",
+    "from_dict",
+    "preset",
+    "read_yaml",
+    "to_dict",
+    "to_yaml",
+    "validate",
+]

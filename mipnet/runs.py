@@ -1,0 +1,138 @@
+"""Runs in the storage: identity, continuation, and what lies where.
+
+STORAGE/data/generated-DIGEST/    the rendered benchmark
+STORAGE/runs/NAME/config.yaml     the resolved configuration
+STORAGE/runs/NAME/run.json        how far the run is
+STORAGE/runs/NAME/training/       Ray Train's checkpoints
+STORAGE/runs/NAME/model/          the best weights
+STORAGE/runs/NAME/results/        tables, COCO results, pictures
+STORAGE/mlflow.db, mlartifacts/   MLflow, unless MLFLOW_TRACKING_URI names a server
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from mipnet.config import Config, differences, digest, from_dict, to_yaml
+from mipnet.errors import ConfigError, UserError
+from mipnet.storage import Folder
+
+TRAINING = "training"
+MODEL = "model"
+RESULTS = "results"
+
+
+@dataclass
+class Run:
+    """One training run and its folder.
+
+    Attributes:
+        name: its identity in the storage.
+        folder: where all of it lies.
+        config: resolved.
+        state: what run.json holds: "finished" and whatever the phases noted.
+    """
+
+    name: str
+    folder: Folder
+    config: Config
+    state: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.state.get("finished"))
+
+    def note(self, **values: Any) -> None:
+        """Remember something across restarts."""
+        self.state.update(values)
+        self.folder.write("run.json", json.dumps(self.state, indent=2) + "\n")
+
+
+def default_name(config: Config) -> str:
+    """Preset and digest: the same settings are the same run."""
+    return f"{config.preset}-{digest(config)}"
+
+
+def open_run(storage: Folder, config: Config, name: str = "", new: bool = False) -> Run:
+    """The run of that name to go on with, or a fresh one.
+
+    Args:
+        storage: root of all runs.
+        config: what to run.
+        name: by default preset and digest.
+        new: take the next free name instead of going on.
+
+    Raises:
+        UserError: a run of this name has other settings, or the name cannot be a folder's.
+    """
+    name = name or default_name(config)
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise UserError(f"--name: {name!r} cannot name a run", "use letters, digits, '-', '_' and '.'")
+    runs = storage.join("runs")
+    if new:
+        taken = set(runs.names())
+        base, number = name, 2
+        while name in taken:
+            name, number = f"{base}-{number}", number + 1
+    folder = runs.join(name)
+    if not folder.exists("config.yaml"):
+        folder.write("config.yaml", to_yaml(config))
+        return Run(name, folder, config)
+    run = load_run(folder)
+    changed = differences(run.config, config)
+    if changed:
+        shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+        raise UserError(f"run {name} exists with other settings ({shown})", "give another --name, or --new")
+    run.config = config  # resources and tracking may differ from the first start's
+    return run
+
+
+def load_run(folder: Folder) -> Run:
+    """A run that is already in the storage.
+
+    Raises:
+        UserError: its files cannot be read.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(folder.read("config.yaml"))
+        state = json.loads(folder.read("run.json")) if folder.exists("run.json") else {}
+        if not isinstance(values, dict) or not isinstance(state, dict):
+            raise ValueError("config.yaml and run.json must hold settings")
+        config = from_dict(values)
+    except (OSError, ValueError, yaml.YAMLError, ConfigError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder.uri} is not a run ({reason})", "start another with --new") from None
+    return Run(folder.uri.rpartition("/")[2], folder, config, state)
+
+
+@contextmanager
+def locked(run: Run) -> Iterator[None]:
+    """Keep a second process off the same run, where the storage is a file system that can lock.
+
+    Raises:
+        UserError: another process is at it.
+    """
+    if not run.folder.is_local:
+        yield
+        return
+    with open(run.folder.local_path / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"run {run.name} is being worked on by another process",
+                "wait for it, or start another with --new",
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise  # else: a network file system that cannot lock
+        yield

@@ -1,0 +1,119 @@
+"""Keypoint skeletons: joint names, left/right pairs, OKS sigmas, limbs and half-body sets. Plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mipnet.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The joints of one kind of data set.
+
+    Attributes:
+        name: how presets and config files refer to it.
+        joints: the K joint names in annotation order.
+        sigmas: the K per-joint OKS constants (COCO writes k_i = 2·sigma_i).
+        flip_pairs: index pairs that change places when the image is mirrored.
+        limbs: index pairs to draw as bones.
+        upper_body: joint indices of the upper half; all others are the lower half (half-body augmentation).
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    sigmas: tuple[float, ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+    limbs: tuple[tuple[int, int], ...]
+    upper_body: tuple[int, ...]
+
+    @property
+    def num_joints(self) -> int:
+        return len(self.joints)
+
+    @property
+    def flip_permutation(self) -> tuple[int, ...]:
+        """Index vector p (K,) such that joints[p] is the mirrored person's joints in annotation order."""
+        order = list(range(self.num_joints))
+        for left, right in self.flip_pairs:
+            order[left], order[right] = right, left
+        return tuple(order)
+
+
+# fmt: off
+COCO17 = Skeleton(
+    name="coco17",
+    joints=(
+        "nose",
+        "left_eye",
+        "right_eye",
+        "left_ear",
+        "right_ear",
+        "left_shoulder",
+        "right_shoulder",
+        "left_elbow",
+        "right_elbow",
+        "left_wrist",
+        "right_wrist",
+        "left_hip",
+        "right_hip",
+        "left_knee",
+        "right_knee",
+        "left_ankle",
+        "right_ankle",
+    ),
+    sigmas=(
+        0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072,
+        0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089,
+    ),
+    flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
+    limbs=(
+        (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),
+        (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
+    ),
+    upper_body=(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10),
+)
+
+CROWDPOSE14 = Skeleton(
+    name="crowdpose14",
+    joints=(
+        "left_shoulder",
+        "right_shoulder",
+        "left_elbow",
+        "right_elbow",
+        "left_wrist",
+        "right_wrist",
+        "left_hip",
+        "right_hip",
+        "left_knee",
+        "right_knee",
+        "left_ankle",
+        "right_ankle",
+        "head",
+        "neck",
+    ),
+    sigmas=(
+        0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089, 0.079, 0.079,
+    ),
+    flip_pairs=((0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (10, 11)),
+    limbs=(
+        (10, 8), (8, 6), (11, 9), (9, 7), (6, 7), (0, 6), (1, 7), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5),
+        (12, 13), (13, 0), (13, 1),
+    ),
+    upper_body=(0, 1, 2, 3, 4, 5, 12, 13),
+)
+
+# fmt: on
+SKELETONS = {s.name: s for s in (COCO17, CROWDPOSE14)}
+
+
+def skeleton(name: str) -> Skeleton:
+    """The skeleton called ``name``.
+
+    Raises:
+        ConfigError: no skeleton has that name.
+    """
+    try:
+        return SKELETONS[name]
+    except KeyError:
+        raise ConfigError(f"unknown skeleton {name!r}", nearest(name, SKELETONS)) from None

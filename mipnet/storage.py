@@ -1,0 +1,186 @@
+"""Files by URI: a local folder, NFS, s3://, gs://, the same calls for all (through pyarrow.fs)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mipnet.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder on some file system, named by a URI or a local path. Cheap to make and to pickle.
+
+    All ``name`` arguments are relative, with forward slashes, and cannot leave the folder.
+    """
+
+    uri: str
+
+    @classmethod
+    def of(cls, where: str | os.PathLike[str]) -> Folder:
+        """The folder for a path or URI; local paths become absolute."""
+        text = os.fspath(where)
+        if "://" not in text:
+            text = str(Path(text).expanduser().resolve())
+        return cls(text.rstrip("/") or "/")
+
+    @property
+    def is_local(self) -> bool:
+        return "://" not in self.uri or self.uri.startswith("file://")
+
+    @property
+    def local_path(self) -> Path:
+        """The folder as a local path.
+
+        Raises:
+            UserError: the folder is on an object store.
+        """
+        if not self.is_local:
+            raise UserError(f"{self.uri} is not a local folder", "give a path on this machine")
+        return Path(self.uri.removeprefix("file://"))
+
+    def filesystem(self) -> tuple[FileSystem, str]:
+        """The pyarrow file system and the folder's path on it."""
+        from pyarrow.fs import FileSystem, LocalFileSystem
+
+        if self.is_local:
+            return LocalFileSystem(), str(self.local_path)
+        try:
+            return FileSystem.from_uri(self.uri)
+        except Exception as error:
+            raise UserError(f"{self.uri}: no such kind of storage ({error})") from None
+
+    def join(self, name: str) -> Folder:
+        """The folder ``name`` inside this one."""
+        return Folder(f"{self.uri.rstrip('/')}/{contained(name, self.uri)}")
+
+    def path(self, name: str) -> str:
+        """Where ``name`` lies, as a path or URI for people and for other programs."""
+        return f"{self.uri.rstrip('/')}/{contained(name, self.uri)}"
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if self.is_local:  # the hot path of the stream: no layers in between
+            with open(self.path(name).removeprefix("file://"), "rb") as file:
+                return file.read()
+        fs, root = self.filesystem()
+        with fs.open_input_stream(f"{root}/{contained(name, self.uri)}") as stream:
+            return stream.read()
+
+    def write(self, name: str, content: bytes | str, durable: bool = True) -> None:
+        """Write a whole file; readers see the old one or the new one, never a part.
+
+        Args:
+            name: of the file; folders on the way are made.
+            content: text is written as UTF-8.
+            durable: wait until the disk has it; not worth its time for many files that can be made again.
+
+        Raises:
+            UserError: the storage refuses (full, read-only, no permission).
+        """
+        data = content.encode() if isinstance(content, str) else content
+        fs, root = self.filesystem()
+        target = f"{root}/{contained(name, self.uri)}"
+        try:
+            fs.create_dir(posixpath.dirname(target), recursive=True)
+            if not self.is_local:  # object stores replace an object in one step
+                with fs.open_output_stream(target) as stream:
+                    stream.write(data)
+                return
+            part = f"{target}.{uuid.uuid4().hex[:8]}.part"
+            try:
+                with open(part, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    if durable:
+                        os.fsync(file.fileno())
+                os.replace(part, target)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(part)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(
+                f"cannot write {target} ({reason})", "choose another place with --storage"
+            ) from None
+
+    def exists(self, name: str = "") -> bool:
+        """Whether a file or folder is there."""
+        from pyarrow.fs import FileType
+
+        fs, root = self.filesystem()
+        target = f"{root}/{contained(name, self.uri)}" if name else root
+        return fs.get_file_info(target).type != FileType.NotFound
+
+    def names(self, name: str = "") -> list[str]:
+        """Sorted names of the files and folders right inside; empty if there is no such folder."""
+        from pyarrow.fs import FileSelector
+
+        fs, root = self.filesystem()
+        target = f"{root}/{contained(name, self.uri)}" if name else root
+        infos = fs.get_file_info(FileSelector(target, allow_not_found=True))
+        return sorted(info.base_name for info in infos)
+
+    def remove(self, name: str) -> None:
+        """Delete a file or a folder with all it holds; nothing happens if there is none."""
+        from pyarrow.fs import FileType
+
+        fs, root = self.filesystem()
+        target = f"{root}/{contained(name, self.uri)}"
+        kind = fs.get_file_info(target).type
+        if kind == FileType.Directory:
+            fs.delete_dir(target)
+        elif kind == FileType.File:
+            fs.delete_file(target)
+
+    def upload(self, source: Path, name: str = "") -> None:
+        """Copy the files of a local folder into the folder ``name``."""
+        for path in sorted(p for p in source.rglob("*") if p.is_file()):
+            self.write(posixpath.join(name, path.relative_to(source).as_posix()), path.read_bytes())
+
+    def download(self, target: Path) -> Path:
+        """A local copy of all files of this folder (the folder itself if it is local)."""
+        if self.is_local:
+            return self.local_path
+        from pyarrow.fs import FileSelector, FileType
+
+        fs, root = self.filesystem()
+        for info in fs.get_file_info(FileSelector(root, recursive=True)):
+            if info.type == FileType.File:
+                path = target / posixpath.relpath(info.path, root)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with fs.open_input_stream(info.path) as stream:
+                    path.write_bytes(stream.read())
+        return target
+
+
+def contained(name: str, root: str) -> str:
+    """``name`` normalised, if it stays inside ``root``: annotation files may name images, not paths beyond.
+
+    Raises:
+        DataError: the name is absolute or climbs out.
+    """
+    clean = posixpath.normpath(name.replace("\\", "/"))
+    if clean.startswith(("/", "../")) or clean == ".." or "://" in name or "\0" in name:
+        raise DataError(f"file name {name!r} leads out of its folder {root}", "use names relative to it")
+    return clean
+
+
+def default_storage() -> Folder:
+    """The storage when none is given: a folder in the user's data directory."""
+    from platformdirs import user_data_dir
+
+    return Folder.of(user_data_dir("mipnet"))
