@@ -1,0 +1,176 @@
+"""Weights on disk: a folder that says which network it holds.
+
+weights.safetensors   the state_dict, under our names
+model.json            {"format": 1, "architecture": arguments of build_model, "extra": anything}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mipnet.errors import UserError
+from mipnet.models.build import build_model
+from mipnet.models.network import MIPNet
+
+WEIGHTS = "weights.safetensors"
+DESCRIPTION = "model.json"
+FORMAT = 1
+
+
+def save_model(folder: str | Path, model: MIPNet, extra: Mapping[str, Any] | None = None) -> Path:
+    """Write ``model`` so that ``load_model`` can rebuild it from the folder alone.
+
+    Args:
+        folder: is made if it does not exist; files of an earlier model in it are replaced.
+        model: made by ``build_model`` (or ``load_model``).
+        extra: what else a user of the weights has to know: input size, skeleton, decoder ... (JSON values).
+
+    Raises:
+        ValueError: the model has no ``architecture`` because it was made by hand.
+    """
+    if model.architecture is None:
+        raise ValueError("only a network made by build_model can be saved: this one has no architecture")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {"format": FORMAT, "architecture": model.architecture, "extra": dict(extra or {})}
+    text = json.dumps(description, indent=2) + "\n"  # before the weights: it may fail
+    save_file({name: t.detach().contiguous() for name, t in model.state_dict().items()}, folder / WEIGHTS)
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+    return folder
+
+
+def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[MIPNet, dict[str, Any]]:
+    """The network of a folder, in eval mode, and its ``extra``.
+
+    Raises:
+        UserError: a file is missing or broken, or the weights do not fit the architecture.
+    """
+    architecture, extra = read_description(folder)
+    with torch.device("meta"):  # no memory and no time for first weights that are overwritten at once
+        model = build_from_description(architecture, folder)
+    state = read_weights(folder, device)
+    load_weights(model.to_empty(device=device), state, str(Path(folder) / WEIGHTS))
+    return model.eval(), extra
+
+
+def read_description(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(architecture, extra) of a folder.
+
+    Raises:
+        UserError: ``model.json`` is missing or broken, or of another format.
+    """
+    path = _existing(folder, DESCRIPTION)
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        found, architecture, extra = (description[key] for key in ("format", "architecture", "extra"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} does not describe a model: {error}") from error
+    if found != FORMAT:
+        raise UserError(f"{path} has format {found}, this version reads format {FORMAT}")
+    if not isinstance(architecture, dict) or not isinstance(extra, dict):
+        raise UserError(f"{path} does not describe a model: architecture and extra must be objects")
+    return architecture, extra
+
+
+def build_from_description(architecture: Mapping[str, Any], source: str | Path) -> MIPNet:
+    """``build_model`` with a message that names where the arguments came from."""
+    try:
+        return build_model(**architecture)
+    except (TypeError, UserError) as error:
+        raise UserError(f"{source} describes a network that cannot be built: {error}") from error
+
+
+def read_weights(folder: str | Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """The state_dict of a folder.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    path = _existing(folder, WEIGHTS)
+    try:
+        return load_file(path, device=str(device))
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def load_weights(model: MIPNet, state: Mapping[str, Tensor], source: str = "the weights") -> None:
+    """Fill the whole of ``model``.
+
+    Raises:
+        UserError: a name is missing or unexpected, or a shape differs; the model is then left as it was.
+    """
+    check_fit(model.state_dict(), state, source)
+    model.load_state_dict(state)
+
+
+def warm_start(model: MIPNet, state: Mapping[str, Tensor], source: str = "the weights") -> list[str]:
+    """Start a network from one with the same backbone, as the paper starts from a single-instance network.
+
+    The backbone's stages have to be there and fit. MIMBs that the source lacks, and MIMBs or a head of other
+    shapes (other numbers of instances or joints), keep their fresh weights.
+
+    Args:
+        model: the network to fill.
+        state: a state_dict of ours; MIMBs at places that ``model`` does not have are an error.
+
+    Returns:
+        The names that kept their fresh weights. Report them: nothing else tells.
+
+    Raises:
+        UserError: a stage does not fit, or there are names that ``model`` does not have.
+    """
+    expected = model.state_dict()
+    optional = {name for name in expected if name.startswith(("mimbs.", "backbone.head."))}
+    fitting = {n for n, tensor in state.items() if n in expected and tensor.shape == expected[n].shape}
+    # A block is taken or left as a whole, never a mixture of both.
+    left = {_block(name) for name in optional - fitting}
+    fresh = [name for name in expected if _block(name) in left]
+    check_fit(
+        {name: t for name, t in expected.items() if name not in fresh},
+        {name: t for name, t in state.items() if name not in fresh},
+        source,
+    )
+    model.load_state_dict({**expected, **{n: t for n, t in state.items() if n not in fresh}})
+    return fresh
+
+
+def _block(name: str) -> str:
+    """``mimbs.3.0`` of a MIMB's tensors; any other name is its own block."""
+    return ".".join(name.split(".")[:3]) if name.startswith("mimbs.") else name
+
+
+def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    """Raise UserError unless ``state`` has exactly the names and shapes of ``expected``."""
+    problems = []
+    if missing := [name for name in expected if name not in state]:
+        problems.append(f"lacks {_some(missing)}")
+    if unexpected := [name for name in state if name not in expected]:
+        problems.append(f"has unknown {_some(unexpected)}")
+    if wrong := [
+        f"{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]:
+        problems.append(f"has wrong shapes: {_some(wrong)}")
+    if problems:
+        raise UserError(f"{source} does not fit the network: it {' and '.join(problems)}")
+
+
+def _some(names: Sequence[str], limit: int = 20) -> str:
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
+
+
+def _existing(folder: str | Path, name: str) -> Path:
+    path = Path(folder) / name
+    if not path.is_file():
+        raise UserError(f"there is no {name} in {folder}", "give a folder that holds a saved model")
+    return path

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mipnet.errors import ConfigError
+from mipnet.models.build import build_model, count_parameters, multiply_adds
+
+PLAIN = {"instances": 1, "places": ()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parameters"),
+    [
+        ({"backbone": "hrnet", **PLAIN}, 28_536_113),
+        ({"backbone": "hrnet"}, 28_603_313),
+        ({"backbone": "hrnet", "width": 48, **PLAIN}, 63_595_745),
+        ({"backbone": "hrnet", "width": 48}, 63_746_081),
+        ({"backbone": "simplebaseline", **PLAIN}, 33_999_697),
+        ({"backbone": "simplebaseline"}, 34_986_193),
+        ({"backbone": "simplebaseline", "depth": 101}, 53_978_321),
+    ],
+)
+def test_published_parameter_counts(arguments: dict, parameters: int) -> None:
+    with torch.device("meta"):
+        assert count_parameters(build_model(**arguments)) == parameters
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size", "giga", "share"),
+    [
+        ({"backbone": "hrnet"}, (256, 192), 7.65, 0.62),
+        ({"backbone": "hrnet", "width": 48}, (384, 288), 35.3, 0.584),
+        ({"backbone": "simplebaseline"}, (256, 192), 5.43, 0.327),
+        ({"backbone": "simplebaseline", "depth": 101}, (256, 192), 9.06, 0.196),
+    ],
+)
+def test_published_multiply_adds(arguments: dict, size: tuple[int, int], giga: float, share: float) -> None:
+    with torch.device("meta"):
+        cost = multiply_adds(build_model(**arguments), size)
+    assert cost.single / 1e9 == pytest.approx(giga, rel=2e-3)
+    assert cost.share == pytest.approx(share, abs=1e-3)
+
+
+def test_multiply_adds_for_two_instances_as_published() -> None:
+    with torch.device("meta"):
+        cost = multiply_adds(build_model("hrnet", width=48), (384, 288))
+    assert cost.single / 1024**3 == pytest.approx(32.9, abs=0.05)
+    assert cost.total / 1024**3 == pytest.approx(46.5, abs=0.1)
+
+
+def test_a_plain_backbone_shares_everything() -> None:
+    with torch.device("meta"):
+        cost = multiply_adds(build_model("simplebaseline", depth=18, **PLAIN), (64, 64))
+    assert cost.per_instance == 0
+    assert cost.share == 1
+
+
+def test_multiply_adds_leaves_the_model_as_it_was() -> None:
+    model = build_model("hrnet", modules=(1, 1), width=8, blocks=1, places=(3,)).train()
+    multiply_adds(model, (64, 64))
+    assert model.training
+    assert next(model.parameters()).device.type == "cpu"
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_the_tiny_network_is_tiny() -> None:
+    model = build_model("hrnet", width=32, modules=(1, 1), blocks=1, places=(2, 3))
+    assert count_parameters(model) == 1_145_905
+    assert [m.excite[2].out_features for m in model.mimbs["2"]] == [32, 64, 128]
+    assert [m.excite[2].out_features for m in model.mimbs["3"]] == [32]
+    assert model.eval()(torch.zeros(1, 3, 96, 64)).shape == (1, 2, 17, 24, 16)
+    assert multiply_adds(model, (96, 64)).total < 0.25e9
+
+
+@pytest.mark.parametrize(("modules", "places"), [((1, 4, 3), 4), ((1, 1), 3), ((2,), 2), ((1, 1, 1, 1), 5)])
+def test_hrnet_of_any_number_of_stages(modules: tuple[int, ...], places: int) -> None:
+    everywhere = range(1, places + 1)
+    model = build_model("hrnet", 4, 2, everywhere, width=4, modules=modules, blocks=1, stem_channels=8).eval()
+    branches = [len(model.mimbs[str(p)]) for p in everywhere]
+    assert branches == [*range(2, places + 1), 1]
+    assert model(torch.zeros(1, 3, 64, 96)).shape == (1, 2, 4, 16, 24)
+
+
+@pytest.mark.parametrize(("depth", "deconvs"), [(18, 1), (18, 3), (34, 2), (50, 3)])
+def test_simplebaseline_of_any_depth(depth: int, deconvs: int) -> None:
+    options = {"depth": depth, "deconvs": deconvs, "deconv_channels": 8}
+    model = build_model("simplebaseline", 4, 2, (1, 2, 3, 4), **options).eval()
+    cells = 2 * 2**deconvs
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 2, 4, cells, cells)
+
+
+@pytest.mark.parametrize("backbone", ["hrnet", "simplebaseline"])
+def test_first_heatmaps_are_nearly_zero(backbone: str) -> None:
+    """Fresh weights keep the features' size through the network, and the head makes little of them."""
+    torch.manual_seed(0)
+    options = {"modules": (1, 1), "blocks": 1} if backbone == "hrnet" else {"depth": 18}
+    model = build_model(backbone, 4, places=(3,), **options).train()
+    heatmaps = model(torch.randn(4, 3, 64, 64))
+    assert 1e-5 < heatmaps.abs().max() < 0.1
+    convolutions = [m for m in model.backbone.stages.modules() if isinstance(m, nn.Conv2d)]
+    assert all(m.weight.std() > 0.005 for m in convolutions)
+
+
+def test_the_architecture_rebuilds_the_model() -> None:
+    model = build_model("hrnet", 14, 3, (3, 1), 2, width=8, modules=(1, 1), blocks=1)
+    assert model.architecture is not None
+    again = build_model(**model.architecture)
+    assert again.architecture == model.architecture
+    assert [(n, t.shape) for n, t in again.state_dict().items()] == [
+        (n, t.shape) for n, t in model.state_dict().items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"backbone": "hrnett"}, "did you mean 'hrnet'"),
+        ({"backbone": "hrnet", "depth": 50}, "depth"),
+        ({"backbone": "hrnet", "modules": ()}, "modules"),
+        ({"backbone": "hrnet", "width": 0}, "width"),
+        ({"backbone": "hrnet", "places": (5,)}, "no place 5"),
+        ({"backbone": "hrnet", "width": 2, "reduction": 4}, "reduction"),
+        ({"backbone": "simplebaseline", "depth": 42}, "depth must be one of 18, 34, 50, 101, 152"),
+        ({"backbone": "simplebaseline", "deconvs": 0}, "deconvs"),
+        ({"backbone": "simplebaseline", "places": ()}, "without one"),
+    ],
+)
+def test_impossible_arguments(arguments: dict, words: str) -> None:
+    with torch.device("meta"), pytest.raises(ConfigError, match=words):
+        build_model(**arguments)

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mipnet.errors import UserError
+from mipnet.models.backbone import Backbone, Place
+from mipnet.models.build import build_model
+from mipnet.models.network import MIPNet
+from mipnet.models.weights import load_model, load_weights, save_model, warm_start
+
+TINY = {"backbone": "hrnet", "width": 8, "modules": (1, 1), "blocks": 1, "stem_channels": 8}
+
+
+def _model(joints: int = 5, instances: int = 2, places: tuple[int, ...] = (2, 3)) -> MIPNet:
+    return build_model(num_joints=joints, instances=instances, places=places, **TINY)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return save_model(tmp_path / "model", _model(), {"input_size": [64, 96]})
+
+
+def test_a_saved_model_comes_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = _model()
+    images = torch.randn(2, 3, 64, 64)
+    model.train()(images)  # running statistics that are not the initial ones
+    model.to(memory_format=torch.channels_last).eval()
+    extra = {"input_size": [64, 96], "skeleton": "coco"}
+    again, found = load_model(save_model(tmp_path / "deep" / "model", model, extra))
+    assert found == extra
+    assert again.architecture == model.architecture
+    assert not again.training
+    assert all(p.requires_grad for p in again.parameters())
+    state = again.state_dict()
+    assert list(state) == list(model.state_dict())
+    for name, tensor in model.state_dict().items():
+        assert state[name].dtype == tensor.dtype
+        assert torch.equal(state[name], tensor), name
+    torch.testing.assert_close(again(images), model(images), rtol=1e-4, atol=1e-6)
+
+
+def test_a_network_made_by_hand_cannot_be_saved(tmp_path: Path) -> None:
+    class Toy(Backbone):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stages = torch.nn.ModuleList([torch.nn.Conv2d(3, 4, 1)])
+            self.places = {1: Place(0, (4,))}
+            self.head = torch.nn.Conv2d(4, 2, 1)
+
+    with pytest.raises(ValueError, match="build_model"):
+        save_model(tmp_path, MIPNet(Toy(), 2, (1,)))
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
+def test_missing_and_broken_files(saved: Path, name: str) -> None:
+    (saved / name).write_text("{}, no")
+    with pytest.raises(UserError, match=name):
+        load_model(saved)
+    (saved / name).unlink()
+    with pytest.raises(UserError, match=f"no {name} in"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 2}, "format 2"),
+        ({"extra": None}, "must be objects"),
+        ({"architecture": {"backbone": "hrnet", "colour": "red"}}, "colour"),
+        ({"architecture": {"backbone": "vgg"}}, "unknown backbone 'vgg'"),
+        ({"architecture": {}}, "cannot be built"),
+    ],
+)
+def test_impossible_descriptions(saved: Path, change: dict, words: str) -> None:
+    path = saved / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(UserError, match=words):
+        load_model(saved)
+
+
+def test_weights_that_do_not_fit(saved: Path) -> None:
+    path = saved / "weights.safetensors"
+    state = load_file(path)
+    del state["backbone.head.bias"]
+    state["backbone.tail.bias"] = torch.zeros(1)
+    state["backbone.head.weight"] = torch.zeros(5, 7, 1, 1)
+    save_file(state, path)
+    with pytest.raises(UserError) as error:
+        load_model(saved)
+    message = str(error.value)
+    assert str(path) in message
+    assert "lacks backbone.head.bias" in message
+    assert "unknown backbone.tail.bias" in message
+    assert "backbone.head.weight [5, 7, 1, 1] instead of [5, 8, 1, 1]" in message
+
+
+def test_a_refused_state_changes_nothing() -> None:
+    model = _model()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    state = {name: torch.ones_like(t) for name, t in before.items()}
+    state.pop("mimbs.3.0.embed.3.bias")
+    with pytest.raises(UserError, match=r"lacks mimbs\.3\.0\.embed\.3\.bias"):
+        load_weights(model, state)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def _values(model: MIPNet, value: float) -> dict[str, Tensor]:
+    return {name: torch.full_like(t, value) for name, t in model.state_dict().items()}
+
+
+def test_warm_start_from_a_single_instance_network() -> None:
+    model = _model()
+    fresh = warm_start(model, _values(_model(instances=1, places=()), 7))
+    assert fresh == [name for name in model.state_dict() if name.startswith("mimbs.")]
+    assert all((t == 7).all() == (n not in fresh) for n, t in model.state_dict().items())
+
+
+def test_warm_start_with_other_joints_and_instances() -> None:
+    model = _model(joints=5, instances=3)
+    fresh = warm_start(model, _values(_model(joints=4, instances=2), 7))
+    assert {name.split(".")[0] for name in fresh} == {"backbone", "mimbs"}
+    assert [name for name in fresh if name.startswith("backbone")] == [
+        "backbone.head.weight",
+        "backbone.head.bias",
+    ]
+    # Whole blocks stay fresh although only the embedding's first layer differs in shape.
+    assert set(fresh) >= {name for name in model.state_dict() if name.startswith("mimbs.")}
+
+
+def test_warm_start_of_the_same_network_leaves_nothing_fresh() -> None:
+    model = _model()
+    assert warm_start(model, _values(model, 7)) == []
+
+
+def test_warm_start_refuses_another_backbone_and_lost_mimbs() -> None:
+    state = _values(_model(), 7)
+    with pytest.raises(UserError, match=r"unknown mimbs\.2"):
+        warm_start(_model(instances=1, places=()), state)
+    state.pop("backbone.stages.0.conv1.weight")
+    with pytest.raises(UserError, match=r"lacks backbone\.stages\.0\.conv1\.weight"):
+        warm_start(_model(), state)
