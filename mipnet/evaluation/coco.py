@@ -1,0 +1,229 @@
+"""COCO's keypoint metrics, by pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mipnet.errors import DataError
+
+Annotations = dict[str, Any] | str | PathLike[str]
+Sigmas = Sequence[float] | np.ndarray
+
+
+def keypoint_results(
+    image_ids: Sequence[int | str] | np.ndarray, poses: np.ndarray, scores: np.ndarray, category_id: int = 1
+) -> list[dict[str, Any]]:
+    """Poses as COCO's list of results, ready for ``evaluate_keypoints`` and for ``json.dump``.
+
+    Args:
+        image_ids: (M,); poses: (M, K, 3) x, y in image px and joint score; scores: (M,).
+        category_id: the person's category.
+    """
+    return [
+        {"image_id": image_id, "category_id": category_id, "keypoints": keypoints, "score": score}
+        for image_id, keypoints, score in zip(
+            np.asarray(image_ids).tolist(),
+            np.asarray(poses, np.float64).reshape(len(poses), -1).tolist(),
+            np.asarray(scores, np.float64).tolist(),
+            strict=True,
+        )
+    ]
+
+
+def evaluate_keypoints(
+    annotations: Annotations,
+    results: list[dict[str, Any]],
+    sigmas: Sigmas,
+    image_ids: Sequence[int | str] | None = None,
+) -> dict[str, float]:
+    """COCO's keypoint metrics: at most 20 poses an image, OKS thresholds 0.5 to 0.95.
+
+    Args:
+        annotations: a COCO keypoint data set, or the path of its JSON; not changed.
+        results: COCO's format: image_id, category_id, keypoints (x, y, score) · K, score; not changed.
+        sigmas: (K,) OKS constants.
+        image_ids: the images to evaluate; by default all of the annotations'.
+
+    Returns:
+        AP, AP50, AP75, APM, APL (people of 32² to 96² px², and larger), AR, and R50: the largest recall at
+        OKS 0.5, people of all sizes. All in [0, 1]; nan where the data set has nobody to measure (COCO's -1).
+
+    Raises:
+        DataError: a file that is not a keypoint data set; results with unknown image or category ids or with
+            another number of joints.
+    """
+    annotations = load_annotations(annotations)
+    evaluation = run_evaluation(
+        ground_truth_index(annotations, len(sigmas)),
+        results_index(annotations, results, len(sigmas)),
+        sigmas,
+        image_ids,
+    )
+    precision, recall = (
+        evaluation["precision"],
+        evaluation["recall"],
+    )  # [OKS, recall, category, area, 1], [OKS, ...]
+    return {
+        "AP": mean_present(precision[:, :, :, 0]),
+        "AP50": mean_present(precision[0, :, :, 0]),
+        "AP75": mean_present(precision[5, :, :, 0]),
+        "APM": mean_present(precision[:, :, :, 1]),
+        "APL": mean_present(precision[:, :, :, 2]),
+        "AR": mean_present(recall[:, :, 0]),
+        "R50": mean_present(recall[0, :, 0]),
+    }
+
+
+def load_annotations(annotations: Annotations) -> dict[str, Any]:
+    """A COCO data set as a dict: the argument itself, or the content of the JSON file that it names.
+
+    Raises:
+        DataError: no such file, not JSON, or without images, annotations and categories.
+    """
+    where, data = "annotations", annotations
+    if not isinstance(annotations, dict):
+        where = str(annotations)
+        try:
+            data = json.loads(Path(annotations).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"cannot read {where}: {error.strerror or error}") from None
+        except ValueError as error:
+            raise DataError(f"{where} is not JSON: {error}") from None
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(data, dict) or not isinstance(data.get(part), list):
+            raise DataError(f"{where} has no list of {part}: not a COCO data set")
+    return cast("dict[str, Any]", data)
+
+
+def ground_truth_index(annotations: dict[str, Any], num_joints: int) -> COCO:
+    """The people of a data set for COCOeval, which writes into what it is given: copies.
+
+    Annotations are numbered anew from 1, because COCOeval takes a match with annotation 0 for no match.
+    People without keypoints have ``num_keypoints`` 0: to COCOeval they are regions to ignore.
+    """
+    categories = keypoint_categories(annotations)
+    known = {category["id"] for category in categories}
+    people = []
+    for number, person in enumerate(
+        (a for a in annotations["annotations"] if a["category_id"] in known), start=1
+    ):
+        keypoints = person.get("keypoints") or [0] * (3 * num_joints)
+        _check_joints(keypoints, num_joints, f"annotation {person.get('id')}")
+        missing = [field for field in ("image_id", "bbox", "area") if field not in person]
+        if missing:
+            raise DataError(f"annotation {person.get('id')} has no {missing[0]}")
+        visible = sum(v > 0 for v in keypoints[2::3])
+        people.append(
+            {
+                "id": number,
+                "image_id": person["image_id"],
+                "category_id": person["category_id"],
+                "bbox": person["bbox"],
+                "area": person["area"],
+                "iscrowd": person.get("iscrowd", 0),
+                "keypoints": keypoints,
+                "num_keypoints": person.get("num_keypoints", visible),
+            }
+        )
+    return _index(annotations, categories, people)
+
+
+def results_index(annotations: dict[str, Any], results: list[dict[str, Any]], num_joints: int) -> COCO:
+    """Results for COCOeval, checked; box and area are those of the joints' extent, as COCO computes them."""
+    images = {image["id"] for image in annotations["images"]}
+    categories = keypoint_categories(annotations)
+    known = {category["id"] for category in categories}
+    poses = []
+    for number, result in enumerate(results, start=1):
+        missing = [f for f in ("image_id", "category_id", "keypoints", "score") if f not in result]
+        if missing:
+            raise DataError(f"result {number} has no {missing[0]}")
+        if result["image_id"] not in images:
+            raise DataError(f"result {number} is of image {result['image_id']!r}, unknown to the annotations")
+        if result["category_id"] not in known:
+            raise DataError(
+                f"result {number} has category {result['category_id']!r}, unknown to the annotations"
+            )
+        _check_joints(result["keypoints"], num_joints, f"result {number}")
+        xs, ys = result["keypoints"][0::3], result["keypoints"][1::3]
+        width, height = max(xs) - min(xs), max(ys) - min(ys)
+        poses.append(
+            {
+                "id": number,
+                "image_id": result["image_id"],
+                "category_id": result["category_id"],
+                "bbox": [min(xs), min(ys), width, height],
+                "area": width * height,
+                "keypoints": result["keypoints"],
+                "score": result["score"],
+            }
+        )
+    return _index(annotations, categories, poses)
+
+
+def run_evaluation(
+    ground_truth: COCO,
+    poses: COCO,
+    sigmas: Sigmas,
+    image_ids: Sequence[int | str] | None = None,
+    area_ranges: dict[str, list[float]] | None = None,
+) -> dict[str, Any]:
+    """COCOeval without its prints: its ``eval``.
+
+    ``precision`` is (OKS, recall, category, area range, 1), ``recall`` (OKS, category, area range, 1); both
+    are -1 where there is nobody.
+
+    Args:
+        ground_truth, poses: as from ``ground_truth_index`` and ``results_index``.
+        sigmas: (K,) OKS constants.
+        image_ids: by default all.
+        area_ranges: name -> [least, largest] px²; by default COCO's all, medium, large.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(ground_truth, poses, "keypoints")
+        evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, np.float64)
+        if image_ids is not None:
+            evaluation.params.imgIds = list(image_ids)
+        if area_ranges is not None:
+            evaluation.params.areaRngLbl = list(area_ranges)
+            evaluation.params.areaRng = list(area_ranges.values())
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval
+
+
+def mean_present(values: np.ndarray) -> float:
+    """Mean of the entries that COCOeval filled in (not -1); nan if there are none."""
+    present = values[values > -1]
+    return float(present.mean()) if present.size else float("nan")
+
+
+def keypoint_categories(annotations: dict[str, Any]) -> list[dict[str, Any]]:
+    """The categories that define keypoints; all of them if none says so."""
+    categories = annotations["categories"]
+    return [category for category in categories if category.get("keypoints")] or categories
+
+
+def _check_joints(keypoints: Sequence[float], num_joints: int, who: str) -> None:
+    if len(keypoints) != 3 * num_joints:
+        raise DataError(f"{who} has {len(keypoints)} keypoint numbers, not {num_joints} · 3")
+
+
+def _index(
+    annotations: dict[str, Any], categories: list[dict[str, Any]], entries: list[dict[str, Any]]
+) -> COCO:
+    index = COCO()
+    index.dataset = {"images": annotations["images"], "categories": categories, "annotations": entries}
+    with contextlib.redirect_stdout(io.StringIO()):
+        index.createIndex()
+    return index

@@ -1,0 +1,77 @@
+"""CrowdPose's keypoint metrics, whose rules differ from COCO's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mipnet.errors import DataError
+from mipnet.evaluation.coco import (
+    Annotations,
+    Sigmas,
+    ground_truth_index,
+    load_annotations,
+    mean_present,
+    results_index,
+    run_evaluation,
+)
+
+AREA_FRACTION = 0.53  # of a person's box, in place of the segmentation's area
+EASY_BELOW, MEDIUM_BELOW = 0.2, 0.8  # crowdIndex
+
+
+def evaluate_crowdpose(
+    annotations: Annotations, results: list[dict[str, Any]], sigmas: Sigmas
+) -> dict[str, float]:
+    """CrowdPose's metrics: OKS area 0.53 · w · h of the box, no size ranges, levels by ``crowdIndex``.
+
+    Args:
+        annotations: a CrowdPose data set, or the path of its JSON; not changed.
+        results: COCO's result format with 14 joints; not changed.
+        sigmas: (14,) OKS constants, those of ``CROWDPOSE14``.
+
+    Returns:
+        AP, AP50, AP75, AR, AR50, AR75, and AP_easy (crowdIndex < 0.2), AP_medium (< 0.8) and AP_hard, the
+        last three rounded to 4 places as the benchmark reports them. All in [0, 1]; nan where there is nobody
+        to measure.
+
+    Raises:
+        DataError: as ``evaluate_keypoints``; an image without ``crowdIndex``.
+    """
+    annotations = load_annotations(annotations)
+    people = [_with_area(person) for person in annotations["annotations"]]
+    ground_truth = ground_truth_index({**annotations, "annotations": people}, len(sigmas))
+    poses = results_index(annotations, results, len(sigmas))
+    all_sizes = {"all": [0, 1e5**2]}
+
+    evaluation = run_evaluation(ground_truth, poses, sigmas, area_ranges=all_sizes)
+    precision, recall = evaluation["precision"], evaluation["recall"]
+    metrics = {
+        "AP": mean_present(precision),
+        "AP50": mean_present(precision[0]),
+        "AP75": mean_present(precision[5]),
+        "AR": mean_present(recall),
+        "AR50": mean_present(recall[0]),
+        "AR75": mean_present(recall[5]),
+    }
+    for level, image_ids in _levels(annotations).items():
+        subset = run_evaluation(ground_truth, poses, sigmas, image_ids, all_sizes)
+        metrics[f"AP_{level}"] = round(mean_present(subset["precision"]), 4)
+    return metrics
+
+
+def _with_area(person: dict[str, Any]) -> dict[str, Any]:
+    if "bbox" not in person:
+        raise DataError(f"annotation {person.get('id')} has no bbox")
+    return {**person, "area": AREA_FRACTION * person["bbox"][2] * person["bbox"][3]}
+
+
+def _levels(annotations: dict[str, Any]) -> dict[str, list[int]]:
+    levels: dict[str, list[int]] = {"easy": [], "medium": [], "hard": []}
+    for image in annotations["images"]:
+        if "crowdIndex" not in image:
+            raise DataError(f"image {image['id']!r} has no crowdIndex: not a CrowdPose data set")
+        index = np.searchsorted([EASY_BELOW, MEDIUM_BELOW], image["crowdIndex"], side="right")
+        levels[("easy", "medium", "hard")[index]].append(image["id"])
+    return levels

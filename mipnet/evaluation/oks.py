@@ -1,0 +1,97 @@
+"""Object keypoint similarity between poses, and its non-maximum suppression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+SOFT_NMS_MAX_KEPT = 20  # as many poses of an image as COCO's evaluation looks at
+
+
+def oks_matrix(
+    poses_a: np.ndarray,
+    areas_a: np.ndarray,
+    poses_b: np.ndarray,
+    areas_b: np.ndarray,
+    sigmas: Sequence[float] | np.ndarray,
+) -> np.ndarray:
+    """OKS of every pose of A with every pose of B.
+
+    The mean over all joints, whatever their score, of exp(-d² / (2 · (2 sigma)² · a)), where a is the mean of
+    the two areas.
+
+    Args:
+        poses_a, poses_b: (A, K, 3) and (B, K, 3) x, y in px and score or visibility (not used).
+        areas_a, areas_b: (A,) and (B,) in px².
+        sigmas: (K,) OKS constants.
+
+    Returns:
+        (A, B) float64 in [0, 1].
+    """
+    a, b = np.asarray(poses_a, np.float64), np.asarray(poses_b, np.float64)
+    squared = np.square(a[:, None, :, :2] - b[None, :, :, :2]).sum(axis=-1)
+    areas = (np.asarray(areas_a, np.float64)[:, None] + np.asarray(areas_b, np.float64)[None]) / 2
+    variances = np.square(2 * np.asarray(sigmas, np.float64))
+    exponent = squared / (2 * variances * np.maximum(areas, np.spacing(1.0))[..., None])
+    return np.exp(-exponent).mean(axis=-1)
+
+
+def oks_nms(
+    poses: np.ndarray,
+    scores: np.ndarray,
+    areas: np.ndarray,
+    sigmas: Sequence[float] | np.ndarray,
+    threshold: float,
+) -> np.ndarray:
+    """Non-maximum suppression: in score order keep a pose and drop those with OKS > ``threshold`` to it.
+
+    Args:
+        poses: (P, K, 3) x, y in px and score (not used) of one image.
+        scores: (P,) pose scores; of equal scores the first counts as the higher.
+        areas: (P,) in px².
+        sigmas: (K,) OKS constants.
+        threshold: in [0, 1]; 1 keeps all.
+
+    Returns:
+        indices (M,) int64 of the kept poses in score order.
+    """
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    similar = oks_matrix(poses, areas, poses, areas, sigmas) > threshold
+    alive = np.ones(len(order), bool)
+    kept = []
+    for index in order:
+        if alive[index]:
+            kept.append(index)
+            alive &= ~similar[index]
+    return np.asarray(kept, np.int64)
+
+
+def soft_oks_nms(
+    poses: np.ndarray,
+    scores: np.ndarray,
+    areas: np.ndarray,
+    sigmas: Sequence[float] | np.ndarray,
+    threshold: float,
+    max_kept: int = SOFT_NMS_MAX_KEPT,
+) -> np.ndarray:
+    """Soft suppression: after each kept pose the others' scores are multiplied by exp(-OKS² / threshold).
+
+    Args:
+        poses, scores, areas, sigmas: as for ``oks_nms``.
+        threshold: above 0; the smaller, the stronger the suppression.
+        max_kept: the most poses to keep.
+
+    Returns:
+        indices (M,) int64, M = min(P, max_kept), in the order in which they were kept.
+    """
+    scores = np.array(scores, np.float64)
+    decay = np.exp(-np.square(oks_matrix(poses, areas, poses, areas, sigmas)) / threshold)
+    waiting = np.ones(len(scores), bool)
+    kept = []
+    for _ in range(min(len(scores), max_kept)):
+        index = int(np.argmax(np.where(waiting, scores, -np.inf)))
+        kept.append(index)
+        waiting[index] = False
+        scores *= decay[index]
+    return np.asarray(kept, np.int64)
