@@ -1,0 +1,165 @@
+"""The training stream on Ray Data: planned windows in, equal rank blocks of uint8 crops and joints out.
+
+A row that goes in is the number of a window (``mipnet.data.windows``). One task reads the window's images,
+decodes each once, cuts all of its people straight to their places in the shuffled window, and yields blocks
+of exactly one rank's share of one step. With ``preserve_order`` Ray's splitter deals these blocks to the
+ranks in turn, so rank r gets block r of every step, however many tasks and ranks there are. Each block
+carries its step and share, and the training loop refuses a block that is not the one it expects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+from ray.data import DataIterator, Dataset, ExecutionOptions, TaskPoolStrategy
+from ray.train import DataConfig
+
+from mipnet.data.crops import CropSettings, cut_crop, decode_image
+from mipnet.data.records import People
+from mipnet.data.windows import WindowPlan, sample_rng
+
+Block = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class WindowCutter:
+    """Cuts the crops of a window. Pure: the result depends on the plan, the data and the window's number.
+
+    Attributes:
+        people: the data set.
+        plan: the order of its samples.
+        settings: how a crop is cut.
+    """
+
+    people: People
+    plan: WindowPlan
+    settings: CropSettings
+
+    def cut(self, window: int) -> Block:
+        """All samples of a window in their shuffled order.
+
+        Returns:
+            image (n, h, w, 3) uint8 RGB; joints (n, N, K, 3) float32 in crop px, v = 0 where not labelled
+            or outside; sample and epoch (n,) int64; people (n, N) int64, the annotation id of each λ's
+            person; step (n,) int64 and slot (n,) int64, its place in the step's global
+            batch; corrupt (n,) bool: its image could not be read, the crop is black and no joint counts.
+        """
+        epoch, image_index, sample, slot = self.plan.samples(window)
+        n, (width, height) = len(sample), self.settings.size
+        joints_shape = (n, self.settings.instances, self.settings.skeleton.num_joints, 3)
+        block: Block = {
+            "image": np.zeros((n, height, width, 3), np.uint8),
+            "joints": np.zeros(joints_shape, np.float32),
+            "sample": np.empty(n, np.int64),
+            "epoch": np.empty(n, np.int64),
+            "people": np.zeros((n, self.settings.instances), np.int64),
+            "step": self.plan.steps(window).start + np.arange(n) // self.plan.batch_size,
+            "slot": np.arange(n) % self.plan.batch_size,
+            "corrupt": np.zeros(n, bool),
+        }
+        block["sample"][slot], block["epoch"][slot] = sample, epoch
+        starts = np.flatnonzero(np.diff(image_index, prepend=-1))
+        for begin, end in zip(starts, [*starts[1:], n], strict=True):
+            self._cut_image(
+                int(image_index[begin]), epoch[begin:end], sample[begin:end], slot[begin:end], block
+            )
+        return block
+
+    def _cut_image(
+        self, image_index: int, epochs: np.ndarray, samples: np.ndarray, slots: np.ndarray, block: Block
+    ) -> None:
+        first, last = self.people.first[image_index : image_index + 2]
+        boxes, keypoints = self.people.boxes[first:last], self.people.keypoints[first:last]
+        try:
+            image = decode_image(self.people.images.read(image_index))
+        except FileNotFoundError:
+            image = None
+        if image is None:
+            block["corrupt"][slots] = True
+            block["people"][slots] = self.people.ids[samples][:, None]
+            return
+        for epoch, sample, slot in zip(epochs.tolist(), samples.tolist(), slots.tolist(), strict=True):
+            rng = sample_rng(self.plan.seed, epoch, sample)
+            joints, people = cut_crop(
+                image, boxes, keypoints, sample - int(first), self.settings, rng, block["image"][slot]
+            )
+            block["joints"][slot] = joints
+            block["people"][slot] = self.people.ids[first + people]
+
+
+class PlannedSplit(DataConfig):
+    """Tells Ray Train how the windows become the ranks' batches; only here the number of ranks is known.
+
+    Args:
+        cutter: a reference to the ``WindowCutter`` in the object store, shared by all tasks.
+        batch_size: the global batch.
+        stream_workers: at most this many tasks at once; 0 leaves it to Ray.
+    """
+
+    def __init__(self, cutter: ray.ObjectRef, batch_size: int, stream_workers: int = 0) -> None:
+        super().__init__(enable_shard_locality=False)
+        self.cutter, self.batch_size, self.stream_workers = cutter, batch_size, stream_workers
+
+    def configure(
+        self, datasets: dict[str, Dataset], world_size: int, *args: Any, **kwargs: Any
+    ) -> list[dict[str, DataIterator]]:
+        """One iterator per rank for every data set of window numbers."""
+        output: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
+        for name, windows in datasets.items():
+            blocks = cut_windows(windows, self.cutter, self.batch_size // world_size, self.stream_workers)
+            for rank, iterator in enumerate(blocks.streaming_split(world_size, equal=True)):
+                output[rank][name] = iterator
+        return output
+
+
+def window_numbers(plan: WindowPlan, from_step: int) -> Dataset:
+    """The data set that spans all of the run's remaining windows, one task each."""
+    first = plan.window_of(from_step)
+    count = max(plan.num_windows - first, 0)
+    return ray.data.range(count, override_num_blocks=max(count, 1)).map_batches(
+        lambda batch: {"window": batch["id"] + first}, batch_size=1, zero_copy_batch=True
+    )
+
+
+def cut_windows(windows: Dataset, cutter: Any, share: int, stream_workers: int = 0) -> Dataset:
+    """Blocks of exactly ``share`` samples, in order.
+
+    Each window is a whole number of shares, so the blocks are cut inside the task that made the window:
+    the repartitioning is fused into it and copies nothing between tasks.
+    """
+    blocks = windows.map_batches(
+        yield_shares,
+        batch_size=1,
+        fn_kwargs={"cutter": cutter, "share": share},
+        compute=TaskPoolStrategy(size=stream_workers or None),
+        num_cpus=1,
+    ).repartition(target_num_rows_per_block=share, strict=False)
+    blocks.context.execution_options = ExecutionOptions(preserve_order=True)
+    blocks.context.enable_progress_bars = False
+    return blocks
+
+
+def yield_shares(batch: Block, cutter: Any, share: int) -> Iterator[Block]:
+    """The samples of the windows of a batch, ``share`` at a time."""
+    import cv2
+
+    cv2.setNumThreads(1)  # tasks are the parallelism; OpenCV's own threads would only fight them
+    local: WindowCutter = ray.get(cutter)
+    for window in batch["window"].tolist():
+        block = local.cut(window)
+        for begin in range(0, len(block["step"]), share):
+            yield {name: column[begin : begin + share] for name, column in block.items()}
+
+
+def stream_factory(plan: WindowPlan, position: Callable[[], int]) -> Callable[[], Dataset]:
+    """A callable for ``TorchTrainer(datasets=...)``, evaluated whenever the workers start.
+
+    Args:
+        plan: the order of the samples.
+        position: reads from storage the step to go on from.
+    """
+    return lambda: window_numbers(plan, position())

@@ -1,0 +1,73 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mipnet.data.records import CocoFile, People
+from mipnet.skeletons import COCO17
+from mipnet.storage import Folder
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference numbers and sample images: MIPNET_SHARED, by default ``../shared``."""
+    folder = Path(os.environ.get("MIPNET_SHARED", Path(__file__).parents[2] / "shared")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no shared folder at {folder} (set MIPNET_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One Ray for the whole test session."""
+    from mipnet.config.schema import ResourcesConfig
+    from mipnet.raysession import connect
+
+    with connect(ResourcesConfig(workers=2, stream_workers=2, object_store_gb=0.5)):
+        yield
+
+
+@pytest.fixture(scope="session")
+def small_coco(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """A data set in COCO layout: 12 noise images of 120x100 px with 1 to 4 people of random joints each."""
+    root = tmp_path_factory.mktemp("coco")
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    (root / "train").mkdir()
+    (root / "annotations").mkdir()
+    for i in range(12):
+        pixels = cv2.resize(rng.integers(0, 256, (10, 12, 3), np.uint8), (120, 100))
+        cv2.imwrite(str(root / "train" / f"{i}.jpg"), pixels)
+        images.append({"id": i, "file_name": f"{i}.jpg", "width": 120, "height": 100})
+        for _ in range(1 + i % 4):
+            x, y, w, h = rng.uniform([0, 0, 30, 40], [50, 40, 60, 58])
+            joints = np.column_stack([rng.uniform(x, x + w, 17), rng.uniform(y, y + h, 17), np.full(17, 2)])
+            annotations.append(
+                {
+                    "id": 100 + len(annotations),
+                    "image_id": i,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "bbox": [float(v) for v in (x, y, w, h)],
+                    "area": float(w * h / 2),
+                    "num_keypoints": 17,
+                    "keypoints": joints.ravel().tolist(),
+                }
+            )
+    categories = [{"id": 1, "name": "person", "keypoints": list(COCO17.joints), "skeleton": []}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / "person_keypoints_train.json").write_text(json.dumps(content))
+    return Folder.of(root)
+
+
+@pytest.fixture(scope="session")
+def small_people(small_coco: Folder) -> People:
+    return CocoFile(small_coco, "train", COCO17).people()[0]

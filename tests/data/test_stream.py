@@ -1,0 +1,100 @@
+"""The stream through Ray Data: order and pixels do not depend on tasks and ranks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import ray
+
+from mipnet.config.schema import AugmentConfig
+from mipnet.data.crops import CropSettings
+from mipnet.data.records import Images, People
+from mipnet.data.stream import PlannedSplit, WindowCutter, window_numbers
+from mipnet.data.windows import WindowPlan
+from mipnet.skeletons import COCO17
+
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def cutter(small_people: People) -> WindowCutter:
+    settings = CropSettings((32, 48), 1.25, 2, COCO17, AugmentConfig(colour=0.1, shift=0.05))
+    return WindowCutter(small_people, WindowPlan(small_people.first, 7, 2, BATCH, 3), settings)
+
+
+@ray.remote(num_cpus=0)
+def consume(iterator: ray.data.DataIterator, share: int) -> list[dict[str, np.ndarray]]:
+    batches = iterator.iter_batches(batch_size=share, batch_format="numpy", prefetch_batches=1)
+    return [{k: np.array(v) for k, v in batch.items()} for batch in batches]
+
+
+def streamed(cutter: WindowCutter, ranks: int, tasks: int, from_step: int = 0) -> list[dict[str, np.ndarray]]:
+    """The global batches, put together from the ranks' batches."""
+    split = PlannedSplit(ray.put(cutter), BATCH, tasks)
+    shards = split.configure({"train": window_numbers(cutter.plan, from_step)}, ranks)
+    parts = ray.get([consume.remote(shard["train"], BATCH // ranks) for shard in shards])
+    assert len({len(p) for p in parts}) == 1
+    return [
+        {k: np.concatenate([part[k] for part in step]) for k in step[0]} for step in zip(*parts, strict=True)
+    ]
+
+
+def same(a: list[dict[str, np.ndarray]], b: list[dict[str, np.ndarray]]) -> bool:
+    return len(a) == len(b) and all(
+        x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) for k in x) for x, y in zip(a, b, strict=True)
+    )
+
+
+@pytest.mark.ray
+def test_order_and_pixels_do_not_depend_on_tasks_or_ranks(ray_session, cutter):
+    alone = streamed(cutter, ranks=1, tasks=1)
+    assert same(alone, streamed(cutter, ranks=1, tasks=3))
+    assert same(alone, streamed(cutter, ranks=2, tasks=3))
+
+    assert len(alone) == cutter.plan.total_steps == 15
+    for number, batch in enumerate(alone):
+        assert (batch["step"] == number).all()
+        assert batch["slot"].tolist() == list(range(BATCH))
+        assert batch["image"].shape == (BATCH, 48, 32, 3)
+        assert batch["image"].dtype == np.uint8
+    epochs = np.concatenate([b["epoch"] for b in alone])
+    samples = np.concatenate([b["sample"] for b in alone])
+    for epoch in (0, 1):
+        assert sorted(samples[epochs == epoch]) == list(range(30))
+    images = np.concatenate([b["image"] for b in alone])
+    once = images[(epochs == 0) & (samples == 5)]
+    again = images[(epochs == 1) & (samples == 5)]
+    assert not np.array_equal(once, again)
+
+
+@pytest.mark.ray
+def test_a_later_start_continues_the_same_sequence(ray_session, cutter):
+    """A stream starts at a window's border; the batches before the wanted step are the caller's to skip."""
+    assert same(streamed(cutter, ranks=2, tasks=2, from_step=7), streamed(cutter, ranks=1, tasks=2)[6:])
+
+
+def test_a_window_is_a_pure_function(cutter):
+    a, b = cutter.cut(1), replace(cutter).cut(1)
+    assert all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def test_corrupt_images_become_black_crops_without_joints(cutter, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8 not a picture")
+    uris = cutter.people.images.uris.astype(object)
+    uris[3], uris[4] = str(broken), str(tmp_path / "gone.jpg")
+    images = Images(uris, cutter.people.images.ids)
+    worse = replace(cutter, people=replace(cutter.people, images=images))
+    seen = 0
+    for window in range(cutter.plan.num_windows):
+        good, bad = cutter.cut(window), worse.cut(window)
+        image = np.searchsorted(cutter.people.first, bad["sample"], side="right") - 1
+        hit = np.isin(image, [3, 4])
+        assert np.array_equal(bad["corrupt"], hit)
+        assert not bad["image"][hit].any()
+        assert not bad["joints"][hit].any()
+        assert np.array_equal(bad["image"][~hit], good["image"][~hit])
+        seen += hit.sum()
+    assert seen >= 10
