@@ -1,0 +1,7 @@
+"""Cluster job: ``mipnet predict`` with the same flags."""
+
+import sys
+
+from mipnet.cli import main
+
+sys.exit(main(["predict", *sys.argv[1:]]))

@@ -1,0 +1,7 @@
+"""Cluster job: ``mipnet train`` with the same flags."""
+
+import sys
+
+from mipnet.cli import main
+
+sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,0 +1,66 @@
+"""The command line. Heavy packages are imported by the command that needs them, not here."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from mipnet import __version__
+from mipnet.errors import ConfigError, UserError, nearest
+
+COMMANDS = {
+    "train": "train a network, evaluate it and register it; the same command continues",
+    "evaluate": "tables of a trained model on any split and box source",
+    "predict": "poses of people in images, with overlays",
+    "data generate": "render the generated crowd benchmark",
+}
+"""Each verb is the module of that name in ``mipnet.commands``."""
+
+
+def usage() -> str:
+    from mipnet.config.presets import describe
+
+    verbs = "\n".join(f"  mipnet {name:<15} {help}" for name, help in COMMANDS.items())
+    return (
+        f"mipnet {__version__}: multi-instance pose estimation on Ray\n\n{verbs}\n\n"
+        f"presets (--preset NAME; --baseline for the single-instance network)\n{describe()}\n\n"
+        "mipnet COMMAND --help tells its flags."
+    )
+
+
+def run(argv: Sequence[str]) -> int:
+    """Carry out one command.
+
+    Raises:
+        UserError: what the person can mend.
+    """
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if argv[0] == "--version":
+        print(__version__)
+        return 0
+    for name in COMMANDS:
+        words = name.split()
+        if list(argv[: len(words)]) == words:
+            module = importlib.import_module("mipnet.commands." + "_".join(reversed(words)))
+            return module.main(name, argv[len(words) :])
+    typed = " ".join(argv[:2] if argv[0] == "data" else argv[:1])
+    raise ConfigError(f"unknown command {typed!r}", nearest(typed, COMMANDS))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point: the exit status, with a user's errors as one line on stderr."""
+    try:
+        return run(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"mipnet: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("mipnet: interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

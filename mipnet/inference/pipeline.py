@@ -1,0 +1,151 @@
+"""Prediction on Ray Data: decode once per image, cut every box, run the network in an actor pool.
+
+Validation, ``mipnet evaluate`` and ``mipnet predict`` all come through ``predict_poses``. Rows are never
+split evenly between consumers, so none is dropped; every box asked for is answered or named as unreadable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cv2
+import numpy as np
+import ray
+from ray.data import ActorPoolStrategy, ExecutionOptions
+
+from mipnet.config import Config
+from mipnet.config.schema import EvaluationConfig, ResourcesConfig
+from mipnet.data.crops import decode_image
+from mipnet.data.geometry import box_to_crop, crop_affine, warp_crop
+from mipnet.data.records import Boxes
+from mipnet.errors import DataError
+from mipnet.inference.poses import Poses
+from mipnet.inference.predictor import Predictor
+from mipnet.storage import Folder
+
+Block = dict[str, np.ndarray]
+
+
+def predict_poses(
+    boxes: Boxes, model: Folder, config: Config, evaluation: EvaluationConfig, resources: ResourcesConfig
+) -> Poses:
+    """Poses for every box.
+
+    Args:
+        boxes: where to look.
+        model: folder of the network, visible from every node.
+        config: what the network was trained with.
+        evaluation: how to read its heatmaps.
+        resources: how many processes, on GPUs or not.
+
+    Raises:
+        DataError: more images are unreadable than ``config.data.max_bad_share`` allows.
+    """
+    n, k = config.model.instances, config.data.joints.num_joints
+    keypoints = np.full((len(boxes), n, k, 3), np.nan, np.float32)
+    _, sizes = box_to_crop(boxes.boxes.reshape(-1, 4), config.input.size, config.input.padding)
+    unreadable = set()
+    answered = np.zeros(len(boxes), bool)
+    for batch in _answers(boxes, model, config, evaluation, resources):
+        index = batch["box"]
+        keypoints[index] = batch["keypoints"]
+        answered[index] = True
+        unreadable.update(boxes.image[index[batch["corrupt"]]].tolist())
+    if not answered.all():
+        raise RuntimeError(f"{(~answered).sum()} of {len(boxes)} boxes got no answer")
+    names = [str(boxes.images.uris[i]) for i in sorted(unreadable)]
+    used = len(np.unique(boxes.image))
+    if len(names) > config.data.max_bad_share * used:
+        raise DataError(
+            f"{len(names)} of {used} images cannot be read ({', '.join(names[:5])})",
+            "mend them, or raise --data.max-bad-share",
+        )
+    return Poses(boxes, keypoints, sizes.prod(axis=-1), names)
+
+
+def _answers(
+    boxes: Boxes, model: Folder, config: Config, evaluation: EvaluationConfig, resources: ResourcesConfig
+) -> Iterator[Block]:
+    if not len(boxes):
+        return
+    images = np.unique(boxes.image)
+    # Enough blocks to keep all cores busy, few enough that a block is worth a task.
+    blocks = max(1, min(len(images), math.ceil(len(boxes) / 64)))
+    cutter = ray.put((boxes, config.input.size, config.input.padding, images))
+    ready = (
+        ray.data.range(len(images), override_num_blocks=blocks)
+        .map_batches(cut_boxes, batch_size=None, fn_kwargs={"task": cutter}, num_cpus=1)
+        .map_batches(
+            PoseActor,
+            fn_constructor_args=(model, evaluation, resources.gpu, resources.cpus_per_worker),
+            batch_size=evaluation.batch_size,
+            compute=ActorPoolStrategy(min_size=1, max_size=resources.predict_workers),
+            num_cpus=1,
+            num_gpus=1 if resources.gpu else 0,
+        )
+    )
+    ready.context.execution_options = ExecutionOptions(preserve_order=False)
+    ready.context.enable_progress_bars = False
+    yield from ready.iter_batches(batch_size=None, batch_format="numpy")
+
+
+def cut_boxes(batch: Block, task: Any) -> Block:
+    """The crops of all boxes of some images; a black crop stands for an image that cannot be read.
+
+    Returns:
+        crop (B, h, w, 3) uint8 RGB; box (B,) int64 index; center, size (B, 2) float32 in image px; corrupt
+        (B,) bool.
+    """
+    cv2.setNumThreads(1)  # tasks are the parallelism
+    boxes, input_size, padding, images = ray.get(task)
+    chosen = images[batch["id"]]
+    rows = np.concatenate(
+        [np.arange(*np.searchsorted(boxes.image, [image, image + 1])) for image in chosen.tolist()]
+    )
+    centers, sizes = box_to_crop(boxes.boxes[rows], input_size, padding)
+    width, height = input_size
+    crops = np.zeros((len(rows), height, width, 3), np.uint8)
+    corrupt = np.zeros(len(rows), bool)
+    current, pixels = -1, None
+    for i, row in enumerate(rows.tolist()):
+        if boxes.image[row] != current:
+            current = boxes.image[row]
+            try:
+                pixels = decode_image(boxes.images.read(current))
+            except FileNotFoundError:
+                pixels = None
+        if pixels is None:
+            corrupt[i] = True
+            continue
+        crops[i] = warp_crop(pixels, crop_affine(centers[i], sizes[i], 0.0, input_size), input_size)
+    return {
+        "crop": crops,
+        "box": rows,
+        "center": centers.astype(np.float32),
+        "size": sizes.astype(np.float32),
+        "corrupt": corrupt,
+    }
+
+
+class PoseActor:
+    """A process of the pool that holds the network."""
+
+    def __init__(self, model: Folder, evaluation: EvaluationConfig, gpu: bool, threads: int) -> None:
+        import os
+
+        import torch
+
+        if not gpu:
+            torch.set_num_threads(threads or os.cpu_count() or 1)
+        with TemporaryDirectory() as scratch:
+            folder = model.download(Path(scratch))
+            self.predictor = Predictor.load(folder, evaluation, "cuda" if gpu else "cpu")
+
+    def __call__(self, batch: Block) -> Block:
+        keypoints = self.predictor(batch["crop"], batch["center"], batch["size"])
+        keypoints[batch["corrupt"]] = np.nan
+        return {"box": batch["box"], "keypoints": keypoints, "corrupt": batch["corrupt"]}

@@ -1,0 +1,139 @@
+"""From crops to poses: the one class that runs a trained network. Torch only; no Ray in here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mipnet.config import Config, from_dict
+from mipnet.config.schema import EvaluationConfig
+from mipnet.data.geometry import box_to_crop, crop_affine, warp_crop
+from mipnet.data.records import Boxes, Images
+from mipnet.errors import UserError
+from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps, flip_back
+from mipnet.inference.poses import Poses, merged_results
+from mipnet.models.images import normalise
+from mipnet.models.network import MIPNet
+from mipnet.models.weights import load_model
+
+
+@dataclass
+class Predictor:
+    """A network in eval mode with everything around it that is not Ray.
+
+    Attributes:
+        model: the network.
+        config: what it was trained with: input size, padding, skeleton.
+        evaluation: how its heatmaps are read.
+        device: where it runs.
+    """
+
+    model: MIPNet
+    config: Config
+    evaluation: EvaluationConfig
+    device: torch.device
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        evaluation: EvaluationConfig | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Predictor:
+        """The predictor for a model folder.
+
+        Args:
+            folder: holds weights.safetensors and model.json.
+            evaluation: how to read heatmaps; by default as configured in training.
+            device: where to run.
+
+        Raises:
+            UserError: no such model, or a model that was saved without its configuration.
+        """
+        model, extra = load_model(folder, device)
+        if "config" not in extra:
+            raise UserError(f"{folder}/model.json has no 'config'", "it must say how crops are made")
+        # Convolutions are fastest in the memory format in which ``normalise`` makes the crops.
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        config = from_dict(extra["config"])
+        return cls(model, config, evaluation or config.evaluation, torch.device(device))
+
+    @torch.inference_mode()
+    def heatmaps(self, crops: Tensor) -> Tensor:
+        """Heatmaps of all instances, averaged with the mirrored crop's if the flip test is on.
+
+        Args:
+            crops: (B, h, w, 3) uint8 RGB on the device.
+
+        Returns:
+            (B, N, K, h/4, w/4) float32.
+        """
+        images = normalise(crops)
+        heatmaps = self.model(images)
+        if self.evaluation.flip_test:
+            mirrored = self.model(images.flip(-1))
+            heatmaps = (heatmaps + flip_back(mirrored, self.config.data.joints.flip_permutation)) / 2
+        return heatmaps
+
+    @torch.inference_mode()
+    def __call__(self, crops: np.ndarray, centers: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Poses of all instances of every crop.
+
+        Args:
+            crops: (B, h, w, 3) uint8 RGB, cut without rotation.
+            centers: (B, 2) their centres in image px.
+            sizes: (B, 2) their (w, h) in image px, padding included.
+
+        Returns:
+            (B, N, K, 3) float32: x, y in image px and the joint's score.
+        """
+        if not len(crops):
+            n, k = self.model.instances, self.config.data.joints.num_joints
+            return np.zeros((0, n, k, 3), np.float32)
+        heatmaps = self.heatmaps(torch.tensor(crops, device=self.device))
+        cells, scores = decode_heatmaps(heatmaps, self.evaluation.decoder)
+        centers_t, sizes_t = (
+            torch.as_tensor(np.array(v, np.float32), device=self.device) for v in (centers, sizes)
+        )
+        points = cells_to_image(cells, centers_t, sizes_t, (heatmaps.shape[-1], heatmaps.shape[-2]))
+        return torch.cat([points, scores[..., None]], dim=-1).float().cpu().numpy()
+
+    def poses(
+        self, image: np.ndarray, boxes: np.ndarray, scores: np.ndarray | None = None, image_id: int = 0
+    ) -> list[dict[str, Any]]:
+        """The merged poses of one image, best first.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            boxes: (P, 4) x, y, w, h in px.
+            scores: (P,) of the boxes; 1 by default.
+            image_id: to write into the results.
+
+        Returns:
+            COCO results: image_id, category_id, keypoints [x, y, score] · K, score, and instance and box.
+        """
+        if not len(boxes):
+            return []
+        size = self.config.input.size
+        centers, sizes = box_to_crop(boxes, size, self.config.input.padding)
+        crops = np.stack(
+            [
+                warp_crop(image, crop_affine(c, s, 0.0, size), size)
+                for c, s in zip(centers, sizes, strict=True)
+            ]
+        )
+        zeros = np.zeros(len(boxes), np.int64)
+        listed = Boxes(
+            Images(np.array([""]), np.array([image_id])),
+            zeros,
+            boxes,
+            np.ones(len(boxes)) if scores is None else scores,
+            zeros,
+        )
+        found = Poses(listed, self(crops, centers, sizes), sizes.prod(axis=-1), [])
+        return merged_results(found, self.config, self.evaluation)

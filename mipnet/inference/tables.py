@@ -1,0 +1,34 @@
+"""Tables of results as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from mipnet.inference.evaluate import METRICS, Entry
+
+
+def table(entries: Sequence[Entry], ceilings: Mapping[str, float] | None = None) -> str:
+    """One line per split, box source and view; percentages, '-' where nobody was there to measure.
+
+    Args:
+        entries: the lines.
+        ceilings: AP of a perfect prediction by split, for a last line each.
+    """
+    rows: list[tuple[str, ...]] = [("split", "boxes", "instances", *METRICS)]
+    for entry in entries:
+        rows.append((entry.split, entry.source, entry.view, *(percent(entry.metrics[m]) for m in METRICS)))
+    for split, value in (ceilings or {}).items():
+        rows.append((split, "gt", "ceiling", percent(value), *[""] * (len(METRICS) - 1)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        aligned = [c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(cells)]
+        lines.append("  ".join(aligned).rstrip())
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(lines)
+
+
+def percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"

@@ -1,0 +1,139 @@
+"""The model registry: versions of a registered model, found by alias."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+
+from mipnet.config import Config, from_dict
+from mipnet.errors import UserError
+from mipnet.storage import Folder
+from mipnet.tracking.tracker import prepare_mlflow
+
+CANDIDATE = "candidate"
+ARTIFACT = "network"
+"""Name of the model folder among the registered model's artifacts."""
+
+
+def register_model(
+    storage: Folder, run_id: str, model: Path, name: str, tags: Mapping[str, str] | None = None
+) -> str:
+    """Make a model folder the next version of a registered model, alias ``candidate``.
+
+    A run registers once: if it has a version already (a restart came in between), that one is kept.
+
+    Args:
+        storage: tells which tracking store, see ``tracking_uri``.
+        run_id: the MLflow run that trained it.
+        model: local folder with weights.safetensors and model.json.
+        name: of the registered model.
+        tags: for the version.
+
+    Returns:
+        The version.
+    """
+    prepare_mlflow(storage)
+    import mlflow
+    from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    from mipnet import __version__
+    from mipnet.tracking import served
+
+    client = MlflowClient()
+    versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    if versions:
+        version = max(versions, key=lambda v: int(v.version)).version
+    else:
+        boxes = ColSpec(Array(Array(DataType.double)), "boxes", required=False)
+        with mlflow.start_run(run_id=run_id), _silence():
+            info = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(Path(served.__file__)),
+                artifacts={ARTIFACT: str(model)},
+                registered_model_name=name,
+                signature=ModelSignature(inputs=Schema([ColSpec(DataType.string, "image"), boxes])),
+                pip_requirements=[f"mipnet=={__version__}"],
+                await_registration_for=120,
+            )
+        version = info.registered_model_version
+    for key, value in (tags or {}).items():
+        client.set_model_version_tag(name, version, key, value)
+    client.set_registered_model_alias(name, CANDIDATE, version)
+    return str(version)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """MLflow prints its progress to stderr and warns about examples that a signature makes needless."""
+    with redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def resolve_model(uri: str, storage: Folder) -> Folder:
+    """The folder with weights.safetensors for a model URI, a run's folder, or a model folder.
+
+    Args:
+        uri: models:/NAME@ALIAS, models:/NAME/VERSION, or a path or URI of a folder.
+        storage: tells which registry, and where runs lie: the name of a run is a URI too.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    if uri.startswith(("models:", "runs:")):
+        return _network(_download(uri, storage), uri)
+    places = [Folder.of(uri)]
+    if "/" not in uri:
+        places.append(storage.join("runs").join(uri))
+    for place in places:
+        for folder in (place, place.join("model")):
+            if folder.exists("model.json"):
+                return folder
+    raise UserError(
+        f"no model at {uri!r}", "give models:/NAME@ALIAS, the name of a run, or a folder with model.json"
+    )
+
+
+def model_config(model: Folder) -> Config:
+    """The configuration that a model was trained with.
+
+    Raises:
+        UserError: the folder does not tell.
+    """
+    try:
+        return from_dict(json.loads(model.read("model.json"))["extra"]["config"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        where = model.path("model.json")
+        raise UserError(f"{where} does not hold the configuration of a model", "train or import it") from None
+
+
+def _network(logged: Path, uri: str) -> Folder:
+    """The model folder among the files of a logged model."""
+    import yaml
+
+    try:
+        flavour = yaml.safe_load((logged / "MLmodel").read_text())["flavors"]["python_function"]
+        return Folder.of(logged / flavour["artifacts"][ARTIFACT]["path"])
+    except (OSError, KeyError, TypeError, yaml.YAMLError):
+        raise UserError(
+            f"{uri} was not registered by mipnet", "choose a version that mipnet train made"
+        ) from None
+
+
+def _download(uri: str, storage: Folder) -> Path:
+    where = prepare_mlflow(storage)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except MlflowException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"no model {uri} at {where} ({reason})", "check its name and alias") from None

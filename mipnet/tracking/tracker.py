@@ -1,0 +1,238 @@
+"""One MLflow run per training, written by a thread of its own so that a dead server cannot hold up anything.
+
+Only the driver has a tracker. Everything it is told is put into a bounded queue; what the server does not
+take is kept in the run's folder and sent when the same command runs again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mipnet.storage import Folder, default_storage
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SPOOL = "tracking.jsonl"
+QUEUE_LENGTH = 2000
+RETRY_SECONDS = (5.0, 15.0, 60.0)
+
+Operation = dict[str, Any]
+
+
+def tracking_uri(storage: Folder) -> str:
+    """MLFLOW_TRACKING_URI, else an SQLite file in the storage (on object stores: beside the default one)."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        return uri
+    home = storage if storage.is_local else default_storage()
+    home.local_path.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{home.local_path / 'mlflow.db'}"
+
+
+def prepare_mlflow(storage: Folder) -> str:
+    """Point this process's MLflow at the tracking store, quietly and with short patience; returns its URI."""
+    uri = tracking_uri(storage)
+    settings = {
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    for name in ("mlflow", "alembic"):  # after the import, which sets them anew
+        logging.getLogger(name).setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(uri)
+    return uri
+
+
+class Tracker:
+    """The MLflow run of a training.
+
+    Args:
+        storage: where the embedded store and its artifacts lie.
+        folder: the run's folder; what could not be sent waits there.
+        experiment: is made if it does not exist.
+        name: of the run.
+        run_id: of the MLflow run to reopen; "" starts one.
+        tags, params: set once, when the run is started.
+        on_started: told the MLflow run's id as soon as there is one.
+    """
+
+    def __init__(
+        self,
+        storage: Folder,
+        folder: Folder,
+        experiment: str,
+        name: str,
+        run_id: str = "",
+        tags: Mapping[str, str] | None = None,
+        params: Mapping[str, Any] | None = None,
+        on_started: Callable[[str], None] = lambda run_id: None,
+    ) -> None:
+        self.storage, self.folder = storage, folder
+        self.experiment, self.name, self.run_id = experiment, name, run_id
+        self.tags, self.params, self._on_started = dict(tags or {}), dict(params or {}), on_started
+        self.problem = ""
+        self._opened = False
+        self._queue: queue.Queue[Operation | None] = queue.Queue(QUEUE_LENGTH)
+        self._unsent: list[Operation] = self._read_spool()
+        self._failures, self._not_before = 0, 0.0
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log numbers; returns at once."""
+        stamp = int(time.time() * 1000)
+        self._put({"do": "metrics", "values": dict(values), "step": step, "time": stamp})
+
+    def text(self, path: str, content: str) -> None:
+        """Keep a text as an artifact; returns at once."""
+        self._put({"do": "text", "path": path, "content": content})
+
+    def artifacts(self, folder: Folder, path: str) -> None:
+        """Keep the files of a folder as artifacts; returns at once."""
+        self._put({"do": "artifacts", "folder": folder.uri, "path": path})
+
+    def tag(self, key: str, value: str) -> None:
+        self._put({"do": "tag", "key": key, "value": value})
+
+    def close(self, status: str, patience: float = 60.0) -> bool:
+        """End the run; what is not sent within ``patience`` seconds is kept for the next time.
+
+        Args:
+            status: FINISHED, FAILED or RUNNING (to be continued).
+
+        Returns:
+            Whether everything was sent.
+        """
+        self._put({"do": "end", "status": status})
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=patience)
+        self._thread.join(patience)
+        left = [*self._unsent, *self._drain()]
+        if left:
+            self.folder.write(SPOOL, "".join(json.dumps(o) + "\n" for o in left))
+        else:
+            self.folder.remove(SPOOL)
+        return not left
+
+    def _put(self, operation: Operation) -> None:
+        try:
+            self._queue.put_nowait(operation)
+        except queue.Full:  # the server hangs; the thread must not be waited for
+            self._unsent.append(operation)
+
+    def _drain(self) -> Iterator[Operation]:
+        while True:
+            try:
+                operation = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if operation is not None:
+                yield operation
+
+    def _read_spool(self) -> list[Operation]:
+        try:
+            lines = self.folder.read(SPOOL).decode().splitlines()
+        except FileNotFoundError:
+            return []
+        return [o for o in map(json.loads, lines) if o["do"] != "end"]
+
+    def _work(self) -> None:
+        while (operation := self._queue.get()) is not None:
+            self._unsent.append(operation)
+            self._send_unsent()
+        self._not_before = 0.0
+        self._send_unsent()
+
+    def _send_unsent(self) -> None:
+        """Send in order until something fails; then wait before the next try."""
+        if time.monotonic() < self._not_before:
+            return
+        try:
+            client = self._open()
+            while self._unsent:
+                self._send(client, self._unsent[0])
+                self._unsent.pop(0)
+            self._failures = 0
+        except Exception as error:  # whatever the server does, training goes on
+            self.problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._not_before = time.monotonic() + RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)]
+            self._failures += 1
+
+    def _open(self) -> MlflowClient:
+        prepare_mlflow(self.storage)
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        client = MlflowClient()
+        if self._opened:
+            return client
+        if self.run_id:
+            client.set_terminated(self.run_id, "RUNNING", end_time=0)
+        else:
+            found = client.get_experiment_by_name(self.experiment)
+            if found is None:
+                where = (
+                    None if os.environ["MLFLOW_TRACKING_URI"].startswith("http") else self._artifact_root()
+                )
+                with contextlib.suppress(MlflowException):  # somebody else was quicker
+                    client.create_experiment(self.experiment, artifact_location=where)
+                found = client.get_experiment_by_name(self.experiment)
+            run = client.create_run(found.experiment_id, run_name=self.name, tags=self.tags)
+            self.run_id = run.info.run_id
+            for key, value in self.params.items():
+                client.log_param(self.run_id, key, str(value)[:6000], synchronous=True)
+            self._on_started(self.run_id)
+        self._opened = True
+        return client
+
+    def _artifact_root(self) -> str:
+        return self.storage.join("mlartifacts").uri
+
+    def _send(self, client: MlflowClient, operation: Operation) -> None:
+        from mlflow.entities import Metric
+
+        kind = operation["do"]
+        if kind == "metrics":
+            stamp, step = operation["time"], operation["step"]
+            values = {k: v for k, v in operation["values"].items() if v == v}  # MLflow takes no nan
+            client.log_batch(self.run_id, metrics=[Metric(k, v, stamp, step) for k, v in values.items()])
+        elif kind == "text":
+            client.log_text(self.run_id, operation["content"], operation["path"])
+        elif kind == "artifacts":
+            with tempfile.TemporaryDirectory() as scratch:
+                local = Folder(operation["folder"]).download(Path(scratch))
+                client.log_artifacts(self.run_id, str(local), operation["path"] or None)
+        elif kind == "tag":
+            client.set_tag(self.run_id, operation["key"], operation["value"])
+        elif kind == "end":
+            client.set_terminated(self.run_id, operation["status"])
+
+    def last_step(self, key: str = "loss") -> int:
+        """The last step that the server has of a metric; -1 if none, or if it does not answer."""
+        if not self.run_id:
+            return -1
+        try:
+            prepare_mlflow(self.storage)
+            from mlflow import MlflowClient
+
+            history = MlflowClient().get_metric_history(self.run_id, key)
+        except Exception:
+            return -1
+        return max((metric.step for metric in history), default=-1)

@@ -1,0 +1,187 @@
+"""One optimiser step: normalise, targets, network for all λ, loss, update. Torch only; no Ray in here.
+
+Nothing in a step waits for the device. A loss or gradient that is not finite masks the update and the
+batch-norm statistics on the device; how often that happened is read with the other metrics.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from mipnet.config.schema import Config
+from mipnet.models.images import normalise
+from mipnet.models.network import MIPNet
+from mipnet.models.targets import heatmap_targets
+from mipnet.training.losses import heatmap_loss
+from mipnet.training.optimise import build_optimizer, learning_rate
+
+
+class TrainStep:
+    """A network with what it takes to train it.
+
+    Args:
+        model: on the CPU or already on ``device``.
+        config: of the run.
+        total_steps: length of the schedule.
+        device: where to compute.
+    """
+
+    def __init__(self, model: MIPNet, config: Config, total_steps: int, device: torch.device) -> None:
+        self.config, self.total_steps, self.device = config, total_steps, device
+        # Convolutions are fastest in the memory format in which ``normalise`` makes the crops.
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.distributed = dist.is_initialized() and dist.get_world_size() > 1
+        self.statistics = flatten_statistics(self.model)
+        self._statistics_before = torch.empty_like(self.statistics)
+        self.network: nn.Module = self.model
+        if self.distributed:
+            self.network = DistributedDataParallel(
+                self.model,
+                device_ids=[device.index] if device.type == "cuda" else None,
+                broadcast_buffers=False,  # averaged before they are used, see ``synchronise_statistics``
+                gradient_as_bucket_view=True,
+                static_graph=True,
+            )
+        self.parameters: list[Tensor] = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = build_optimizer(self.model, config.train)
+        self.average = [p.detach().clone() for p in self.parameters] if config.train.ema else []
+        self.step = 0
+        self._sums = torch.zeros(4 + config.model.instances, device=device)
+        self.set_training_mode()
+
+    def set_training_mode(self) -> None:
+        """Training mode, with batch norm in eval mode where the configuration freezes it."""
+        self.model.train()
+        if self.config.train.freeze_batchnorm:
+            for module in self.model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+
+    def loss(self, images: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss () and the loss of each λ (N,).
+
+        Args:
+            images: (B, h, w, 3) uint8 RGB.
+            joints: (B, N, K, 3) float32 in crop px, v = 0 for joints that do not count.
+        """
+        target = self.config.target
+        targets, weights = heatmap_targets(
+            joints, self.config.input.size, self.config.heatmap_size, target.sigma, target.kind
+        )
+        bf16 = self.config.train.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            heatmaps = self.network(normalise(images))
+        return heatmap_loss(heatmaps, targets, weights, self.config.train.loss)
+
+    def __call__(self, images: Tensor, joints: Tensor, corrupt: Tensor | None = None) -> None:
+        """One update with this rank's share of the global batch (equal shares; DDP averages them)."""
+        train = self.config.train
+        rate = learning_rate(self.step, self.total_steps, train)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._statistics_before.copy_(self.statistics)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, per_instance = self.loss(images, joints)
+        loss.backward()
+
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        finite = torch.isfinite(norm)  # the same on all ranks: the gradients are already averaged
+        if train.clip_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, train.clip_norm, norm)
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.statistics.copy_(torch.where(finite, self.statistics, self._statistics_before))
+        if self.average:
+            # Not lerp: its weight is a plain number, and a masked update must leave the average alone too.
+            change = torch._foreach_sub(self.parameters, self.average)
+            torch._foreach_mul_(change, (1 - train.ema) * finite)
+            torch._foreach_add_(self.average, change)
+
+        bad = torch.zeros((), device=self.device) if corrupt is None else corrupt.sum()
+        values = torch.cat([torch.stack([norm, finite.float()]), per_instance])
+        values = torch.where(finite, values, 0.0)
+        self._sums += torch.cat([values[:2], torch.stack([1 - finite.float(), bad]), values[2:]])
+        self.step += 1
+
+    def read_metrics(self) -> dict[str, float]:
+        """Means since the last call, over all ranks; waits for the device.
+
+        Returns:
+            loss and loss/λ (nan if no update was finite), gradient_norm, learning_rate, skipped: updates
+            that were masked, corrupt: samples whose image could not be read.
+        """
+        sums = self._sums
+        if self.distributed:
+            dist.all_reduce(sums)
+        world = dist.get_world_size() if self.distributed else 1
+        norm, finite, skipped, corrupt, *losses = sums.tolist()
+        self._sums = torch.zeros_like(sums)
+        means = [loss / finite if finite else float("nan") for loss in losses]
+        return {
+            "loss": sum(means) / len(means),
+            **{f"loss/lambda{i}": mean for i, mean in enumerate(means)},
+            "gradient_norm": norm / finite if finite else float("nan"),
+            "learning_rate": learning_rate(max(self.step - 1, 0), self.total_steps, self.config.train),
+            "skipped": round(skipped / world),
+            "corrupt": round(corrupt),
+        }
+
+    def synchronise_statistics(self) -> None:
+        """The mean of all ranks' batch-norm statistics on every rank. Call before weights are saved."""
+        if self.distributed:
+            dist.all_reduce(self.statistics)
+            self.statistics /= dist.get_world_size()
+
+    def evaluated_state(self) -> dict[str, Tensor]:
+        """The state_dict to evaluate and keep: the moving average where there is one."""
+        state = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        if self.average:
+            names = [name for name, p in self.model.named_parameters() if p.requires_grad]
+            state.update(zip(names, [p.clone() for p in self.average], strict=True))
+        return state
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a continuation needs, as tensors and plain values."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for mine, saved in zip(self.average, state["average"], strict=True):
+            mine.copy_(saved)
+        torch.set_rng_state(state["torch_rng"].cpu())
+
+
+def flatten_statistics(module: nn.Module) -> Tensor:
+    """Put all floating-point buffers of a module into one vector, of which they become views.
+
+    So saving, restoring and averaging them is one operation each instead of one per layer.
+    """
+    owners = [
+        (owner, name, buffer)
+        for owner in module.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+        if buffer.is_floating_point() and name in owner._buffers
+    ]
+    device = next(module.parameters()).device
+    flat = torch.cat([b.reshape(-1) for _, _, b in owners]) if owners else torch.zeros(0, device=device)
+    position = 0
+    for owner, name, buffer in owners:
+        owner._buffers[name] = flat[position : position + buffer.numel()].view(buffer.shape)
+        position += buffer.numel()
+    return flat

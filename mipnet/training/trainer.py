@@ -1,0 +1,204 @@
+"""The driver's side of training: Ray Train, its checkpoints, and validation beside it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.train import Checkpoint as RayCheckpoint
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.validation_config import ValidationConfig
+
+from mipnet.config import Config, to_dict
+from mipnet.data.crops import CropSettings
+from mipnet.data.records import People
+from mipnet.data.stream import PlannedSplit, WindowCutter, stream_factory
+from mipnet.data.windows import WindowPlan
+from mipnet.errors import UserError
+from mipnet.inference.evaluate import evaluate_splits, flat_metrics
+from mipnet.runs import TRAINING, Run
+from mipnet.storage import Folder
+from mipnet.training.checkpoint import step_of
+from mipnet.training.worker import train_worker
+
+SCORE = "validation_AP"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training left behind.
+
+    Attributes:
+        best: folder of the best checkpoint by the occlusion metric.
+        metrics: its step and validation metrics.
+        steps: how many steps were made in all.
+    """
+
+    best: Folder
+    metrics: dict[str, Any]
+    steps: int
+
+
+class Rows:
+    """An actor that holds logged rows until the driver fetches them; bounded, the oldest go first."""
+
+    def __init__(self) -> None:
+        self.rows: deque[dict[str, float]] = deque(maxlen=10_000)
+
+    def add(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+
+    def take(self) -> list[dict[str, float]]:
+        rows = list(self.rows)
+        self.rows.clear()
+        return rows
+
+
+def make_plan(config: Config, people: People) -> WindowPlan:
+    """The order of all samples of the run."""
+    train = config.train
+    return WindowPlan(people.first, train.seed, train.epochs, train.batch_size, train.window_batches)
+
+
+def train(config: Config, run: Run, data: Folder, people: People, rows: Any, initial: str = "") -> Trained:
+    """Train the run to its end, from its last checkpoint if it has one.
+
+    Args:
+        config: of the run.
+        run: checkpoints go to its folder.
+        data: the data set, for validation.
+        people: what to train on.
+        rows: handle of a ``Rows`` actor.
+        initial: model folder to start from, "" for random weights.
+
+    Raises:
+        UserError: the run stopped itself (updates not finite, too many corrupt images), or workers failed
+            more often than ``resources.max_failures``.
+    """
+    plan = make_plan(config, people)
+    cutter = WindowCutter(people, plan, crop_settings(config))
+    resources = config.resources
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "config": to_dict(config),
+            "plan": plan,
+            "threads": resources.cpus_per_worker,
+            "rows": rows,
+            "initial": initial,
+        },
+        datasets={"train": stream_factory(plan, lambda: position(run.folder))},
+        dataset_config=PlannedSplit(ray.put(cutter), config.train.batch_size, resources.stream_workers),
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpu,
+            resources_per_worker={
+                "CPU": max(resources.cpus_per_worker, 1),
+                **({"GPU": 1} if resources.gpu else {}),
+            },
+        ),
+        run_config=RunConfig(
+            name=TRAINING,
+            storage_path=run.folder.uri,
+            failure_config=FailureConfig(max_failures=resources.max_failures),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
+            ),
+        ),
+        validation_config=ValidationConfig(
+            fn=validator(config, run.folder.join(TRAINING), data, rows), ray_remote_kwargs={"num_cpus": 0}
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise UserError(
+            f"training failed: {innermost(error)}", "the same command goes on from the last checkpoint", 1
+        ) from error
+    outcome = result.return_value or {}
+    if outcome.get("stopped"):
+        raise UserError(f"training stopped at step {outcome['step']}: {outcome['stopped']}", exit_code=1)
+    return best_of(run, plan)
+
+
+def crop_settings(config: Config) -> CropSettings:
+    return CropSettings(
+        config.input.size,
+        config.input.padding,
+        config.model.instances,
+        config.data.joints,
+        config.augment,
+    )
+
+
+def position(folder: Folder) -> int:
+    """The step that the run's latest checkpoint in the storage stands at; 0 without one.
+
+    It is the one that Ray Train will hand to the workers: both read the same snapshot.
+    """
+    latest = restored(folder)
+    return step_of(latest.checkpoint.path) if latest and latest.checkpoint else 0
+
+
+def restored(folder: Folder) -> Result | None:
+    """Ray Train's record of a run in the storage."""
+    if not folder.exists(f"{TRAINING}/checkpoint_manager_snapshot.json"):
+        return None
+    return Result.from_path(folder.path(TRAINING))
+
+
+def best_of(run: Run, plan: WindowPlan) -> Trained:
+    """The best checkpoint of a run that was trained to its end."""
+    result = restored(run.folder)
+    if result is None or not result.best_checkpoints:
+        raise UserError(f"run {run.name} has no checkpoint", "start it again with --new", 1)
+
+    def score(item: tuple[RayCheckpoint, dict[str, Any]]) -> float:
+        value = item[1].get(SCORE, float("nan"))
+        return -1.0 if math.isnan(value) else value
+
+    checkpoint, metrics = max(result.best_checkpoints, key=score)
+    name = checkpoint.path.rstrip("/").rpartition("/")[2]
+    return Trained(run.folder.join(f"{TRAINING}/{name}"), metrics, plan.total_steps)
+
+
+def validator(
+    config: Config, checkpoints: Folder, data: Folder, rows: Any
+) -> Callable[[RayCheckpoint], dict[str, Any]]:
+    """What Ray Train runs on every checkpoint beside the training: the tune split's tables.
+
+    The score that picks the best weights is the occlusion metric: AP of the merged poses in the boxes of the
+    last configured source (for generated data a detector-like one).
+    """
+    source = config.data.boxes[-1]
+
+    def validate(checkpoint: RayCheckpoint) -> dict[str, Any]:
+        name = checkpoint.path.rstrip("/").rpartition("/")[2]
+        entries = evaluate_splits(
+            checkpoints.join(name),
+            config,
+            config.evaluation,
+            data,
+            [config.data.tune],
+            [source],
+            config.resources,
+        )
+        score = next(entry.metrics["AP"] for entry in entries if entry.view == "merged")
+        metrics = {SCORE: score, **flat_metrics(entries)}
+        rows.add.remote({"step": step_of(name), **metrics})
+        return metrics
+
+    return validate
+
+
+def innermost(error: BaseException) -> str:
+    """The last line of the cause that a person can act on."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

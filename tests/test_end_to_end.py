@@ -1,0 +1,237 @@
+"""The command line as its users run it: train, evaluate, predict, continue after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+from safetensors.numpy import load_file
+
+TRAIN = ["train", "--preset", "debug", "--epochs", "6", "--train.checkpoint-steps", "20"]
+STEPS, LOG_STEPS = 57, 4  # ceil(6 epochs x 151 people / 16), every 4 and the last
+
+
+def command(*argv: str, address: str = "", **kwargs) -> subprocess.CompletedProcess[str]:
+    """``mipnet ARGV`` as a process; on the session's Ray if an address is given, else on its own."""
+    env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    if address:
+        env["RAY_ADDRESS"] = address
+    return subprocess.run(
+        [sys.executable, "-m", "mipnet", *argv],
+        env=env,
+        text=True,
+        capture_output=True,
+        timeout=900,
+        **kwargs,
+    )
+
+
+@pytest.fixture(scope="module")
+def address(ray_session) -> str:
+    return ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture(scope="module")
+def trained(address, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A storage in which the debug preset ran to its end, and what it said."""
+    storage = tmp_path_factory.mktemp("storage")
+    return storage, command(*TRAIN, "--storage", str(storage), address=address)
+
+
+def only_run(storage: Path) -> Path:
+    (run,) = (storage / "runs").iterdir()
+    return run
+
+
+def mlflow_client(storage: Path):
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+
+
+def check_complete(storage: Path) -> None:
+    """One finished MLflow run with every logged step exactly once, and one registered candidate."""
+    client = mlflow_client(storage)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    (found,) = client.search_runs(experiments)
+    assert found.info.status == "FINISHED"
+    steps = [m.step for m in client.get_metric_history(found.info.run_id, "loss")]
+    assert sorted(steps) == sorted({*range(LOG_STEPS, STEPS, LOG_STEPS), 20, 40, STEPS})
+    version = client.get_model_version_by_alias("mipnet", "candidate")
+    assert (version.version, version.run_id) == ("1", found.info.run_id) or version.version == 1
+    assert json.loads((only_run(storage) / "run.json").read_text())["finished"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_train_ends_with_tables_weights_and_a_candidate(trained):
+    storage, done = trained
+    assert done.returncode == 0, done.stderr
+    assert f"57/{STEPS}" in done.stdout
+    check_complete(storage)
+    run = only_run(storage)
+    metrics = json.loads((run / "results" / "metrics.json").read_text())
+    names = {name.rpartition("/")[0] for name in metrics}
+    views = ("merged", "lambda0", "lambda1")
+    assert names == {f"{s}/{b}/{v}" for s in ("easy", "hard") for b in ("gt", "det5") for v in views}
+    assert metrics["easy/gt/merged/R50"] > 0  # it has learned something
+    assert "ceiling" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "WARNING" not in done.stdout + done.stderr  # ours, not Ray's and MLflow's chatter
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_same_command_prints_the_summary_and_new_starts_another(trained):
+    storage, done = trained
+    again = command(*TRAIN, "--storage", str(storage))
+    assert again.returncode == 0
+    assert "is finished" in again.stdout
+    assert again.stdout.split("\n\n", 1)[1] in done.stdout
+    other = command(*TRAIN, "--storage", str(storage), "--name", only_run(storage).name, "--epochs", "7")
+    assert other.returncode == 2
+    assert "train.epochs: 6 -> 7" in other.stderr
+    assert len(other.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_config_beside_the_results_runs_as_it_is(trained):
+    storage, _ = trained
+    config = only_run(storage) / "results" / "config.yaml"
+    again = command("train", "--config", str(config), "--storage", str(storage))
+    assert again.returncode == 0
+    assert "is finished" in again.stdout  # the same settings are the same run
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_evaluate_gives_the_tables_of_the_training(trained, address, tmp_path):
+    storage, _ = trained
+    model = "models:/mipnet@candidate"
+    done = command("evaluate", model, "--storage", str(storage), "--out", str(tmp_path), address=address)
+    assert done.returncode == 0, done.stderr
+    run = only_run(storage)
+    mine = json.loads((tmp_path / "metrics.json").read_text())
+    theirs = json.loads((run / "results" / "metrics.json").read_text())
+    assert mine.keys() == theirs.keys()
+    assert mine == pytest.approx(theirs, abs=1e-6)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["preset"] == "debug"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_predict_writes_results_and_overlays(trained, address, tmp_path):
+    storage, _ = trained
+    (data,) = (storage / "data").iterdir()
+    boxes = json.loads((data / "boxes" / "det5_hard.json").read_text())
+    files = sorted((data / "hard").iterdir())
+    named = [{**box, "file_name": files[box["image_id"] - 1].name} for box in boxes]
+    (tmp_path / "boxes.json").write_text(json.dumps(named))
+    out = tmp_path / "out"
+    argv = ["predict", str(data / "hard"), "--storage", str(storage), "--out", str(out)]
+    done = command(*argv, "--boxes", str(tmp_path / "boxes.json"), address=address)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((out / "results.json").read_text())
+    theirs = json.loads((only_run(storage) / "results" / "coco" / "hard-det5-merged.json").read_text())
+    assert [r["keypoints"] for r in results] == [r["keypoints"] for r in theirs]
+    assert {r["instance"] for r in results} == {0, 1}
+    assert len(list((out / "overlays").iterdir())) == len(files)
+
+    whole = command(*argv, address=address)
+    assert "each whole image is taken as one box" in whole.stdout
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_as_if_nothing_had_happened(trained, tmp_path):
+    """SIGKILL to the driver and to all that it started; the same command ends with the same weights."""
+    untouched, _ = trained
+    argv = [sys.executable, "-m", "mipnet", *TRAIN, "--storage", str(tmp_path)]
+    env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    driver = subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    snapshots = "runs/*/training/checkpoint_manager_snapshot.json"
+    while not list(tmp_path.glob(snapshots)):
+        assert driver.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint within five minutes"
+        time.sleep(0.02)
+    victims = descendants(driver.pid)
+    driver.kill()
+    for pid in victims:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    driver.wait()
+    state = json.loads((only_run(tmp_path) / "run.json").read_text())
+    assert "trained" not in state, "the kill came too late to show anything"
+
+    done = command(*TRAIN, "--storage", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "going on at step" in done.stdout
+    check_complete(tmp_path)
+    mine = load_file(only_run(tmp_path) / "training" / f"step-{STEPS:08d}" / "weights.safetensors")
+    theirs = load_file(only_run(untouched) / "training" / f"step-{STEPS:08d}" / "weights.safetensors")
+    assert all((mine[name] == theirs[name]).all() for name in theirs)
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below one, from /proc."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found, todo = [], [pid]
+    while todo:
+        todo += children.get(todo.pop(), [])
+        found = list(dict.fromkeys([*found, *todo]))
+    return found
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"]])
+def test_help_is_quick_and_light(argv):
+    code = (
+        "import sys; from mipnet.cli import main\n"
+        f"try: main({argv!r})\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'mlflow'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    begin = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - begin < 10  # a bound for broken, not for slow machines
+    assert "preset" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+        (["train", "--preset", "tniy"], "preset: 'tniy' is unknown; did you mean 'tiny'?"),
+        (["train", "--train.los", "mse"], "--train.los: unknown flag; did you mean '--train.loss'?"),
+        (["train", "--train.loss", "msse"], "train.loss: 'msse' does not fit; did you mean 'mse'?"),
+        (["train", "--model.places"], "model.places: [] is empty, so nothing tells 2 instances apart"),
+        (["train", "--config", "/nowhere.yaml"], "--config: cannot read /nowhere.yaml"),
+        (["predict"], "no images"),
+        (["predict", "/nowhere.jpg"], "/nowhere.jpg does not exist"),
+        (["evaluate"], "no model to evaluate"),
+    ],
+)
+def test_errors_are_one_line_before_anything_starts(argv, message, tmp_path):
+    done = command(*argv, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"mipnet: {message}")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
