@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 import uuid
 from collections.abc import Iterator
@@ -29,9 +30,10 @@ def connect(resources: ResourcesConfig, verbose: bool = False) -> Iterator[None]
         UserError: the cluster does not answer, or can never give what ``resources`` ask for.
     """
     quieten(verbose)
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    _check_reachable(address)
     import ray
 
-    address = os.environ.get("RAY_ADDRESS") or "local"
     options = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
     if address == "local":
         # Logical CPUs: on a small machine the training process, the decoding tasks and the validation
@@ -47,17 +49,31 @@ def connect(resources: ResourcesConfig, verbose: bool = False) -> Iterator[None]
         with contextlib.nullcontext() if verbose else _stderr_closed():
             ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"no Ray cluster answers at {address} ({reason})",
-            "check RAY_ADDRESS, or unset it to use this machine",
-        ) from None
+        raise _no_cluster(address, str(error).strip().splitlines()[0]) from None
     try:
         _settle_data_context(verbose)
         _check_resources(resources)
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries a dead address for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise _no_cluster(address, str(error.strerror or error)) from None
+
+
+def _no_cluster(address: str, reason: str) -> UserError:
+    return UserError(
+        f"no Ray cluster answers at {address} ({reason})",
+        "check RAY_ADDRESS, or unset it to use this machine",
+    )
 
 
 @contextmanager
@@ -85,6 +101,8 @@ def quieten(verbose: bool) -> None:
         "RAY_DEDUP_LOGS": "1",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # A local Ray shares the machine as any program does, instead of yielding to all others.
+        "RAY_worker_niceness": "0",
         # A small machine starts more processes than cores; no warning needed for that.
         "RAY_worker_maximum_startup_concurrency": "16",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -178,6 +178,9 @@ def validator(
     source = config.data.boxes[-1]
 
     def validate(checkpoint: RayCheckpoint) -> dict[str, Any]:
+        # On a GPU only if the training leaves one: a validation that waits for it would come too late.
+        spare = ray.cluster_resources().get("GPU", 0) - config.resources.workers
+        resources = replace(config.resources, gpu=config.resources.gpu and spare >= 1)
         name = checkpoint.path.rstrip("/").rpartition("/")[2]
         entries = evaluate_splits(
             checkpoints.join(name),
@@ -186,7 +189,7 @@ def validator(
             data,
             [config.data.tune],
             [source],
-            config.resources,
+            resources,
         )
         score = next(entry.metrics["AP"] for entry in entries if entry.view == "merged")
         metrics = {SCORE: score, **flat_metrics(entries)}

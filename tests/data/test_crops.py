@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from mipnet.config.schema import AugmentConfig
-from mipnet.data.crops import CropSettings, assign_instances, cut_crop, decode_image, draw_augmentation
+from mipnet.data.crops import (
+    CropSettings,
+    assign_instances,
+    colour_table,
+    cut_crop,
+    decode_image,
+    draw_augmentation,
+)
 from mipnet.skeletons import COCO17
 
 PLAIN = AugmentConfig(flip=0, scale=0, rotation=0, rotation_probability=0, half_body=0)
@@ -104,3 +111,66 @@ def test_scale_and_rotation_stay_in_the_papers_range():
 def test_decode_refuses_rubbish():
     assert decode_image(b"rubbish") is None
     assert decode_image(b"") is None
+
+
+def test_half_body_follows_the_mirrored_person():
+    """The half that is cut out must be found where flipping has put it."""
+    boxes, joints = people((10, 20))  # far from the image's middle, so a missed flip shows
+    image = np.zeros((160, 200, 3), np.uint8)
+    both = settings(AugmentConfig(flip=1, scale=0, rotation=0, rotation_probability=0, half_body=1))
+    for seed in range(10):
+        out = np.zeros((96, 64, 3), np.uint8)
+        moved, _ = cut_crop(image, boxes, joints, 0, both, np.random.default_rng(seed), out)
+        assert moved[0, :11, 2].all() or moved[0, 11:, 2].all()
+
+
+def test_half_body_needs_more_visible_joints_than_the_setting():
+    boxes, joints = people((50, 20))
+    joints[0, 8:, 2] = 0
+    image = np.random.default_rng(0).integers(0, 256, (160, 200, 3), np.uint8)
+
+    def crop(half_body: float, least: int) -> np.ndarray:
+        change = AugmentConfig(
+            flip=0,
+            scale=0,
+            rotation=0,
+            rotation_probability=0,
+            half_body=half_body,
+            half_body_min_joints=least,
+        )
+        out = np.zeros((96, 64, 3), np.uint8)
+        cut_crop(image, boxes, joints, 0, settings(change), np.random.default_rng(0), out)
+        return out
+
+    assert np.array_equal(crop(1, 8), crop(0, 8))  # 8 joints are not more than 8
+    assert not np.array_equal(crop(1, 7), crop(0, 7))
+
+
+def test_colour_changes_each_channel_around_mid_grey():
+    assert np.array_equal(colour_table(np.ones(3), 0.0)[:, 0, 1], np.arange(256))
+    table = colour_table(np.array([1.0, 2.0, 0.0]), 10 / 255)[:, 0]
+    assert table[100].tolist() == [110, 82, 138]
+    assert table[0].tolist() == [10, 0, 138]
+    assert table[255].tolist() == [255, 255, 138]
+
+
+def test_colour_is_the_table_on_the_uncoloured_crop():
+    boxes, joints = people((50, 40))
+    image = np.random.default_rng(0).integers(0, 256, (160, 200, 3), np.uint8)
+    plain, coloured = np.zeros((2, 96, 64, 3), np.uint8)
+    bright = AugmentConfig(flip=0, scale=0, rotation=0, rotation_probability=0, half_body=0, colour=0.3)
+    cut_crop(image, boxes, joints, 0, settings(), np.random.default_rng(4), plain)
+    cut_crop(image, boxes, joints, 0, settings(bright), np.random.default_rng(4), coloured)
+    change = draw_augmentation(np.random.default_rng(4), bright)
+    table = colour_table(change.gains, change.offset)[:, 0]
+    expected = np.stack([table[plain[..., c], c] for c in range(3)], -1)
+    assert np.array_equal(coloured, expected)
+    assert not np.array_equal(coloured, plain)
+
+
+def test_one_setting_does_not_change_anothers_luck():
+    always = AugmentConfig(rotation_probability=1)
+    base = draw_augmentation(np.random.default_rng(3), always)
+    other = AugmentConfig(rotation_probability=1, flip=0, half_body=0, colour=0.2)
+    changed = draw_augmentation(np.random.default_rng(3), other)
+    assert (base.scale, base.rotation, base.upper) == (changed.scale, changed.rotation, changed.upper)

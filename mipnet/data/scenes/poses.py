@@ -1,0 +1,297 @@
+"""Joint angles of plausible poses, as plain numbers inside human joint limits.
+
+All angles are degrees. Pairs are (left, right); the right side mirrors the left, so one number means the same
+movement on both. ``raise_`` swings the upper arm from hanging (0) to overhead (180) in the vertical plane at
+``plane`` (0 sideways, 90 forward); a negative ``raise_`` in the forward plane swings backward. ``twist`` < 0
+turns the bend of the elbow toward the middle of the body. Hips flex forward, knees backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+Pair = list[float]
+Arm = tuple[float, float, float, float]  # raise_, plane, twist, elbow
+
+
+def _pair() -> Pair:
+    return [0.0, 0.0]
+
+
+@dataclass
+class Pose:
+    """One posture; see the module for the meaning of the angles. ``lift`` is metres above the ground."""
+
+    lean: float = 0.0  # pelvis forward
+    side: float = 0.0  # pelvis toward the person's right
+    bend: float = 0.0  # spine forward
+    sway: float = 0.0  # spine sideways
+    spin: float = 0.0  # chest against pelvis about the vertical
+    nod: float = 0.0
+    turn: float = 0.0
+    tip: float = 0.0
+    raise_: Pair = field(default_factory=_pair)
+    plane: Pair = field(default_factory=_pair)
+    twist: Pair = field(default_factory=_pair)
+    elbow: Pair = field(default_factory=_pair)
+    hip: Pair = field(default_factory=_pair)
+    spread: Pair = field(default_factory=_pair)
+    toe_out: Pair = field(default_factory=_pair)
+    knee: Pair = field(default_factory=_pair)
+    lift: float = 0.0
+    seat: bool = False
+    family: Callable[[Pose, Random], None] | None = None
+
+    def set_arm(self, side: int, arm: Arm) -> None:
+        self.raise_[side], self.plane[side], self.twist[side], self.elbow[side] = arm
+
+
+# --- arms -----------------------------------------------------------------------------------------------
+
+
+def _relaxed(r: Random) -> Arm:
+    return r.uniform(5, 16), r.uniform(0, 50), r.uniform(-55, -20), r.uniform(6, 32)
+
+
+def _on_hip(r: Random) -> Arm:
+    return r.uniform(38, 50), r.uniform(-12, 4), r.uniform(-82, -66), r.uniform(82, 98)
+
+
+def _crossed(r: Random) -> Arm:
+    return r.uniform(22, 32), r.uniform(58, 74), r.uniform(-70, -58), r.uniform(92, 106)
+
+
+def _forward(r: Random) -> Arm:
+    return r.uniform(62, 98), r.uniform(72, 98), r.uniform(-45, 0), r.uniform(6, 48)
+
+
+def _hugging(r: Random) -> Arm:
+    return r.uniform(32, 80), r.uniform(48, 80), r.uniform(-90, -40), r.uniform(48, 104)
+
+
+def _embracing(r: Random) -> Arm:
+    return r.uniform(18, 52), r.uniform(40, 72), r.uniform(-70, -25), r.uniform(72, 112)
+
+
+def _up(r: Random) -> Arm:
+    return r.uniform(138, 172), r.uniform(0, 90), r.uniform(-30, 30), r.uniform(4, 50)
+
+
+def _waving(r: Random) -> Arm:
+    return r.uniform(75, 108), r.uniform(-5, 25), r.uniform(75, 95), r.uniform(50, 105)
+
+
+def _sideways(r: Random) -> Arm:
+    return r.uniform(74, 98), r.uniform(-8, 20), r.uniform(-30, 60), r.uniform(0, 25)
+
+
+def _pointing(r: Random) -> Arm:
+    return r.uniform(76, 100), r.uniform(15, 90), r.uniform(-30, 30), r.uniform(0, 10)
+
+
+def _phone(r: Random) -> Arm:
+    return r.uniform(32, 48), r.uniform(45, 75), r.uniform(-10, 12), r.uniform(124, 136)
+
+
+def _carrying(r: Random) -> Arm:
+    return r.uniform(8, 24), r.uniform(65, 92), r.uniform(-30, -8), r.uniform(75, 102)
+
+
+def _thinking(r: Random) -> Arm:
+    return r.uniform(26, 38), r.uniform(72, 88), r.uniform(-32, -18), r.uniform(122, 134)
+
+
+def _on_head(r: Random) -> Arm:
+    return r.uniform(112, 132), r.uniform(10, 45), r.uniform(60, 85), r.uniform(108, 128)
+
+
+_EASY_ARMS = (
+    _relaxed,
+    _relaxed,
+    _relaxed,
+    _on_hip,
+    _carrying,
+    _forward,
+    _waving,
+    _pointing,
+    _phone,
+    _thinking,
+)
+_BIG_ARMS = (_up, _up, _waving, _sideways, _sideways, _on_head, _forward, _pointing, _on_hip)
+
+
+def _arms(p: Pose, r: Random, left: Callable[[Random], Arm], right: Callable[[Random], Arm]) -> None:
+    p.set_arm(0, left(r))
+    p.set_arm(1, right(r))
+
+
+def _any_arms(p: Pose, r: Random, choices: tuple[Callable[[Random], Arm], ...]) -> None:
+    left = r.choice(choices)
+    _arms(p, r, left, left if r.random() < 0.25 else r.choice(choices))
+
+
+# --- legs and whole bodies ------------------------------------------------------------------------------
+
+
+def _stance(p: Pose, r: Random) -> None:
+    for s in (0, 1):
+        p.hip[s], p.knee[s] = r.uniform(-3, 5), r.uniform(1, 8)
+        p.spread[s], p.toe_out[s] = r.uniform(1, 9), r.uniform(2, 22)
+    if r.random() < 0.5:  # weight on one leg
+        s = r.randrange(2)
+        p.hip[s], p.knee[s] = r.uniform(10, 20), r.uniform(20, 36)
+        p.side = r.uniform(1, 4) * (1 if s else -1)
+        p.sway = -1.3 * p.side
+
+
+def stand(p: Pose, r: Random) -> None:
+    _stance(p, r)
+    _any_arms(p, r, _EASY_ARMS)
+    if r.random() < 0.12:
+        _arms(p, r, _crossed, _crossed)
+
+
+def wave(p: Pose, r: Random) -> None:
+    _stance(p, r)
+    s = r.randrange(2)
+    p.set_arm(s, r.choice((_waving, _up))(r))
+    p.set_arm(1 - s, r.choice((_relaxed, _on_hip))(r))
+
+
+def reach(p: Pose, r: Random) -> None:
+    _stance(p, r)
+    p.bend, p.lean = r.uniform(0, 22), r.uniform(0, 8)
+    p.hip[0] += p.lean
+    p.hip[1] += p.lean
+    s = r.randrange(2)
+    p.set_arm(s, r.choice((_forward, _up, _pointing))(r))
+    p.set_arm(1 - s, r.choice((_forward, _relaxed))(r))
+
+
+def _gait(p: Pose, r: Random, front: int, swing: float, elbow: float) -> None:
+    """Arms swing against the legs; the chest turns with them."""
+    p.spin = r.uniform(3, 12) * (1 if front == 0 else -1)
+    for s in (0, 1):
+        p.set_arm(
+            s,
+            (
+                swing * (-0.8 if s == front else 1.0),
+                r.uniform(78, 96),
+                r.uniform(-30, -8),
+                elbow + r.uniform(-8, 8),
+            ),
+        )
+        p.spread[s], p.toe_out[s] = r.uniform(0, 4), r.uniform(0, 10)
+
+
+def walk(p: Pose, r: Random) -> None:
+    f = r.randrange(2)
+    step = r.uniform(0.6, 1.15)
+    p.hip[f], p.knee[f] = 27 * step, r.uniform(3, 14)
+    p.hip[1 - f], p.knee[1 - f] = -17 * step, r.uniform(12, 38)
+    _gait(p, r, f, r.uniform(14, 30), r.uniform(12, 35))
+    p.bend = r.uniform(0, 6)
+
+
+def run(p: Pose, r: Random) -> None:
+    f = r.randrange(2)
+    p.lean = r.uniform(6, 14)
+    p.hip[f], p.knee[f] = r.uniform(55, 82), r.uniform(60, 95)
+    p.hip[1 - f], p.knee[1 - f] = r.uniform(-16, 0), r.uniform(25, 75)
+    _gait(p, r, f, r.uniform(30, 52), r.uniform(78, 100))
+    p.lift = r.choice((0.0, 0.06))
+
+
+def sit(p: Pose, r: Random) -> None:
+    p.seat = True
+    p.lean, p.bend = r.uniform(-8, 6), r.uniform(0, 16)
+    for s in (0, 1):
+        p.hip[s], p.knee[s] = r.uniform(78, 92) + p.lean, r.uniform(70, 98)
+        p.spread[s], p.toe_out[s] = r.uniform(1, 14), r.uniform(0, 10)
+    _any_arms(p, r, (_carrying, _relaxed, _carrying, _thinking, _phone, _waving, _forward))
+
+
+def squat(p: Pose, r: Random) -> None:
+    p.lean, p.bend = r.uniform(12, 28), r.uniform(10, 26)
+    flex = r.uniform(88, 112)
+    for s in (0, 1):
+        p.hip[s], p.knee[s] = flex + r.uniform(-4, 4), flex + r.uniform(-6, 12)
+        p.spread[s], p.toe_out[s] = r.uniform(8, 24), r.uniform(8, 26)
+    _any_arms(p, r, (_forward, _carrying, _forward, _thinking, _relaxed))
+
+
+def lunge(p: Pose, r: Random) -> None:
+    f = r.randrange(2)
+    p.hip[f], p.knee[f] = r.uniform(52, 78), r.uniform(58, 86)
+    p.hip[1 - f], p.knee[1 - f] = r.uniform(-18, -6), r.uniform(16, 46)
+    p.spread[0], p.spread[1] = r.uniform(0, 8), r.uniform(0, 8)
+    _any_arms(p, r, (_on_hip, _sideways, _up, _forward, _carrying))
+
+
+def bow(p: Pose, r: Random) -> None:
+    _stance(p, r)
+    p.lean, p.bend = r.uniform(14, 40), r.uniform(14, 34)
+    for s in (0, 1):
+        p.hip[s] += p.lean * 0.9
+        p.knee[s] += r.uniform(0, 14)
+    p.nod = r.uniform(-22, 2)
+    _any_arms(p, r, (_forward, _carrying, _relaxed))
+
+
+def jump(p: Pose, r: Random) -> None:
+    p.lift = r.uniform(0.10, 0.30)
+    bend = r.uniform(0, 60)
+    for s in (0, 1):
+        p.hip[s], p.knee[s] = 0.7 * bend + r.uniform(-8, 14), bend + r.uniform(5, 28)
+        p.spread[s], p.toe_out[s] = r.uniform(4, 26), r.uniform(0, 15)
+    _any_arms(p, r, _BIG_ARMS)
+
+
+def kick(p: Pose, r: Random) -> None:
+    _stance(p, r)
+    s = r.randrange(2)
+    p.side = p.sway = 0.0
+    p.lean = r.uniform(-14, -4)
+    p.hip[s], p.knee[s], p.spread[s] = r.uniform(48, 86), r.uniform(4, 40), r.uniform(0, 18)
+    p.hip[1 - s], p.knee[1 - s] = p.lean + r.uniform(0, 8), r.uniform(4, 18)
+    _any_arms(p, r, (_sideways, _on_hip, _carrying, _forward, _relaxed))
+
+
+def dance(p: Pose, r: Random) -> None:
+    s = r.randrange(2)
+    p.side, p.sway, p.spin = r.uniform(-9, 9), r.uniform(-16, 16), r.uniform(-22, 22)
+    p.hip[s], p.knee[s] = r.uniform(15, 62), r.uniform(20, 84)
+    p.spread[s], p.spread[1 - s] = r.uniform(5, 32), r.uniform(2, 14)
+    p.hip[1 - s], p.knee[1 - s] = r.uniform(-4, 14), r.uniform(2, 24)
+    p.toe_out[s], p.toe_out[1 - s] = r.uniform(5, 32), r.uniform(5, 25)
+    p.tip = r.uniform(-12, 12)
+    _any_arms(p, r, _BIG_ARMS)
+
+
+def hug(p: Pose, r: Random) -> None:
+    """Arms forward, as the facing pairs of the hard scenes need."""
+    _stance(p, r)
+    p.bend = r.uniform(0, 12)
+    arm = r.choice((_embracing, _embracing, _embracing, _embracing, _hugging, _hugging, _forward))
+    _arms(p, r, arm, arm)
+
+
+_FAMILIES = (
+    (stand, 26), (walk, 17), (wave, 9), (reach, 8), (dance, 12), (run, 7), (sit, 6), (lunge, 4), (squat, 3),
+    (jump, 5), (kick, 4), (bow, 3),
+)  # fmt: skip
+_CHOICES = tuple(f for f, n in _FAMILIES for _ in range(n))
+
+
+def random_pose(r: Random, family: Callable[[Pose, Random], None] | None = None) -> Pose:
+    """A pose of ``family``, or of a family drawn by its weight, with the head looking about a little."""
+    p = Pose()
+    p.family = family or r.choice(_CHOICES)
+    p.family(p, r)
+    p.nod += r.uniform(-9, 10)
+    p.turn += r.gauss(0, 17)
+    p.tip += r.uniform(-7, 7)
+    p.turn = min(max(p.turn, -50.0), 50.0)
+    return p
