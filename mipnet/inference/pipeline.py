@@ -15,13 +15,14 @@ from typing import Any
 import cv2
 import numpy as np
 import ray
-from ray.data import ActorPoolStrategy, ExecutionOptions
+from ray.data import ActorPoolStrategy
 
 from mipnet.config import Config
 from mipnet.config.schema import EvaluationConfig, ResourcesConfig
 from mipnet.data.crops import decode_image
 from mipnet.data.geometry import box_to_crop, crop_affine, warp_crop
 from mipnet.data.records import Boxes
+from mipnet.data.stream import settle
 from mipnet.errors import DataError
 from mipnet.inference.poses import Poses
 from mipnet.inference.predictor import Predictor
@@ -88,9 +89,7 @@ def _answers(
             num_gpus=1 if resources.gpu else 0,
         )
     )
-    ready.context.execution_options = ExecutionOptions(preserve_order=False)
-    ready.context.enable_progress_bars = False
-    yield from ready.iter_batches(batch_size=None, batch_format="numpy")
+    yield from settle(ready, preserve_order=False).iter_batches(batch_size=None, batch_format="numpy")
 
 
 def cut_boxes(batch: Block, task: Any) -> Block:

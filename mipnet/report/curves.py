@@ -1,0 +1,218 @@
+"""Plots as inline SVG in the colours of the page's CSS variables: they follow light, dark and print."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+# Matplotlib draws in these stand-ins; the SVG then names the variable instead.
+INK, MUTED, RULE = "#010101", "#020202", "#030303"
+SERIES = ("#100001", "#100002", "#100003", "#100004")
+VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule"} | {c: f"series-{i}" for i, c in enumerate(SERIES)}
+DASHES = ("-", (0, (4, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5)))  # tells lines apart on grey paper
+MARKERS = ("o", "s", "D", "^")
+
+Rows = Sequence[Mapping[str, float]]
+Line = tuple[list[float], list[float]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A plot with its title and one sentence that says what it shows, for those who cannot see it."""
+
+    title: str
+    svg: str
+    summary: str
+
+
+def learning_curves(history: Rows, best_step: float | None = None) -> list[Curve]:
+    """What was logged over the steps: loss, validation AP, learning rate, speed and waiting.
+
+    Args:
+        history: rows with ``step`` and the training's metrics, or ``step`` and a validation's.
+        best_step: the checkpoint that was chosen, marked in the validation.
+
+    Returns:
+        only the plots that there are values for.
+    """
+    losses = {"all": line(history, "loss")}
+    for key in sorted({key for row in history for key in row if key.startswith("loss/lambda")}):
+        losses["λ = " + key.removeprefix("loss/lambda")] = line(history, key)
+    if len(losses) == 2:
+        losses = {"all": losses["all"]}  # N = 1: both are the same
+    plots = [
+        ("Loss", losses, "log"),
+        ("Validation AP", validations(history), "percent"),
+        ("Learning rate", {"": line(history, "learning_rate")}, "plain"),
+        ("Samples per second", {"": line(history, "samples_per_second")}, "from zero"),
+        ("Share of the time spent waiting for data", {"": line(history, "waited_for_data")}, "percent"),
+    ]
+    return [
+        Curve(title, plot(lines, scale, best_step if title == "Validation AP" else None), tell(title, lines))
+        for title, lines, scale in plots
+        if any(values for _, values in lines.values())
+    ]
+
+
+def line(rows: Rows, key: str) -> Line:
+    """Steps and finite values of one metric."""
+    points = [(row["step"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def validations(history: Rows) -> dict[str, Line]:
+    """AP of each view by step; rows name it validation_AP, and SPLIT/SOURCE/VIEW/AP for every view."""
+    rows: list[dict[str, float]] = []
+    for row in sorted((r for r in history if "validation_AP" in r), key=lambda r: r["step"]):
+        views = {key.split("/")[-2]: value for key, value in row.items() if key.endswith("/AP")}
+        rows.append({"step": row["step"], **views, "merged": row["validation_AP"]})
+    names = sorted({key for row in rows for key in row if key.startswith("lambda")})
+    return {
+        "merged": line(rows, "merged"),
+        **{"λ = " + name.removeprefix("lambda"): line(rows, name) for name in names},
+    }
+
+
+def tell(title: str, lines: Mapping[str, Line]) -> str:
+    """From where to where the first line runs."""
+    steps, values = next(iter(lines.values()))
+    return f"{title}: {values[0]:.3g} at step {steps[0]:g}, {values[-1]:.3g} at step {steps[-1]:g}"
+
+
+def plot(lines: Mapping[str, Line], scale: str, mark: float | None = None) -> str:
+    """One small plot over the steps as SVG."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 2.3), layout="constrained")
+        axes = figure.subplots()
+        few = max(len(steps) for steps, _ in lines.values()) <= 20
+        for i, (label, (steps, values)) in enumerate(lines.items()):
+            k = i % len(SERIES)
+            marker = MARKERS[k] if few else ""
+            axes.plot(
+                steps,
+                values,
+                color=SERIES[k],
+                ls=DASHES[k],
+                marker=marker,
+                ms=3.2,
+                lw=1.5,
+                label=label or None,
+            )
+        if mark is not None:
+            axes.axvline(mark, color=MUTED, lw=0.8, zorder=0)
+            axes.annotate(
+                "best", (mark, 1), (-3, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
+                ha="right", va="top", color=MUTED, fontsize=8,
+            )  # fmt: skip
+        set_scale(axes, scale)
+        axes.grid(axis="y", color=RULE, lw=0.7)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlabel("step")
+        if len(lines) > 1:
+            axes.legend(ncols=len(lines), loc="lower left", bbox_to_anchor=(0, 1), handlelength=2.4)
+        return to_svg(figure)
+
+
+def set_scale(axes: Axes, scale: str) -> None:
+    if scale == "log":
+        axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 300 * low else (1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        return
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    if scale == "percent":
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    if scale in ("percent", "from zero"):
+        axes.set_ylim(bottom=0)
+
+
+def overview(
+    points: Mapping[str, Mapping[str, float]], ceilings: Mapping[str, float] | None = None
+) -> Curve | None:
+    """AP of every view, one line per split and box source, with the ceiling of a perfect prediction.
+
+    Args:
+        points: label of a line -> view -> AP from 0 to 1.
+        ceilings: label of a line -> AP from 0 to 1.
+    """
+    points = {label: views for label, views in points.items() if views}
+    if not points:
+        return None
+    ceilings = ceilings or {}
+    names = list(dict.fromkeys(view for views in points.values() for view in views))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9.4, 0.75 + 0.34 * len(points)), layout="constrained")
+        axes = figure.subplots()
+        for y, views in enumerate(points.values()):
+            low, high = min(views.values()), max(views.values())
+            axes.plot([100 * low, 100 * high], [y, y], color=RULE, lw=3, zorder=1, solid_capstyle="round")
+        for i, name in enumerate(names):
+            k = i % len(SERIES)
+            at = [(100 * views[name], y) for y, views in enumerate(points.values()) if name in views]
+            label = "λ = " + name.removeprefix("lambda") + " alone" if i else name
+            axes.plot(
+                *zip(*at, strict=True), ls="", marker=MARKERS[k], ms=6.5 if i else 8, zorder=4 - min(i, 2),
+                color=SERIES[k], mfc="none" if i else SERIES[k], mew=1.6, label=label, clip_on=False,
+            )  # fmt: skip
+        at = [(100 * ceilings[label], y) for y, label in enumerate(points) if label in ceilings]
+        if at:
+            axes.plot(*zip(*at, strict=True), ls="", marker="|", ms=13, mew=1.6, color=MUTED, label="ceiling")
+        axes.set_yticks(range(len(points)), list(points))
+        axes.set_ylim(len(points) - 0.5, -0.5)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("AP")
+        axes.grid(axis="x", color=RULE, lw=0.7)
+        axes.tick_params(axis="y", colors=INK, labelsize=10, pad=9)  # clear of a marker at 0
+        axes.legend(ncols=len(names) + 1, loc="lower right", bbox_to_anchor=(1, 1), handlelength=1.2)
+        svg = to_svg(figure)
+    return Curve("AP by split and boxes", svg, "AP of every line of the table below")
+
+
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: it can be read, searched and takes the page's font
+    "text.parse_math": False,  # a name with two $ in it is not a formula
+    "font.size": 9,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "legend.fontsize": 9,
+    "legend.columnspacing": 1.4,
+    "legend.borderaxespad": 0.1,
+}
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an <svg> element to be set into a page: no names that two of them would share."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    svg = text[text.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, flags=re.DOTALL)  # would style the page
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", svg)
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+    for stand_in, name in VARIABLES.items():
+        svg = svg.replace(stand_in, f"var(--{name})")
+    return svg.strip()

@@ -1,0 +1,233 @@
+"""From crops to poses with a saved network."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mipnet.config import Config, from_dict, preset, to_dict
+from mipnet.data.geometry import crop_affine, invert_affine, transform_points, warp_crop
+from mipnet.errors import UserError
+from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps
+from mipnet.inference.predictor import Predictor
+from mipnet.models.images import MEAN, STD, normalise
+from mipnet.models.weights import DESCRIPTION, save_model
+from mipnet.training.checkpoint import model_from_config
+
+
+def tiny(instances: int = 2) -> Config:
+    model = {
+        "instances": instances,
+        "width": 8,
+        "modules": [1],
+        "places": [1, 2] if instances > 1 else [],
+        "blocks": 1,
+        "stage1_blocks": 1,
+        "stem_channels": 8,
+    }
+    return from_dict({"model": model, "input": {"width": 32, "height": 48}}, preset("debug"))
+
+
+def save(folder: Path, instances: int = 2) -> Config:
+    """A network with random weights large enough for its maps to have clear peaks."""
+    config = tiny(instances)
+    torch.manual_seed(3)
+    model = model_from_config(config)
+    torch.nn.init.normal_(model.backbone.head.weight)
+    save_model(folder, model, {"config": to_dict(config)})
+    return config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    save(path)
+    return path
+
+
+def with_settings(folder: Path, **settings: Any) -> Predictor:
+    return Predictor.load(folder, dataclasses.replace(tiny().evaluation, **settings))
+
+
+def crops(count: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 48, 32, 3), np.uint8)
+
+
+def test_load_gives_a_network_in_eval_mode_with_its_configuration(folder: Path) -> None:
+    predictor = Predictor.load(folder)
+    assert not any(m.training for m in predictor.model.modules())
+    assert predictor.config == tiny()
+    assert predictor.evaluation == tiny().evaluation
+    other = dataclasses.replace(tiny().evaluation, decoder="argmax")
+    assert Predictor.load(str(folder), other).evaluation.decoder == "argmax"
+
+
+def test_normalise_by_hand() -> None:
+    pixels = torch.from_numpy(crops(1))
+    expected = (pixels[0, 5, 7].double() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    torch.testing.assert_close(normalise(pixels)[0, :, 5, 7].double(), expected, rtol=1e-5, atol=1e-5)
+    assert normalise(pixels).shape == (1, 3, 48, 32)
+
+
+def test_flip_test_is_the_average_with_the_mirrored_crop(folder: Path) -> None:
+    pixels = torch.from_numpy(crops())
+    plain = with_settings(folder, flip_test=False).heatmaps(pixels)
+    mirrored = with_settings(folder, flip_test=False).heatmaps(pixels.flip(2)).numpy()
+    pairs = tiny().data.joints.flip_permutation
+    back = mirrored[:, :, list(pairs), :, ::-1]
+    shifted = back.copy()
+    shifted[..., 1:] = back[..., :-1]  # one cell to the right; the first column stays
+    both = with_settings(folder, flip_test=True).heatmaps(pixels)
+    np.testing.assert_allclose(both.numpy(), (plain.numpy() + shifted) / 2, rtol=1e-4, atol=1e-5)
+    assert both.shape == (3, 2, 17, 12, 8)
+    assert both.dtype == torch.float32
+    assert not torch.allclose(both, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("decoder", ["argmax", "quarter", "dark", "parabola"])
+def test_poses_are_the_decoded_heatmaps_in_the_image(folder: Path, decoder: str) -> None:
+    predictor = with_settings(folder, decoder=decoder)
+    centers = np.array([[10, 20], [300.5, 40], [7, 8]], np.float32)
+    sizes = np.array([[32, 48], [64, 96], [16, 24]], np.float32)
+    poses = predictor(crops(), centers, sizes)
+    assert poses.shape == (3, 2, 17, 3)
+    assert poses.dtype == np.float32
+    maps = predictor.heatmaps(torch.from_numpy(crops()))
+    cells, scores = decode_heatmaps(maps, decoder)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(poses[..., 2], scores.numpy())
+    for b in range(3):
+        back = invert_affine(crop_affine(centers[b], sizes[b], 0.0, (8, 12)))  # heatmap -> image
+        np.testing.assert_allclose(poses[b, ..., :2], transform_points(back, cells[b].numpy()), atol=1e-3)
+
+
+def test_argmax_by_hand(folder: Path) -> None:
+    predictor = with_settings(folder, decoder="argmax", flip_test=False)
+    maps = predictor.heatmaps(torch.from_numpy(crops(1)))[0, 1, 4]
+    row, column = divmod(int(maps.argmax()), 8)
+    pose = predictor(crops(1), np.array([[16, 24]]), np.array([[32, 48]]))[0, 1, 4]
+    np.testing.assert_allclose(pose, [4 * column, 4 * row, maps.max()], rtol=1e-5)
+
+
+def test_instances_differ_and_rows_do_not_depend_on_their_neighbours(folder: Path) -> None:
+    predictor = Predictor.load(folder)
+    centers, sizes = np.full((3, 2), 20.0), np.full((3, 2), 48.0)
+    together = predictor(crops(), centers, sizes)
+    alone = predictor(crops()[1:2], centers[:1], sizes[:1])
+    # Scores, not places: rounding may move a peak between two cells that tie.
+    np.testing.assert_allclose(together[1:2, ..., 2], alone[..., 2], rtol=1e-4, atol=1e-5)
+    assert np.abs(together[:, 0, :, 2] - together[:, 1, :, 2]).max() > 1e-3
+
+
+def test_an_empty_batch(folder: Path) -> None:
+    poses = Predictor.load(folder)(crops(0), np.zeros((0, 2)), np.zeros((0, 2)))
+    assert poses.shape == (0, 2, 17, 3)
+    assert poses.dtype == np.float32
+
+
+def test_inputs_are_not_changed_and_may_be_read_only(folder: Path) -> None:
+    pixels, centers, sizes = crops(), np.full((3, 2), 20.0), np.full((3, 2), 48.0)
+    for array in (pixels, centers, sizes):
+        array.flags.writeable = False  # as Ray hands them out
+    Predictor.load(folder)(pixels, centers, sizes)
+    np.testing.assert_array_equal(pixels, crops())
+
+
+def test_the_baseline_predicts_too(tmp_path: Path) -> None:
+    save(tmp_path, instances=1)
+    poses = Predictor.load(tmp_path)(crops(), np.full((3, 2), 20.0), np.full((3, 2), 48.0))
+    assert poses.shape == (3, 1, 17, 3)
+
+
+class Spot(torch.nn.Module):
+    """In the place of a network: the brightness of the crop as everybody's heatmaps."""
+
+    instances = 2
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        gray = images.mean(1, keepdim=True)
+        cells = torch.nn.functional.avg_pool2d(gray - gray.amin(), 5, 4, 2)
+        return cells[:, None].expand(-1, 2, 17, -1, -1)
+
+
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_a_mark_in_the_image_is_found_where_it_is(flip_test: bool) -> None:
+    """Cut, mirror, decode and send back: no half pixel may be lost on the way."""
+    config = tiny()
+    evaluation = dataclasses.replace(config.evaluation, decoder="quarter", flip_test=flip_test)
+    predictor = Predictor(Spot(), config, evaluation, torch.device("cpu"))  # type: ignore[arg-type]
+    image = np.zeros((200, 200, 3), np.uint8)
+    image[90:95, 110:115] = 255  # its middle is (112, 92)
+    center, size = np.array([104.0, 100.0]), np.array([64.0, 96.0])
+    crop = warp_crop(image, crop_affine(center, size, 0.0, (32, 48)), (32, 48))
+    pose = predictor(crop[None], center[None], size[None])
+    assert np.abs(pose[0, :, :, :2] - [112, 92]).max() <= 4.01  # half a cell, which is 8 px of the image
+
+
+def without_config(content: dict[str, Any]) -> None:
+    del content["extra"]["config"]
+
+
+def with_unknown_setting(content: dict[str, Any]) -> None:
+    content["extra"]["config"]["train"]["gone"] = 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_config, "model.json has no 'config'"),
+        (with_unknown_setting, "train.gone: unknown setting"),
+    ],
+)
+def test_a_model_whose_crops_are_unknown(tmp_path: Path, change: Any, message: str) -> None:
+    save(tmp_path)
+    content = json.loads((tmp_path / DESCRIPTION).read_text())
+    change(content)
+    (tmp_path / DESCRIPTION).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message) as caught:
+        Predictor.load(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_no_model_at_all(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no model\.json"):
+        Predictor.load(tmp_path)
+
+
+def test_cells_to_image_is_used_with_the_maps_own_size(folder: Path) -> None:
+    """The middle of the heatmap is the middle of the crop, whatever the stride."""
+    middle = torch.tensor([[[[4.0, 6.0]]]])
+    found = cells_to_image(middle, torch.tensor([[50.0, 60.0]]), torch.tensor([[64.0, 96.0]]), (8, 12))
+    assert found.flatten().tolist() == [50.0, 60.0]
+
+
+def test_poses_of_one_image_are_merged_best_first(folder: Path) -> None:
+    predictor = Predictor.load(folder)
+    image = np.random.default_rng(1).integers(0, 256, (120, 160, 3), np.uint8)
+    boxes = np.array([[10, 10, 40, 80], [90, 20, 50, 70.0]])
+    found = predictor.poses(image, boxes, np.array([0.5, 0.9]), image_id=7)
+    assert found
+    assert {r["image_id"] for r in found} == {7}
+    scores = [r["score"] for r in found]
+    assert scores == sorted(scores, reverse=True)
+    assert {tuple(r["box"]) for r in found} <= {tuple(b) for b in boxes.tolist()}
+    assert {r["instance"] for r in found} <= {0, 1}
+
+    first = next(r for r in found if r["instance"] == 0 and r["box"] == boxes[0].tolist())
+    center, size = np.array([30.0, 50.0]), np.array([80 * 2 / 3, 80.0]) * 1.25
+    crop = warp_crop(image, crop_affine(center, size, 0.0, (32, 48)), (32, 48))
+    pose = predictor(crop[None], center[None], size[None])[0, 0]
+    np.testing.assert_allclose(np.reshape(first["keypoints"], (17, 3)), pose, atol=0.02)
+
+    alone = predictor.poses(image, boxes[:1])
+    same = next(r for r in alone if r["instance"] == 0)
+    assert same["score"] == pytest.approx(2 * first["score"], rel=1e-3)  # box scores are 1 by default
+
+
+def test_an_image_without_boxes_has_no_poses(folder: Path) -> None:
+    assert Predictor.load(folder).poses(np.zeros((10, 10, 3), np.uint8), np.zeros((0, 4))) == []

@@ -1,0 +1,184 @@
+"""Checkpoint folders: whole, evaluated, and refused in one line when they are broken."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mipnet.config import Config, from_dict, preset, to_dict
+from mipnet.errors import UserError
+from mipnet.models.weights import load_model
+from mipnet.training.checkpoint import (
+    TRAINING,
+    folder_name,
+    load_checkpoint,
+    model_from_config,
+    save_checkpoint,
+    step_of,
+)
+from mipnet.training.step import TrainStep
+
+HISTORY = [{"step": 2, "loss": 0.5}, {"step": 4, "loss": float("nan")}]
+
+
+def tiny(**sections: Any) -> Config:
+    model = {
+        "width": 8,
+        "modules": [1],
+        "places": [1, 2],
+        "blocks": 1,
+        "stage1_blocks": 1,
+        "stem_channels": 8,
+    }
+    small = {"model": model, "input": {"width": 32, "height": 48}, "train": {"ema": 0.9}}
+    return from_dict(sections, from_dict(small, preset("debug")))
+
+
+def make(config: Config, seed: int = 0) -> TrainStep:
+    torch.manual_seed(seed)
+    return TrainStep(model_from_config(config), config, 20, torch.device("cpu"))
+
+
+def train(step: TrainStep, steps: int) -> None:
+    for number in range(steps):
+        g = torch.Generator().manual_seed(number)
+        images = torch.randint(0, 256, (2, 48, 32, 3), generator=g, dtype=torch.uint8)
+        step(images, torch.rand(2, step.config.model.instances, 17, 3, generator=g) * 30)
+
+
+@pytest.fixture(scope="module")
+def trained() -> TrainStep:
+    step = make(tiny())
+    train(step, 2)
+    return step
+
+
+@pytest.fixture
+def saved(trained: TrainStep, tmp_path: Path) -> Path:
+    save_checkpoint(tmp_path, trained, HISTORY)
+    return tmp_path
+
+
+def test_round_trip(trained: TrainStep, saved: Path) -> None:
+    other = make(tiny(), seed=5)
+    history = load_checkpoint(saved, other)
+    assert history[0] == HISTORY[0]
+    assert history[1]["loss"] != history[1]["loss"]  # nan stays nan
+    assert other.step == 2
+    a, b = trained.model.state_dict(), other.model.state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert all(torch.equal(x, y) for x, y in zip(trained.average, other.average, strict=True))
+    moments = zip(trained.optimizer.state.values(), other.optimizer.state.values(), strict=True)
+    assert all(torch.equal(x[k], y[k]) for x, y in moments for k in x)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_weights_beside_it_are_those_to_evaluate(ema: float, tmp_path: Path) -> None:
+    config = tiny(train={"ema": ema})
+    step = make(config)
+    train(step, 2)
+    save_checkpoint(tmp_path, step, [])
+    model, extra = load_model(tmp_path)
+    state = model.state_dict()
+    average = dict(zip([n for n, _ in step.model.named_parameters()], step.average, strict=False))
+    for name, tensor in step.model.state_dict().items():
+        assert torch.equal(state[name], average.get(name, tensor)), name
+    assert len(average) == (len(step.parameters) if ema else 0)
+    assert from_dict(extra["config"]) == config
+
+
+def test_saving_leaves_the_training_as_it_is(trained: TrainStep, tmp_path: Path) -> None:
+    before = {k: v.clone() for k, v in trained.model.state_dict().items()}
+    storage = trained.statistics.untyped_storage().data_ptr()
+    save_checkpoint(tmp_path, trained, HISTORY)
+    assert all(torch.equal(v, before[k]) for k, v in trained.model.state_dict().items())
+    assert trained.model.training
+    views = [b for n, b in trained.model.named_buffers() if n.endswith("running_mean")]
+    assert all(v.untyped_storage().data_ptr() == storage for v in views)
+
+
+class Code:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("executed"),)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def another_network(path: Path) -> None:
+    other = make(tiny(model={"width": 12}))
+    torch.save(other.state_dict(), path)
+
+
+def without(key: str) -> Any:
+    def change(path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        del state[key]
+        torch.save(state, path)
+
+    return change
+
+
+BREAK = {
+    "gone": Path.unlink,
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"this is not a checkpoint"),
+    "truncated": truncate,
+    "code": lambda path: path.write_bytes(pickle.dumps(Code())),
+    "code in torch's format": lambda path: torch.save({"step": Code()}, path),
+    "a list": lambda path: torch.save([1, 2], path),
+    "another network": another_network,
+    "no step": without("step"),
+    "no optimizer": without("optimizer"),
+}
+
+
+@pytest.mark.parametrize("kind", BREAK)
+def test_what_cannot_be_continued_is_a_user_error_in_one_line(
+    kind: str, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    BREAK[kind](saved / TRAINING)
+    monkeypatch.chdir(saved)
+    with pytest.raises(UserError, match=r"cannot continue from .+; start another run with --new") as caught:
+        load_checkpoint(saved, make(tiny()))
+    message = str(caught.value)
+    assert str(saved) in message
+    assert len(message.splitlines()) == 1
+    assert "()" not in message  # it says why
+    assert not (saved / "executed").exists()
+
+
+def test_a_checkpoint_without_average_does_not_continue_a_run_with_one(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, make(tiny(train={"ema": 0.0})), [])
+    with pytest.raises(UserError, match="cannot continue"):
+        load_checkpoint(tmp_path, make(tiny()))
+
+
+def test_folder_names_sort_and_tell_the_step() -> None:
+    steps = [0, 1, 999, 12_345, 99_999_999, 123_456_789]
+    assert [step_of(folder_name(s)) for s in steps] == steps
+    assert step_of(f"s3://bucket/step-1/runs/{folder_name(7)}/") == 7
+    names = [folder_name(s) for s in steps[:-1]]
+    assert sorted(names) == names
+
+
+@pytest.mark.parametrize("backbone", ["hrnet", "simplebaseline"])
+def test_the_network_is_the_one_configured(backbone: str) -> None:
+    changes = {"backbone": backbone, "instances": 3, "places": [2], "reduction": 2}
+    config = from_dict({"model": changes, "input": {"width": 64, "height": 96}}, tiny())
+    model = model_from_config(config)
+    assert model.architecture is not None
+    expected = to_dict(config)["model"]
+    for key, value in model.architecture.items():
+        assert value == (17 if key == "num_joints" else expected[key]), key
+    assert (model.instances, model.places) == (3, (2,))
+    json.dumps(model.architecture)
+    crowdpose = dataclasses.replace(config, data=dataclasses.replace(config.data, skeleton="crowdpose14"))
+    assert model_from_config(crowdpose).architecture["num_joints"] == 14  # type: ignore[index]

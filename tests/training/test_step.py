@@ -1,0 +1,448 @@
+"""One step: it learns, it masks what is not finite, and it continues bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import math
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mipnet.config import Config, from_dict, preset
+from mipnet.training.checkpoint import model_from_config
+from mipnet.training.optimise import learning_rate
+from mipnet.training.step import TrainStep, flatten_statistics
+
+CPU = torch.device("cpu")
+CORRUPT = torch.tensor([True, False, False, True])
+
+
+def tiny(**sections: Any) -> Config:
+    """An HRNet of two branches, 8 channels wide, on crops of 32x48 px."""
+    small = from_dict(
+        {
+            "model": {
+                "width": 8,
+                "modules": [1],
+                "places": [1, 2],
+                "blocks": 1,
+                "stage1_blocks": 1,
+                "stem_channels": 8,
+            },
+            "input": {"width": 32, "height": 48},
+            "train": {"batch_size": 4},
+        },
+        preset("debug"),
+    )
+    return from_dict(sections, small)
+
+
+def make(config: Config, total_steps: int = 40) -> TrainStep:
+    torch.manual_seed(0)
+    return TrainStep(model_from_config(config), config, total_steps, CPU)
+
+
+def batch(count: int = 4, instances: int = 2, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Noise with a bright square where the joints of λ are."""
+    g = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 120, (count, 48, 32, 3), generator=g, dtype=torch.uint8)
+    joints = torch.rand(count, instances, 17, 3, generator=g) * torch.tensor([28.0, 44.0, 0]) + 2
+    return images, joints
+
+
+def snapshot(step: TrainStep) -> dict[str, Tensor]:
+    """Copies of all that an update may change."""
+    state = {f"model.{k}": v for k, v in step.model.state_dict().items()}
+    state |= {f"average.{i}": v for i, v in enumerate(step.average)}
+    for i, moments in enumerate(step.optimizer.state.values()):
+        state |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
+    return {k: v.clone() for k, v in state.items() if not k.endswith("num_batches_tracked")}
+
+
+def different(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+@pytest.mark.parametrize("instances", [1, 2, 3])
+def test_the_loss_goes_down_on_a_fixed_batch(instances: int) -> None:
+    step = make(tiny(model={"instances": instances}))
+    images, joints = batch(instances=instances)
+    losses = []
+    for _ in range(30):
+        step(images, joints)
+        losses.append(step.read_metrics()["loss"])
+    assert losses[-1] < 0.6 * losses[0]
+    assert step.step == 30
+
+
+def test_the_plain_baseline_trains_too() -> None:
+    step = make(tiny(model={"instances": 1, "places": []}))
+    images, joints = batch(instances=1)
+    step(images, joints)
+    first = step.read_metrics()
+    for _ in range(20):
+        step(images, joints)
+    assert step.read_metrics()["loss"] < first["loss"]
+    assert "loss/lambda1" not in first
+
+
+def test_one_step_by_hand() -> None:
+    """Adam's first step moves every weight by the rate against the sign of its gradient."""
+    step = make(tiny(train={"optimizer": "adam", "weight_decay": 0, "clip_norm": 0, "schedule": "step"}))
+    images, joints = batch()
+    before = [p.detach().clone() for p in step.parameters]
+    loss, per_instance = step.loss(images, joints)
+    gradients = torch.autograd.grad(loss, step.parameters)
+    assert per_instance.shape == (2,)
+    assert loss.item() == pytest.approx(per_instance.mean().item())
+    step(images, joints)
+    rate = step.config.train.learning_rate
+    for p, old, g in zip(step.parameters, before, gradients, strict=True):
+        clear = g.abs() > 1e-5
+        torch.testing.assert_close((p.detach() - old)[clear], -rate * g.sign()[clear], rtol=5e-3, atol=1e-6)
+
+
+def poison_gradient(step: TrainStep) -> Any:
+    """One weight's gradient becomes nan; activations and batch-norm statistics stay ordinary."""
+    weight = next(p for p in step.parameters if p.dim() == 4)
+    return weight.register_hook(lambda g: torch.full_like(g, math.nan))
+
+
+def poison_activation(step: TrainStep) -> Any:
+    """An early activation becomes inf: batch-norm statistics, loss and all gradients are spoilt."""
+    conv = next(m for m in step.model.modules() if isinstance(m, nn.Conv2d))
+    return conv.register_forward_hook(lambda _m, _i, out: out * math.inf)
+
+
+@pytest.mark.parametrize("clip", [0.0, 5.0])
+@pytest.mark.parametrize("poison", [poison_gradient, poison_activation])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_an_update_that_is_not_finite_leaves_everything_as_it_was(
+    poison: Any, clip: float, optimizer: str
+) -> None:
+    step = make(tiny(train={"ema": 0.9, "clip_norm": clip, "optimizer": optimizer, "weight_decay": 0.1}))
+    for seed in range(2):
+        step(*batch(seed=seed))
+    step.read_metrics()
+    before = snapshot(step)
+    assert any(name.endswith(".step") for name in before)
+    assert any("running_var" in name for name in before)
+    assert any(name.startswith("average.") for name in before)
+
+    handle = poison(step)
+    for seed in (3, 4):
+        step(*batch(seed=seed))
+    handle.remove()
+    assert not different(before, snapshot(step))
+    assert step.step == 4  # the stream has moved on, so must the schedule
+    metrics = step.read_metrics()
+    assert metrics["skipped"] == 2
+    assert all(math.isnan(metrics[k]) for k in ("loss", "loss/lambda0", "loss/lambda1", "gradient_norm"))
+
+    step(*batch(seed=5))
+    after = snapshot(step)
+    assert len(different(before, after)) > 0.9 * len(before)
+    assert all(torch.isfinite(v).all() for v in after.values())
+    metrics = step.read_metrics()
+    assert metrics["skipped"] == 0
+    assert math.isfinite(metrics["loss"])
+
+
+def test_a_first_update_that_is_not_finite_is_as_if_it_had_not_been() -> None:
+    """With a rate that does not change: a masked update, then a good one, equals the good one alone."""
+    config = tiny(train={"schedule": "step", "ema": 0.5})
+    alone, late = make(config), make(config)
+    handle = poison_activation(late)
+    late(*batch(seed=8))
+    handle.remove()
+    for step in (alone, late):
+        step(*batch(seed=1))
+    assert not different(snapshot(alone), snapshot(late))
+
+
+def test_joints_that_are_not_numbers_do_not_count() -> None:
+    step = make(tiny())
+    images, joints = batch()
+    joints[0, 0, 0] = torch.tensor([math.nan, 3, 2])
+    joints[0, 1, 1] = torch.tensor([math.inf, 3, 2])
+    step(images, joints)
+    metrics = step.read_metrics()
+    assert metrics["skipped"] == 0
+    assert math.isfinite(metrics["loss"])
+
+
+def test_metrics_are_means_by_hand() -> None:
+    step = make(tiny(train={"clip_norm": 0}))
+    expected: dict[str, list[float]] = {
+        "loss": [],
+        "loss/lambda0": [],
+        "loss/lambda1": [],
+        "gradient_norm": [],
+    }
+    for seed, corrupt in enumerate([[True, False, False, True], [False, True, False, False]]):
+        images, joints = batch(seed=seed)
+        before = copy.deepcopy(step.statistics)
+        loss, (first, second) = step.loss(images, joints)
+        gradients = torch.autograd.grad(loss, step.parameters)
+        step.statistics.copy_(before)
+        norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients))
+        for name, value in zip(expected, (loss, first, second, norm), strict=True):
+            expected[name].append(value.item() if isinstance(value, Tensor) else value)
+        step(images, joints, torch.tensor(corrupt))
+    metrics = step.read_metrics()
+    for name, values in expected.items():
+        assert metrics[name] == pytest.approx(sum(values) / 2, rel=1e-4), name
+    assert (metrics["corrupt"], metrics["skipped"]) == (3, 0)
+    assert metrics["learning_rate"] == learning_rate(1, 40, step.config.train)
+    assert step.optimizer.param_groups[0]["lr"] == metrics["learning_rate"]
+    empty = step.read_metrics()
+    assert math.isnan(empty["loss"])
+    assert (empty["corrupt"], empty["skipped"]) == (0, 0)
+
+
+def test_a_masked_update_does_not_count_in_the_means() -> None:
+    step = make(tiny(train={"learning_rate": 1e-9}))
+    step(*batch(seed=1))
+    good = step.read_metrics()
+    step(*batch(seed=1))
+    handle = poison_gradient(step)
+    step(*batch(seed=2), torch.tensor([True, False, False, False]))
+    handle.remove()
+    metrics = step.read_metrics()
+    assert metrics["skipped"] == 1
+    assert metrics["corrupt"] == 1
+    assert metrics["loss"] == pytest.approx(good["loss"], rel=1e-3)
+
+
+def continue_from(step: TrainStep, file: Path) -> TrainStep:
+    """As a new process would: another start, then the state from a file."""
+    torch.save(step.state_dict(), file)
+    torch.manual_seed(99)
+    other = TrainStep(model_from_config(step.config), step.config, step.total_steps, CPU)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    return other
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_continuation_is_bit_identical(ema: float, tmp_path: Path) -> None:
+    step = make(tiny(train={"ema": ema}))
+    for seed in range(3):
+        step(*batch(seed=seed))
+    other = continue_from(step, tmp_path / "state.pt")
+    assert other.step == 3
+    assert not different(snapshot(step), snapshot(other))
+    for seed in (3, 4):
+        step(*batch(seed=seed))
+        other(*batch(seed=seed))
+    assert not different(snapshot(step), snapshot(other))
+    assert len(other.average) == (len(other.parameters) if ema else 0)
+    a, b = step.evaluated_state(), other.evaluated_state()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_statistics_are_one_vector_that_stays_shared(tmp_path: Path) -> None:
+    step = make(tiny())
+
+    def shared(step: TrainStep) -> bool:
+        storage = step.statistics.untyped_storage().data_ptr()
+        norms = [m for m in step.model.modules() if isinstance(m, _BatchNorm)]
+        views = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+        assert sum(v.numel() for v in views) == step.statistics.numel()
+        return all(v.untyped_storage().data_ptr() == storage for v in views)
+
+    assert shared(step)
+    step(*batch())
+    assert shared(step)
+    other = continue_from(step, tmp_path / "state.pt")
+    assert shared(other)
+    assert torch.equal(other.statistics, step.statistics)
+    other(*batch())
+    assert not torch.equal(other.statistics, step.statistics)
+
+
+def test_flatten_keeps_values_names_and_counters() -> None:
+    module = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm1d(2))
+    module[0](torch.randn(4, 3, 2, 2))
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    flat = flatten_statistics(module)
+    assert flat.shape == (10,)
+    after = module.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[k], before[k]) for k in before)
+    flat.zero_()
+    assert not module[0].running_var.any()
+    assert module[0].num_batches_tracked == 1
+    assert flatten_statistics(nn.Linear(2, 2)).shape == (0,)
+
+
+def test_moving_average_by_hand() -> None:
+    step = make(tiny(train={"ema": 0.75}))
+    expected = [p.detach().clone() for p in step.parameters]
+    for seed in range(3):
+        step(*batch(seed=seed))
+        expected = [0.75 * a + 0.25 * p.detach() for a, p in zip(expected, step.parameters, strict=True)]
+    for a, b in zip(step.average, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_evaluated_weights_are_the_average_and_do_not_move_with_training() -> None:
+    step = make(tiny(train={"ema": 0.9}))
+    for seed in range(2):
+        step(*batch(seed=seed))
+    state = step.evaluated_state()
+    assert list(state) == list(step.model.state_dict())
+    names = [n for n, _ in step.model.named_parameters()]
+    assert all(torch.equal(state[n], a) for n, a in zip(names, step.average, strict=True))
+    assert any(not torch.equal(state[n], p) for n, p in step.model.named_parameters())
+    kept = {k: v.clone() for k, v in state.items()}
+    step(*batch(seed=2))
+    assert all(torch.equal(state[k], kept[k]) for k in state)
+
+    plain = make(tiny(train={"ema": 0.0}))
+    plain(*batch())
+    assert all(torch.equal(plain.evaluated_state()[n], p) for n, p in plain.model.named_parameters())
+
+
+def test_bf16_stays_finite_and_keeps_fp32_weights() -> None:
+    steps = [make(tiny(train={"precision": precision})) for precision in ("fp32", "bf16")]
+    for _ in range(5):
+        for step in steps:
+            step(*batch())
+    full, half = (step.read_metrics() for step in steps)
+    assert half["skipped"] == 0
+    assert half["loss"] == pytest.approx(full["loss"], rel=0.1)
+    assert half["loss"] != full["loss"]  # it did run in another precision
+    assert all(p.dtype == torch.float32 for p in steps[1].parameters)
+
+
+def test_frozen_batchnorm_keeps_statistics_but_trains_its_weights() -> None:
+    step = make(tiny(train={"freeze_batchnorm": True}))
+    before = step.statistics.clone()
+    weights = [m.weight.detach().clone() for m in step.model.modules() if isinstance(m, _BatchNorm)]
+    for seed in range(2):
+        step(*batch(seed=seed))
+        step.set_training_mode()  # also after an evaluation in between
+    assert torch.equal(step.statistics, before)
+    after = [m.weight for m in step.model.modules() if isinstance(m, _BatchNorm)]
+    assert any(not torch.equal(a, b) for a, b in zip(weights, after, strict=True))
+    thawed = make(tiny())
+    start = thawed.statistics.clone()
+    thawed(*batch())
+    assert not torch.equal(thawed.statistics, start)
+
+
+def test_clip_norm_clips() -> None:
+    """The norm that is reported is the one before clipping."""
+    free, clipped = make(tiny(train={"clip_norm": 0})), make(tiny(train={"clip_norm": 1e-3}))
+    for step in (free, clipped):
+        step(*batch())
+    norms = [
+        torch.nn.utils.get_total_norm([p.grad for p in step.parameters if p.grad is not None]).item()
+        for step in (free, clipped)
+    ]
+    assert norms[0] > 1e-2
+    assert norms[1] == pytest.approx(1e-3, rel=1e-2)
+    assert free.read_metrics()["gradient_norm"] == pytest.approx(norms[0])
+    assert clipped.read_metrics()["gradient_norm"] == pytest.approx(norms[0])
+
+
+def test_what_is_not_trained_stays() -> None:
+    config = tiny(train={"ema": 0.9})
+    torch.manual_seed(0)
+    model = model_from_config(config)
+    model.backbone.head.requires_grad_(False)
+    head = model.backbone.head.weight.detach().clone()
+    step = TrainStep(model, config, 10, CPU)
+    step(*batch())
+    assert torch.equal(model.backbone.head.weight, head)
+    assert len(step.evaluated_state()) == len(model.state_dict())
+
+
+def one_rank(rank: int, folder: str, config: Config) -> None:
+    """What a rank sees of two steps, each with its half of the batch, saved as rank0.pt or rank1.pt."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/init",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=300),
+    )
+    torch.save(two_steps(rank, folder, config), f"{folder}/rank{rank}.pt")
+    # DDP's reducer must go first: as the last owner of the process group it would wait for the group's
+    # threads while it holds the interpreter's lock, and they may need that.
+    gc.collect()
+    dist.destroy_process_group()
+
+
+def two_steps(rank: int, folder: str, config: Config) -> dict[str, Any]:
+    torch.manual_seed(10 + rank)  # DDP makes the start the same
+    step = TrainStep(model_from_config(config), config, 40, CPU)
+    step.model.load_state_dict(torch.load(f"{folder}/start.pt", weights_only=True))
+    images, joints = batch()
+    mine = slice(2 * rank, 2 * rank + 2)
+    step(images[mine], joints[mine], CORRUPT[mine])
+    seen: dict[str, Any] = {
+        "gradients": [p.grad.clone() for p in step.parameters if p.grad is not None],
+        "metrics": step.read_metrics(),
+    }
+    before = snapshot(step)
+    if rank == 1:  # what spoils one rank masks the update of both
+        poison_activation(step)
+    step(images[mine], joints[mine])
+    seen["changed"] = different(before, snapshot(step))
+    seen["skipped"] = step.read_metrics()["skipped"]
+    seen["parameters"] = [p.detach().clone() for p in step.parameters]
+    step.statistics.fill_(float(rank))
+    step.synchronise_statistics()
+    seen["statistics"] = step.statistics.clone()
+    return seen
+
+
+def run_ranks(folder: Path, config: Config, seconds: float = 300) -> list[dict[str, Any]]:
+    ranks = mp.spawn(one_rank, (str(folder), config), nprocs=2, join=False)
+    assert ranks is not None
+    deadline = time.monotonic() + seconds
+    while not ranks.join(timeout=5):
+        if time.monotonic() > deadline:
+            for process in ranks.processes:
+                process.kill()
+            pytest.fail(f"the ranks did not end within {seconds} s")
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def test_two_ranks_make_the_update_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch norm in eval mode, so that a half batch is half of the whole one."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = tiny(train={"freeze_batchnorm": True, "clip_norm": 0, "ema": 0.9})
+    alone = make(config)
+    nn.init.normal_(alone.model.backbone.head.weight, std=0.1)  # the head starts near zero
+    torch.save(alone.model.state_dict(), tmp_path / "start.pt")
+    alone(*batch(), CORRUPT)
+    expected = [p.grad for p in alone.parameters if p.grad is not None]
+    largest = max(g.abs().max().item() for g in expected)
+    metrics = alone.read_metrics()
+
+    first, second = run_ranks(tmp_path, config)
+    for seen in (first, second):
+        assert len(seen["gradients"]) == len(expected)
+        for ours, theirs in zip(seen["gradients"], expected, strict=True):
+            assert (ours - theirs).abs().max().item() < 1e-5 * largest
+        for name, value in metrics.items():
+            assert seen["metrics"][name] == pytest.approx(value, rel=1e-4), name
+        assert seen["metrics"]["corrupt"] == 2
+        assert seen["changed"] == []
+        assert seen["skipped"] == 1
+        assert torch.equal(seen["statistics"], torch.full_like(seen["statistics"], 0.5))
+    pairs = zip(first["parameters"], second["parameters"], strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
