@@ -49,6 +49,11 @@ class Run:
     def finished(self) -> bool:
         return bool(self.state.get("finished"))
 
+    def reload(self) -> None:
+        """Read the state anew: another process may have gone on with the run in between."""
+        if self.folder.exists("run.json"):
+            self.state = json.loads(self.folder.read("run.json"))
+
     def note(self, **values: Any) -> None:
         """Remember something across restarts."""
         self.state.update(values)
@@ -122,6 +127,7 @@ def locked(run: Run) -> Iterator[None]:
         UserError: another process is at it.
     """
     if not run.folder.is_local:
+        run.reload()
         yield
         return
     with open(run.folder.local_path / "lock", "w") as file:
@@ -135,4 +141,5 @@ def locked(run: Run) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise  # else: a network file system that cannot lock
+        run.reload()
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import posixpath
 import uuid
@@ -50,22 +51,24 @@ class Folder:
 
     def filesystem(self) -> tuple[FileSystem, str]:
         """The pyarrow file system and the folder's path on it."""
-        from pyarrow.fs import FileSystem, LocalFileSystem
+        from pyarrow.fs import LocalFileSystem
 
         if self.is_local:
             return LocalFileSystem(), str(self.local_path)
-        try:
-            return FileSystem.from_uri(self.uri)
-        except Exception as error:
-            raise UserError(f"{self.uri}: no such kind of storage ({error})") from None
+        place, mark, query = self.uri.partition("?")
+        scheme, _, path = place.partition("://")
+        host = path.partition("/")[0]
+        fs, top = _remote(f"{scheme}://{host}{mark}{query}")
+        return fs, f"{top.rstrip('/')}{path[len(host) :]}"
 
     def join(self, name: str) -> Folder:
         """The folder ``name`` inside this one."""
-        return Folder(f"{self.uri.rstrip('/')}/{contained(name, self.uri)}")
+        return Folder(self.path(name))
 
     def path(self, name: str) -> str:
         """Where ``name`` lies, as a path or URI for people and for other programs."""
-        return f"{self.uri.rstrip('/')}/{contained(name, self.uri)}"
+        place, mark, query = self.uri.partition("?") if not self.is_local else (self.uri, "", "")
+        return f"{place.rstrip('/')}/{contained(name, self.uri)}{mark}{query}"
 
     def read(self, name: str) -> bytes:
         """The bytes of a file.
@@ -135,8 +138,15 @@ class Folder:
         return sorted(info.base_name for info in infos)
 
     def remove(self, name: str) -> None:
-        """Delete a file or a folder with all it holds; nothing happens if there is none."""
+        """Delete a file or a folder with all it holds; nothing happens if there is none.
+
+        Raises:
+            ValueError: the name is that of the folder itself.
+        """
         from pyarrow.fs import FileType
+
+        if contained(name, self.uri) == ".":
+            raise ValueError("a folder does not remove itself")
 
         fs, root = self.filesystem()
         target = f"{root}/{contained(name, self.uri)}"
@@ -165,6 +175,17 @@ class Folder:
                 with fs.open_input_stream(info.path) as stream:
                     path.write_bytes(stream.read())
         return target
+
+
+@functools.lru_cache(maxsize=16)
+def _remote(uri: str) -> tuple[FileSystem, str]:
+    """The file system of a bucket; connecting anew for every file would cost more than reading it."""
+    from pyarrow.fs import FileSystem
+
+    try:
+        return FileSystem.from_uri(uri)
+    except Exception as error:
+        raise UserError(f"{uri}: no such kind of storage ({error})") from None
 
 
 def contained(name: str, root: str) -> str:

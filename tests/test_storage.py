@@ -126,7 +126,7 @@ def test_where_a_folder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_unknown_kind_of_storage_is_named() -> None:
-    with pytest.raises(UserError, match="gopher://x/y: no such kind of storage") as caught:
+    with pytest.raises(UserError, match="gopher://x: no such kind of storage") as caught:
         Folder.of("gopher://x/y").exists("z")
     assert len(str(caught.value).splitlines()) == 1
 

@@ -63,13 +63,13 @@ def read(command: str, argv: Sequence[str]) -> tuple[Options, Config]:
     path = chosen(argv, "--config", "")
     from_file = read_yaml(path) if path else {}
     name = chosen(argv, "--preset", str(from_file.get("preset", "tiny")))
-    base = from_dict(from_file, preset(name))
+    base = from_dict({**from_file, "preset": name}, preset(name))
     options, settings = parse(
         command, "Train, evaluate and register a network.", Options, SECTIONS, base, argv
     )
     if options.baseline:
         settings.setdefault("model", {}).update(instances=1, places=[])
-    return options, from_dict({**settings, "preset": name}, base)
+    return options, from_dict(settings, base)
 
 
 def carry_out(run: Run, storage: Folder, verbose: bool) -> None:

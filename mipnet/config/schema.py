@@ -150,7 +150,7 @@ class TrainConfig:
     window_batches: int = _option(8, "batches mixed in one window of the stream: mixing against memory")
     log_steps: int = _option(25, "steps between logged metrics")
     checkpoint_steps: int = _option(500, "steps between checkpoints; each is validated on the tune split")
-    max_skipped: int = _option(20, "stop when this many updates between two logs were not finite")
+    max_skipped: int = _option(20, "stop when this many updates in a row were not finite")
     seed: int = _option(0, "seed of weights, order and augmentation")
 
 
@@ -316,6 +316,13 @@ def validate(config: Config) -> Config:
             resources.workers,
             f"does not divide train.batch_size {train.batch_size}",
             f"nearest is {near}",
+        )
+    if model.places and model.instances == 1 and train.batch_size == resources.workers:
+        raise Problem(
+            "train.batch_size",
+            train.batch_size,
+            "leaves one row a worker, which the batch norm of a MIMB cannot train on",
+            f"use at least {2 * resources.workers}",
         )
     return config
 

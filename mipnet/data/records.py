@@ -38,8 +38,7 @@ class Images:
 
     def read(self, index: int) -> bytes:
         """The encoded bytes of one image."""
-        folder, _, name = str(self.uris[index]).rpartition("/")
-        return Folder(folder).read(name)
+        return read_uri(str(self.uris[index]))
 
 
 @dataclass(frozen=True)
@@ -168,13 +167,17 @@ class CocoFile:
                     f"{skeleton.num_joints}",
                     "choose the skeleton with --data.skeleton",
                 )
+        for image in self.annotations["images"]:
+            if not {"id", "file_name", "width", "height"} <= image.keys():
+                raise DataError(f"{self.path}: image {image} lacks id, file_name, width or height")
         self.coco = to_coco(self.annotations)
 
     def images(self) -> Images:
         """All images of the file, by id."""
         ids = sorted(self.coco.imgs)
         names = [contained(self.coco.imgs[i]["file_name"], self.images_uri) for i in ids]
-        return Images(np.array([f"{self.images_uri}/{n}" for n in names]), np.array(ids, np.int64))
+        folder = Folder(self.images_uri)
+        return Images(np.array([folder.path(n) for n in names]), np.array(ids, np.int64))
 
     def people(self) -> tuple[People, Complaints]:
         """The people with labelled joints, and complaints about those that cannot be used."""
@@ -264,6 +267,17 @@ class CocoFile:
         return Boxes(images, image, table[:, 1:5], table[:, 5], np.zeros_like(image))
 
 
+def read_uri(uri: str) -> bytes:
+    """The bytes of one file by its path or URI.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    place, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    folder, _, name = place.rpartition("/")
+    return Folder(f"{folder}{mark}{query}").read(name)
+
+
 def read_json(folder: Folder, name: str) -> Any:
     """The content of a JSON file.
 
@@ -275,6 +289,8 @@ def read_json(folder: Folder, name: str) -> Any:
         return json.loads(folder.read(name))
     except FileNotFoundError:
         raise DataError(f"{where} does not exist", "check --data.root and the split's name") from None
+    except OSError as error:
+        raise DataError(f"cannot read {where} ({error.strerror or error})") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{where} is not JSON ({error})", "download or export it again") from None
 

@@ -174,7 +174,7 @@ def overview(
         axes.set_xlabel("AP")
         axes.grid(axis="x", color=RULE, lw=0.7)
         axes.tick_params(axis="y", colors=INK, labelsize=10, pad=9)  # clear of a marker at 0
-        axes.legend(ncols=len(names) + 1, loc="lower right", bbox_to_anchor=(1, 1), handlelength=1.2)
+        axes.legend(ncols=len(names) + 1, loc="lower left", bbox_to_anchor=(0, 1), handlelength=1.2)
         svg = to_svg(figure)
     return Curve("AP by split and boxes", svg, "AP of every line of the table below")
 

@@ -190,18 +190,18 @@ def draw_row(image: np.ndarray, example: Example, views: Sequence[str], body: Sk
         columns.append((poses, colours(example.similar(poses))))
     columns.append(([{"keypoints": joints} for joints in truth], list(range(len(truth)))))
     left, top, right, bottom = shown_part(image, np.concatenate([boxes, example.boxes]))
-    # Resized before anything is drawn, so that lines are as thick in every picture.
-    scale = DRAWN / max(right - left, bottom - top)
-    size = (max(1, round(scale * (right - left))), max(1, round(scale * (bottom - top))))
-    part = cv2.resize(
-        image[top:bottom, left:right], size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    )
-    return [
-        draw_poses(
-            part, [moved(r, left, top, scale) for r in results], body, longer_side=DRAWN, colours=tints
-        )
-        for results, tints in columns
-    ]
+    part = image[top:bottom, left:right]
+    row = []
+    for column, (results, tints) in enumerate(columns):
+        # Resized before anything is drawn, so that lines are as thick in every picture. Boxes are thin, and
+        # would all but vanish if they were scaled down with the picture.
+        side = DRAWN if column else CELL
+        scale = side / max(part.shape[:2])
+        size = tuple(max(1, round(scale * length)) for length in part.shape[1::-1])
+        resized = cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+        placed = [moved(result, left, top, scale) for result in results]
+        row.append(draw_poses(resized, placed, body, longer_side=side, colours=tints))
+    return row
 
 
 def moved(result: dict[str, Any], left: float, top: float, scale: float) -> dict[str, Any]:

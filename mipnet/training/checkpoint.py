@@ -17,7 +17,7 @@ from mipnet.config import Config, to_dict
 from mipnet.errors import UserError
 from mipnet.models.build import build_model
 from mipnet.models.network import MIPNet
-from mipnet.models.weights import load_weights, save_model
+from mipnet.models.weights import save_model
 from mipnet.training.step import TrainStep
 
 TRAINING = "training.pt"
@@ -46,8 +46,9 @@ def save_checkpoint(folder: Path, step: TrainStep, history: list[dict[str, float
     """Write a checkpoint; the statistics of the ranks must be synchronised before."""
     torch.save(step.state_dict(), folder / TRAINING)
     (folder / HISTORY).write_text(json.dumps(history))
-    evaluated = model_from_config(step.config)
-    load_weights(evaluated, step.evaluated_state())
+    with torch.device("meta"):  # neither time nor random numbers for weights that are replaced at once
+        evaluated = model_from_config(step.config)
+    evaluated.load_state_dict(step.evaluated_state(), assign=True)
     save_model(folder, evaluated, {"config": to_dict(step.config)})
 
 

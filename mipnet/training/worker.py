@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import os
 import shutil
 import tempfile
@@ -37,38 +39,41 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     Returns:
         {"step": steps done, "stopped": why the run was stopped before the end, or ""}.
     """
+    try:
+        return _train(settings)
+    finally:
+        gc.collect()  # DDP must be gone before Ray takes the process group down, or that can hang
+
+
+def _train(settings: dict[str, Any]) -> dict[str, Any]:
     config = from_dict(settings["config"])
     plan: WindowPlan = settings["plan"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(
-        settings["threads"] or max((os.cpu_count() or 1) // context.get_local_world_size(), 1)
-    )
+    share_of_cores = max((os.cpu_count() or 1) // context.get_local_world_size(), 1)
+    torch.set_num_threads(settings["threads"] or share_of_cores)
     torch.manual_seed(config.train.seed)
     model = model_from_config(config)
+    checkpoint = ray.train.get_checkpoint()
+    if settings["initial"] and not checkpoint:
+        start_from(model, settings["initial"])
     step = TrainStep(model, config, plan.total_steps, ray.train.torch.get_device())
     history: list[Row] = []
-    checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:
             history = load_checkpoint(Path(folder), step)
-    elif settings.get("initial"):
-        start_from(model, settings["initial"])
 
     share = config.train.batch_size // world
     log = RowLog(history, settings["rows"] if rank == 0 else None)
-    samples_bad = 0
+    guard = Guard(config, plan)
     for batch, waited in timed(batches(step, plan, rank, share)):
         step(batch["image"], batch["joints"], batch["corrupt"])
         log.waited += waited
-        done = step.step == plan.total_steps
-        saving = done or step.step % config.train.checkpoint_steps == 0
+        saving = step.step == plan.total_steps or step.step % config.train.checkpoint_steps == 0
         if saving or step.step % config.train.log_steps == 0:
             metrics = step.read_metrics()
             log.add(step.step, config.train.batch_size, metrics)
-            samples_bad += int(metrics["corrupt"])
-            stopped = reason_to_stop(metrics, samples_bad, plan, config)
-            if stopped:
+            if stopped := guard.reason_to_stop(metrics):
                 return {"step": step.step, "stopped": stopped}
         if saving:
             save(step, log.history, rank)
@@ -136,20 +141,30 @@ class RowLog:
             self.sink.add.remote(row)  # not waited for: logging never holds up a step
 
 
-def reason_to_stop(metrics: Row, samples_bad: int, plan: WindowPlan, config: Config) -> str:
-    """Why training should not go on; the same on all ranks because the metrics are."""
-    if metrics["skipped"] > config.train.max_skipped:
-        return (
-            f"{metrics['skipped']:g} updates since the last log were not finite; "
-            "lower train.learning_rate or set train.clip_norm"
-        )
-    limit = config.data.max_bad_share * plan.num_samples * config.train.epochs
-    if samples_bad > limit:
-        return (
-            f"{samples_bad} samples had images that could not be read, more than a share of "
-            f"{config.data.max_bad_share:g}; mend them, or raise data.max_bad_share"
-        )
-    return ""
+class Guard:
+    """Says when training should not go on; the same on all ranks because the metrics are."""
+
+    def __init__(self, config: Config, plan: WindowPlan) -> None:
+        self.max_skipped = config.train.max_skipped
+        self.max_bad = config.data.max_bad_share * plan.num_samples * config.train.epochs
+        self.skipped = self.bad = 0.0
+
+    def reason_to_stop(self, metrics: Row) -> str:
+        """Why to stop after these metrics, or ""."""
+        all_skipped = math.isnan(metrics["loss"])
+        self.skipped = self.skipped + metrics["skipped"] if all_skipped else 0.0
+        self.bad += metrics["corrupt"]
+        if self.skipped >= self.max_skipped:
+            return (
+                f"the last {self.skipped:g} updates were not finite; "
+                "lower train.learning_rate or set train.clip_norm"
+            )
+        if self.bad > self.max_bad:
+            return (
+                f"{self.bad:g} samples had images that could not be read; "
+                "mend them, or raise data.max_bad_share"
+            )
+        return ""
 
 
 def save(step: TrainStep, history: list[Row], rank: int) -> None:

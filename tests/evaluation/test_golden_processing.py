@@ -28,8 +28,8 @@ from mipnet.data.geometry import (
 from mipnet.evaluation.crowdpose import evaluate_crowdpose
 from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps
 from mipnet.evaluation.oks import oks_nms, soft_oks_nms
-from mipnet.skeletons import COCO17, CROWDPOSE14
 from mipnet.models.targets import heatmap_targets
+from mipnet.skeletons import COCO17, CROWDPOSE14
 
 pytestmark = [pytest.mark.shared, pytest.mark.golden]
 
