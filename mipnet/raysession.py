@@ -103,8 +103,6 @@ def quieten(verbose: bool) -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         # A local Ray shares the machine as any program does, instead of yielding to all others.
         "RAY_worker_niceness": "0",
-        # OpenMP threads that spin for long while they wait take the cores from the decoding tasks.
-        "GOMP_SPINCOUNT": "10000",
         # A small machine starts more processes than cores; no warning needed for that.
         "RAY_worker_maximum_startup_concurrency": "16",
     }

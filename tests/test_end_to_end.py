@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -166,10 +167,8 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(trained, tmp_path):
     victims = descendants(driver.pid)
     driver.kill()
     for pid in victims:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     driver.wait()
     state = json.loads((only_run(tmp_path) / "run.json").read_text())
     assert "trained" not in state, "the kill came too late to show anything"

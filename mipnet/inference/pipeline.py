@@ -26,6 +26,7 @@ from mipnet.data.stream import settle
 from mipnet.errors import DataError
 from mipnet.inference.poses import Poses
 from mipnet.inference.predictor import Predictor
+from mipnet.memory import keep_memory
 from mipnet.storage import Folder
 
 Block = dict[str, np.ndarray]
@@ -138,8 +139,9 @@ class PoseActor:
 
         import torch
 
+        keep_memory()
         if not gpu:
-            torch.set_num_threads(threads or os.cpu_count() or 1)
+            torch.set_num_threads(threads or max((os.cpu_count() or 1) - 1, 1))
         with TemporaryDirectory() as scratch:
             folder = model.download(Path(scratch))
             self.predictor = Predictor.load(folder, evaluation, "cuda" if gpu else "cpu")

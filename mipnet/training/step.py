@@ -44,7 +44,7 @@ class TrainStep:
             self.network = DistributedDataParallel(
                 self.model,
                 device_ids=[device.index] if device.type == "cuda" else None,
-                broadcast_buffers=False,  # averaged before they are used, see ``synchronise_statistics``
+                forward_sync_buffers=False,  # averaged before they are used: ``synchronise_statistics``
                 gradient_as_bucket_view=True,
                 static_graph=True,
             )

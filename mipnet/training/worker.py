@@ -19,6 +19,7 @@ from ray.train import Checkpoint
 
 from mipnet.config import Config, from_dict
 from mipnet.data.windows import WindowPlan
+from mipnet.memory import keep_memory
 from mipnet.models.network import MIPNet
 from mipnet.models.weights import read_weights, warm_start
 from mipnet.storage import Folder
@@ -50,8 +51,11 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     plan: WindowPlan = settings["plan"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    share_of_cores = max((os.cpu_count() or 1) // context.get_local_world_size(), 1)
+    # One core stays for decoding and for Ray: on two cores, two threads that wait for each other at every
+    # layer are held up by all that goes on beside them and train no faster than one (measured).
+    share_of_cores = max(((os.cpu_count() or 1) - 1) // context.get_local_world_size(), 1)
     torch.set_num_threads(settings["threads"] or share_of_cores)
+    keep_memory()
     torch.manual_seed(config.train.seed)
     model = model_from_config(config)
     checkpoint = ray.train.get_checkpoint()
