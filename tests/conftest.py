@@ -16,6 +16,11 @@ from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: a mistake shows in seconds, not behind the end-to-end runs."""
+    items.sort(key=lambda item: sum(item.get_closest_marker(m) is not None for m in ("ray", "slow")))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference numbers and sample images: MIPNET_SHARED, by default ``../shared``."""

@@ -44,7 +44,6 @@ def register_model(
     from mlflow.types.schema import Array
 
     from mipnet import __version__
-    from mipnet.tracking import served
 
     client = MlflowClient()
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
@@ -52,10 +51,10 @@ def register_model(
         version = max(versions, key=lambda v: int(v.version)).version
     else:
         boxes = ColSpec(Array(Array(DataType.double)), "boxes", required=False)
-        with mlflow.start_run(run_id=run_id), _silence():
+        with _silence(), mlflow.start_run(run_id=run_id):
             info = mlflow.pyfunc.log_model(
                 name="model",
-                python_model=str(Path(served.__file__)),
+                python_model=str(Path(__file__).with_name("served.py")),
                 artifacts={ARTIFACT: str(model)},
                 registered_model_name=name,
                 signature=ModelSignature(inputs=Schema([ColSpec(DataType.string, "image"), boxes])),
