@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +52,8 @@ def connect(resources: ResourcesConfig, verbose: bool = False) -> Iterator[None]
             ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _no_cluster(address, str(error).strip().splitlines()[0]) from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler would print a stack trace
     try:
         _settle_data_context(verbose)
         _check_resources(resources)
@@ -74,6 +78,10 @@ def _no_cluster(address: str, reason: str) -> UserError:
         f"no Ray cluster answers at {address} ({reason})",
         "check RAY_ADDRESS, or unset it to use this machine",
     )
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 @contextmanager

@@ -199,6 +199,48 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(trained, tmp_path):
     assert all((mine[name] == theirs[name]).all() for name in theirs)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_train_to_the_end(address, trained, tmp_path):
+    storage, done = trained
+    (data,) = (storage / "data").iterdir()
+    argv = [*TRAIN, "--data", str(data), "--storage", str(tmp_path), "--tracking.register", "false"]
+    two = command(*argv, "--workers", "2", address=address)
+    assert two.returncode == 0, two.stderr
+    assert "on 2 worker(s)" in two.stdout
+    assert total_steps(two.stdout) == total_steps(done.stdout)
+
+
+@pytest.mark.slow
+def test_a_ray_that_somebody_left_running_is_not_joined(tmp_path):
+    """It has no CPUs: a command that joined it would never end."""
+    start = ["start", "--head", "--port=0", "--num-cpus=0", "--include-dashboard=false", "--block"]
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    stale = subprocess.Popen(
+        [str(Path(sys.executable).with_name("ray")), *start, f"--temp-dir={tmp_path / 'ray'}"],
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        assert stale.stdout is not None
+        assert any("Ray runtime started" in line for line in stale.stdout)
+        argv = ["data", "generate", "--preset", "debug", "--scenes.easy", "0", "--scenes.hard", "0"]
+        done = command(*argv, "--scenes.validation", "1", "--storage", str(tmp_path / "storage"))
+        assert done.returncode == 0, done.stderr
+    finally:
+        for pid in [*descendants(stale.pid), stale.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        stale.wait()
+
+
+@pytest.mark.parametrize("job", ["train", "evaluate", "predict"])
+def test_jobs_take_the_flags_of_their_commands(job):
+    script = Path(__file__).parents[1] / "jobs" / f"{job}.py"
+    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == command(job, "--help").stdout
+
+
 def descendants(pid: int) -> list[int]:
     """All processes below one, from /proc."""
     children: dict[int, list[int]] = {}
