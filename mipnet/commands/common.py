@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from mipnet.storage import Folder, default_storage
 if TYPE_CHECKING:
     from mipnet.inference.evaluate import Entry
 
+SECONDS_BETWEEN_LINES = 5.0
 STORAGE_HELP = "folder or URI (NFS, s3://, gs://) for data sets, runs and checkpoints [user data directory]"
 
 
@@ -36,7 +38,15 @@ def data_folder(config: Config, storage: Folder) -> Folder:
     name = benchmark_name(config.scenes)
     if not storage.join("data").exists(f"{name}/manifest.json"):
         say(f"rendering the benchmark into {storage.path('data')}/{name}")
-    folder, _ = generate(config.scenes, storage)
+    said = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            say(f"scene {done}/{total}")
+
+    folder, _ = generate(config.scenes, storage, progress)
     return folder
 
 

@@ -6,14 +6,13 @@ import threading
 import time
 from typing import Any
 
+from mipnet.commands.common import SECONDS_BETWEEN_LINES
 from mipnet.config.flags import say
 from mipnet.runs import Run
 
 
 class RowPump(threading.Thread):
     """Carries logged rows from the workers' actor to MLflow and to the terminal."""
-
-    SECONDS_BETWEEN_LINES = 5.0
 
     def __init__(self, rows: Any, run: Run, tracker: Any, total_steps: int) -> None:
         super().__init__(name="rows", daemon=True)
@@ -60,7 +59,7 @@ class RowPump(threading.Thread):
     def _show(self, row: dict[str, float]) -> None:
         now = time.monotonic()
         left = self.total_steps - int(row["step"])
-        if left and now - self._last_line < self.SECONDS_BETWEEN_LINES:
+        if left and now - self._last_line < SECONDS_BETWEEN_LINES:
             return
         self._last_line = now
         minutes, seconds = divmod(int(left * self.batch_size / max(row["samples_per_second"], 1e-9)), 60)

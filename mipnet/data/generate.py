@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -52,12 +53,15 @@ def benchmark_name(config: ScenesConfig) -> str:
     return f"generated-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
-def generate(config: ScenesConfig, storage: Folder) -> tuple[Folder, bool]:
+def generate(
+    config: ScenesConfig, storage: Folder, progress: Callable[[int, int], None] = lambda done, of: None
+) -> tuple[Folder, bool]:
     """The benchmark's folder in COCO layout, rendered unless it is there already.
 
     Args:
         config: how many scenes, from which seed.
         storage: it becomes ``data/generated-DIGEST`` in here.
+        progress: told how many scenes of how many are done.
 
     Returns:
         the folder, and whether it had to be rendered.
