@@ -167,25 +167,35 @@ def test_predict_writes_results_and_overlays(trained, address, tmp_path):
     assert "each whole image is taken as one box" in whole.stdout
 
 
-@pytest.mark.slow
-def test_a_killed_run_continues_as_if_nothing_had_happened(trained, tmp_path):
-    """SIGKILL to the driver and to all that it started; the same command ends with the same weights."""
-    untouched, _ = trained
-    argv = [sys.executable, "-m", "mipnet", *TRAIN, "--storage", str(tmp_path)]
+def start_until_checkpoint(storage: Path) -> subprocess.Popen[str]:
+    """The training on a Ray of its own, handed over when its first checkpoint is in the storage."""
+    argv = [sys.executable, "-m", "mipnet", *TRAIN, "--storage", str(storage)]
     env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    driver = subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(argv, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 300
-    snapshots = "runs/*/training/checkpoint_manager_snapshot.json"
-    while not list(tmp_path.glob(snapshots)):
+    while not list(storage.glob("runs/*/training/checkpoint_manager_snapshot.json")):
         assert driver.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline, "no checkpoint within five minutes"
         time.sleep(0.02)
-    victims = descendants(driver.pid)
-    driver.kill()
-    for pid in victims:
+    return driver
+
+
+def check_same_weights(storage: Path, untouched: Path, steps: int) -> None:
+    weights = [
+        load_file(only_run(s) / "training" / f"step-{steps:08d}" / "weights.safetensors")
+        for s in (storage, untouched)
+    ]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[1])
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_as_if_nothing_had_happened(trained, tmp_path):
+    """SIGKILL to the driver and to all that it started; the same command ends with the same weights."""
+    driver = start_until_checkpoint(tmp_path)
+    for pid in [*descendants(driver.pid), driver.pid]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    driver.wait()
+    driver.communicate()
     state = json.loads((only_run(tmp_path) / "run.json").read_text())
     assert "trained" not in state, "the kill came too late to show anything"
 
@@ -194,9 +204,21 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(trained, tmp_path):
     assert "going on at step" in done.stdout
     steps = total_steps(done.stdout)
     check_complete(tmp_path, steps)
-    mine = load_file(only_run(tmp_path) / "training" / f"step-{steps:08d}" / "weights.safetensors")
-    theirs = load_file(only_run(untouched) / "training" / f"step-{steps:08d}" / "weights.safetensors")
-    assert all((mine[name] == theirs[name]).all() for name in theirs)
+    check_same_weights(tmp_path, trained[0], steps)
+
+
+@pytest.mark.slow
+def test_a_killed_training_process_is_replaced(trained, tmp_path):
+    """The command itself goes on from the last checkpoint, to the same weights."""
+    driver = start_until_checkpoint(tmp_path)
+    names = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(driver.pid)}
+    (worker,) = [pid for pid, name in names.items() if "RayTrainWorker" in name]
+    os.kill(worker, signal.SIGKILL)
+    said, complained = driver.communicate(timeout=600)
+    assert driver.returncode == 0, complained
+    steps = total_steps(said)
+    check_complete(tmp_path, steps)
+    check_same_weights(tmp_path, trained[0], steps)
 
 
 @pytest.mark.ray
@@ -216,13 +238,19 @@ def test_a_ray_that_somebody_left_running_is_not_joined(tmp_path):
     """It has no CPUs: a command that joined it would never end."""
     start = ["start", "--head", "--port=0", "--num-cpus=0", "--include-dashboard=false", "--block"]
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    ray_command = str(Path(sys.executable).with_name("ray"))
     stale = subprocess.Popen(
-        [str(Path(sys.executable).with_name("ray")), *start, f"--temp-dir={tmp_path / 'ray'}"],
-        env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [ray_command, *start], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     try:
         assert stale.stdout is not None
-        assert any("Ray runtime started" in line for line in stale.stdout)
+        said = []
+        for line in stale.stdout:
+            said.append(line)
+            if "Ray runtime started" in line:
+                break
+        assert stale.poll() is None, "".join(said)
+        assert Path("/tmp/ray/ray_current_cluster").exists()  # what Ray would join by itself
         argv = ["data", "generate", "--preset", "debug", "--scenes.easy", "0", "--scenes.hard", "0"]
         done = command(*argv, "--scenes.validation", "1", "--storage", str(tmp_path / "storage"))
         assert done.returncode == 0, done.stderr

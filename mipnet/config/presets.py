@@ -32,7 +32,7 @@ def tiny() -> Config:
             scale=0.15, rotation=12.0, rotation_probability=1.0, shift=0.04, half_body=0.0, colour=0.1
         ),
         train=TrainConfig(
-            epochs=6,
+            epochs=4,
             batch_size=16,
             learning_rate=5e-3,
             optimizer="adamw",

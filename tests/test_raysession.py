@@ -1,0 +1,56 @@
+"""Joining Ray: what is refused before anything starts, and the storage seen from every node."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mipnet.config.schema import ResourcesConfig
+from mipnet.errors import UserError
+from mipnet.raysession import _probe_here, connect
+from mipnet.storage import Folder
+
+TWO_NODES = """
+import sys
+import ray
+from ray.cluster_utils import Cluster
+from mipnet.raysession import probe_storage, quieten
+from mipnet.storage import Folder
+
+quieten(False)
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address, log_to_driver=False)
+assert len(ray.nodes()) == 2
+probe_storage(Folder.of(sys.argv[1]))
+print("all nodes see it")
+"""
+
+
+def test_a_dead_address_is_said_at_once(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    refused = pytest.raises(UserError, match=r"no Ray cluster answers at 127.0.0.1:1 .*check RAY_ADDRESS")
+    with refused, connect(ResourcesConfig()):
+        pass
+
+
+def test_a_node_that_sees_other_files_says_so(tmp_path):
+    here = Folder.of(tmp_path)
+    here.write(".probe/token", "token")
+    assert _probe_here(here, "token") == ""
+    assert "does not see the files" in _probe_here(Folder.of(tmp_path / "elsewhere"), "token")
+    here.write(".probe/token", "another")
+    assert "another file" in _probe_here(here, "token")
+
+
+@pytest.mark.slow
+def test_every_node_of_a_cluster_is_asked(tmp_path):
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_NODES, str(tmp_path)], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert "all nodes see it" in done.stdout, done.stderr
+    assert not (tmp_path / ".probe").exists()
