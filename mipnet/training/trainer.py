@@ -116,6 +116,8 @@ def train(config: Config, run: Run, data: Folder, people: People, rows: Any, ini
     )
     try:
         result = trainer.fit()
+    except SystemExit:  # how Ray Train answers Ctrl-C, after it has stopped the workers
+        raise KeyboardInterrupt from None
     except ray.train.TrainingFailedError as error:
         raise UserError(
             f"training failed: {innermost(error)}", "the same command goes on from the last checkpoint", 1
