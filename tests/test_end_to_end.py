@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -219,6 +220,38 @@ def test_a_killed_training_process_is_replaced(trained, tmp_path):
     steps = total_steps(said)
     check_complete(tmp_path, steps)
     check_same_weights(tmp_path, trained[0], steps)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_cut_off_after_its_last_step_only_does_what_is_left(trained, address, tmp_path):
+    storage = tmp_path / "storage"
+    shutil.copytree(trained[0], storage)
+    note = only_run(storage) / "run.json"
+    state = json.loads(note.read_text())
+    note.write_text(json.dumps({k: v for k, v in state.items() if k in ("mlflow_run", "seconds")}))
+    done = command(*TRAIN, "--storage", str(storage), address=address)
+    assert done.returncode == 0, done.stderr
+    steps = total_steps(done.stdout)
+    assert f"going on at step {steps}" in done.stdout
+    check_complete(storage, steps)  # one run, each row once, and still version 1
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_starts_from_another_models_weights(trained, address, tmp_path):
+    """A single-instance start for MIPNet: what the source lacks stays random, and that is said."""
+    storage, _ = trained
+    (data,) = (storage / "data").iterdir()
+    common = ["train", "--preset", "debug", "--epochs", "1", "--data", str(data), "--storage", str(tmp_path)]
+    common += ["--tracking.register", "false"]
+    baseline = command(*common, "--baseline", "--name", "baseline", address=address)
+    assert baseline.returncode == 0, baseline.stderr
+    done = command(*common, "--train.init", "baseline", "--name", "mipnet", address=address)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("starting from baseline"))
+    assert "mimbs.2.0" in line
+    assert "stages" not in line
 
 
 @pytest.mark.ray

@@ -20,6 +20,7 @@ from mipnet.inference.evaluate import Entry, evaluate_splits, flat_metrics
 from mipnet.inference.overlays import encode_jpeg
 from mipnet.inference.tables import table
 from mipnet.models.build import count_parameters
+from mipnet.models.weights import read_weights, warm_start
 from mipnet.report.page import write_report
 from mipnet.report.pictures import Which, example_grid
 from mipnet.runs import MODEL, RESULTS, TRAINING, Run
@@ -32,7 +33,6 @@ from mipnet.training.trainer import Rows, make_plan, position, train
 
 def train_phase(run: Run, data: Folder, tracker: Tracker) -> None:
     """Train, and copy the best weights to the run's ``model``."""
-
     config = run.config
     people, complaints = CocoFile(data, config.data.train, config.data.joints).people()
     for line in complaints.lines():
@@ -66,25 +66,29 @@ def initial_weights(run: Run) -> str:
     """The folder of the weights to start from, copied into the run so that every node can read it."""
     if not run.config.train.init:
         return ""
-
     folder = run.folder.join("initial")
     if not folder.exists("model.json"):
         storage = Folder(run.folder.uri.rpartition("/runs/")[0])
         source = resolve_model(run.config.train.init, storage)
         for name in ("weights.safetensors", "model.json"):
             folder.write(name, source.read(name))
+    with TemporaryDirectory() as scratch:
+        weights = read_weights(folder.download(Path(scratch)))
+        random = warm_start(model_from_config(run.config), weights, run.config.train.init)
+    say(
+        f"starting from {run.config.train.init}; "
+        + (f"random: {', '.join(random)}" if random else "all of it")
+    )
     return folder.uri
 
 
 def read_history(folder: Folder, step: int) -> list[dict[str, float]]:
     """The rows that were logged before the checkpoint of ``step``."""
-
     return json.loads(folder.read(f"{TRAINING}/{folder_name(step)}/{HISTORY}"))
 
 
 def evaluate_phase(run: Run, storage: Folder, data: Folder, tracker: Tracker) -> None:
     """Tables and report of all splits and box sources, into the run's folder and MLflow."""
-
     config = run.config
     say(f"evaluating {', '.join(config.data.evaluate)} in boxes {', '.join(config.data.boxes)}")
     entries = evaluate_splits(
