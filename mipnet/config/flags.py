@@ -144,7 +144,7 @@ def _converted(options: type, name: str, value: Any) -> Any:
 
 def chosen(argv: Sequence[str], flag: str, default: str) -> str:
     """The value of one flag before anything else is known: the preset decides the other defaults."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv, ""][1:], strict=True):
         name, equals, value = word.partition("=")
         if name == flag:
             return value if equals else following

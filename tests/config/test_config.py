@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mipnet.commands.train import read
 from mipnet.config import PRESETS, Config, differences, digest, from_dict, preset, read_yaml, to_dict, to_yaml
 from mipnet.config.checks import Problem
 from mipnet.config.presets import describe
@@ -356,3 +357,19 @@ def test_defaults_of_the_dataclasses_are_the_papers_recipe() -> None:
     )
     assert (ModelConfig().instances, ModelConfig().places, ModelConfig().reduction) == (2, (3, 4), 4)
     assert validate(Config()) == Config()
+
+
+def test_no_flags_at_all_is_the_default_preset() -> None:
+    """The command that the README opens with."""
+    options, config = read("train", [])
+    assert (options.preset, config) == ("tiny", preset("tiny"))
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
+    file = tmp_path / "some.yaml"
+    file.write_text("preset: debug\ntrain: {epochs: 9, seed: 4}\n")
+    _, config = read("train", ["--config", str(file), "--epochs=7", "--model.places", "1", "2", "--gpu"])
+    assert (config.preset, config.train.epochs, config.train.seed) == ("debug", 7, 4)
+    assert (config.model.places, config.resources.gpu) == ((1, 2), True)
+    _, baseline = read("train", ["--baseline"])
+    assert (baseline.model.instances, baseline.model.places) == (1, ())
