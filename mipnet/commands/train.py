@@ -101,7 +101,8 @@ def carry_out(run: Run, storage: Folder, verbose: bool) -> None:
             tracked = tracker.close(status)
             if not tracked:
                 say(f"MLflow did not take everything ({tracker.problem}); it is kept and sent next time")
-    if not config.tracking.register or phases.register_phase(run, storage):
+    # A run whose records still wait for the server is not finished: the same command sends them.
+    if tracked and (not config.tracking.register or phases.register_phase(run, storage)):
         run.folder.write("summary.txt", summarise(run, storage))
         run.note(finished=True)
 

@@ -108,9 +108,6 @@ class Tracker:
         """Keep the files of a folder as artifacts; returns at once."""
         self._put({"do": "artifacts", "folder": folder.uri, "path": path})
 
-    def tag(self, key: str, value: str) -> None:
-        self._put({"do": "tag", "key": key, "value": value})
-
     def close(self, status: str, patience: float = 60.0) -> bool:
         """End the run; what is not sent within ``patience`` seconds is kept for the next time.
 
@@ -219,8 +216,6 @@ class Tracker:
             with tempfile.TemporaryDirectory() as scratch:
                 local = Folder(operation["folder"]).download(Path(scratch))
                 client.log_artifacts(self.run_id, str(local), operation["path"] or None)
-        elif kind == "tag":
-            client.set_tag(self.run_id, operation["key"], operation["value"])
         elif kind == "end":
             client.set_terminated(self.run_id, operation["status"])
 
