@@ -21,7 +21,7 @@ BoxSource = Literal["det5", "union"]
 BOX_SOURCES: tuple[BoxSource, ...] = get_args(BoxSource)
 SCENES_PER_TASK = 100
 JPEG_QUALITY = 95
-RENDERER = 1
+RENDERER = 2
 """Raise it whenever a change of ``mipnet.data.scenes`` changes a pixel: cached benchmarks are then redone."""
 
 
@@ -82,10 +82,12 @@ def generate(
         num_cpus=1,
     )
     records: dict[str, list[dict[str, Any]]] = {}
-    for row in rows.iter_rows():
-        records.setdefault(parts[row["part"]].split, []).append(
-            {"at": row["at"], **json.loads(row["record"])}
-        )
+    done, total = 0, sum(part.count for part in parts)
+    for batch in rows.iter_batches(batch_size=None, batch_format="numpy"):  # as tasks end
+        for part, at, record in zip(batch["part"], batch["at"].tolist(), batch["record"], strict=True):
+            records.setdefault(parts[part].split, []).append({"at": at, **json.loads(record)})
+        done += len(batch["at"])
+        progress(done, total)
     for split, found in records.items():
         _write_split(folder, split, sorted(found, key=lambda record: record["at"]))
     counts = {split: len(found) for split, found in records.items()}

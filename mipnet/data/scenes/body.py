@@ -21,7 +21,7 @@ PELVIS, CHEST, HEAD, UPPER_ARM, FOREARM, THIGH, SHIN, FOOT = 0, 1, 2, 3, 5, 7, 9
 J_PELVIS, J_WAIST, J_NECK, J_HEAD = 0, 1, 2, 3
 J_SHOULDER, J_ELBOW, J_WRIST, J_HIP, J_KNEE, J_ANKLE = 4, 6, 8, 10, 12, 14
 
-HEAD_HALF = (0.092, 0.126, 0.105)  # the skull's half-axes: a touch larger than life, for readable faces
+HEAD_HALF = (0.103, 0.138, 0.116)  # the skull's half-axes: larger than life, for readable faces
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,21 @@ class Build:
 def random_build(r: Random) -> Build:
     child = r.random() < 0.08
     broad = r.gauss(0.0, 1.0)  # shoulders against hips
-    girth = min(max(r.gauss(1.0, 0.13), 0.8), 1.4)
+    girth = min(max(r.gauss(1.22, 0.15), 0.95), 1.6)  # silhouettes about as broad for their height as COCO's
     feminine = broad < 0.0
     return Build(
         stature=r.uniform(0.68, 0.82)
         if child
         else min(max(r.gauss(0.995 + 0.012 * broad, 0.05), 0.87), 1.12),
         girth=girth,
-        shoulder=0.172 + 0.009 * broad + 0.02 * (girth - 1),
-        hip=0.093 - 0.005 * broad + 0.01 * (girth - 1),
+        shoulder=0.176 + 0.009 * broad + 0.05 * (girth - 1),
+        hip=0.095 - 0.005 * broad + 0.03 * (girth - 1),
         head=1.2 if child else r.uniform(0.96, 1.06),
         torso=r.uniform(0.95, 1.05),
         arm=r.uniform(0.95, 1.06),
         leg=0.93 if child else r.uniform(0.95, 1.06),
         bust=r.uniform(0.4, 1.0) if feminine and not child else 0.0,
-        belly=max(0.0, girth - 1.08 + r.gauss(0.0, 0.04)) * 3.0,
+        belly=max(0.0, girth - 1.30 + r.gauss(0.0, 0.04)) * 3.0,
     )
 
 

@@ -117,7 +117,7 @@ def _stage(r: Random, crowd: int) -> _Stage:
     if r.random() < 0.07:  # a close view, without the feet
         scale = r.uniform(92, 125)
         return _Stage(scale, r.uniform(8, 22) + 1.78 * scale, camera)
-    scale = r.uniform(*((52, 84), (50, 80), (46, 70), (42, 62))[crowd - 1])
+    scale = r.uniform(*((64, 88), (60, 86), (54, 80), (48, 72))[crowd - 1])
     lowest = HEIGHT - 5.0
     return _Stage(scale, r.uniform(min(1.75 * scale + 6, lowest), lowest), camera)
 
