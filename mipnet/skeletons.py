@@ -18,6 +18,10 @@ class Skeleton:
         flip_pairs: index pairs that change places when the image is mirrored.
         limbs: index pairs to draw as bones.
         upper_body: joint indices of the upper half; all others are the lower half (half-body augmentation).
+
+    Raises:
+        ConfigError: another number of sigmas than joints, a sigma that is not above 0, a joint named twice,
+            or an index beyond the joints.
     """
 
     name: str
@@ -26,6 +30,23 @@ class Skeleton:
     flip_pairs: tuple[tuple[int, int], ...]
     limbs: tuple[tuple[int, int], ...]
     upper_body: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.sigmas) != len(self.joints):
+            raise ConfigError(
+                f"skeleton {self.name}: {len(self.sigmas)} sigmas for {len(self.joints)} joints",
+                "give one for each joint",
+            )
+        if bad := [sigma for sigma in self.sigmas if not sigma > 0]:
+            raise ConfigError(f"skeleton {self.name}: sigma {bad[0]} is not above 0")
+        if twice := [name for name in self.joints if self.joints.count(name) > 1]:
+            raise ConfigError(f"skeleton {self.name}: joint {twice[0]!r} is there twice")
+        used = [*self.upper_body, *(i for pair in (*self.flip_pairs, *self.limbs) for i in pair)]
+        if beyond := [i for i in used if not 0 <= i < len(self.joints)]:
+            raise ConfigError(
+                f"skeleton {self.name}: index {beyond[0]} is beyond its {len(self.joints)} joints",
+                "flip_pairs, limbs and upper_body count from 0",
+            )
 
     @property
     def num_joints(self) -> int:

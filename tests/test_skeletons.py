@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -56,3 +60,22 @@ def test_crowdpose_sigmas_of_the_joints_that_coco_has() -> None:
 def test_an_unknown_skeleton() -> None:
     with pytest.raises(ConfigError, match="unknown skeleton 'coco'; did you mean 'coco17'"):
         skeleton("coco")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sigmas": COCO17.sigmas[:-1]}, "16 sigmas for 17 joints; give one for each"),
+        ({"sigmas": (*COCO17.sigmas, 0.1)}, "18 sigmas for 17 joints"),
+        ({"sigmas": (0.0, *COCO17.sigmas[1:])}, "sigma 0.0 is not above 0"),
+        ({"sigmas": (float("nan"), *COCO17.sigmas[1:])}, "sigma nan is not above 0"),
+        ({"joints": ("nose", "nose", *COCO17.joints[2:])}, "'nose' is there twice"),
+        ({"flip_pairs": ((1, 17),)}, "index 17 is beyond its 17 joints"),
+        ({"limbs": ((-1, 2),)}, "index -1 is beyond"),
+        ({"upper_body": (20,)}, "index 20 is beyond"),
+    ],
+)
+def test_tables_that_do_not_fit_together_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        dataclasses.replace(COCO17, **change)
+    assert str(caught.value).startswith("skeleton coco17: ")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mipnet.errors import ConfigError
+
 SOFT_NMS_MAX_KEPT = 20  # as many poses of an image as COCO's evaluation looks at
 
 
@@ -28,8 +30,13 @@ def oks_matrix(
 
     Returns:
         (A, B) float64 in [0, 1].
+
+    Raises:
+        ConfigError: another number of sigmas than joints; one alone would be taken for all of them.
     """
     a, b = np.asarray(poses_a, np.float64), np.asarray(poses_b, np.float64)
+    if not len(sigmas) == a.shape[1] == b.shape[1]:
+        raise ConfigError(f"{len(sigmas)} sigmas for poses of {a.shape[1]} and {b.shape[1]} joints")
     squared = np.square(a[:, None, :, :2] - b[None, :, :, :2]).sum(axis=-1)
     areas = (np.asarray(areas_a, np.float64)[:, None] + np.asarray(areas_b, np.float64)[None]) / 2
     variances = np.square(2 * np.asarray(sigmas, np.float64))

@@ -1,4 +1,4 @@
-"""Weights under the names of the published MIPNet, HRNet and SimpleBaseline code, and under ours.
+"""Weights under the names of the published MIPNet, HRNet, SimpleBaseline and ResNet code, and under ours.
 
 Names and shapes alone tell which network a ``state_dict`` belongs to; the values are carried over untouched.
 Instances need no translation: the published code calls the primary person λ = 1 and feeds [λ, 1 − λ], so its
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from mipnet.errors import UserError
 from mipnet.models.build import build_model
 from mipnet.models.simplebaseline import RESNETS
-from mipnet.models.weights import check_fit
+from mipnet.models.weights import HEAD, check_fit, listed
 
 #: our name → the reference's, first match wins; the rest of a name stays as it is
 _RENAMES: dict[str, list[tuple[str, str]]] = {
@@ -44,37 +45,72 @@ _RENAMES: dict[str, list[tuple[str, str]]] = {
 }
 
 
-def from_reference(state: Mapping[str, Tensor]) -> tuple[dict[str, object], dict[str, Tensor]]:
+#: parts of published classifiers that no pose network has, by backbone
+_CLASSIFIER: dict[str, str] = {
+    # Two generations of classifiers; their last exchange module ({last}) fuses every branch, while a pose
+    # network only fuses the highest resolution.
+    "hrnet": r"incre_modules\.|downsamp_modules\.|final_layer\.\d|classifier\.|head\.|fc\."
+    r"|{last}\.fuse_layers\.[1-9]",
+    "simplebaseline": r"fc\.",
+}
+
+
+class Recognised(NamedTuple):
+    """A network of the reference code, under our names.
+
+    Attributes:
+        architecture: the arguments of ``build_model``.
+        state: the state_dict of that model; without ``backbone.head.`` if it comes from a classifier.
+        unused: the reference's names that the model has no use for: a classifier's head.
+    """
+
+    architecture: dict[str, object]
+    state: dict[str, Tensor]
+    unused: list[str]
+
+
+def from_reference(state: Mapping[str, Tensor], num_joints: int = 17) -> Recognised:
     """Recognise a published network and rename its weights.
 
-    The ``module.`` that data-parallel wrappers put before every name is dropped, and batch counters
-    (``num_batches_tracked``), which old files lack and nothing here reads, are made up as 0 where missing.
+    Pose networks (MIPNet, HRNet, SimpleBaseline) have to fit to the last name. ImageNet classifiers (HRNet,
+    torchvision's ResNet) and bare encoders give everything but the head. The ``module.`` that data-parallel
+    wrappers put before every name is dropped, and batch counters (``num_batches_tracked``), which old files
+    lack and nothing here reads, are made up as 0 where missing.
 
     Args:
         state: the reference's state_dict.
-
-    Returns:
-        The arguments of ``build_model`` and the state_dict of that model.
+        num_joints: K of a network that has no head to tell it.
 
     Raises:
         UserError: not such a network, or names or shapes that do not fit the one recognised.
     """
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    if not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise UserError("this is not a state_dict: some values are not tensors", "pick the entry that is")
-    architecture = _recognise({name: tuple(tensor.shape) for name, tensor in state.items()})
+    if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise UserError(
+            f"this is not a state_dict: {listed(others)} is not a tensor", "pick the entry that is one"
+        )
+    architecture = _recognise({name: tuple(tensor.shape) for name, tensor in state.items()}, num_joints)
+    backbone = str(architecture["backbone"])
     with torch.device("meta"):
         expected = build_model(**architecture).state_dict()  # type: ignore[arg-type]
-    names = {ours: _reference_name(str(architecture["backbone"]), ours) for ours in expected}
+    names = {ours: _reference_name(backbone, ours) for ours in expected}
+    unused: list[str] = []
+    if not any(theirs in state for ours, theirs in names.items() if ours.startswith(HEAD)):
+        names = {ours: theirs for ours, theirs in names.items() if not ours.startswith(HEAD)}
+        last = [theirs for theirs in names.values() if ".fuse_layers." in theirs]
+        classifier = _CLASSIFIER[backbone].format(last=last[-1].partition(".fuse")[0] if last else "")
+        unused = [name for name in state if re.match(classifier, name)]
     counters = {
         theirs: torch.tensor(0) for theirs in names.values() if theirs.endswith("num_batches_tracked")
     }
-    state = {**counters, **state}
+    state = {**counters, **{name: state[name] for name in state.keys() - set(unused)}}
     check_fit(
-        {names[ours]: t for ours, t in expected.items()}, state, f"this {architecture['backbone']} network"
+        {theirs: expected[ours] for ours, theirs in names.items()},
+        state,
+        f"the state_dict of this {backbone}",
     )
-    return architecture, {ours: state[theirs] for ours, theirs in names.items()}
+    return Recognised(architecture, {ours: state[theirs] for ours, theirs in names.items()}, unused)
 
 
 def to_reference(architecture: Mapping[str, object], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -93,30 +129,28 @@ def _reference_name(backbone: str, name: str) -> str:
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def _recognise(shapes: Shapes) -> dict[str, object]:
+def _recognise(shapes: Shapes, num_joints: int) -> dict[str, object]:
     """The arguments of ``build_model``, from what the names count and the shapes say."""
     try:
-        joints, features = shapes["final_layer.weight"][:2]
         if "transition1.0.0.weight" in shapes:
-            body = _recognise_hrnet(shapes, features)
-        elif "deconv_layers.0.weight" in shapes:
-            body = _recognise_simplebaseline(shapes, features)
+            body = _recognise_hrnet(shapes)
+        elif "layer4.0.conv1.weight" in shapes:
+            body = _recognise_simplebaseline(shapes)
         else:
-            raise UserError("these weights belong neither to HRNet nor to SimpleBaseline")
+            raise UserError(f"these weights belong neither to HRNet nor to a ResNet: {listed(list(shapes))}")
+        joints = shapes.get("final_layer.weight", (num_joints,))[0]
         return {**body, "num_joints": joints, **_recognise_mimbs(shapes)}
     except KeyError as error:
-        raise UserError(f"these weights belong to no published pose network: they lack {error}") from error
+        raise UserError(f"these weights belong to no published network: they lack {error}") from error
     except (ValueError, IndexError) as error:
-        raise UserError(
-            "these weights belong to no published pose network: their shapes are foreign"
-        ) from error
+        raise UserError("these weights belong to no published network: their shapes are foreign") from error
 
 
-def _recognise_hrnet(shapes: Shapes, features: int) -> dict[str, object]:
+def _recognise_hrnet(shapes: Shapes) -> dict[str, object]:
     stages = _indices(r"stage(\d+)\.", shapes)
     return {
         "backbone": "hrnet",
-        "width": features,
+        "width": shapes["stage2.0.branches.0.0.conv1.weight"][0],
         "modules": [len(_indices(rf"stage{i}\.(\d+)\.", shapes)) for i in stages],
         "blocks": len(_indices(r"stage2\.0\.branches\.0\.(\d+)\.", shapes)),
         "stem_channels": shapes["conv1.weight"][0],
@@ -124,17 +158,17 @@ def _recognise_hrnet(shapes: Shapes, features: int) -> dict[str, object]:
     }
 
 
-def _recognise_simplebaseline(shapes: Shapes, features: int) -> dict[str, object]:
+def _recognise_simplebaseline(shapes: Shapes) -> dict[str, object]:
     counts = tuple(len(_indices(rf"layer{i}\.(\d+)\.", shapes)) for i in range(1, 5))
     expansion = 4 if "layer1.0.conv3.weight" in shapes else 1
+    deconvs = [s for name, s in shapes.items() if name.startswith("deconv_layers.") and len(s) == 4]
     for depth, (block, blocks) in RESNETS.items():
         if (block.expansion, blocks) == (expansion, counts):
-            deconvs = sum(name.startswith("deconv_layers.") and len(s) == 4 for name, s in shapes.items())
             return {
                 "backbone": "simplebaseline",
                 "depth": depth,
-                "deconvs": deconvs,
-                "deconv_channels": features,
+                "deconvs": len(deconvs) or 3,
+                "deconv_channels": deconvs[0][1] if deconvs else 256,
             }
     raise UserError(f"no ResNet has layers of {counts} residual blocks")
 

@@ -23,6 +23,10 @@ from mipnet.models.network import MIPNet
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
 FORMAT = 1
+HEAD = "backbone.head."
+"""What the names of a head's tensors start with; an encoder's weights have none of them."""
+HEATMAP_LAYER = tuple(f"{HEAD}{name}" for name in ("weight", "bias", "final.weight", "final.bias"))
+"""The last convolution, one row a joint: of HRNet, and of SimpleBaseline."""
 
 
 def save_model(folder: str | Path, model: MIPNet, extra: Mapping[str, Any] | None = None) -> Path:
@@ -38,11 +42,21 @@ def save_model(folder: str | Path, model: MIPNet, extra: Mapping[str, Any] | Non
     """
     if model.architecture is None:
         raise ValueError("only a network made by build_model can be saved: this one has no architecture")
+    return save_weights(folder, model.architecture, model.state_dict(), extra)
+
+
+def save_weights(
+    folder: str | Path,
+    architecture: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """``save_model`` for weights without their network; an encoder's may lack the head."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    description = {"format": FORMAT, "architecture": model.architecture, "extra": dict(extra or {})}
+    description = {"format": FORMAT, "architecture": dict(architecture), "extra": dict(extra or {})}
     text = json.dumps(description, indent=2) + "\n"  # before the weights: it may fail
-    save_file({name: t.detach().contiguous() for name, t in model.state_dict().items()}, folder / WEIGHTS)
+    save_file({name: t.detach().contiguous() for name, t in state.items()}, folder / WEIGHTS)
     (folder / DESCRIPTION).write_text(text, encoding="utf-8")
     return folder
 
@@ -51,12 +65,17 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
     """The network of a folder, in eval mode, and its ``extra``.
 
     Raises:
-        UserError: a file is missing or broken, or the weights do not fit the architecture.
+        UserError: a file is missing or broken, the weights do not fit the architecture, or they are those
+            of an encoder without a head.
     """
     architecture, extra = read_description(folder)
     with torch.device("meta"):  # no memory and no time for first weights that are overwritten at once
         model = build_from_description(architecture, folder)
     state = read_weights(folder, device)
+    if state and not any(name.startswith(HEAD) for name in state):
+        raise UserError(
+            f"{folder} holds an encoder, which has no heatmaps", "start a training from it: --train.init"
+        )
     load_weights(model.to_empty(device=device), state, str(Path(folder) / WEIGHTS))
     return model.eval(), extra
 
@@ -111,7 +130,12 @@ def load_weights(model: MIPNet, state: Mapping[str, Tensor], source: str = "the 
     model.load_state_dict(state)
 
 
-def warm_start(model: MIPNet, state: Mapping[str, Tensor], source: str = "the weights") -> list[str]:
+def warm_start(
+    model: MIPNet,
+    state: Mapping[str, Tensor],
+    source: str = "the weights",
+    same_joints: Sequence[tuple[int, int]] | None = None,
+) -> list[str]:
     """Start a network from one with the same backbone, as the paper starts from a single-instance network.
 
     The backbone's stages have to be there and fit. MIMBs that the source lacks, and MIMBs or a head of other
@@ -120,51 +144,78 @@ def warm_start(model: MIPNet, state: Mapping[str, Tensor], source: str = "the we
     Args:
         model: the network to fill.
         state: a state_dict of ours; MIMBs at places that ``model`` does not have are an error.
+        source: what to call it in messages.
+        same_joints: for a source of another skeleton: pairs (joint of ``model``, joint of ``state``) that are
+            the same part of the body. Their heatmaps are copied, the others stay fresh.
 
     Returns:
-        The names that kept their fresh weights. Report them: nothing else tells.
+        The names that kept their fresh weights, wholly or, with ``same_joints``, for the other joints.
+        Report them: nothing else tells.
 
     Raises:
         UserError: a stage does not fit, or there are names that ``model`` does not have.
     """
     expected = model.state_dict()
-    optional = {name for name in expected if name.startswith(("mimbs.", "backbone.head."))}
-    fitting = {n for n, tensor in state.items() if n in expected and tensor.shape == expected[n].shape}
+    optional = {name for name in expected if name.startswith(("mimbs.", HEAD))}
+    rows = {} if same_joints is None else _joint_rows(expected, state, same_joints)
+    given = {**state, **rows}
+    fitting = {n for n, tensor in given.items() if n in expected and tensor.shape == expected[n].shape}
     # A block is taken or left as a whole, never a mixture of both.
-    left = {_block(name) for name in optional - fitting}
-    fresh = [name for name in expected if _block(name) in left]
+    left = {block_of(name) for name in optional - fitting}
+    fresh = [name for name in expected if block_of(name) in left]
     check_fit(
         {name: t for name, t in expected.items() if name not in fresh},
-        {name: t for name, t in state.items() if name not in fresh},
+        {name: t for name, t in given.items() if name not in fresh},
         source,
     )
-    model.load_state_dict({**expected, **{n: t for n, t in state.items() if n not in fresh}})
-    return fresh
+    model.load_state_dict({**expected, **{n: t for n, t in given.items() if n not in fresh}})
+    partly = {name for name, tensor in rows.items() if len(same_joints or ()) < len(tensor)}
+    return [name for name in expected if name in fresh or name in partly]
 
 
-def _block(name: str) -> str:
-    """``mimbs.3.0`` of a MIMB's tensors; any other name is its own block."""
-    return ".".join(name.split(".")[:3]) if name.startswith("mimbs.") else name
+def _joint_rows(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], same_joints: Sequence[tuple[int, int]]
+) -> dict[str, Tensor]:
+    """The heatmap layer of ``expected`` with those joints of ``state``'s that both have."""
+    rows = {}
+    ours, theirs = ([pair[side] for pair in same_joints] for side in (0, 1))
+    for name in HEATMAP_LAYER:
+        if name in expected and name in state and state[name].shape[1:] == expected[name].shape[1:]:
+            rows[name] = expected[name].clone()
+            rows[name][ours] = state[name][theirs]
+    return rows
+
+
+def block_of(name: str) -> str:
+    """``mimbs.3.0``, ``backbone.head.deconvs``: the part of a MIMB or a head that a tensor belongs to.
+
+    Any other name is its own block.
+    """
+    parts = name.split(".")
+    if name.startswith("mimbs.") or (name.startswith(HEAD) and len(parts) > 3):
+        return ".".join(parts[:3])
+    return HEAD.removesuffix(".") if name.startswith(HEAD) else name
 
 
 def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
     """Raise UserError unless ``state`` has exactly the names and shapes of ``expected``."""
     problems = []
     if missing := [name for name in expected if name not in state]:
-        problems.append(f"lacks {_some(missing)}")
+        problems.append(f"lacks {listed(missing)}")
     if unexpected := [name for name in state if name not in expected]:
-        problems.append(f"has unknown {_some(unexpected)}")
+        problems.append(f"has unknown {listed(unexpected)}")
     if wrong := [
         f"{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
         for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]:
-        problems.append(f"has wrong shapes: {_some(wrong)}")
+        problems.append(f"has wrong shapes: {listed(wrong)}")
     if problems:
         raise UserError(f"{source} does not fit the network: it {' and '.join(problems)}")
 
 
-def _some(names: Sequence[str], limit: int = 20) -> str:
+def listed(names: Sequence[str], limit: int = 20) -> str:
+    """The first names, and how many more there are; for messages."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mipnet.errors import ConfigError
 from mipnet.evaluation.oks import oks_matrix, oks_nms, soft_oks_nms
 from mipnet.skeletons import COCO17
 
@@ -37,6 +39,13 @@ def test_oks_by_hand() -> None:
     oks = oks_matrix(a, np.array([100]), b, np.array([200, 200]), (0.1, 0.2))
     expected = [[(math.exp(-25 / 12) + 1) / 2, (1 + math.exp(-25 / 48)) / 2]]
     np.testing.assert_allclose(oks, expected)
+
+
+@pytest.mark.parametrize("sigmas", [(0.1,), COCO17.sigmas[:-1], (*COCO17.sigmas, 0.1)])
+def test_sigmas_of_the_wrong_length_are_refused(sigmas) -> None:
+    poses, scores, areas = people(0, 3)
+    with pytest.raises(ConfigError, match=f"{len(sigmas)} sigmas for poses of 17"):
+        oks_nms(poses, scores, areas, sigmas, 0.9)
 
 
 def test_people_without_area_or_joints_in_common() -> None:

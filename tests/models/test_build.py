@@ -5,64 +5,8 @@ import torch
 from torch import nn
 
 from mipnet.errors import ConfigError
-from mipnet.models.build import build_model, count_parameters, multiply_adds
-
-PLAIN = {"instances": 1, "places": ()}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "parameters"),
-    [
-        ({"backbone": "hrnet", **PLAIN}, 28_536_113),
-        ({"backbone": "hrnet"}, 28_603_313),
-        ({"backbone": "hrnet", "width": 48, **PLAIN}, 63_595_745),
-        ({"backbone": "hrnet", "width": 48}, 63_746_081),
-        ({"backbone": "simplebaseline", **PLAIN}, 33_999_697),
-        ({"backbone": "simplebaseline"}, 34_986_193),
-        ({"backbone": "simplebaseline", "depth": 101}, 53_978_321),
-    ],
-)
-def test_published_parameter_counts(arguments: dict, parameters: int) -> None:
-    with torch.device("meta"):
-        assert count_parameters(build_model(**arguments)) == parameters
-
-
-@pytest.mark.parametrize(
-    ("arguments", "size", "giga", "share"),
-    [
-        ({"backbone": "hrnet"}, (256, 192), 7.65, 0.62),
-        ({"backbone": "hrnet", "width": 48}, (384, 288), 35.3, 0.584),
-        ({"backbone": "simplebaseline"}, (256, 192), 5.43, 0.327),
-        ({"backbone": "simplebaseline", "depth": 101}, (256, 192), 9.06, 0.196),
-    ],
-)
-def test_published_multiply_adds(arguments: dict, size: tuple[int, int], giga: float, share: float) -> None:
-    with torch.device("meta"):
-        cost = multiply_adds(build_model(**arguments), size)
-    assert cost.single / 1e9 == pytest.approx(giga, rel=2e-3)
-    assert cost.share == pytest.approx(share, abs=1e-3)
-
-
-def test_multiply_adds_for_two_instances_as_published() -> None:
-    with torch.device("meta"):
-        cost = multiply_adds(build_model("hrnet", width=48), (384, 288))
-    assert cost.single / 1024**3 == pytest.approx(32.9, abs=0.05)
-    assert cost.total / 1024**3 == pytest.approx(46.5, abs=0.1)
-
-
-def test_a_plain_backbone_shares_everything() -> None:
-    with torch.device("meta"):
-        cost = multiply_adds(build_model("simplebaseline", depth=18, **PLAIN), (64, 64))
-    assert cost.per_instance == 0
-    assert cost.share == 1
-
-
-def test_multiply_adds_leaves_the_model_as_it_was() -> None:
-    model = build_model("hrnet", modules=(1, 1), width=8, blocks=1, places=(3,)).train()
-    multiply_adds(model, (64, 64))
-    assert model.training
-    assert next(model.parameters()).device.type == "cpu"
-    assert not any(m._forward_hooks for m in model.modules())
+from mipnet.models.build import build_model
+from mipnet.models.costs import count_parameters, multiply_adds
 
 
 def test_the_tiny_network_is_tiny() -> None:

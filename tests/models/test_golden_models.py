@@ -1,21 +1,30 @@
-"""Our networks against outputs of the reference implementation, through the name adapter."""
+"""Our networks against outputs of the reference implementation, through import and export.
+
+Every ``models/NAME.json`` of the golden folder is one network; which there are is found by listing.
+"""
 
 from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from mipnet.models.build import build_model, count_parameters
-from mipnet.models.reference_names import from_reference, to_reference
-from mipnet.models.weights import load_weights
+from mipnet.models.costs import count_parameters
+from mipnet.models.importing import export_checkpoint, import_checkpoint
+from mipnet.models.weights import load_model, read_weights
+from mipnet.skeletons import CROWDPOSE14
+
+pytestmark = [pytest.mark.shared, pytest.mark.golden, pytest.mark.slow]
+State = dict[str, Tensor]
 
 
-def _fill(name: str, shape: list[int]) -> torch.Tensor:
+def fill(name: str, shape: list[int]) -> Tensor:
     """A tensor by the rule of the golden folder's README."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if name.endswith("num_batches_tracked"):
@@ -31,46 +40,92 @@ def _fill(name: str, shape: list[int]) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def _golden_files(shared: Path) -> list[Path]:
-    files = sorted((shared / "golden" / "models").glob("*.json"))
-    assert files, "the shared folder has no golden models"
-    return files
+def read_golden(shared: Path, name: str) -> tuple[dict, State]:
+    description = json.loads((shared / "golden" / "models" / f"{name}.json").read_text())
+    return description, {tensor: fill(tensor, shape) for tensor, shape, _ in description["state_dict"]}
 
 
-@pytest.mark.shared
-@pytest.mark.golden
-@pytest.mark.slow
-def test_every_golden_model(shared: Path, subtests: pytest.Subtests) -> None:
-    for path in _golden_files(shared):
-        with subtests.test(path.stem):
-            _check(path)
+def prefixed(state: State) -> State:
+    return {f"module.{name}": tensor for name, tensor in state.items()}
 
 
-def _check(path: Path) -> None:
-    description = json.loads(path.read_text())
-    reference = {name: _fill(name, shape) for name, shape, _ in description["state_dict"]}
-    architecture, state = from_reference(reference)
-    with torch.device("meta"):
-        model = build_model(**architecture).to_empty(device="cpu").eval()
-    load_weights(model, state)
+OPTIMIZER = {
+    "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(3)}},
+    "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999), "params": [0]}],
+}
+# As training scripts of the reference and others write checkpoints; the name under "model" is a trap.
+WRAPPERS: dict[str, Callable[[State], dict]] = {
+    "bare": lambda s: s,
+    "data parallel": prefixed,
+    "latest of MIPNet": lambda s: {
+        "epoch": 110,
+        "model": "pose_mipnet",
+        "latest_state_dict": prefixed(s),
+        "best_state_dict": {name: tensor[:0] for name, tensor in s.items() if tensor.ndim},
+        "perf": np.float64(0.7),
+        "optimizer": OPTIMIZER,
+    },
+    "state_dict of HRNet": lambda s: {
+        "epoch": 210,
+        "model": "pose_hrnet",
+        "state_dict": prefixed(s),
+        "perf": np.float64(0.7),
+        "optimizer": OPTIMIZER,
+    },
+    "model": lambda s: {"model": s, "optimizer": OPTIMIZER, "epoch": 1},
+    "state_dict inside of model": lambda s: {"model": {"state_dict": prefixed(s)}},
+    "without counters": lambda s: {n: t for n, t in s.items() if not n.endswith("num_batches_tracked")},
+}
+
+
+def same(a: State, b: State) -> bool:
+    """Names in order, types and every bit."""
+    return list(a) == list(b) and all(
+        a[name].dtype == tensor.dtype and torch.equal(a[name], tensor) for name, tensor in b.items()
+    )
+
+
+def test_imported_weights_give_the_references_heatmaps(
+    golden_model: str, shared: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    description, reference = read_golden(shared, golden_model)
+    torch.save(reference, tmp_path / "published.pth")
+    size = tuple(description["image_size_wh"])
+    imported = import_checkpoint(tmp_path / "published.pth", tmp_path / "model", size)
+    assert (imported.unused, imported.random) == ([], "")
+    assert imported.config.input.size == size
+    if reference["final_layer.weight"].shape[0] == 14:
+        assert imported.config.data.joints == CROWDPOSE14
+    model, _ = load_model(tmp_path / "model")
     assert count_parameters(model) == description["parameters"]
 
-    back = to_reference(architecture, model.state_dict())
-    assert list(back) == list(reference)
-    for name, tensor in reference.items():
-        assert back[name].dtype == tensor.dtype
-        assert torch.equal(back[name], tensor), name
-
-    width, height = description["image_size_wh"]
     rng = np.random.default_rng(zlib.crc32(b"input"))
-    images = torch.from_numpy(rng.standard_normal((2, 3, height, width)).astype(np.float32))
+    images = torch.from_numpy(rng.standard_normal((2, 3, size[1], size[0])).astype(np.float32))
     with torch.inference_mode():
         heatmaps = model(images)
-    expected = np.load(path.with_suffix(".npz"))
+    expected = np.load(shared / "golden" / "models" / f"{golden_model}.npz")
     instance_of = {"plain": 0} if model.instances == 1 else {f"lambda{i}": i for i in range(model.instances)}
     assert set(expected.files) == set(instance_of)
+    errors = {}
     for name, i in instance_of.items():
         wanted = torch.from_numpy(expected[name])
-        error = ((heatmaps[:, i] - wanted).abs().max() / wanted.abs().max()).item()
-        print(f"{path.stem} {name}: largest error / largest value = {error:.1e}")
-        assert error <= 1e-4
+        assert wanted.shape == heatmaps[:, i].shape
+        errors[name] = ((heatmaps[:, i] - wanted).abs().max() / wanted.abs().max()).item()
+        record_property("golden", f"models/{golden_model} {name}: {errors[name]:.1e} of the largest value")
+    assert max(errors.values()) <= 1e-4
+
+
+def test_every_wrapping_comes_back_bit_by_bit(golden_model: str, shared: Path, tmp_path: Path) -> None:
+    _, reference = read_golden(shared, golden_model)
+    file, folder, back = tmp_path / "published.pth", tmp_path / "model", tmp_path / "back.pth"
+    first: State = {}
+    for kind, wrap in WRAPPERS.items():
+        # HRNet's in the format of 2019, from before checkpoints were zip archives.
+        torch.save(wrap(reference), file, _use_new_zipfile_serialization="HRNet" not in kind)
+        import_checkpoint(file, folder)
+        state = read_weights(folder)
+        first = first or state
+        assert same(state, first), kind
+        if kind in ("bare", "without counters"):
+            export_checkpoint(folder, back)
+            assert same(torch.load(back, weights_only=True), reference), kind

@@ -45,8 +45,9 @@ def test_names_and_shapes_tell_the_architecture(architecture: dict[str, object])
         state = build_model(**architecture).state_dict()  # type: ignore[arg-type]
     reference = to_reference(architecture, state)
     assert len(reference) == len(state)
-    found, back = from_reference(reference)
+    found, back, unused = from_reference(reference)
     assert found == architecture
+    assert unused == []
     assert list(back) == list(state)
     assert all(back[name] is tensor for name, tensor in state.items())
 
@@ -76,7 +77,7 @@ def test_some_names_spelled_out() -> None:
 def test_data_parallel_names_and_old_files_without_counters() -> None:
     reference = _reference()
     wrapped = {f"module.{n}": t for n, t in reference.items() if not n.endswith("num_batches_tracked")}
-    architecture, state = from_reference(wrapped)
+    architecture, state, _ = from_reference(wrapped)
     again = to_reference(architecture, state)
     assert list(again) == list(reference)
     assert all(torch.equal(again[n], t) for n, t in reference.items())
@@ -117,3 +118,65 @@ def test_wrong_shapes_are_listed() -> None:
 def test_foreign_weights_are_refused(broken) -> None:
     with pytest.raises(UserError):
         from_reference(broken(_reference()))
+
+
+def _bottleneck(prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}.conv1.weight": torch.zeros(8, 8, 1, 1), f"{prefix}.bn1.weight": torch.zeros(8)}
+
+
+def _classifier(backbone: str) -> dict[str, Tensor]:
+    """What ImageNet classifiers have instead of heatmaps: HRNet's of two generations, and ResNet's."""
+    if backbone == "resnet":
+        return {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}
+    fusion = {"stage3.1.fuse_layers.1.0.0.0.weight": torch.zeros(16, 8, 3, 3)}
+    if backbone == "early hrnet":
+        return {**fusion, **_bottleneck("head.0.0.0"), "fc.weight": torch.zeros(1000, 2048)}
+    return {
+        **fusion,
+        **_bottleneck("incre_modules.0.0"),
+        "downsamp_modules.0.0.weight": torch.zeros(16, 8, 3, 3),
+        "final_layer.0.weight": torch.zeros(2048, 1024, 1, 1),
+        "final_layer.1.running_mean": torch.zeros(2048),
+        "classifier.weight": torch.zeros(1000, 2048),
+    }
+
+
+@pytest.mark.parametrize("kind", ["hrnet", "early hrnet", "resnet", "bare resnet"])
+def test_classifiers_give_their_encoder(kind: str) -> None:
+    body = (
+        _architecture("hrnet", [], **TINY) if "hrnet" in kind else _architecture("simplebaseline", [], **R50)
+    )
+    with torch.device("meta"):
+        expected = build_model(**body).state_dict()  # type: ignore[arg-type]
+    names = to_reference(body, expected)
+    pose = ("final_layer.", "deconv_layers.")
+    trunk = {name: torch.rand(t.shape) for name, t in names.items() if not name.startswith(pose)}
+    classifier = {} if "bare" in kind else _classifier(kind)
+    architecture, state, unused = from_reference({**trunk, **classifier})
+    assert architecture == body
+    assert unused == list(classifier)
+    assert list(state) == [name for name in expected if not name.startswith("backbone.head.")]
+    assert all(back is trunk[name] for name, back in to_reference(body, state).items())
+    assert from_reference(trunk, 14).architecture["num_joints"] == 14
+
+    del trunk["conv1.weight"]
+    with pytest.raises(UserError, match="lack"):
+        from_reference({**trunk, **classifier})
+
+
+def test_an_encoder_with_something_else_is_refused_with_its_name() -> None:
+    trunk = {name: t for name, t in _reference().items() if not name.startswith("final_layer.")}
+    assert from_reference(trunk).unused == []
+    with pytest.raises(UserError, match=r"has unknown decoder\.weight"):
+        from_reference({**trunk, "decoder.weight": torch.zeros(1)})
+
+
+def test_half_a_head_is_no_encoder() -> None:
+    half = {name: t for name, t in _reference().items() if name != "final_layer.bias"}
+    with pytest.raises(UserError, match=r"lacks final_layer\.bias"):
+        from_reference(half)
+
+
+def test_weights_of_neither_network_are_listed() -> None:
+    with pytest.raises(UserError, match=r"neither to HRNet nor to a ResNet: features\.0\.weight, x"):
+        from_reference({"features.0.weight": torch.zeros(3, 3), "x": torch.zeros(1)})

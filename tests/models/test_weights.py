@@ -12,7 +12,14 @@ from mipnet.errors import UserError
 from mipnet.models.backbone import Backbone, Place
 from mipnet.models.build import build_model
 from mipnet.models.network import MIPNet
-from mipnet.models.weights import load_model, load_weights, save_model, warm_start
+from mipnet.models.weights import (
+    load_model,
+    load_weights,
+    read_weights,
+    save_model,
+    save_weights,
+    warm_start,
+)
 
 TINY = {"backbone": "hrnet", "width": 8, "modules": (1, 1), "blocks": 1, "stem_channels": 8}
 
@@ -146,3 +153,34 @@ def test_warm_start_refuses_another_backbone_and_lost_mimbs() -> None:
     state.pop("backbone.stages.0.conv1.weight")
     with pytest.raises(UserError, match=r"lacks backbone\.stages\.0\.conv1\.weight"):
         warm_start(_model(), state)
+
+
+def test_warm_start_copies_the_joints_that_it_is_told_to() -> None:
+    model = _model(joints=5)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    fresh = warm_start(model, _values(_model(joints=4), 7), same_joints=[(0, 3), (2, 1)])
+    assert fresh == ["backbone.head.weight", "backbone.head.bias"]
+    state = model.state_dict()
+    for name in fresh:
+        assert (state[name][[0, 2]] == 7).all()
+        assert torch.equal(state[name][[1, 3, 4]], before[name][[1, 3, 4]])
+    assert all((t == 7).all() for n, t in state.items() if n not in fresh)
+    assert warm_start(_model(), _values(_model(), 7), same_joints=[(i, 4 - i) for i in range(5)]) == []
+
+
+def test_a_head_is_taken_or_left_as_a_whole() -> None:
+    model = build_model("simplebaseline", 5, 1, (), depth=18, deconv_channels=8)
+    other = build_model("simplebaseline", 5, 1, (), depth=18, deconv_channels=8, deconvs=2)
+    fresh = warm_start(
+        model, {n: t for n, t in other.state_dict().items() if ".bias" not in n or "head" not in n}
+    )
+    assert fresh == [n for n in model.state_dict() if n.startswith("backbone.head.")]
+
+
+def test_an_encoder_is_no_model(tmp_path: Path) -> None:
+    model = _model()
+    trunk = {n: t for n, t in model.state_dict().items() if not n.startswith("backbone.head.")}
+    save_weights(tmp_path, model.architecture or {}, trunk)
+    with pytest.raises(UserError, match=r"holds an encoder.+--train\.init"):
+        load_model(tmp_path)
+    assert warm_start(_model(), read_weights(tmp_path)) == ["backbone.head.weight", "backbone.head.bias"]
