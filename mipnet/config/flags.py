@@ -47,6 +47,7 @@ def parse(
     sections: Sequence[str],
     defaults: Config,
     argv: Sequence[str],
+    program: str = "mipnet",
 ) -> tuple[Any, dict[str, Any]]:
     """Read the flags of a command.
 
@@ -54,9 +55,10 @@ def parse(
         command: its words, for ``--help``.
         description: shown there.
         options: dataclass of the flags that are the command's own.
-        sections: of the configuration that it takes.
+        sections: of the configuration that it takes; section.setting takes only that.
         defaults: what ``--help`` shows as defaults.
         argv: the words after the command.
+        program: whose command it is.
 
     Returns:
         the options, and the settings that were given as a nested dict of strings for ``from_dict``.
@@ -66,8 +68,8 @@ def parse(
     """
     words = "".join(f"[{f.name.upper()}] " for f in dataclasses.fields(options) if f.metadata["positional"])
     parser = _Parser(
-        prog=f"mipnet {command}",
-        usage=f"mipnet {command} {words}[--FLAG VALUE ...] [--SECTION.SETTING VALUE ...]",
+        prog=f"{program} {command}",
+        usage=f"{program} {command} {words}[--FLAG VALUE ...] [--SECTION.SETTING VALUE ...]",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -76,10 +78,12 @@ def parse(
     for field in dataclasses.fields(options):
         _add(parser, field, [_flag(field.name)], field.name, field.default)
     short = {name: flag for flag, name in SHORT.items()}
-    for section in sections:
+    for section, _, only in (section.partition(".") for section in sections):
         config = getattr(defaults, section)
         group = parser.add_argument_group(section, (type(config).__doc__ or "").splitlines()[0])
         for field in dataclasses.fields(config):
+            if only not in ("", field.name):
+                continue
             name = f"{section}.{field.name}"
             flags = [_flag(name), *([f"--{short[name]}"] if name in short else [])]
             _add(group, field, flags, name, getattr(config, field.name))
@@ -95,7 +99,7 @@ def parse(
 
 def _add(parser: Any, field: Any, flags: list[str], dest: str, default: Any) -> None:
     many = str(field.type).startswith(("tuple", "list"))
-    boolean = str(field.type) == "bool"
+    boolean = str(field.type).startswith("bool")
     help = field.metadata.get("help", "").replace("%", "%%")
     if field.metadata.get("positional"):
         parser.add_argument(field.name, nargs="*" if many else "?", help=help)
@@ -108,6 +112,8 @@ def _add(parser: Any, field: Any, flags: list[str], dest: str, default: Any) -> 
 
 def _metavar(field: Any) -> str:
     kind = str(field.type)
+    if kind.startswith("bool"):
+        return "auto|true|false" if "auto" in kind else "true|false"
     if kind.startswith("Literal"):
         return (
             kind.removeprefix("Literal[")
@@ -116,9 +122,7 @@ def _metavar(field: Any) -> str:
             .replace("'", "")
             .replace(", ", "|")
         )
-    return {"int": "N", "float": "X", "bool": "true|false"}.get(
-        kind.split("[")[0], "…" if "tuple" in kind else "TEXT"
-    )
+    return {"int": "N", "float": "X"}.get(kind.split("[")[0], "…" if "tuple" in kind else "TEXT")
 
 
 def _flag(name: str) -> str:
@@ -139,6 +143,11 @@ def _converted(options: type, name: str, value: Any) -> Any:
         if value not in ("true", "false"):
             raise ConfigError(f"{_flag(name)}: {value!r} is neither true nor false")
         return value == "true"
+    if kind == "int":
+        try:
+            return int(value)
+        except ValueError:
+            raise ConfigError(f"{_flag(name)}: {value!r} is not a whole number") from None
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -17,6 +17,7 @@ from mipnet.errors import ConfigError, nearest
 
 # How a run is carried out and where it is recorded does not change what it computes.
 _NOT_IDENTITY = ("resources", "tracking", "preset")
+_YES_NO_OR_AUTO = ("resources.gpu",)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -41,12 +42,14 @@ def from_dict(values: Mapping[str, Any], base: Config | None = None) -> Config:
         config = TypeAdapter(Config).validate_python(merged)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+        name = ".".join(str(part) for part in first["loc"][:2])  # then comes the place in a list or union
         message = first["msg"].removeprefix("Input should be ").split(",")[0].replace("tuple", "list")
         mend = f"give {message}"
         if first["type"] == "literal_error":
             choices = [c.strip(" '") for c in str(first["ctx"]["expected"]).replace(" or ", ", ").split(",")]
             mend = nearest(str(first["input"]), choices)
+        elif name in _YES_NO_OR_AUTO:
+            mend = "give auto, true or false"
         raise ConfigError(f"{name}: {shown(first['input'])} does not fit", mend) from None
     return validate(config)
 
@@ -69,7 +72,8 @@ def _merge(base: dict[str, Any], values: Mapping[str, Any], where: str) -> dict[
 def _leaf(name: str, default: Any, value: Any) -> Any:
     """What pydantic alone gets wrong: true is not 1, and '101' may be one of the choices 50, 101, 152."""
     items = value if isinstance(value, (list, tuple)) else [value]
-    if not isinstance(default, bool) and any(isinstance(item, bool) for item in items):
+    may_be_bool = isinstance(default, bool) or name in _YES_NO_OR_AUTO
+    if not may_be_bool and any(isinstance(item, bool) for item in items):
         raise ConfigError(f"{name}: {shown(value)} does not fit", "it is not a yes-or-no setting")
     if isinstance(default, int) and not isinstance(default, bool) and isinstance(value, str):
         with contextlib.suppress(ValueError):
@@ -106,17 +110,23 @@ def to_yaml(config: Config) -> str:
 
 def digest(config: Config) -> str:
     """Eight hex digits over everything that changes the result; workers and tracking do not."""
-    values = {k: v for k, v in to_dict(config).items() if k not in _NOT_IDENTITY}
+    values = _identity(config)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def differences(old: Config, new: Config) -> list[str]:
     """'section.field: old -> new' for every setting that is part of a run's identity and differs."""
-    a, b = to_dict(old), to_dict(new)
+    a, b = _identity(old), _identity(new)
     return [
         f"{section}.{key}: {shown(a[section][key])} -> {shown(value)}"
         for section, values in b.items()
-        if section not in _NOT_IDENTITY
         for key, value in values.items()
         if a[section][key] != value
     ]
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    """The sections that say what a run computes."""
+    values = {k: v for k, v in to_dict(config).items() if k not in _NOT_IDENTITY}
+    del values["data"]["max_bad_share"]  # who raises it means to go on with the run that it has stopped
+    return values

@@ -37,7 +37,7 @@ class ModelConfig:
     blocks: int = _option(4, "hrnet: residual blocks per branch and module")
     stage1_blocks: int = _option(4, "hrnet: bottleneck blocks of stage 1")
     stem_channels: int = _option(64, "hrnet: channels of the stem")
-    depth: Literal[50, 101, 152] = _option(50, "simplebaseline: ResNet depth")
+    depth: Literal[18, 34, 50, 101, 152] = _option(50, "simplebaseline: ResNet depth")
 
     @property
     def possible_places(self) -> tuple[int, ...]:
@@ -94,16 +94,22 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """A data set in COCO layout: ROOT/SPLIT/*.jpg and ROOT/annotations/person_keypoints_SPLIT.json."""
+    """A data set as it is downloaded: where its files lie, its joints, its splits and its boxes."""
 
     root: str = _option(GENERATED, f"folder or URI of the data set; '{GENERATED}' renders the benchmark")
+    layout: Literal["coco", "crowdpose", "ochuman"] = _option(
+        "coco", "whose files these are: where they lie, and by which rules poses are judged"
+    )
+    annotations: str = _option("", "where else annotations lie in the root, e.g. labels/{split}.json")
+    images: str = _option("", "where else images lie in the root, e.g. pictures/{split}")
     skeleton: str = _option("coco17", "which joints are annotated")
     train: str = _option("train", "split to train on")
     tune: str = _option("tune", "split that picks the best checkpoint while training")
     evaluate: tuple[str, ...] = _option(("easy", "medium", "hard"), "splits for the final tables")
     boxes: tuple[str, ...] = _option(
         ("gt", "det5"),
-        "box sources: gt, or NAME for ROOT/boxes/NAME_SPLIT.json, or NAME=FILE (COCO detections)",
+        "box sources: gt, or NAME for ROOT/boxes/NAME_SPLIT.json, or NAME=FILE (COCO detections); {split} in "
+        "FILE is the split",
     )
     box_score_threshold: float = _option(0.0, "detections below this score are left out")
     max_bad_share: float = _option(0.01, "stop when more than this share of the samples is unusable")
@@ -115,6 +121,11 @@ class DataConfig:
     @property
     def joints(self) -> Skeleton:
         return skeleton(self.skeleton)
+
+    @property
+    def protocol(self) -> Literal["coco", "crowdpose"]:
+        """Whose evaluation rules hold; OCHuman's are COCO's."""
+        return "crowdpose" if self.layout == "crowdpose" else "coco"
 
 
 @dataclass(frozen=True)
@@ -143,10 +154,14 @@ class TrainConfig:
     warmup: float = _option(0.08, "onecycle: share of the steps in which the rate rises")
     clip_norm: float = _option(0.0, "clip the gradient's global norm; 0 does not clip")
     ema: float = _option(0.0, "decay of the weights' moving average that is evaluated; 0 is off")
-    precision: Literal["fp32", "bf16"] = _option("fp32", "bf16 runs the network under autocast")
+    precision: Literal["fp32", "bf16", "auto"] = _option(
+        "auto", "bf16 runs the network under autocast; auto: where the device computes in bf16 natively"
+    )
     loss: Literal["mse", "peak"] = _option("mse", "mse: the paper's; peak: errors weighted by 1 + 10·target")
     freeze_batchnorm: bool = _option(False, "keep batch-norm statistics fixed (eval mode) while training")
-    init: str = _option("", "model folder or models:/ URI whose weights to start from")
+    init: str = _option(
+        "", "weights to start from: a run, a model folder, models:/…, or a published checkpoint (.pth)"
+    )
     window_batches: int = _option(8, "batches mixed in one window of the stream: mixing against memory")
     log_steps: int = _option(25, "steps between logged metrics")
     checkpoint_steps: int = _option(500, "steps between checkpoints; each is validated on the tune split")
@@ -170,8 +185,10 @@ class EvaluationConfig:
 class ResourcesConfig:
     """What the run may use. Never part of a run's identity: results do not depend on it."""
 
-    workers: int = _option(1, "training processes (one GPU each with gpu true)")
-    gpu: bool = _option(False, "train and predict on GPUs")
+    workers: int = _option(1, "training processes (one GPU each, where GPUs are used)")
+    gpu: bool | Literal["auto"] = _option(
+        "auto", "train and predict on GPUs; auto: if the cluster has one for each worker"
+    )
     cpus_per_worker: int = _option(
         0, "CPU threads of a training process; 0: all cores but one, shared evenly"
     )

@@ -8,17 +8,22 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mipnet.data.faults import Complaints, check_images, leave_out_unusable
 from mipnet.data.geometry import clip_box
-from mipnet.errors import DataError
+from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
+from mipnet.data.sizes import turn_swapped_sizes
+from mipnet.errors import DataError, reason_of
 from mipnet.skeletons import Skeleton
-from mipnet.storage import Folder, contained
+from mipnet.storage import Folder, contained, parent_of
+
+BOX_HELP = "give detections as [{image_id, category_id, bbox: [x, y, w, h], score}]"
+BOXES_HELP = "give --data.boxes gt, NAME for ROOT/boxes/NAME_SPLIT.json, or NAME=FILE"
 
 
 @dataclass(frozen=True)
@@ -108,69 +113,57 @@ class Boxes:
         )
 
 
-@dataclass
-class Complaints:
-    """Samples that cannot be used, counted by kind with the first few named."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, kind: str, name: str) -> None:
-        self.counts[kind] += 1
-        if len(self.examples.setdefault(kind, [])) < 5:
-            self.examples[kind].append(name)
-
-    @property
-    def total(self) -> int:
-        return sum(self.counts.values())
-
-    def lines(self) -> list[str]:
-        return [f"{n} x {kind}: {', '.join(self.examples[kind])}" for kind, n in self.counts.most_common()]
-
-    def check(self, samples: int, limit: float, where: str) -> None:
-        """Stop if too many samples are bad.
-
-        Raises:
-            DataError: more than ``limit`` of ``samples`` were complained about.
-        """
-        if self.total > limit * max(samples, 1):
-            raise DataError(
-                f"{where}: {self.total} of {samples} samples are unusable ({'; '.join(self.lines())})",
-                "mend them, or raise --data.max-bad-share",
-            )
-
-
 class CocoFile:
-    """A COCO keypoint annotation file and the folder of its images.
+    """A keypoint annotation file, in COCO's format or OCHuman's own, and the folder of its images.
+
+    Attributes:
+        annotations: in COCO's format, without what cannot be used.
+        complaints: about that.
+        notes: one line about each thing that was mended while reading.
 
     Args:
-        root: the data set's folder in COCO layout.
-        split: its images lie in ROOT/SPLIT, its annotations in ROOT/annotations/person_keypoints_SPLIT.json.
+        root: the data set's folder.
+        annotations: name of the file in it.
+        images: name of the image folder in it.
         skeleton: the joints that the file must have.
 
     Raises:
         DataError: file missing, not JSON, not COCO keypoints, or of another skeleton.
     """
 
-    def __init__(self, root: Folder, split: str, skeleton: Skeleton) -> None:
-        name = f"annotations/person_keypoints_{split}.json"
-        self.path, self.images_uri, self.skeleton = root.path(name), root.path(split), skeleton
-        self.annotations: dict[str, Any] = read_json(root, name)
+    def __init__(self, root: Folder, annotations: str, images: str, skeleton: Skeleton) -> None:
+        self.path, self.images_uri, self.skeleton = root.path(annotations), root.path(images), skeleton
+        self.notes: list[str] = []
+        self.annotations: dict[str, Any] = read_json(root, annotations)
+        if is_ochuman(self.annotations):
+            self.annotations = ochuman_to_coco(self.annotations, self.path)
         for key in ("images", "annotations", "categories"):
             if not isinstance(self.annotations, dict) or not isinstance(self.annotations.get(key), list):
                 raise DataError(f"{self.path} has no list {key!r}", "give a COCO keypoint annotation file")
         for category in self.annotations["categories"]:
-            joints = len(category.get("keypoints", ()))
+            if not isinstance(category, dict) or "id" not in category:
+                raise DataError(
+                    f"{self.path} has a category without id", "give a COCO keypoint annotation file"
+                )
+            joints = len(category.get("keypoints") or ())
             if joints and joints != skeleton.num_joints:
                 raise DataError(
                     f"{self.path} annotates {joints} keypoints but skeleton {skeleton.name} has "
                     f"{skeleton.num_joints}",
                     "choose the skeleton with --data.skeleton",
                 )
-        for image in self.annotations["images"]:
-            if not {"id", "file_name", "width", "height"} <= image.keys():
-                raise DataError(f"{self.path}: image {image} lacks id, file_name, width or height")
+        check_images(self.annotations["images"], self.path)
+        if turned := turn_swapped_sizes(self.annotations):
+            self.notes.append(f"{self.path}: width and height of {turned} images were swapped; turned back")
+        self.complaints = leave_out_unusable(self.annotations, skeleton.num_joints)
         self.coco = to_coco(self.annotations)
+        self._people: People | None = None
+
+    @property
+    def category_id(self) -> int:
+        """Of the people: the first category with keypoints."""
+        categories = self.annotations["categories"]
+        return next((c["id"] for c in categories if c.get("keypoints")), 1)
 
     def images(self) -> Images:
         """All images of the file, by id."""
@@ -180,55 +173,42 @@ class CocoFile:
         return Images(np.array([folder.path(n) for n in names]), np.array(ids, np.int64))
 
     def people(self) -> tuple[People, Complaints]:
-        """The people with labelled joints, and complaints about those that cannot be used."""
-        complaints = Complaints()
+        """The people with labelled joints, and complaints about those that cannot be used.
+
+        Raises:
+            DataError: there is nobody.
+        """
+        if self._people is None:
+            self._people = self._collect()
+        return self._people, self.complaints
+
+    def _collect(self) -> People:
         ids, boxes, keypoints, owner = [], [], [], []
         images = self.images()
         for index, image_id in enumerate(images.ids.tolist()):
             info = self.coco.imgs[image_id]
             for ann in self.coco.imgToAnns.get(image_id, []):
-                joints = np.asarray(ann.get("keypoints", []), np.float32)
-                if ann.get("iscrowd") or not joints.size or not ann.get("num_keypoints", 1):
-                    continue  # COCO marks groups and people without joints; they are not samples, nor faults
-                problem, box = self._check(ann, joints, info)
-                if problem:
-                    complaints.add(problem, f"annotation {ann.get('id')} of {info['file_name']}")
+                # COCO marks groups and people without joints; they are not samples, nor faults.
+                if ann.get("iscrowd") or not ann.get("keypoints") or not ann.get("num_keypoints", 1):
                     continue
-                if joints[2::3].max() <= 0:
+                joints = np.asarray(ann["keypoints"], np.float32).reshape(-1, 3)
+                if joints[:, 2].max() <= 0:
                     continue
                 ids.append(ann["id"])
-                boxes.append(box)
-                keypoints.append(joints.reshape(-1, 3))
+                boxes.append(clip_box(np.asarray(ann["bbox"], np.float64), info["width"], info["height"]))
+                keypoints.append(joints)
                 owner.append(index)
-        for ann in self.annotations["annotations"]:
-            if ann.get("image_id") not in self.coco.imgs:
-                complaints.add("annotation without its image", f"annotation {ann.get('id')}")
         if not ids:
-            raise DataError(
-                f"{self.path} has no usable person", "; ".join(complaints.lines()) or "label some keypoints"
-            )
+            why = "; ".join(self.complaints.lines()) or "no annotation has labelled keypoints"
+            raise DataError(f"{self.path} has no usable person ({why})", "label the keypoints of some people")
         used, counts = np.unique(owner, return_counts=True)
-        return (
-            People(
-                Images(images.uris[used], images.ids[used]),
-                np.concatenate([[0], np.cumsum(counts)]),
-                np.array(ids, np.int64),
-                np.array(boxes),
-                np.array(keypoints, np.float32),
-            ),
-            complaints,
+        return People(
+            Images(images.uris[used], images.ids[used]),
+            np.concatenate([[0], np.cumsum(counts)]),
+            np.array(ids, np.int64),
+            np.array(boxes),
+            np.array(keypoints, np.float32),
         )
-
-    def _check(self, ann: dict[str, Any], joints: np.ndarray, info: dict[str, Any]) -> tuple[str, np.ndarray]:
-        box = np.asarray(ann.get("bbox", ()), np.float64)
-        if joints.size != 3 * self.skeleton.num_joints:
-            return f"{joints.size // 3} keypoints instead of {self.skeleton.num_joints}", box
-        if not np.isfinite(joints).all():
-            return "keypoints that are not numbers", box
-        if box.shape != (4,) or not np.isfinite(box).all():
-            return "box that is not four numbers", box
-        box = clip_box(box, info["width"], info["height"])
-        return ("box outside its image" if min(box[2:]) <= 0 else ""), box
 
     def ground_truth_boxes(self) -> Boxes:
         """The boxes of the people with labelled joints, score 1 each."""
@@ -242,25 +222,27 @@ class CocoFile:
         Raises:
             DataError: the file is missing or broken, or names images that the annotations do not have.
         """
-        detections = read_json(root, name)
+        detections = read_json(root, name, BOXES_HELP)
         where = root.path(name)
         if not isinstance(detections, list):
-            raise DataError(f"{where} is not a list", "give detections as [{image_id, bbox, score}]")
-        images = self.images()
+            raise DataError(f"{where} is not a list", BOX_HELP)
+        images, person = self.images(), self.category_id
         index = {image_id: i for i, image_id in enumerate(images.ids.tolist())}
         rows = []
         for number, d in enumerate(detections):
             try:
-                if d.get("category_id", 1) != 1 or d["score"] < min_score:
+                if d.get("category_id", person) != person or d["score"] < min_score:
                     continue
                 x, y, w, h = map(float, d["bbox"])
                 if not (w > 0 and h > 0 and np.isfinite([x, y, w, h, d["score"]]).all()):
                     raise ValueError
                 rows.append((index[d["image_id"]], x, y, w, h, float(d["score"])))
             except (KeyError, TypeError, ValueError, AttributeError):
-                unknown = isinstance(d, dict) and d.get("image_id") not in index
-                what = f"names the unknown image {d.get('image_id')}" if unknown else "is not a usable box"
-                raise DataError(f"{where}: detection {number} {what}", "check the file") from None
+                image_id = d.get("image_id") if isinstance(d, dict) else None
+                unknown = isinstance(image_id, int | str) and image_id not in index
+                what = f"names the unknown image {image_id!r:.50}" if unknown else "is not a usable box"
+                mend = f"the boxes must be of the images in {self.path}" if unknown else BOX_HELP
+                raise DataError(f"{where}: detection {number} {what}", mend) from None
         rows.sort(key=lambda row: row[0])
         table = np.array(rows, np.float64).reshape(-1, 6)
         image = table[:, 0].astype(np.int64)
@@ -273,13 +255,25 @@ def read_uri(uri: str) -> bytes:
     Raises:
         FileNotFoundError: there is none.
     """
-    place, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
-    folder, _, name = place.rpartition("/")
-    return Folder(f"{folder}{mark}{query}").read(name)
+    folder, name = parent_of(uri)
+    return folder.read(name)
 
 
-def read_json(folder: Folder, name: str) -> Any:
+def absent(images: Images) -> list[str]:
+    """Those of the images whose file is not there; one listing of each folder, not one question a file."""
+    places = [parent_of(str(uri)) for uri in images.uris]
+    there = {folder: set(folder.names()) for folder in dict.fromkeys(folder for folder, _ in places)}
+    return [
+        str(uri) for uri, (folder, name) in zip(images.uris, places, strict=True) if name not in there[folder]
+    ]
+
+
+def read_json(folder: Folder, name: str, mend: str = "check --data (data.root)") -> Any:
     """The content of a JSON file.
+
+    Args:
+        folder, name: where it is.
+        mend: what to do if it is not there.
 
     Raises:
         DataError: it is missing or broken; says where.
@@ -288,9 +282,9 @@ def read_json(folder: Folder, name: str) -> Any:
     try:
         return json.loads(folder.read(name))
     except FileNotFoundError:
-        raise DataError(f"{where} does not exist", "check --data.root and the split's name") from None
+        raise DataError(f"{where} does not exist", mend) from None
     except OSError as error:
-        raise DataError(f"cannot read {where} ({error.strerror or error})") from None
+        raise DataError(f"cannot read {where} ({reason_of(error)})", "check its permissions") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{where} is not JSON ({error})", "download or export it again") from None
 

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from mipnet.data.geometry import PADDING, box_to_crop, clip_box, crop_affine, transform_keypoints
-from mipnet.evaluation.coco import Annotations, Sigmas, evaluate_keypoints, keypoint_results, load_annotations
+from mipnet.evaluation.coco import Annotations, Sigmas, keypoint_results, load_annotations
 from mipnet.evaluation.decoding import DecodeMethod, cells_to_image, decode_heatmaps
+from mipnet.evaluation.protocols import Protocol, evaluate_poses
 from mipnet.models.targets import TargetKind, heatmap_targets
 
 CHUNK = 256  # people at a time: their heatmaps take up to 120 MB
@@ -22,8 +23,9 @@ def ceiling(
     decoder: DecodeMethod = "quarter",
     stride: int = 4,
     padding: float = PADDING,
+    protocol: Protocol = "coco",
 ) -> dict[str, float]:
-    """COCO's metrics of a network that predicts its targets exactly, from ground-truth boxes.
+    """The metrics of a network that predicts its targets exactly, from ground-truth boxes.
 
     The annotated joints go through crop, ``heatmap_targets``, ``decode_heatmaps`` and ``cells_to_image``:
     what is missing to 1 is lost by the heatmaps' resolution, kind and decoder and by joints outside the crop,
@@ -39,9 +41,10 @@ def ceiling(
         decoder: as for ``decode_heatmaps``.
         stride: input px per heatmap px.
         padding: as for ``box_to_crop``.
+        protocol: whose rules.
 
     Returns:
-        the metrics of ``evaluate_keypoints``.
+        the metrics of ``evaluate_poses``.
 
     Raises:
         DataError: as ``evaluate_keypoints``.
@@ -72,4 +75,4 @@ def ceiling(
         poses = torch.cat([points, scores[..., None]], dim=-1).numpy()
         image_ids = [person["image_id"] for person in chunk]
         results += keypoint_results(image_ids, poses, np.ones(len(chunk)), chunk[0]["category_id"])
-    return evaluate_keypoints(annotations, results, sigmas)
+    return evaluate_poses(protocol, annotations, results, sigmas)

@@ -19,6 +19,8 @@ from mipnet.errors import DataError
 Annotations = dict[str, Any] | str | PathLike[str]
 Sigmas = Sequence[float] | np.ndarray
 
+ALL_SIZES = {"all": [0, 1e5**2]}  # px²: as COCO's own "all", without its medium and large
+
 
 def keypoint_results(
     image_ids: Sequence[int | str] | np.ndarray, poses: np.ndarray, scores: np.ndarray, category_id: int = 1
@@ -68,7 +70,7 @@ def evaluate_keypoints(
         results_index(annotations, results, len(sigmas)),
         sigmas,
         image_ids,
-    )
+    ).eval
     precision, recall = (
         evaluation["precision"],
         evaluation["recall"],
@@ -177,11 +179,11 @@ def run_evaluation(
     sigmas: Sigmas,
     image_ids: Sequence[int | str] | None = None,
     area_ranges: dict[str, list[float]] | None = None,
-) -> dict[str, Any]:
-    """COCOeval without its prints: its ``eval``.
+) -> COCOeval:
+    """COCOeval without its prints, evaluated and accumulated.
 
-    ``precision`` is (OKS, recall, category, area range, 1), ``recall`` (OKS, category, area range, 1); both
-    are -1 where there is nobody.
+    In its ``eval``, ``precision`` is (OKS, recall, category, area range, 1) and ``recall`` (OKS, category,
+    area range, 1); both are -1 where there is nobody.
 
     Args:
         ground_truth, poses: as from ``ground_truth_index`` and ``results_index``.
@@ -199,7 +201,7 @@ def run_evaluation(
             evaluation.params.areaRng = list(area_ranges.values())
         evaluation.evaluate()
         evaluation.accumulate()
-    return evaluation.eval
+    return evaluation
 
 
 def mean_present(values: np.ndarray) -> float:

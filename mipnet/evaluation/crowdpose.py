@@ -8,6 +8,7 @@ import numpy as np
 
 from mipnet.errors import DataError
 from mipnet.evaluation.coco import (
+    ALL_SIZES,
     Annotations,
     Sigmas,
     ground_truth_index,
@@ -43,9 +44,8 @@ def evaluate_crowdpose(
     people = [_with_area(person) for person in annotations["annotations"]]
     ground_truth = ground_truth_index({**annotations, "annotations": people}, len(sigmas))
     poses = results_index(annotations, results, len(sigmas))
-    all_sizes = {"all": [0, 1e5**2]}
 
-    evaluation = run_evaluation(ground_truth, poses, sigmas, area_ranges=all_sizes)
+    evaluation = run_evaluation(ground_truth, poses, sigmas, area_ranges=ALL_SIZES).eval
     precision, recall = evaluation["precision"], evaluation["recall"]
     metrics = {
         "AP": mean_present(precision),
@@ -56,7 +56,7 @@ def evaluate_crowdpose(
         "AR75": mean_present(recall[5]),
     }
     for level, image_ids in _levels(annotations).items():
-        subset = run_evaluation(ground_truth, poses, sigmas, image_ids, all_sizes)
+        subset = run_evaluation(ground_truth, poses, sigmas, image_ids, ALL_SIZES).eval
         metrics[f"AP_{level}"] = round(mean_present(subset["precision"]), 4)
     return metrics
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,10 @@ import numpy as np
 from mipnet.config import Config
 from mipnet.config.schema import EvaluationConfig, ResourcesConfig
 from mipnet.data.records import Boxes, CocoFile
-from mipnet.evaluation.coco import evaluate_keypoints
+from mipnet.evaluation.protocols import evaluate_poses
 from mipnet.inference.pipeline import predict_poses
 from mipnet.inference.poses import merged_results
 from mipnet.storage import Folder
-
-METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "R50")
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Entry:
     Attributes:
         split, source: which people, in whose boxes.
         view: "merged", or "lambda0", "lambda1", … for one instance alone.
-        metrics: by the names in ``METRICS``, 0 to 1; nan where the split has nobody to measure.
+        metrics: by the names of the protocol, 0 to 1; nan where the split has nobody to measure.
         results: the poses in COCO's results format, with ``instance`` and ``box`` added.
     """
 
@@ -46,9 +44,11 @@ def evaluate_splits(
     config: Config,
     evaluation: EvaluationConfig,
     data: Folder,
-    splits: Sequence[str],
+    files: Mapping[str, CocoFile],
     sources: Sequence[str],
     resources: ResourcesConfig,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    unreadable: Callable[[list[str]], object] = lambda names: None,
 ) -> list[Entry]:
     """All lines of the tables, from one pass of prediction.
 
@@ -56,18 +56,21 @@ def evaluate_splits(
         model: the network's folder.
         config: what it was trained with.
         evaluation: how its heatmaps are read and its poses merged.
-        data: folder of the data set in COCO layout.
-        splits: which annotation files.
+        data: folder of the data set.
+        files: split -> its annotations.
         sources: box sources as in ``DataConfig.boxes``.
         resources: for the prediction.
+        progress: told how many boxes of how many are done.
+        unreadable: told which images were left out, if any.
 
     Raises:
         DataError: annotations, boxes or images that cannot be used.
     """
-    files = {split: CocoFile(data, split, config.data.joints) for split in splits}
-    pairs = [(split, source) for split in splits for source in sources]
+    pairs = [(split, source) for split in files for source in sources]
     parts = [boxes_of(files[split], data, split, source, config) for split, source in pairs]
-    poses = predict_poses(Boxes.join(parts), model, config, evaluation, resources)
+    poses = predict_poses(Boxes.join(parts), model, config, evaluation, resources, progress)
+    if poses.unreadable:
+        unreadable(poses.unreadable)
     entries = []
     for group, (split, source) in enumerate(pairs):
         part = poses.of_group(group)
@@ -75,17 +78,19 @@ def evaluate_splits(
         if config.model.instances > 1:
             views |= {f"lambda{i}": i for i in range(config.model.instances)}
         for view, instances in views.items():
-            results = merged_results(part, config, evaluation, instances)
-            metrics = evaluate_keypoints(files[split].annotations, results, config.data.joints.sigmas)
+            results = merged_results(part, config, evaluation, instances, files[split].category_id)
+            metrics = evaluate_poses(
+                config.data.protocol, files[split].annotations, results, config.data.joints.sigmas
+            )
             entries.append(Entry(split, source.partition("=")[0], view, metrics, results))
     return entries
 
 
 def boxes_of(file: CocoFile, data: Folder, split: str, source: str, config: Config) -> Boxes:
-    """The boxes of a source: gt, NAME (a file of the data set) or NAME=FILE."""
+    """The boxes of a source: gt, NAME (a file of the data set) or NAME=FILE; {split} is the split's name."""
     if source == "gt":
         return file.ground_truth_boxes()
-    name, _, path = source.partition("=")
+    name, _, path = source.replace("{split}", split).partition("=")
     if path:
         parent, _, file_name = str(Folder.of(path).uri).rpartition("/")
         return file.detected_boxes(Folder(parent or "/"), file_name, config.data.box_score_threshold)

@@ -7,7 +7,7 @@ split evenly between consumers, so none is dropped; every box asked for is answe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,10 +20,10 @@ from ray.data import ActorPoolStrategy
 from mipnet.config import Config
 from mipnet.config.schema import EvaluationConfig, ResourcesConfig
 from mipnet.data.crops import decode_image
+from mipnet.data.faults import check_readable
 from mipnet.data.geometry import box_to_crop, crop_affine, warp_crop
 from mipnet.data.records import Boxes
 from mipnet.data.stream import settle
-from mipnet.errors import DataError
 from mipnet.inference.poses import Poses
 from mipnet.inference.predictor import Predictor
 from mipnet.memory import keep_memory
@@ -33,7 +33,12 @@ Block = dict[str, np.ndarray]
 
 
 def predict_poses(
-    boxes: Boxes, model: Folder, config: Config, evaluation: EvaluationConfig, resources: ResourcesConfig
+    boxes: Boxes,
+    model: Folder,
+    config: Config,
+    evaluation: EvaluationConfig,
+    resources: ResourcesConfig,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Poses:
     """Poses for every box.
 
@@ -43,6 +48,7 @@ def predict_poses(
         config: what the network was trained with.
         evaluation: how to read its heatmaps.
         resources: how many processes, on GPUs or not.
+        progress: told how many boxes of how many are done.
 
     Raises:
         DataError: more images are unreadable than ``config.data.max_bad_share`` allows.
@@ -50,22 +56,20 @@ def predict_poses(
     n, k = config.model.instances, config.data.joints.num_joints
     keypoints = np.full((len(boxes), n, k, 3), np.nan, np.float32)
     _, sizes = box_to_crop(boxes.boxes.reshape(-1, 4), config.input.size, config.input.padding)
-    unreadable = set()
+    unreadable: set[int] = set()
+    names: list[str] = []
+    used = len(np.unique(boxes.image))
     answered = np.zeros(len(boxes), bool)
     for batch in _answers(boxes, model, config, evaluation, resources):
         index = batch["box"]
         keypoints[index] = batch["keypoints"]
         answered[index] = True
         unreadable.update(boxes.image[index[batch["corrupt"]]].tolist())
+        names = [str(boxes.images.uris[i]) for i in sorted(unreadable)]
+        check_readable(names, used, config.data.max_bad_share)
+        progress(int(answered.sum()), len(boxes))
     if not answered.all():
         raise RuntimeError(f"{(~answered).sum()} of {len(boxes)} boxes got no answer")
-    names = [str(boxes.images.uris[i]) for i in sorted(unreadable)]
-    used = len(np.unique(boxes.image))
-    if len(names) > config.data.max_bad_share * used:
-        raise DataError(
-            f"{len(names)} of {used} images cannot be read ({', '.join(names[:5])})",
-            "mend them, or raise --data.max-bad-share",
-        )
     return Poses(boxes, keypoints, sizes.prod(axis=-1), names)
 
 
@@ -83,11 +87,11 @@ def _answers(
         .map_batches(cut_boxes, batch_size=None, fn_kwargs={"task": cutter}, num_cpus=1)
         .map_batches(
             PoseActor,
-            fn_constructor_args=(model, evaluation, resources.gpu, resources.cpus_per_worker),
+            fn_constructor_args=(model, evaluation, resources.gpu is True, resources.cpus_per_worker),
             batch_size=evaluation.batch_size,
             compute=ActorPoolStrategy(min_size=1, max_size=resources.predict_workers),
             num_cpus=1,
-            num_gpus=1 if resources.gpu else 0,
+            num_gpus=1 if resources.gpu is True else 0,
         )
     )
     yield from settle(ready, preserve_order=False).iter_batches(batch_size=None, batch_format="numpy")
@@ -116,7 +120,7 @@ def cut_boxes(batch: Block, task: Any) -> Block:
             current = boxes.image[row]
             try:
                 pixels = decode_image(boxes.images.read(current))
-            except FileNotFoundError:
+            except OSError:  # missing, not permitted, a folder, or the disk's fault
                 pixels = None
         if pixels is None:
             corrupt[i] = True

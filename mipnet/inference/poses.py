@@ -40,7 +40,11 @@ class Poses:
 
 
 def merged_results(
-    poses: Poses, config: Config, evaluation: EvaluationConfig, instances: Instances = "merged"
+    poses: Poses,
+    config: Config,
+    evaluation: EvaluationConfig,
+    instances: Instances = "merged",
+    category_id: int = 1,
 ) -> list[dict[str, Any]]:
     """The poses that survive merging, in COCO's results format, with the instance and the box of each."""
     boxes = poses.boxes
@@ -56,7 +60,7 @@ def merged_results(
         instances,
     )
     ids = boxes.images.ids[boxes.image[kept.boxes]]
-    results = keypoint_results(ids, poses.keypoints[kept.boxes, kept.instances], kept.scores)
+    results = keypoint_results(ids, poses.keypoints[kept.boxes, kept.instances], kept.scores, category_id)
     for result, box, instance in zip(
         results, boxes.boxes[kept.boxes].tolist(), kept.instances.tolist(), strict=True
     ):

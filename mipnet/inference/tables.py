@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from mipnet.inference.evaluate import METRICS, Entry
+from mipnet.config.schema import DataConfig
+from mipnet.evaluation.occlusion import occlusion_ap
+from mipnet.evaluation.protocols import METRICS
+from mipnet.inference.evaluate import Entry, flat_metrics
 
 
-def table(entries: Sequence[Entry], ceilings: Mapping[str, float] | None = None) -> str:
-    """One line per split, box source and view; percentages, '-' where nobody was there to measure.
+def table(data: DataConfig, entries: Sequence[Entry], ceilings: Mapping[str, float] | None = None) -> str:
+    """One line per split, box source and view, then the occlusion AP; percentages, '-' where nobody was.
 
     Args:
+        data: what was evaluated.
         entries: the lines.
-        ceilings: AP of a perfect prediction by split, for a last line each.
+        ceilings: AP of a perfect prediction by split, for a line each.
     """
-    rows: list[tuple[str, ...]] = [("split", "boxes", "instances", *METRICS)]
+    columns = METRICS[data.protocol]
+    rows: list[tuple[str, ...]] = [("split", "boxes", "instances", *columns)]
     for entry in entries:
-        rows.append((entry.split, entry.source, entry.view, *(percent(entry.metrics[m]) for m in METRICS)))
+        rows.append((entry.split, entry.source, entry.view, *(percent(entry.metrics[m]) for m in columns)))
     for split, value in (ceilings or {}).items():
-        rows.append((split, "gt", "ceiling", percent(value), *[""] * (len(METRICS) - 1)))
+        rows.append((split, "gt", "ceiling", percent(value), *[""] * (len(columns) - 1)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -27,6 +32,8 @@ def table(entries: Sequence[Entry], ceilings: Mapping[str, float] | None = None)
         aligned = [c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(cells)]
         lines.append("  ".join(aligned).rstrip())
     lines.insert(1, "-" * max(map(len, lines)))
+    occlusion = occlusion_ap(data, flat_metrics(entries))
+    lines += ["", f"{occlusion.name}: {percent(occlusion.value)}"]
     return "\n".join(lines)
 
 

@@ -7,16 +7,22 @@ import json
 import numpy as np
 import pytest
 
+from mipnet.config.schema import DataConfig
+from mipnet.data.layouts import open_split
 from mipnet.data.records import Boxes, CocoFile, Images
 from mipnet.errors import DataError
-from mipnet.skeletons import COCO17, CROWDPOSE14
 from mipnet.storage import Folder
+
+
+def open_train(root: Folder, skeleton: str = "coco17") -> CocoFile:
+    return open_split(DataConfig(skeleton=skeleton), root, "train")
 
 
 def copy_with(small_coco, tmp_path, change) -> Folder:
     content = json.loads(small_coco.read("annotations/person_keypoints_train.json"))
     change(content)
     root = Folder.of(tmp_path)
+    (tmp_path / "train").mkdir(exist_ok=True)
     root.write("annotations/person_keypoints_train.json", json.dumps(content))
     return root
 
@@ -56,7 +62,7 @@ def spoil(kind):
     ],
 )
 def test_bad_annotations_are_counted_named_and_left_out(small_coco, tmp_path, kind):
-    people, complaints = CocoFile(copy_with(small_coco, tmp_path, spoil(kind)), "train", COCO17).people()
+    people, complaints = open_train(copy_with(small_coco, tmp_path, spoil(kind))).people()
     assert len(people) == 29
     assert dict(complaints.counts) == {kind: 1}
     assert "annotation 100" in complaints.lines()[0]
@@ -66,34 +72,35 @@ def test_bad_annotations_are_counted_named_and_left_out(small_coco, tmp_path, ki
 
 
 def test_messages_for_files_that_cannot_be_used(small_coco, tmp_path):
-    with pytest.raises(DataError, match=r"person_keypoints_val.json does not exist; check --data.root"):
-        CocoFile(small_coco, "val", COCO17)
     with pytest.raises(DataError, match="annotates 17 keypoints but skeleton crowdpose14 has 14"):
-        CocoFile(small_coco, "train", CROWDPOSE14)
-    Folder.of(tmp_path).write("annotations/person_keypoints_train.json", "{")
+        open_train(small_coco, "crowdpose14")
+    root = copy_with(small_coco, tmp_path, lambda c: None)
+    root.write("annotations/person_keypoints_train.json", "{")
     with pytest.raises(DataError, match="is not JSON"):
-        CocoFile(Folder.of(tmp_path), "train", COCO17)
-    Folder.of(tmp_path).write("annotations/person_keypoints_train.json", "[]")
+        open_train(root)
+    root.write("annotations/person_keypoints_train.json", "[]")
     with pytest.raises(DataError, match="has no list 'images'"):
-        CocoFile(Folder.of(tmp_path), "train", COCO17)
+        open_train(root)
     empty = copy_with(small_coco, tmp_path, lambda c: c["annotations"].clear())
     with pytest.raises(DataError, match="has no usable person"):
-        CocoFile(empty, "train", COCO17).people()
+        open_train(empty).people()
 
 
 def test_an_image_name_cannot_leave_its_folder(small_coco, tmp_path):
     for name in ("../secret.jpg", "/etc/passwd", "a/../../b.jpg", "s3://bucket/x.jpg", "..\\x.jpg"):
         root = copy_with(small_coco, tmp_path, lambda c, n=name: c["images"][0].update(file_name=n))
         with pytest.raises(DataError, match="leads out of its folder"):
-            CocoFile(root, "train", COCO17).people()
+            open_train(root).people()
 
 
 def test_detections(small_coco):
-    coco = CocoFile(small_coco, "train", COCO17)
+    coco = open_train(small_coco)
     good = [
         {"image_id": i, "category_id": 1, "bbox": [1, 2, 30, 40], "score": s} for i, s in [(5, 0.9), (2, 0.1)]
     ]
     small_coco.write("boxes/two_train.json", json.dumps(good))
+    with pytest.raises(DataError, match=r"boxes/one_train.json does not exist; check --data.root"):
+        coco.detected_boxes(small_coco, "boxes/one_train.json", 0.0)
     boxes = coco.detected_boxes(small_coco, "boxes/two_train.json", 0.0)
     assert boxes.images.ids[boxes.image].tolist() == [2, 5]
     assert len(coco.detected_boxes(small_coco, "boxes/two_train.json", 0.5)) == 1

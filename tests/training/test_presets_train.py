@@ -1,0 +1,119 @@
+"""Every preset and its baseline: built, counted, summarised, and trained for one step on real people."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mipnet.commands.summary_models import summary
+from mipnet.config import PRESETS, Config, from_dict, preset, to_yaml
+from mipnet.config.presets import PAPERS, baseline
+from mipnet.config.schema import validate
+from mipnet.data.layouts import open_split
+from mipnet.data.records import People
+from mipnet.data.stream import WindowCutter
+from mipnet.data.windows import WindowPlan
+from mipnet.models.costs import count_parameters
+from mipnet.storage import Folder
+from mipnet.training.checkpoint import model_from_config
+from mipnet.training.step import TrainStep
+from mipnet.training.trainer import crop_settings
+
+BATCH = 2
+# Of 17 joints: the single-instance network's, and MIPNet's.
+PARAMETERS = {
+    "coco-hrnet-w32-256x192": (28_536_113, 28_603_313),
+    "coco-hrnet-w48-256x192": (63_595_745, 63_746_081),
+    "coco-hrnet-w48-384x288": (63_595_745, 63_746_081),
+    "coco-simplebaseline-r50-256x192": (33_999_697, 34_986_193),
+    "coco-simplebaseline-r101-384x288": (None, 53_978_321),
+}
+
+
+def both(name: str) -> list[Config]:
+    """The baseline and the preset."""
+    return [baseline(preset(name)), preset(name)]
+
+
+def parameters(config: Config) -> int:
+    with torch.device("meta"):
+        return count_parameters(model_from_config(config))
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_the_references(name: str) -> None:
+    for config, expected in zip(both(name), PARAMETERS[name], strict=True):
+        assert expected in (parameters(config), None)
+
+
+@pytest.mark.parametrize("name", ["coco-hrnet-w32-256x192", "coco-simplebaseline-r152-384x288"])
+def test_three_joints_less_are_three_maps_less(name: str) -> None:
+    fewer = parameters(preset(name)) - parameters(preset(name.replace("coco", "crowdpose")))
+    channels = 32 if "w32" in name else 256
+    assert fewer == 3 * (channels + 1)
+
+
+@pytest.fixture(scope="module")
+def people(shared: Path) -> dict[str, People]:
+    """Some of the real people for each data set, crowded images first."""
+    data = shared / "data"
+    coco = replace(preset("coco-hrnet-w32-256x192").data, root=str(data / "coco-mini"))
+    crowdpose = replace(
+        preset("crowdpose-hrnet-w32-256x192").data,
+        root=str(data / "crowdpose-sample"),
+        annotations="crowdpose_{split}.json",
+    )
+    splits = {"coco": (coco, "train2017"), "crowdpose": (crowdpose, "sample")}
+    return {
+        name: open_split(config, Folder.of(config.root), split).people()[0]
+        for name, (config, split) in splits.items()
+    }
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPERS)
+def test_one_real_step_of_every_preset(name: str, people: dict[str, People]) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        screen = summary(preset(name))  # shows the baseline's figures beside the preset's
+        for config in both(name):
+            assert validate(config) is config
+            assert from_dict(yaml.safe_load(to_yaml(config))) == config
+            step = take_a_step(config, people[name.partition("-")[0]])
+            assert f"{count_parameters(step.model):,}" in screen
+    finally:
+        torch.set_num_threads(threads)
+
+
+def take_a_step(config: Config, people: People) -> TrainStep:
+    plan = WindowPlan(people.first, config.train.seed, 1, BATCH, 1)
+    block = WindowCutter(people, plan, crop_settings(config)).cut(0)
+    assert not block["corrupt"].any()
+    images, joints = torch.from_numpy(block["image"]), torch.from_numpy(block["joints"])
+    size = (config.input.height, config.input.width)
+    assert images.shape == (BATCH, *size, 3)
+    assert joints.shape == (BATCH, config.model.instances, config.data.joints.num_joints, 3)
+    assert (joints[..., 2] > 0).any()
+    torch.manual_seed(config.train.seed)
+    step = TrainStep(model_from_config(config), config, plan.total_steps, torch.device("cpu"))
+    step(images, joints)
+    metrics = step.read_metrics()
+    assert metrics["skipped"] == 0
+    assert math.isfinite(metrics["loss"])
+    assert metrics["loss"] > 0
+    with torch.no_grad():
+        after = step.loss(images, joints)[0].item()
+    assert math.isfinite(after)
+    assert after != pytest.approx(metrics["loss"], rel=1e-6)
+    return step
+
+
+def test_the_papers_are_among_the_presets() -> None:
+    assert set(PAPERS) == set(PRESETS) - {"tiny", "debug"}
