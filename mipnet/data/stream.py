@@ -10,7 +10,7 @@ carries its step and share, and the training loop refuses a block that is not th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ from mipnet.data.records import People
 from mipnet.data.windows import WindowPlan, sample_rng
 
 Block = dict[str, np.ndarray]
+DATA_NODES = {"mipnet.io/role": "data"}
+"""The Ray label of nodes that are there to decode, as the files in ``cluster/`` set it."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class WindowCutter:
         boxes, keypoints = self.people.boxes[first:last], self.people.keypoints[first:last]
         try:
             image = decode_image(self.people.images.read(image_index))
-        except FileNotFoundError:
+        except OSError:  # missing, not permitted, a folder, or the disk's fault
             image = None
         if image is None:
             block["corrupt"][slots] = True
@@ -105,12 +107,29 @@ class Breather(ExecutionCallback):
         time.sleep(0.01)
 
 
-def settle(blocks: Dataset, preserve_order: bool) -> Dataset:
-    """The execution options that all of our data sets share."""
-    blocks.context.execution_options = ExecutionOptions(preserve_order=preserve_order)
+def settle(blocks: Dataset, preserve_order: bool, label_selector: dict[str, str] | None = None) -> Dataset:
+    """The execution options that all of our data sets share; ``label_selector`` binds every task of it."""
+    blocks.context.execution_options = ExecutionOptions(
+        preserve_order=preserve_order, label_selector=label_selector
+    )
     blocks.context.custom_execution_callback_classes = [Breather]
     blocks.context.enable_progress_bars = False
     return blocks
+
+
+def decoding_nodes(nodes: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
+    """The label selector that keeps decoding off the GPU nodes; None, for any node, without data nodes.
+
+    Only nodes that somebody labelled count. To take every node without a GPU instead would put all decoding
+    on the two cores of a head node beside eight GPU nodes with 96 each.
+
+    Args:
+        nodes: as ``ray.nodes()`` tells them.
+    """
+    ready = (node for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= 1)
+    if any(DATA_NODES.items() <= node["Labels"].items() for node in ready):
+        return dict(DATA_NODES)
+    return None
 
 
 class PlannedSplit(DataConfig):
@@ -160,7 +179,7 @@ def cut_windows(windows: Dataset, cutter: Any, share: int, stream_workers: int =
         compute=TaskPoolStrategy(size=stream_workers or None),
         num_cpus=1,
     ).repartition(target_num_rows_per_block=share, strict=False)
-    return settle(blocks, preserve_order=True)
+    return settle(blocks, preserve_order=True, label_selector=decoding_nodes(ray.nodes()))
 
 
 def yield_shares(batch: Block, cutter: Any, share: int) -> Iterator[Block]:

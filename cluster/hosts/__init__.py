@@ -1,0 +1,1 @@
+"""What ``cluster/local.py`` is made of."""
