@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mipnet import __version__
-from mipnet.errors import ConfigError, UserError, nearest
+from mipnet.errors import ConfigError, mendable, nearest
 
 COMMANDS = {
     "train": "train a network, evaluate it and register it; the same command continues",
     "evaluate": "tables of a trained model on any split and box source",
     "predict": "poses of people in images, with overlays",
+    "ui": "MLflow's pages over the runs and models of a storage",
     "data generate": "render the generated crowd benchmark",
+    "models import": "published weights as a model folder",
+    "models export": "a model's weights under the reference code's names",
+    "models summary": "parameters and multiply-adds of any network",
 }
 """Each verb is the module of that name in ``mipnet.commands``."""
 
@@ -21,12 +25,15 @@ COMMANDS = {
 def usage() -> str:
     from mipnet.config.presets import describe
 
-    verbs = "\n".join(f"  mipnet {name:<15} {help}" for name, help in COMMANDS.items())
     return (
-        f"mipnet {__version__}: multi-instance pose estimation on Ray\n\n{verbs}\n\n"
+        f"mipnet {__version__}: multi-instance pose estimation on Ray\n\n{_verbs(COMMANDS)}\n\n"
         f"presets (--preset NAME; --baseline for the single-instance network)\n{describe()}\n\n"
         "mipnet COMMAND --help tells its flags."
     )
+
+
+def _verbs(commands: Mapping[str, str]) -> str:
+    return "\n".join(f"  mipnet {name:<15} {help}" for name, help in commands.items())
 
 
 def run(argv: Sequence[str]) -> int:
@@ -41,12 +48,16 @@ def run(argv: Sequence[str]) -> int:
     if argv[0] == "--version":
         print(__version__)
         return 0
+    group = {name: help for name, help in COMMANDS.items() if name.startswith(argv[0] + " ")}
+    if group and (len(argv) == 1 or argv[1] in ("-h", "--help")):
+        print(_verbs(group))
+        return 0
     for name in COMMANDS:
         words = name.split()
         if list(argv[: len(words)]) == words:
             module = importlib.import_module("mipnet.commands." + "_".join(reversed(words)))
             return module.main(name, argv[len(words) :])
-    typed = " ".join(argv[:2] if argv[0] == "data" else argv[:1])
+    typed = " ".join(argv[:2] if group else argv[:1])
     raise ConfigError(f"unknown command {typed!r}", nearest(typed, COMMANDS))
 
 
@@ -54,12 +65,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: the exit status, with a user's errors as one line on stderr."""
     try:
         return run(sys.argv[1:] if argv is None else argv)
-    except UserError as error:
-        print(f"mipnet: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
         print("mipnet: interrupted; the same command goes on where it was", file=sys.stderr)
         return 130
+    except Exception as error:
+        known = mendable(error)
+        if known is None:
+            raise
+        print(f"mipnet: {' '.join(str(known).split())}", file=sys.stderr)
+        return known.exit_code
 
 
 if __name__ == "__main__":

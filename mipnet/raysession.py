@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -10,20 +11,37 @@ import socket
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from mipnet.config.flags import say
 from mipnet.config.schema import ResourcesConfig
-from mipnet.errors import UserError
-from mipnet.storage import Folder
+from mipnet.errors import UserError, causes, reason_of
+from mipnet.storage import Folder, parent_of
 
+SECONDS_TO_ANSWER = 10.0
 CORES_BESIDE_WORKERS = 3
 """Logical CPUs of a local Ray for decoding and for the processes that validate beside the training."""
 
 
+@dataclass(frozen=True)
+class Growth:
+    """What a cluster may become.
+
+    Attributes:
+        grows: something may start more nodes.
+        limits: the most that there may be of each resource; empty where nobody tells.
+    """
+
+    grows: bool = False
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+
 @contextmanager
-def connect(resources: ResourcesConfig, verbose: bool = False) -> Iterator[None]:
-    """A Ray connection for the time of the ``with`` block.
+def connect(resources: ResourcesConfig, verbose: bool = False) -> Iterator[ResourcesConfig]:
+    """A Ray connection for the time of the ``with`` block; yields ``resources`` with ``gpu`` settled.
 
     ``RAY_ADDRESS`` names a cluster to join (inside a submitted job Ray sets it); without it a new Ray is
     started on this machine, never one joined that somebody left running.
@@ -51,26 +69,52 @@ def connect(resources: ResourcesConfig, verbose: bool = False) -> Iterator[None]
         with contextlib.nullcontext() if verbose else _stderr_closed():
             ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
+        if any("AuthToken" in str(cause) for cause in causes(error)):
+            raise UserError(
+                f"the Ray cluster at {address} demands a token, and takes none of ours",
+                "give it in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token",
+            ) from None
         raise _no_cluster(address, str(error).strip().splitlines()[0]) from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler would print a stack trace
     try:
         _settle_data_context(verbose)
-        _check_resources(resources)
-        yield
+        growth = Growth() if address == "local" else ask_growth()
+        gpus = max(ray.cluster_resources().get("GPU", 0), growth.limits.get("GPU", 0))
+        resources = settle_gpu(resources, int(gpus))
+        check_room(resources, [node["Resources"] for node in ray.nodes() if node["Alive"]], growth)
+        yield resources
     finally:
         ray.shutdown()
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself tries a dead address for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    """Ray itself tries a dead address, or one of something else, for minutes."""
+    if address.startswith(("http://", "https://")):
+        raise UserError(
+            f"RAY_ADDRESS {address} is a dashboard's, to submit jobs to",
+            "submit this as a job (ray job submit), or give HOST:PORT of the head node, usually port 6379",
+        )
+    target = address.removeprefix("ray://")
+    host, _, port = target.rpartition(":")
     if not port.isdecimal():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_ANSWER).close()
     except OSError as error:
         raise _no_cluster(address, str(error.strerror or error)) from None
+    if os.environ.get("RAY_USE_TLS", "0") in ("", "0"):
+        _check_grpc(address, target)
+
+
+def _check_grpc(address: str, target: str) -> None:
+    import grpc
+
+    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=SECONDS_TO_ANSWER)
+        except grpc.FutureTimeoutError:
+            raise _no_cluster(address, "what listens there is not Ray") from None
 
 
 def _no_cluster(address: str, reason: str) -> UserError:
@@ -129,23 +173,95 @@ def _settle_data_context(verbose: bool) -> None:
     quieten(verbose)  # importing ray.data set its loggers anew
 
 
-def _check_resources(resources: ResourcesConfig) -> None:
-    import ray
+def settle_gpu(resources: ResourcesConfig, gpus: int) -> ResourcesConfig:
+    """``gpu`` as true or false; where it was auto, says which.
 
-    have = ray.cluster_resources()
-    if resources.gpu:
-        need = resources.workers
-        if have.get("GPU", 0) < need:
-            raise UserError(
-                f"resources.workers: {need} need {need} GPUs but Ray has {have.get('GPU', 0):g}",
-                "ask for fewer workers, or leave out --gpu",
-            )
-    elif have.get("CPU", 0) < resources.workers * max(resources.cpus_per_worker, 1):
+    Args:
+        resources: as configured.
+        gpus: how many the cluster has.
+    """
+    if resources.gpu != "auto":
+        return resources
+    workers = resources.workers
+    if not gpus:
+        say("no GPU in Ray's cluster: computing on CPUs")
+    elif gpus < workers:
+        say(f"{gpus} GPUs are too few for {workers} workers: computing on CPUs")
+    else:
+        say(f"computing on GPUs: {gpus} in Ray's cluster, one for each of {workers} worker(s)")
+    return replace(resources, gpu=gpus >= workers)
+
+
+def check_room(resources: ResourcesConfig, nodes: Sequence[Mapping[str, float]], growth: Growth) -> None:
+    """Refuse what the cluster can never give, for which Ray would wait for ever.
+
+    Args:
+        resources: with ``gpu`` settled.
+        nodes: what each living node has.
+        growth: what else there may be.
+
+    Raises:
+        UserError: no node holds one worker, not all workers find room, or none is left to decode images.
+    """
+    workers, cpus = resources.workers, max(resources.cpus_per_worker, 1)
+    one = {"CPU": float(cpus), **({"GPU": 1.0} if resources.gpu is True else {})}
+    text = " and ".join(f"{amount:g} {name}{'s' if amount > 1 else ''}" for name, amount in one.items())
+    less = "leave out --gpu or lower" if resources.gpu is True else "lower"
+    room = sum(int(min(node.get(name, 0) // amount for name, amount in one.items())) for node in nodes)
+    wanted = {name: workers * amount for name, amount in one.items()}
+    wanted["CPU"] += 1  # decodes
+    have = {name: sum(node.get(name, 0) for node in nodes) for name in wanted}
+    if room >= workers and have["CPU"] >= wanted["CPU"]:
+        return
+    if growth.grows:
+        for name, amount in wanted.items():
+            if growth.limits and growth.limits.get(name, 0) < amount:
+                raise UserError(
+                    f"{workers} worker(s) of {text} and the decoding of images need {amount:g} {name}s, but "
+                    f"Ray's autoscaler gives {growth.limits.get(name, 0):g} at most",
+                    f"ask for fewer --workers, {less} --resources.cpus-per-worker, or raise its limits",
+                )
+        say(f"Ray has room for {room} of {workers} worker(s) now; its autoscaler has to start nodes")
+    elif not room:
+        largest = max(nodes, key=lambda node: [node.get(name, 0) for name in reversed(one)], default={})
+        found = " and ".join(f"{largest.get(name, 0):g} {name}s" for name in one)
         raise UserError(
-            f"resources.workers: {resources.workers} x {max(resources.cpus_per_worker, 1)} CPUs do not fit "
-            f"into the cluster's {have.get('CPU', 0):g}",
-            "ask for fewer workers",
+            f"no node of Ray's cluster holds one worker of {text} (the largest has {found})",
+            f"{less} --resources.cpus-per-worker",
         )
+    elif room < workers:
+        raise UserError(
+            f"resources.workers: {workers} workers of {text} do not fit into Ray's cluster, which has room "
+            f"for {room}",
+            f"use --workers {room}, or {less} --resources.cpus-per-worker",
+        )
+    else:
+        raise UserError(
+            f"resources.workers: {workers} workers of {text} take all {have['CPU']:g} CPUs of Ray's cluster "
+            "and leave none to decode images",
+            "ask for fewer --workers or lower --resources.cpus-per-worker",
+        )
+
+
+def ask_growth() -> Growth:
+    """Whether the cluster that we are connected to has an autoscaler, and its limits where Ray knows them.
+
+    Ray has no public question for either. Where the answers cannot be read, it is taken to grow: that is
+    said, and a cluster that does not would only keep us waiting.
+    """
+    from ray._private.state import state
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    try:
+        limits = state.get_max_resources_from_cluster_config() or {}
+        status = json.loads(_internal_kv_get("__autoscaling_status") or "{}")
+        types = ((status.get("autoscaler_report") or {}).get("node_type_mapping") or {}).values()
+        # Without an autoscaler, each node is a type of its own that is called after it.
+        named = any(not kind.startswith(("node_", "local.")) for kind in types)
+        return Growth(bool(limits) or named or is_autoscaler_v2(fetch_from_server=True), limits)
+    except Exception:
+        return Growth(True)
 
 
 def probe_storage(storage: Folder) -> None:
@@ -154,29 +270,47 @@ def probe_storage(storage: Folder) -> None:
     Raises:
         UserError: a node cannot read what this process wrote, or cannot write.
     """
-    import ray
-
-    nodes = [node for node in ray.nodes() if node["Alive"]]
     token = uuid.uuid4().hex
     storage.write(f".probe/{token}", token)
     try:
-        if len(nodes) == 1:
-            return
-        probe = ray.remote(num_cpus=0, max_retries=0)(_probe_here)
-        refs = {
-            probe.options(label_selector={"ray.io/node-id": node["NodeID"]}).remote(storage, token): node
-            for node in nodes
-        }
-        done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=60)
-        for ref, node in refs.items():
-            problem = ray.get(ref) if ref in done else "did not answer within 60 s"
-            if problem:
-                raise UserError(
-                    f"node {node['NodeManagerAddress']} cannot use the storage {storage.uri} ({problem})",
-                    "give a --storage that all nodes share: NFS, s3:// or gs://",
-                )
+        for node, problem in ask_nodes(_probe_here, storage, token):
+            raise UserError(
+                f"node {node} cannot use the storage {storage.uri} ({problem})",
+                "give a --storage that all nodes share: NFS, s3:// or gs://",
+            )
     finally:
         storage.remove(".probe")
+
+
+def probe_files(uris: Sequence[str]) -> None:
+    """Make sure that every node of the cluster can read files that this process can read.
+
+    Raises:
+        UserError: a node cannot.
+    """
+    for node, problem in ask_nodes(_read_here, [uri for uri in uris if not _read_here([uri])]):
+        raise UserError(
+            f"node {node} cannot read {problem}", "put it where all nodes see it: NFS, s3:// or gs://"
+        )
+
+
+def ask_nodes(question: Callable[..., str], *args: Any) -> list[tuple[str, str]]:
+    """The nodes that have a problem, and which: what ``question`` returns there, if anything.
+
+    Nothing is asked where this machine is the only node.
+    """
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1:
+        return []
+    ask = ray.remote(num_cpus=0, max_retries=0)(question)
+    refs = {
+        ask.options(label_selector={"ray.io/node-id": node["NodeID"]}).remote(*args): node for node in nodes
+    }
+    done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=60)
+    answers = {ref: ray.get(ref) if ref in done else "did not answer within 60 s" for ref in refs}
+    return [(refs[ref]["NodeManagerAddress"], problem) for ref, problem in answers.items() if problem]
 
 
 def _probe_here(storage: Folder, token: str) -> str:
@@ -189,4 +323,17 @@ def _probe_here(storage: Folder, token: str) -> str:
         return "does not see the files that other nodes write"
     except Exception as error:
         return str(error)
+    return ""
+
+
+def _read_here(uris: Sequence[str]) -> str:
+    """Runs on a node: the first that it cannot read, and why."""
+    for uri in uris:
+        try:
+            folder, name = parent_of(uri)
+            folder.read(name)
+        except OSError as error:
+            return f"{uri} ({reason_of(error)})"
+        except Exception as error:
+            return f"{uri} ({error})"
     return ""

@@ -7,11 +7,13 @@ import functools
 import os
 import posixpath
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mipnet.errors import DataError, UserError
+from mipnet.errors import DataError, UserError, refusal
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -115,26 +117,33 @@ class Folder:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(part)
         except OSError as error:
-            reason = error.strerror or error
-            raise UserError(
-                f"cannot write {target} ({reason})", "choose another place with --storage"
-            ) from None
+            raise refusal(error, f"cannot write {target}", "choose another place with --storage") from None
 
     def exists(self, name: str = "") -> bool:
-        """Whether a file or folder is there."""
+        """Whether a file or folder is there.
+
+        Raises:
+            UserError: nobody may know.
+        """
         from pyarrow.fs import FileType
 
         fs, root = self.filesystem()
         target = f"{root}/{contained(name, self.uri)}" if name else root
-        return fs.get_file_info(target).type != FileType.NotFound
+        with _readable(target):
+            return fs.get_file_info(target).type != FileType.NotFound
 
     def names(self, name: str = "") -> list[str]:
-        """Sorted names of the files and folders right inside; empty if there is no such folder."""
+        """Sorted names of the files and folders right inside; empty if there is no such folder.
+
+        Raises:
+            UserError: they may not be listed.
+        """
         from pyarrow.fs import FileSelector
 
         fs, root = self.filesystem()
         target = f"{root}/{contained(name, self.uri)}" if name else root
-        infos = fs.get_file_info(FileSelector(target, allow_not_found=True))
+        with _readable(target):
+            infos = fs.get_file_info(FileSelector(target, allow_not_found=True))
         return sorted(info.base_name for info in infos)
 
     def remove(self, name: str) -> None:
@@ -177,6 +186,14 @@ class Folder:
         return target
 
 
+@contextmanager
+def _readable(target: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise refusal(error, f"cannot read {target}", "check the path and its permissions") from None
+
+
 @functools.lru_cache(maxsize=16)
 def _remote(uri: str) -> tuple[FileSystem, str]:
     """The file system of a bucket; connecting anew for every file would cost more than reading it."""
@@ -185,7 +202,11 @@ def _remote(uri: str) -> tuple[FileSystem, str]:
     try:
         return FileSystem.from_uri(uri)
     except Exception as error:
-        raise UserError(f"{uri}: no such kind of storage ({error})") from None
+        if "Unrecognized" in str(error):
+            raise UserError(
+                f"{uri}: no such kind of storage ({error})", "use a path, file://, s3:// or gs://"
+            ) from None
+        raise UserError(f"{uri} cannot be used ({error})", "check its name and your access to it") from None
 
 
 def contained(name: str, root: str) -> str:
@@ -198,6 +219,13 @@ def contained(name: str, root: str) -> str:
     if clean.startswith(("/", "../")) or clean == ".." or "://" in name or "\0" in name:
         raise DataError(f"file name {name!r} leads out of its folder {root}", "use names relative to it")
     return clean
+
+
+def parent_of(uri: str) -> tuple[Folder, str]:
+    """The folder and the name of a file by its path or URI."""
+    place, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    folder, _, name = place.rpartition("/")
+    return Folder(f"{folder}{mark}{query}"), name
 
 
 def default_storage() -> Folder:

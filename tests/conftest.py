@@ -11,7 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from mipnet.data.records import CocoFile, People
+from mipnet.config.schema import DataConfig
+from mipnet.data.layouts import open_split
+from mipnet.data.records import People
 from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
 
@@ -21,13 +23,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: sum(item.get_closest_marker(m) is not None for m in ("ray", "slow")))
 
 
+def shared_folder() -> Path:
+    """MIPNET_SHARED, by default ``../shared``; it need not exist."""
+    return Path(os.environ.get("MIPNET_SHARED", Path(__file__).parents[2] / "shared")).resolve()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference numbers and sample images: MIPNET_SHARED, by default ``../shared``."""
-    folder = Path(os.environ.get("MIPNET_SHARED", Path(__file__).parents[2] / "shared")).resolve()
+    """The folder of reference numbers and sample images."""
+    folder = shared_folder()
     if not folder.is_dir():
+        if "MIPNET_SHARED" in os.environ:
+            pytest.fail(f"MIPNET_SHARED is {folder}, which is no folder")
         pytest.skip(f"no shared folder at {folder} (set MIPNET_SHARED)")
     return folder
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test per golden file, whatever files there are; NONE, which fails, if there are none."""
+    golden = shared_folder() / "golden"
+    if "golden_model" in metafunc.fixturenames:  # NAME of models/NAME.json and models/NAME.npz
+        names = sorted({path.stem for path in (golden / "models").glob("*")})
+        metafunc.parametrize("golden_model", names or ["NONE"])
+    if "golden_file" in metafunc.fixturenames:
+        names = sorted(path.name for path in (golden / "processing").glob("*"))
+        metafunc.parametrize("golden_file", names or ["NONE"])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How far off the reference we are, on every run of the golden tests."""
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind)]
+    lines = [str(text) for report in reports for name, text in report.user_properties if name == "golden"]
+    if lines:
+        terminalreporter.section("largest deviations from the reference")
+        for line in sorted(lines):
+            terminalreporter.line(line)
 
 
 @pytest.fixture(scope="session")
@@ -75,4 +105,4 @@ def small_coco(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 @pytest.fixture(scope="session")
 def small_people(small_coco: Folder) -> People:
-    return CocoFile(small_coco, "train", COCO17).people()[0]
+    return open_split(DataConfig(), small_coco, "train").people()[0]

@@ -62,6 +62,15 @@ def only_run(storage: Path) -> Path:
     return run
 
 
+def first_losses(storage: Path) -> float:
+    """The mean loss of the first 50 steps."""
+    state = json.loads((only_run(storage) / "run.json").read_text())
+    rows = mlflow_client(storage).get_metric_history(state["mlflow_run"], "learning/loss")
+    losses = {row.step: row.value for row in rows if row.step <= 50 and row.step % LOG_STEPS == 0}
+    assert len(losses) == 50 // LOG_STEPS
+    return sum(losses.values()) / len(losses)
+
+
 def mlflow_client(storage: Path):
     from mlflow import MlflowClient
 
@@ -74,11 +83,32 @@ def check_complete(storage: Path, steps: int) -> None:
     experiments = [e.experiment_id for e in client.search_experiments()]
     (found,) = client.search_runs(experiments)
     assert found.info.status == "FINISHED"
-    logged = [m.step for m in client.get_metric_history(found.info.run_id, "loss")]
+    logged = [m.step for m in client.get_metric_history(found.info.run_id, "learning/loss")]
     assert sorted(logged) == sorted({*range(LOG_STEPS, steps, LOG_STEPS), 20, 40, steps})
     version = client.get_model_version_by_alias("mipnet", "candidate")
     assert (version.version, version.run_id) == ("1", found.info.run_id) or version.version == 1
     assert json.loads((only_run(storage) / "run.json").read_text())["finished"]
+
+
+def check_page(client, found) -> None:
+    """What an engineer looks for on the page of a run."""
+    tags, metrics = found.data.tags, found.data.metrics
+    assert tags["command"].startswith("mipnet train --preset debug")
+    assert {"version.torch", "version.ray", "version.mlflow", "mlflow.user", "cluster"} <= tags.keys()
+    assert tags["restarts"] == "0"
+    inputs = {d.dataset.name.rpartition("/")[2]: d.tags[0].value for d in found.inputs.dataset_inputs}
+    assert inputs == {"train": "training", "tune": "validation", "easy": "evaluation", "hard": "evaluation"}
+    assert {"results/hard/det5/merged/AP", "learning/validation_occlusion_AP"} <= metrics.keys()
+    assert metrics["system/cpu_utilization_percentage"] >= 0
+    files = {
+        a.path
+        for folder in ("", "pictures", "results/pictures")
+        for a in client.list_artifacts(found.info.run_id, folder)
+    }
+    assert {"config.yaml", "report.html", "pictures/training-crops.jpg"} <= files
+    assert {f"results/pictures/{kind}-hard-det5.jpg" for kind in ("best", "worst", "crowded")} <= files
+    version = client.get_model_version_by_alias("mipnet", "candidate")
+    assert "merged" in version.description
 
 
 @pytest.mark.ray
@@ -97,9 +127,14 @@ def test_train_ends_with_tables_weights_and_a_candidate(trained):
     assert names == {f"{s}/{b}/{v}" for s in ("easy", "hard") for b in ("gt", "det5") for v in views}
     client = mlflow_client(storage)
     state = json.loads((run / "run.json").read_text())
-    losses = [m.value for m in client.get_metric_history(state["mlflow_run"], "loss")]
+    losses = [m.value for m in client.get_metric_history(state["mlflow_run"], "learning/loss")]
     assert losses[-1] < 0.8 * losses[0]  # it learns
     assert "ceiling" in done.stdout
+    check_page(client, client.get_run(state["mlflow_run"]))
+    assert re.search(r"^scene (\d+)/\1$", done.stdout, re.MULTILINE)
+    assert re.search(r"^box (\d+)/\1$", done.stdout, re.MULTILINE)
+    assert f"look      mipnet ui --storage {storage}\n" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "WARNING" not in done.stdout + done.stderr  # ours, not Ray's and MLflow's chatter
 
@@ -203,6 +238,7 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(trained, tmp_path):
     done = command(*TRAIN, "--storage", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "going on at step" in done.stdout
+    assert re.search(r"^resumed at step \d+: the last start ended without a word$", done.stdout, re.MULTILINE)
     steps = total_steps(done.stdout)
     check_complete(tmp_path, steps)
     check_same_weights(tmp_path, trained[0], steps)
@@ -221,6 +257,10 @@ def test_a_killed_training_process_is_replaced(trained, tmp_path):
     os.kill(worker, signal.SIGKILL)
     said, complained = driver.communicate(timeout=600)
     assert driver.returncode == 0, complained
+    (event,) = json.loads((only_run(tmp_path) / "run.json").read_text())["events"]
+    assert (event["event"], event["step"] % 20) == ("restart", 0)
+    line = f"workers restarted at step {event['step']}: worker 0: "
+    assert said.count(line) == 2  # when it happened, and in the summary
     steps = total_steps(said)
     check_complete(tmp_path, steps)
     check_same_weights(tmp_path, trained[0], steps)
@@ -254,13 +294,13 @@ def test_a_run_starts_from_another_models_weights(trained, address, tmp_path):
     done = command(*common, "--train.init", "baseline", "--name", "mipnet", address=address)
     assert done.returncode == 0, done.stderr
     line = next(line for line in done.stdout.splitlines() if line.startswith("starting from baseline"))
-    assert "mimbs.2.0" in line
+    assert "random: 4 MIMBs at places 2 and 3" in line
     assert "stages" not in line
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_two_workers_train_to_the_end(address, trained, tmp_path):
+def test_two_workers_train_to_the_end_and_learn_the_same(address, trained, tmp_path):
     storage, done = trained
     (data,) = (storage / "data").iterdir()
     argv = [*TRAIN, "--data", str(data), "--storage", str(tmp_path), "--tracking.register", "false"]
@@ -268,6 +308,9 @@ def test_two_workers_train_to_the_end(address, trained, tmp_path):
     assert two.returncode == 0, two.stderr
     assert "on 2 worker(s)" in two.stdout
     assert total_steps(two.stdout) == total_steps(done.stdout)
+    # The global batches are the same; only batch norm sees the half of each (no loss is exactly the same).
+    assert first_losses(tmp_path) == pytest.approx(first_losses(storage), rel=0.05)
+    assert first_losses(tmp_path) != first_losses(storage)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 
 from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError
-from mipnet.raysession import _probe_here, connect
+from mipnet.raysession import _probe_here, connect, settle_gpu
 from mipnet.storage import Folder
 
 TWO_NODES = """
@@ -35,6 +35,22 @@ def test_a_dead_address_is_said_at_once(monkeypatch):
     refused = pytest.raises(UserError, match=r"no Ray cluster answers at 127.0.0.1:1 .*check RAY_ADDRESS")
     with refused, connect(ResourcesConfig()):
         pass
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gpus", "chosen", "said"),
+    [
+        ("auto", 0, False, "no GPU in Ray's cluster: computing on CPUs\n"),
+        ("auto", 3, False, "3 GPUs are too few for 4 workers: computing on CPUs\n"),
+        ("auto", 4, True, "computing on GPUs: 4 in Ray's cluster, one for each of 4 worker(s)\n"),
+        (True, 0, True, ""),
+        (False, 8, False, ""),
+    ],
+)
+def test_auto_takes_gpus_if_each_worker_gets_one(wanted, gpus, chosen, said, capsys):
+    settled = settle_gpu(ResourcesConfig(workers=4, gpu=wanted), gpus)
+    assert (settled.gpu, settled.workers) == (chosen, 4)
+    assert capsys.readouterr().out == said
 
 
 def test_a_node_that_sees_other_files_says_so(tmp_path):

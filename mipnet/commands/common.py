@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from mipnet.commands.progress import Progress
 from mipnet.config import Config, to_yaml
 from mipnet.config.flags import say
+from mipnet.config.schema import ResourcesConfig
+from mipnet.errors import UserError
 from mipnet.storage import Folder, default_storage
 
 if TYPE_CHECKING:
+    from mipnet.data.records import CocoFile
     from mipnet.inference.evaluate import Entry
 
-SECONDS_BETWEEN_LINES = 5.0
+say_once = functools.cache(say)
 STORAGE_HELP = "folder or URI (NFS, s3://, gs://) for data sets, runs and checkpoints [user data directory]"
 
 
@@ -29,36 +36,80 @@ def storage_at(uri: str) -> Folder:
     return storage
 
 
-def data_folder(config: Config, storage: Folder) -> Folder:
-    """The data set's folder in COCO layout; the generated benchmark is rendered if it is not there."""
+def output_folder(where: str) -> Folder:
+    """The folder of ``--out``, after making sure that it can be written to.
+
+    Raises:
+        UserError: it cannot.
+    """
+    folder = Folder.of(where)
+    try:
+        folder.write(".writable", "")
+        folder.remove(".writable")
+    except UserError as error:
+        raise UserError(error.what, error.mend.replace("--storage", "--out")) from None
+    return folder
+
+
+def usable_model(uri: str, storage: Folder) -> tuple[Folder, Config]:
+    """A model's folder and configuration, after loading it once: what is wrong with it is said at once.
+
+    The resources in the configuration are those of the machine that trained it; here they are the defaults.
+
+    Raises:
+        UserError: there is no such model, or it cannot be used.
+    """
+    from mipnet.models.weights import load_model
+    from mipnet.tracking.registry import model_config, resolve_model
+
+    model = resolve_model(uri, storage)
+    config = replace(model_config(model), resources=ResourcesConfig())
+    try:
+        with TemporaryDirectory() as scratch:
+            load_model(model.download(Path(scratch)))
+    except UserError as error:
+        raise UserError(error.what, error.mend or "copy the model again, or choose another") from None
+    return model, config
+
+
+def data_folder(config: Config, storage: Folder, plain: bool = False) -> Folder:
+    """The data set's folder; the generated benchmark is rendered if it is not there."""
     if not config.data.generated:
         return Folder.of(config.data.root)
     from mipnet.data.generate import benchmark_name, generate
 
-    name = benchmark_name(config.scenes)
-    if not storage.join("data").exists(f"{name}/manifest.json"):
-        say(f"rendering the benchmark into {storage.path('data')}/{name}")
-    said = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
-            say(f"scene {done}/{total}")
-
-    folder, _ = generate(config.scenes, storage, progress)
+    folder = storage.join("data").join(benchmark_name(config.scenes))
+    if not folder.exists("manifest.json"):
+        say(f"rendering the benchmark into {folder.uri}")
+        with Progress("rendering", "scene", plain) as progress:
+            generate(config.scenes, storage, progress.update)
     return folder
 
 
-def ceilings(config: Config, data: Folder, splits: Sequence[str]) -> dict[str, float]:
+def open_splits(config: Config, data: Folder, splits: Sequence[str]) -> dict[str, CocoFile]:
+    """The annotations of splits; says once what had to be mended in them."""
+    from mipnet.data.layouts import open_split
+
+    files = {split: open_split(config.data, data, split) for split in dict.fromkeys(splits)}
+    for file in files.values():
+        for note in file.notes:
+            say_once(f"warning: {note}")
+    return files
+
+
+def one_image_each(files: Mapping[str, CocoFile]) -> list[str]:
+    """An image of each split, to ask other nodes for."""
+    return [str(file.people()[0].images.uris[0]) for file in files.values()]
+
+
+def ceilings(config: Config, files: Mapping[str, CocoFile]) -> dict[str, float]:
     """AP that a perfect prediction of the heatmaps would reach, by split."""
-    from mipnet.data.records import CocoFile
     from mipnet.evaluation.ceiling import ceiling
 
     joints = config.data.joints
     return {
         split: ceiling(
-            CocoFile(data, split, joints).annotations,
+            file.annotations,
             joints.sigmas,
             config.input.size,
             config.target.kind,
@@ -66,8 +117,9 @@ def ceilings(config: Config, data: Folder, splits: Sequence[str]) -> dict[str, f
             config.evaluation.decoder,
             config.model.stride,
             config.input.padding,
+            config.data.protocol,
         )["AP"]
-        for split in splits
+        for split, file in files.items()
     }
 
 

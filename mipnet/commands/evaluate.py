@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from mipnet.commands.common import STORAGE_HELP, ceilings, data_folder, storage_at, write_results
-from mipnet.config import from_dict, preset
+from mipnet.commands.common import (
+    STORAGE_HELP,
+    ceilings,
+    data_folder,
+    one_image_each,
+    output_folder,
+    storage_at,
+    usable_model,
+    write_results,
+)
+from mipnet.commands.progress import Progress
+from mipnet.commands.unreadable import Unreadable
+from mipnet.config import Config, from_dict, preset
 from mipnet.config.flags import option, parse, say
-from mipnet.errors import UserError
+from mipnet.config.presets import DATASETS
+from mipnet.errors import ConfigError, UserError, nearest
 from mipnet.storage import Folder
 
 
@@ -17,6 +30,7 @@ class Options:
     """Flags of ``mipnet evaluate``."""
 
     model: str = option("", "models:/NAME@ALIAS, the name of a run, or a model folder", positional=True)
+    dataset: str = option("", f"a data set as downloaded, --data says where: {', '.join(DATASETS)}")
     out: str = option("", "folder for table, metrics and COCO results; none are written without it")
     storage: str = option("", STORAGE_HELP)
     verbose: bool = option(False, "show Ray's own messages")
@@ -31,25 +45,67 @@ def main(command: str, argv: Sequence[str]) -> int:
     if not options.model:
         raise UserError("no model to evaluate", "e.g. mipnet evaluate models:/mipnet@candidate")
     storage = storage_at(options.storage)
+    out = output_folder(options.out) if options.out else None
 
-    from mipnet.raysession import connect, probe_storage, quieten
+    from mipnet.commands.checks import check_data
+
+    model, trained = usable_model(options.model, storage)
+    config = on_dataset(options.dataset, settings, trained)
+    unreadable = Unreadable()
+    files = None
+    if not config.data.generated:
+        files = check_data(config, Folder.of(config.data.root), training=False, unreadable=unreadable)
+
+    from mipnet.raysession import connect, probe_files, probe_storage, quieten
 
     quieten(options.verbose)
     from mipnet.inference.evaluate import evaluate_splits
     from mipnet.inference.tables import table
-    from mipnet.tracking.registry import model_config, resolve_model
 
-    model = resolve_model(options.model, storage)
-    config = from_dict(settings, model_config(model))
-    with connect(config.resources, options.verbose):
+    with connect(config.resources, options.verbose) as resources:
         probe_storage(storage)
-        data = data_folder(config, storage)
-        entries = evaluate_splits(
-            model, config, config.evaluation, data, config.data.evaluate, config.data.boxes, config.resources
-        )
-    text = table(entries, ceilings(config, data, config.data.evaluate))
+        data = data_folder(config, storage, options.verbose)
+        files = check_data(config, data, training=False) if files is None else files
+        probe_files([model.path("model.json"), *one_image_each(files)])
+        with Progress("evaluating", "box", options.verbose) as progress:
+            entries = evaluate_splits(
+                model,
+                config,
+                config.evaluation,
+                data,
+                files,
+                config.data.boxes,
+                resources,
+                progress.update,
+                unreadable,
+            )
+    text = table(config.data, entries, ceilings(config, files))
     say(text)
-    if options.out:
-        write_results(Folder.of(options.out), config, entries, text)
+    if out:
+        write_results(out, config, entries, text)
         say(f"\nresults: {options.out}")
     return 0
+
+
+def on_dataset(name: str, settings: Mapping[str, Any], trained: Config) -> Config:
+    """The configuration to evaluate a model with.
+
+    Args:
+        name: of one of the ``DATASETS``, "" for the data that the model was trained on.
+        settings: from flags, on top.
+        trained: the model's own configuration.
+
+    Raises:
+        ConfigError: no data set has that name; it has other joints than the model.
+    """
+    if name and name not in DATASETS:
+        raise ConfigError(f"--dataset: {name!r} is unknown", nearest(name, DATASETS))
+    config = from_dict(settings, replace(trained, data=DATASETS[name]) if name else trained)
+    mine, theirs = trained.data.joints, config.data.joints
+    if mine != theirs:
+        raise ConfigError(
+            f"the model predicts the {mine.num_joints} joints of {mine.name}, the data has the "
+            f"{theirs.num_joints} of {theirs.name}",
+            f"evaluate on data with {mine.name}",
+        )
+    return config

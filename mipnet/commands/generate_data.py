@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mipnet.commands.common import STORAGE_HELP, data_folder, storage_at
 from mipnet.config import from_dict, preset
@@ -30,8 +30,8 @@ def main(command: str, argv: Sequence[str]) -> int:
 
     from mipnet.raysession import connect, probe_storage
 
-    with connect(config.resources, options.verbose):
+    with connect(replace(config.resources, workers=1, gpu=False), options.verbose):  # it trains nothing
         probe_storage(storage)
-        folder = data_folder(config, storage)
+        folder = data_folder(config, storage, options.verbose)
     say(f"benchmark: {folder.uri}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,51 +11,78 @@ import numpy as np
 import ray
 import torch
 
+from mipnet.commands.checks import check_data
 from mipnet.commands.common import ceilings, write_results
-from mipnet.commands.progress import RowPump
+from mipnet.commands.progress import Progress
+from mipnet.commands.rows import LEARNING, RESTARTS, RowPump, note_event
+from mipnet.commands.unreadable import Unreadable
 from mipnet.config import Config
 from mipnet.config.flags import say
+from mipnet.config.presets import missing_start
 from mipnet.data.generate import benchmark_name
-from mipnet.data.records import CocoFile
+from mipnet.data.records import CocoFile, People
+from mipnet.data.windows import WindowPlan
+from mipnet.evaluation.occlusion import SCORE, occlusion_ap
 from mipnet.inference.evaluate import Entry, evaluate_splits, flat_metrics
 from mipnet.inference.overlays import encode_jpeg
 from mipnet.inference.tables import table
-from mipnet.models.build import count_parameters
-from mipnet.models.weights import read_weights, warm_start
+from mipnet.models.costs import count_parameters
+from mipnet.models.importing import import_checkpoint, is_checkpoint
+from mipnet.models.starting import start_from_folder
+from mipnet.report.crops import training_grid
 from mipnet.report.page import write_report
 from mipnet.report.pictures import Which, example_grid
 from mipnet.runs import MODEL, RESULTS, TRAINING, Run
 from mipnet.storage import Folder
+from mipnet.tracking.datasets import describe_datasets
 from mipnet.tracking.registry import register_model, resolve_model
 from mipnet.tracking.tracker import Tracker, tracking_uri
 from mipnet.training.checkpoint import HISTORY, folder_name, model_from_config
-from mipnet.training.trainer import Rows, make_plan, position, train
+from mipnet.training.trainer import Rows, crop_settings, make_plan, position, train
+
+CROPS = "training-crops.jpg"
 
 
-def train_phase(run: Run, data: Folder, tracker: Tracker) -> None:
-    """Train, and copy the best weights to the run's ``model``."""
+def train_phase(
+    run: Run,
+    data: Folder,
+    tracker: Tracker,
+    plain: bool = False,
+    epochs: int = 0,
+    files: dict[str, CocoFile] | None = None,
+) -> None:
+    """Train, and copy the best weights to the run's ``model``.
+
+    Args:
+        run: what to train.
+        data: the data set's folder.
+        tracker: of the run.
+        plain: lines even in a terminal.
+        epochs: ends early, see ``train``.
+        files: the data set's splits where they are open already; that to train on is closed.
+    """
     config = run.config
-    people, complaints = CocoFile(data, config.data.train, config.data.joints).people()
-    for line in complaints.lines():
-        say(f"left out: {line}")
-    complaints.check(len(people) + complaints.total, config.data.max_bad_share, data.path(config.data.train))
-    CocoFile(data, config.data.tune, config.data.joints)
+    people = training_people(config, data, tracker, files)
     plan = make_plan(config, people)
+    keep_crops(run, people, plan, tracker)
     done = position(run.folder)
     say(
         f"{len(people)} people in {len(people.images)} images; {plan.total_steps} steps of "
         f"{config.train.batch_size} on {config.resources.workers} worker(s)"
         + (f"; going on at step {done}" if done else "")
     )
+    note_start(run, tracker, done)
+    initial = initial_weights(run)
     rows = ray.remote(num_cpus=0)(Rows).remote()
-    pump = RowPump(rows, run, tracker, plan.total_steps)
-    if done:
-        pump.replay(read_history(run.folder, done), tracker.last_step())
-    pump.start()
-    try:
-        trained = train(config, run, data, people, rows, initial_weights(run))
-    finally:
-        pump.stop()
+    with Progress("training", "step", plain, done, plan.total_steps) as progress:
+        pump = RowPump(rows, run, tracker, progress, plan.total_steps)
+        if done:
+            pump.replay(read_history(run.folder, done), tracker.last_step(f"{LEARNING}/loss"))
+        pump.start()
+        try:
+            trained = train(config, run, data, people, rows, initial, epochs)
+        finally:
+            pump.stop()
     with TemporaryDirectory() as scratch:
         local = trained.best.download(Path(scratch))
         for name in ("weights.safetensors", "model.json"):
@@ -62,23 +90,57 @@ def train_phase(run: Run, data: Folder, tracker: Tracker) -> None:
     run.note(trained={"steps": trained.steps, "best": trained.metrics})
 
 
+def training_people(
+    config: Config, data: Folder, tracker: Tracker, files: dict[str, CocoFile] | None = None
+) -> People:
+    """Whom to train on; MLflow is told about all data sets of the run."""
+    files = check_data(config, data) if files is None else files
+    tracker.inputs(describe_datasets(config.data, data, files))
+    people, _ = files[config.data.train].people()
+    if config.data.train not in config.data.evaluate:
+        del files[config.data.train]  # COCO's takes gigabytes, for all the time of the training
+    return people
+
+
+def keep_crops(run: Run, people: People, plan: WindowPlan, tracker: Tracker) -> None:
+    """A picture of what the network sees first."""
+    grid = training_grid(people, plan, crop_settings(run.config))
+    if grid is not None:
+        pictures = run.folder.join("pictures")
+        pictures.write(CROPS, encode_jpeg(grid))
+        tracker.artifacts(pictures, "pictures")
+
+
+def note_start(run: Run, tracker: Tracker, step: int) -> None:
+    """Count the starts of this training; each after the first is an event."""
+    starts = run.state.get("starts", 0)
+    if starts or step:
+        cause = run.state.get("ended") or "the last start ended without a word"
+        note_event(run, tracker, "resume", step, cause)
+    else:
+        tracker.metrics({RESTARTS: 0}, 0)
+    run.note(starts=starts + 1, ended="")
+
+
 def initial_weights(run: Run) -> str:
     """The folder of the weights to start from, copied into the run so that every node can read it."""
-    if not run.config.train.init:
+    init = run.config.train.init
+    if not init:
+        if warning := missing_start(run.config):
+            say(warning)
         return ""
     folder = run.folder.join("initial")
-    if not folder.exists("model.json"):
-        storage = Folder(run.folder.uri.rpartition("/runs/")[0])
-        source = resolve_model(run.config.train.init, storage)
-        for name in ("weights.safetensors", "model.json"):
-            folder.write(name, source.read(name))
     with TemporaryDirectory() as scratch:
-        weights = read_weights(folder.download(Path(scratch)))
-        random = warm_start(model_from_config(run.config), weights, run.config.train.init)
-    say(
-        f"starting from {run.config.train.init}; "
-        + (f"random: {', '.join(random)}" if random else "all of it")
-    )
+        if not folder.exists("model.json"):
+            if is_checkpoint(init):
+                source = Folder.of(import_checkpoint(init, scratch, run.config.input.size).folder)
+            else:
+                source = resolve_model(init, Folder(run.folder.uri.rpartition("/runs/")[0]))
+            for name in ("weights.safetensors", "model.json"):
+                folder.write(name, source.read(name))
+        local = folder.download(Path(scratch))
+        random = start_from_folder(model_from_config(run.config), local, run.config.data.joints, init)
+    say(f"starting from {init}; " + (f"random: {random}" if random else "all of it"))
     return folder.uri
 
 
@@ -87,27 +149,42 @@ def read_history(folder: Folder, step: int) -> list[dict[str, float]]:
     return json.loads(folder.read(f"{TRAINING}/{folder_name(step)}/{HISTORY}"))
 
 
-def evaluate_phase(run: Run, storage: Folder, data: Folder, tracker: Tracker) -> None:
+def evaluate_phase(
+    run: Run,
+    storage: Folder,
+    data: Folder,
+    files: Mapping[str, CocoFile],
+    tracker: Tracker,
+    plain: bool = False,
+) -> None:
     """Tables and report of all splits and box sources, into the run's folder and MLflow."""
     config = run.config
+    files = {split: files[split] for split in config.data.evaluate}
     say(f"evaluating {', '.join(config.data.evaluate)} in boxes {', '.join(config.data.boxes)}")
-    entries = evaluate_splits(
-        run.folder.join(MODEL),
-        config,
-        config.evaluation,
-        data,
-        config.data.evaluate,
-        config.data.boxes,
-        config.resources,
-    )
-    limits = ceilings(config, data, config.data.evaluate)
-    text = table(entries, limits)
+    with Progress("evaluating", "box", plain) as progress:
+        entries = evaluate_splits(
+            run.folder.join(MODEL),
+            config,
+            config.evaluation,
+            data,
+            files,
+            config.data.boxes,
+            config.resources,
+            progress.update,
+            Unreadable(run.folder),
+        )
+    limits = ceilings(config, files)
+    text = table(config.data, entries, limits)
     results = run.folder.join(RESULTS)
     write_results(results, config, entries, text)
-    tracker.metrics(flat_metrics(entries), run.state["trained"]["steps"])
+    found = {f"{RESULTS}/{name}": value for name, value in flat_metrics(entries).items()}
+    if found:
+        found[f"{RESULTS}/occlusion_AP"] = occlusion_ap(config.data, flat_metrics(entries)).value
+    tracker.metrics(found, run.state["trained"]["steps"])
+    tracker.set_tags({"mlflow.note.content": as_block(text)})  # the description on the run's page
     tracker.text("results/table.txt", text)
     tracker.text("results/metrics.json", results.read("metrics.json").decode())
-    pictures = example_pictures(run, data, entries)
+    pictures = example_pictures(run, files, entries)
     for name, picture in pictures.items():
         results.write(f"pictures/{name.replace(' ', '-')}.jpg", encode_jpeg(picture))
     tracker.artifacts(results.join("pictures"), "results/pictures")
@@ -117,14 +194,13 @@ def evaluate_phase(run: Run, storage: Folder, data: Folder, tracker: Tracker) ->
     run.note(evaluated=True)
 
 
-def example_pictures(run: Run, data: Folder, entries: list[Entry]) -> dict[str, np.ndarray]:
+def example_pictures(run: Run, files: Mapping[str, CocoFile], entries: list[Entry]) -> dict[str, np.ndarray]:
     """Contact sheets of the last split in the last box source: for generated data the hardest."""
     config = run.config
     split, source = config.data.evaluate[-1], config.data.boxes[-1].partition("=")[0]
     shown = [entry for entry in entries if (entry.split, entry.source) == (split, source)]
-    file = CocoFile(data, split, config.data.joints)
     kinds: tuple[Which, ...] = ("crowded", "best", "worst")
-    return {f"{kind} {split} {source}": example_grid(file, shown, 4, kind) for kind in kinds}
+    return {f"{kind} {split} {source}": example_grid(files[split], shown, 4, kind) for kind in kinds}
 
 
 def report(
@@ -176,16 +252,29 @@ def register_phase(run: Run, storage: Folder) -> bool:
         say("not registered: MLflow did not answer; the same command tries again")
         return False
 
-    best = run.state["trained"]["best"]
-    tags = {"run": run.name, "preset": run.config.preset, "validation_AP": f"{best['validation_AP']:.4f}"}
+    trained = run.state["trained"]
+    best = trained["best"]
+    about = f"Trained by the run {run.name}.\n\n" + as_block(run.folder.read(f"{RESULTS}/table.txt").decode())
+    tags = {"run": run.name, "preset": run.config.preset, SCORE: f"{best[SCORE]:.4f}"}
     try:
         with TemporaryDirectory() as scratch:
             model = run.folder.join(MODEL).download(Path(scratch))
             version = register_model(
-                storage, run.state["mlflow_run"], model, run.config.tracking.model_name, tags
+                storage,
+                run.state["mlflow_run"],
+                model,
+                run.config.tracking.model_name,
+                trained["steps"],
+                about,
+                tags,
             )
     except Exception as error:  # whatever the server does, the trained model is safe in the run's folder
         say(f"not registered ({str(error).splitlines()[0]}); the same command tries again")
         return False
     run.note(version=version)
     return True
+
+
+def as_block(text: str) -> str:
+    """Markdown that keeps a table's columns."""
+    return f"```\n{text.strip()}\n```"

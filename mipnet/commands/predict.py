@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mipnet.commands.common import STORAGE_HELP, storage_at
+from mipnet.commands.common import STORAGE_HELP, output_folder, storage_at, usable_model
+from mipnet.commands.progress import Progress
+from mipnet.commands.unreadable import Unreadable
 from mipnet.config import from_dict, preset, to_yaml
 from mipnet.config.flags import option, parse, say
 from mipnet.errors import DataError, UserError
 
+BOX_HELP = "give detections as [{image_id or file_name, bbox: [x, y, w, h], score}]"
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
@@ -34,34 +38,33 @@ class Options:
 
 def main(command: str, argv: Sequence[str]) -> int:
     """Predict, write results.json and draw overlays."""
-    options, settings = parse(
-        command, "Find the poses of people.", Options, ["evaluation", "resources"], preset("tiny"), argv
-    )
+    sections = ["evaluation", "resources", "data.max_bad_share"]
+    options, settings = parse(command, "Find the poses of people.", Options, sections, preset("tiny"), argv)
     files = picture_files(options.images)
-    listed = read_boxes(options.boxes, files) if options.boxes else whole_images(files)
-    if not options.boxes:
-        say("no --boxes: each whole image is taken as one box")
+    listed = read_boxes(options.boxes, files) if options.boxes else None
     storage = storage_at(options.storage)
+    out = output_folder(options.out)
 
-    from mipnet.raysession import connect, quieten
+    from mipnet.raysession import connect, probe_files, quieten
 
     quieten(options.verbose)
     from mipnet.inference.pipeline import predict_poses
     from mipnet.inference.poses import merged_results
-    from mipnet.storage import Folder
-    from mipnet.tracking.registry import model_config, resolve_model
 
-    model = resolve_model(options.model, storage)
-    config = from_dict(settings, model_config(model))
-    with connect(config.resources, options.verbose):
-        poses = predict_poses(listed, model, config, config.evaluation, config.resources)
-    for name in poses.unreadable:
-        say(f"cannot be read and was left out: {name}")
+    model, trained = usable_model(options.model, storage)
+    config = from_dict(settings, trained)
+    if listed is None:
+        say("no --boxes: each whole image is taken as one box")
+        listed = whole_images(files, config.data.max_bad_share)
+    with connect(config.resources, options.verbose) as resources:
+        probe_files([model.path("model.json"), str(files[0])])
+        with Progress("predicting", "box", options.verbose) as progress:
+            poses = predict_poses(listed, model, config, config.evaluation, resources, progress.update)
+    Unreadable()(poses.unreadable)
     results = merged_results(poses.of_group(0), config, config.evaluation)
     names = dict(zip(listed.images.ids.tolist(), map(str, listed.images.uris), strict=True))
     for result in results:
         result["file_name"] = names[result["image_id"]]
-    out = Folder.of(options.out)
     out.write("config.yaml", to_yaml(config))
     out.write("results.json", json.dumps(results, indent=1))
     say(f"{len(results)} poses of {len(names)} images: {out.path('results.json')}")
@@ -82,6 +85,7 @@ def picture_files(places: Sequence[str]) -> list[Path]:
     files: list[Path] = []
     for place in map(Path, places):
         if place.is_dir():
+            os.listdir(place)  # rglob passes over what may not be listed
             found = sorted(p for p in place.rglob("*") if p.suffix.lower() in PICTURES)
             if not found:
                 raise UserError(f"{place} holds no pictures", f"they end in {', '.join(PICTURES)}")
@@ -100,22 +104,40 @@ def image_ids(files: Sequence[Path]) -> list[int]:
     return list(range(1, len(files) + 1))
 
 
-def whole_images(files: Sequence[Path]) -> Any:
-    """One box per image: all of it."""
-    import cv2
+def whole_images(files: Sequence[Path], max_bad_share: float) -> Any:
+    """One box per image: all of it.
+
+    Raises:
+        DataError: more than ``max_bad_share`` of them cannot be read.
+    """
     import numpy as np
 
+    from mipnet.data.faults import check_readable
     from mipnet.data.records import Boxes, Images
 
+    unreadable = []
     images = Images(np.array([str(p) for p in files]), np.array(image_ids(files), np.int64))
     boxes = np.ones((len(files), 4))
     boxes[:, :2] = 0
     for i, path in enumerate(files):
-        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if pixels is not None:
+        pixels = readable(path)
+        if pixels is None:
+            unreadable.append(str(path))
+        else:
             boxes[i, 2:] = pixels.shape[1], pixels.shape[0]
+    check_readable(unreadable, len(files), max_bad_share)
     n = len(files)
     return Boxes(images, np.arange(n), boxes, np.ones(n), np.zeros(n, np.int64))
+
+
+def readable(path: Path) -> Any:
+    """(H, W, 3) uint8 RGB, None if it cannot be read."""
+    from mipnet.data.crops import decode_image
+
+    try:
+        return decode_image(path.read_bytes())
+    except OSError:
+        return None
 
 
 def read_boxes(path: str, files: Sequence[Path]) -> Any:
@@ -130,20 +152,27 @@ def read_boxes(path: str, files: Sequence[Path]) -> Any:
     from mipnet.storage import Folder
 
     place = Path(path).resolve()
-    detections = read_json(Folder.of(place.parent), place.name)
+    detections = read_json(Folder.of(place.parent), place.name, "check --boxes")
+    if not isinstance(detections, list):
+        raise DataError(f"{path} is not a list", BOX_HELP)
     ids = image_ids(files)
     index: dict[Any, int] = {image_id: i for i, image_id in enumerate(ids)}
     index |= {file.name: i for i, file in enumerate(files)}
     rows = []
-    try:
-        for d in detections:
+    for number, d in enumerate(detections):
+        try:
             i = index.get(d["file_name"] if "file_name" in d else d["image_id"])
-            if i is not None:
-                rows.append((i, *map(float, d["bbox"]), float(d.get("score", 1.0))))
-    except (KeyError, TypeError, ValueError):
-        raise DataError(f"{path} is not a list of detections", "give [{image_id, bbox, score}]") from None
+            x, y, w, h, score = *map(float, d["bbox"]), float(d.get("score", 1.0))
+            if not (w > 0 and h > 0 and np.isfinite([x, y, w, h, score]).all()):
+                raise ValueError
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise DataError(f"{path}: detection {number} is not a usable box", BOX_HELP) from None
+        if i is not None:
+            rows.append((i, x, y, w, h, score))
     if not rows:
         raise DataError(f"{path} has no box for these {len(files)} images", "check image_id or file_name")
+    if len(rows) < len(detections):
+        say(f"left out: {len(detections) - len(rows)} of {len(detections)} boxes, which are of other images")
     table = np.array(sorted(rows))
     image = table[:, 0].astype(np.int64)
     images = Images(np.array([str(p) for p in files]), np.array(ids, np.int64))
@@ -154,14 +183,13 @@ def draw_overlays(out: Any, names: dict[int, str], results: list[dict[str, Any]]
     """One picture per image that could be read."""
     import cv2
 
-    from mipnet.data.crops import decode_image
     from mipnet.inference.overlays import draw_poses
 
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for result in results:
         by_image[result["image_id"]].append(result)
     for image_id, name in names.items():
-        image = decode_image(Path(name).read_bytes())
+        image = readable(Path(name))
         if image is None:
             continue
         drawn = draw_poses(image, by_image[image_id], joints)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from mipnet.commands.common import STORAGE_HELP, data_folder, storage_at
+from mipnet.commands.common import STORAGE_HELP, data_folder, one_image_each, storage_at
+from mipnet.commands.rows import event_line
+from mipnet.commands.unreadable import UNREADABLE, Unreadable, read_unreadable
 from mipnet.config import Config, from_dict, preset, read_yaml, to_dict, to_yaml
 from mipnet.config.flags import chosen, option, parse, say
+from mipnet.config.presets import baseline, describe
+from mipnet.errors import first_few, mendable
+from mipnet.evaluation.occlusion import SCORE
 from mipnet.runs import MODEL, RESULTS, Run, locked, open_run
-from mipnet.storage import Folder
+from mipnet.storage import Folder, default_storage
+
+if TYPE_CHECKING:
+    from mipnet.data.records import CocoFile
 
 SECTIONS = (
     "model",
@@ -32,9 +42,11 @@ SECTIONS = (
 class Options:
     """Flags of ``mipnet train`` beside the configuration's."""
 
-    preset: str = option("tiny", "what to start from, see mipnet --help")
+    preset: str = option("tiny", "what to start from")
     config: str = option("", "YAML file of settings on top of the preset; flags win over it")
-    baseline: bool = option(False, "the preset's single-instance network: N = 1 and no MIMB")
+    baseline: bool = option(
+        False, "the preset's single-instance network: N = 1, no MIMB, and the paper's recipe for it"
+    )
     name: str = option("", "the run's name [preset and digest of the settings]")
     new: bool = option(False, "start another run instead of continuing")
     storage: str = option("", STORAGE_HELP)
@@ -50,7 +62,7 @@ def main(command: str, argv: Sequence[str]) -> int:
         if run.finished:
             say(f"run {run.name} is finished; --new starts another\n")
         else:
-            carry_out(run, storage, options.verbose)
+            carry_out(run, storage, argv, options.verbose)
         if not run.finished:
             return 1
         say(run.folder.read("summary.txt").decode())
@@ -63,48 +75,68 @@ def read(command: str, argv: Sequence[str]) -> tuple[Options, Config]:
     from_file = read_yaml(path) if path else {}
     name = chosen(argv, "--preset", str(from_file.get("preset", "tiny")))
     base = from_dict({**from_file, "preset": name}, preset(name))
-    options, settings = parse(
-        command, "Train, evaluate and register a network.", Options, SECTIONS, base, argv
-    )
-    if options.baseline:
-        settings.setdefault("model", {}).update(instances=1, places=[])
-    return options, from_dict(settings, base)
+    about = f"Train, evaluate and register a network. Presets:\n{describe()}"
+    options, settings = parse(command, about, Options, SECTIONS, base, argv)
+    return options, from_dict(settings, baseline(base) if options.baseline else base)
 
 
-def carry_out(run: Run, storage: Folder, verbose: bool) -> None:
+def carry_out(run: Run, storage: Folder, argv: Sequence[str], verbose: bool) -> None:
     """All phases that are not done yet."""
-    from mipnet.raysession import connect, probe_storage, quieten
+    say(f"run {run.name}\n  {run.folder.uri}")
+    files = None if run.config.data.generated else open_data(run, Folder.of(run.config.data.root))
+    from mipnet.raysession import connect, probe_files, probe_storage, quieten
 
     quieten(verbose)
     from mipnet.commands import phases
+    from mipnet.tracking.system import SystemMetrics
 
-    config = run.config
-    say(f"run {run.name}\n  {run.folder.uri}")
-    with connect(config.resources, verbose):
+    with connect(run.config.resources, verbose) as resources:
+        run.config = config = replace(run.config, resources=resources)
         probe_storage(storage)
         with timed(run, "data"):
-            data = data_folder(config, storage)
-        tracker = open_tracker(run, storage)
+            data = data_folder(config, storage, verbose)
+        files = open_data(run, data) if files is None else files
+        probe_files(one_image_each(files))
+        tracker = open_tracker(run, storage, argv)
         status = "FAILED"
         try:
-            if "trained" not in run.state:
-                with timed(run, "training"):
-                    phases.train_phase(run, data, tracker)
-            if "evaluated" not in run.state:
-                with timed(run, "evaluation"):
-                    phases.evaluate_phase(run, storage, data, tracker)
+            with SystemMetrics(tracker.metrics, run.state["begun"], disk_of(storage)):
+                if "trained" not in run.state:
+                    with timed(run, "training"):
+                        phases.train_phase(run, data, tracker, verbose, files=files)
+                if "evaluated" not in run.state:
+                    with timed(run, "evaluation"):
+                        phases.evaluate_phase(run, storage, data, files, tracker, verbose)
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
+            run.note(ended="interrupted")
+            raise
+        except Exception as error:
+            run.note(ended=" ".join(str(mendable(error) or error).split()) or type(error).__name__)
             raise
         finally:
             tracked = tracker.close(status)
             if not tracked:
                 say(f"MLflow did not take everything ({tracker.problem}); it is kept and sent next time")
+            if tracker.refused:
+                say(f"MLflow refused {len(tracker.refused)} record(s), the first: {tracker.refused[0]}")
     # A run whose records still wait for the server is not finished: the same command sends them.
     if tracked and (not config.tracking.register or phases.register_phase(run, storage)):
         run.folder.write("summary.txt", summarise(run, storage))
         run.note(finished=True)
+
+
+def open_data(run: Run, data: Folder) -> dict[str, CocoFile]:
+    """The splits that the phases still need, checked; what is left out is noted for the summary."""
+    from mipnet.commands.checks import check_data
+
+    if "evaluated" in run.state:
+        return {}
+    files = check_data(run.config, data, "trained" not in run.state, Unreadable(run.folder))
+    complaints = {file.path: file.complaints.lines() for file in files.values()}
+    run.note(left_out={**run.state.get("left_out", {}), **complaints})
+    return files
 
 
 @contextmanager
@@ -119,10 +151,21 @@ def timed(run: Run, phase: str) -> Iterator[None]:
         run.note(seconds=seconds)
 
 
-def open_tracker(run: Run, storage: Folder) -> Any:
-    """The run's MLflow run, reopened if there was one."""
-    from mipnet import __version__
+def disk_of(storage: Folder) -> str:
+    return str(storage.local_path) if storage.is_local else "/"
+
+
+def open_tracker(
+    run: Run, storage: Folder, argv: Sequence[str], tags: Mapping[str, str] | None = None
+) -> Any:
+    """The run's MLflow run, reopened if there was one; ``tags`` win over those of ``mipnet train``."""
+    import ray
+
+    from mipnet.tracking.provenance import cluster_summary, source_tags
     from mipnet.tracking.tracker import Tracker
+
+    if "begun" not in run.state:
+        run.note(begun=time.time())
 
     params = {
         f"{section}.{key}": value
@@ -136,7 +179,13 @@ def open_tracker(run: Run, storage: Folder) -> Any:
         run.config.tracking.experiment,
         run.name,
         run.state.get("mlflow_run", ""),
-        tags={"mipnet.version": __version__, "mipnet.preset": run.config.preset},
+        tags={
+            **source_tags("train", argv),
+            "preset": run.config.preset,
+            "cluster": cluster_summary(ray.nodes(), os.cpu_count() or 1),
+            "restarts": str(len(run.state.get("events", []))),
+            **(tags or {}),
+        },
         params=params,
         on_started=lambda run_id: run.note(mlflow_run=run_id),
     )
@@ -150,11 +199,14 @@ def summarise(run: Run, storage: Folder) -> str:
 
     best = run.state["trained"]["best"]
     seconds = sum(run.state["seconds"].values())
+    where = "" if storage == default_storage() else f" --storage {shlex.quote(storage.uri)}"
     lines = [
         f"run {run.name}: {run.state['trained']['steps']} steps, best at step {best['step']} "
-        f"(validation AP {100 * best['validation_AP']:.1f}), {seconds / 60:.1f} minutes",
+        f"(validation occlusion AP {100 * best[SCORE]:.1f}), {seconds / 60:.1f} minutes",
+        *map(event_line, run.state.get("events", [])),
         "",
         run.folder.read(f"{RESULTS}/table.txt").decode(),
+        *left_out_lines(run),
         f"weights   {run.folder.path(MODEL)}",
         f"results   {run.folder.path(RESULTS)}",
         f"report    {run.folder.path('report.html')}",
@@ -165,5 +217,19 @@ def summarise(run: Run, storage: Folder) -> str:
         name = run.config.tracking.model_name
         lines.append(f"registry  {name} version {run.state['version']}, alias candidate")
         model = f"models:/{name}@candidate"
-    lines += ["", f"next      mipnet predict PICTURES --model {model}"]
+        model += where
+    lines += ["", f"look      mipnet ui{where}", f"next      mipnet predict PICTURES --model {model}"]
     return "\n".join(lines) + "\n"
+
+
+def left_out_lines(run: Run) -> list[str]:
+    """Which samples could not be used, by kind, the first of each named."""
+    lines = [
+        f"left out  {line} (in {path})"
+        for path, found in run.state.get("left_out", {}).items()
+        for line in found
+    ]
+    if names := read_unreadable(run.folder):
+        where = run.folder.path(UNREADABLE)
+        lines.append(f"left out  {len(names)} x image that cannot be read: {first_few(names)} (all: {where})")
+    return lines

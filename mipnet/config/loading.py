@@ -92,10 +92,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_bytes())  # bytes: YAML finds out the encoding itself
     except OSError as error:
-        raise ConfigError(f"--config: cannot read {path} ({error.strerror})") from None
+        raise ConfigError(f"--config: cannot read {path} ({error.strerror})", "check the path") from None
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
-        raise ConfigError(f"--config: {path} is not YAML ({problem})") from None
+        raise ConfigError(f"--config: {path} is not YAML ({problem})", "mend it there") from None
     if not isinstance(values, dict):
         raise ConfigError(f"--config: {path} holds no settings", "write lines like 'train: {epochs: 3}'")
     return values

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mipnet.config.schema import DataConfig
-from mipnet.data.records import CocoFile
+from mipnet.config.schema import Config, DataConfig
+from mipnet.data.records import Boxes, CocoFile
 from mipnet.errors import DataError
 from mipnet.storage import Folder
 
@@ -79,3 +79,18 @@ def _find(root: Folder, patterns: Sequence[str], split: str, kind: str) -> str:
         f"there are no {kind} of split {split!r}: tried {tried}",
         f"check --data (data.root) and the split's name, or say where they are with --data.{kind}",
     )
+
+
+def boxes_of(file: CocoFile, data: Folder, split: str, source: str, config: Config) -> Boxes:
+    """The boxes of a source: gt, NAME (a file of the data set) or NAME=FILE; {split} is the split's name.
+
+    Raises:
+        DataError: there are none, or they cannot be used.
+    """
+    if source == "gt":
+        return file.ground_truth_boxes()
+    name, _, path = source.replace("{split}", split).partition("=")
+    if path:
+        parent, _, file_name = str(Folder.of(path).uri).rpartition("/")
+        return file.detected_boxes(Folder(parent or "/"), file_name, config.data.box_score_threshold)
+    return file.detected_boxes(data, f"boxes/{name}_{split}.json", config.data.box_score_threshold)

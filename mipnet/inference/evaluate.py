@@ -10,6 +10,7 @@ import numpy as np
 
 from mipnet.config import Config
 from mipnet.config.schema import EvaluationConfig, ResourcesConfig
+from mipnet.data.layouts import boxes_of
 from mipnet.data.records import Boxes, CocoFile
 from mipnet.evaluation.protocols import evaluate_poses
 from mipnet.inference.pipeline import predict_poses
@@ -84,17 +85,6 @@ def evaluate_splits(
             )
             entries.append(Entry(split, source.partition("=")[0], view, metrics, results))
     return entries
-
-
-def boxes_of(file: CocoFile, data: Folder, split: str, source: str, config: Config) -> Boxes:
-    """The boxes of a source: gt, NAME (a file of the data set) or NAME=FILE; {split} is the split's name."""
-    if source == "gt":
-        return file.ground_truth_boxes()
-    name, _, path = source.replace("{split}", split).partition("=")
-    if path:
-        parent, _, file_name = str(Folder.of(path).uri).rpartition("/")
-        return file.detected_boxes(Folder(parent or "/"), file_name, config.data.box_score_threshold)
-    return file.detected_boxes(data, f"boxes/{name}_{split}.json", config.data.box_score_threshold)
 
 
 def flat_metrics(entries: Sequence[Entry]) -> dict[str, float]:

@@ -14,12 +14,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from mipnet.evaluation.occlusion import SCORE
+
 # Matplotlib draws in these stand-ins; the SVG then names the variable instead.
 INK, MUTED, RULE = "#010101", "#020202", "#030303"
 SERIES = ("#100001", "#100002", "#100003", "#100004")
 VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule"} | {c: f"series-{i}" for i, c in enumerate(SERIES)}
 DASHES = ("-", (0, (4, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5)))  # tells lines apart on grey paper
 MARKERS = ("o", "s", "D", "^")
+
+VALIDATION = "Validation occlusion AP"
 
 Rows = Sequence[Mapping[str, float]]
 Line = tuple[list[float], list[float]]
@@ -34,12 +38,13 @@ class Curve:
     summary: str
 
 
-def learning_curves(history: Rows, best_step: float | None = None) -> list[Curve]:
-    """What was logged over the steps: loss, validation AP, learning rate, speed and waiting.
+def learning_curves(history: Rows, best_step: float | None = None, metric: str = "AP") -> list[Curve]:
+    """What was logged over the steps: loss, validation, learning rate, speed and waiting.
 
     Args:
         history: rows with ``step`` and the training's metrics, or ``step`` and a validation's.
         best_step: the checkpoint that was chosen, marked in the validation.
+        metric: which of a view's figures the occlusion AP is.
 
     Returns:
         only the plots that there are values for.
@@ -51,13 +56,13 @@ def learning_curves(history: Rows, best_step: float | None = None) -> list[Curve
         losses = {"all": losses["all"]}  # N = 1: both are the same
     plots = [
         ("Loss", losses, "log"),
-        ("Validation AP", validations(history), "percent"),
+        (VALIDATION, validations(history, metric), "percent"),
         ("Learning rate", {"": line(history, "learning_rate")}, "plain"),
         ("Samples per second", {"": line(history, "samples_per_second")}, "from zero"),
         ("Share of the time spent waiting for data", {"": line(history, "waited_for_data")}, "percent"),
     ]
     return [
-        Curve(title, plot(lines, scale, best_step if title == "Validation AP" else None), tell(title, lines))
+        Curve(title, plot(lines, scale, best_step if title == VALIDATION else None), tell(title, lines))
         for title, lines, scale in plots
         if any(values for _, values in lines.values())
     ]
@@ -69,12 +74,12 @@ def line(rows: Rows, key: str) -> Line:
     return [step for step, _ in points], [value for _, value in points]
 
 
-def validations(history: Rows) -> dict[str, Line]:
-    """AP of each view by step; rows name it validation_AP, and SPLIT/SOURCE/VIEW/AP for every view."""
+def validations(history: Rows, metric: str) -> dict[str, Line]:
+    """The metric of each view by step; rows name it SCORE, and SPLIT/SOURCE/VIEW/METRIC for every view."""
     rows: list[dict[str, float]] = []
-    for row in sorted((r for r in history if "validation_AP" in r), key=lambda r: r["step"]):
-        views = {key.split("/")[-2]: value for key, value in row.items() if key.endswith("/AP")}
-        rows.append({"step": row["step"], **views, "merged": row["validation_AP"]})
+    for row in sorted((r for r in history if SCORE in r), key=lambda r: r["step"]):
+        views = {key.split("/")[-2]: value for key, value in row.items() if key.endswith(f"/{metric}")}
+        rows.append({"step": row["step"], **views, "merged": row[SCORE]})
     names = sorted({key for row in rows for key in row if key.startswith("lambda")})
     return {
         "merged": line(rows, "merged"),

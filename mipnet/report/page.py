@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -14,11 +14,12 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from mipnet.config import PRESETS, Config, preset, to_dict, to_yaml
+from mipnet.evaluation.occlusion import SCORE, OcclusionAP, occlusion_ap
+from mipnet.evaluation.protocols import METRICS, RULES
 from mipnet.inference.overlays import encode_jpeg
 from mipnet.report.curves import Curve, Rows, learning_curves, overview
 from mipnet.report.template import PAGE, STYLE
 
-COLUMNS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "R50")
 PACKAGES = ("mipnet", "torch", "ray", "mlflow", "numpy", "opencv-python-headless", "pycocotools")
 MERGED = "merged"
 
@@ -48,7 +49,7 @@ def write_report(
     Args:
         name: of the run.
         config: its settings.
-        state: what run.json holds: ``trained`` (steps, best), ``seconds``, ``version``.
+        state: what run.json holds: ``trained`` (steps, best), ``seconds``, ``version``, ``events``.
         metrics: ``split/source/view/metric`` -> value from 0 to 1.
         history: logged rows, as in a checkpoint's history.json; validations may be among them.
         ceilings: AP of a perfect prediction by split, 0 to 1.
@@ -67,20 +68,23 @@ def write_report(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     known = config.preset in PRESETS
-    rows = table_rows(table, ceilings)
+    columns = METRICS[config.data.protocol]
+    rows = table_rows(table, ceilings, columns)
     return environment.from_string(PAGE).render(
         name=name,
         style=STYLE,
         facts=facts(config, state, parameters, date or datetime.now().astimezone()),
         notices=notices(config, state, table),
-        tiles=tiles(table, ceilings, best),
+        tiles=tiles(table, ceilings, best, occlusion_ap(config.data, metrics)),
         overview=overview_of(table, ceilings),
-        columns=COLUMNS,
+        columns=columns,
+        rules=RULES[config.data.protocol],
         table=rows,
         has_ceiling=any(row["kind"] == "ceiling" for row in rows),
         pictures=[embed(title, picture) for title, picture in (pictures or {}).items()],
-        curves=learning_curves(history, best.get("step")),
+        curves=learning_curves(history, best.get("step"), occlusion_ap(config.data, best).metric or "AP"),
         faults=faults(history),
+        events=state.get("events", []),
         timings=timing_rows(timings or {}),
         preset=config.preset,
         known_preset=known,
@@ -107,10 +111,6 @@ def percent(value: float | None) -> str:
 
 def view_name(view: str) -> str:
     return view.replace("lambda", "λ = ") + " alone" if view.startswith("lambda") else view
-
-
-def ap(views: Mapping[str, Mapping[str, float]], view: str = MERGED) -> float | None:
-    return views.get(view, {}).get("AP")
 
 
 def facts(config: Config, state: Mapping[str, Any], parameters: int, date: datetime) -> list[tuple[str, str]]:
@@ -158,31 +158,33 @@ def notices(config: Config, state: Mapping[str, Any], table: Table) -> list[str]
     return found
 
 
-def tiles(table: Table, ceilings: Mapping[str, float], best: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Merged AP of every split in the boxes of the last source, the last split first.
-
-    Of the generated benchmark that is the occlusion metric: its hard split in a detector's boxes.
-    """
+def tiles(
+    table: Table, ceilings: Mapping[str, float], best: Mapping[str, Any], occlusion: OcclusionAP
+) -> list[dict[str, str]]:
+    """The occlusion AP, then merged AP of each split in the last source's boxes, the last split first."""
     if not table:
         return []
     source = list(table)[-1][1]
-    shown = [key for key in reversed(table) if key[1] == source]
+    shown = {(split, "AP"): f"{split}, {source} boxes" for split, of in reversed(table) if of == source}
+    if occlusion.source == source:
+        shown = {(occlusion.split, occlusion.metric): occlusion.name} | {
+            key: title for key, title in shown.items() if key != (occlusion.split, occlusion.metric)
+        }
     found = []
-    for key in shown:
-        split, views = key[0], table[key]
-        merged, primary, others = ap(views), ap(views, "lambda0"), []
+    for (split, metric), title in shown.items():
+        views = table[split, source]
+        merged, primary = (views.get(view, {}).get(metric) for view in (MERGED, "lambda0"))
+        others = []
         if merged is not None and primary is not None:
             gain = f"{100 * (merged - primary):+.1f}".replace("-", "−")
             others.append(f"λ = 0 alone {percent(primary)} ({gain} by merging)")
-        if split in ceilings:
+        if metric == "AP" and split in ceilings:
             others.append(f"ceiling {percent(ceilings[split])}")
-        title = f"{split}, {source} boxes"
-        if split == "hard":
-            title = f"Occlusion metric: {title}"
         found.append({"title": title, "figure": percent(merged), "below": "; ".join(others)})
-    if "validation_AP" in best:
+    if SCORE in best:
         below = f"picked the checkpoint of step {best['step']}" if "step" in best else ""
-        found.append({"title": "Best validation", "figure": percent(best["validation_AP"]), "below": below})
+        title = "best validation occlusion AP"
+        found.append({"title": title, "figure": percent(best[SCORE]), "below": below})
     return found
 
 
@@ -195,7 +197,7 @@ def overview_of(table: Table, ceilings: Mapping[str, float]) -> Curve | None:
     return overview(lines, perfect)
 
 
-def table_rows(table: Table, ceilings: Mapping[str, float]) -> list[dict[str, Any]]:
+def table_rows(table: Table, ceilings: Mapping[str, float], columns: Sequence[str]) -> list[dict[str, Any]]:
     """The lines of the table; each split ends with its ceiling."""
     rows: list[dict[str, Any]] = []
     keys = sorted(table, key=lambda key: list(dict.fromkeys(split for split, _ in table)).index(key[0]))
@@ -208,12 +210,12 @@ def table_rows(table: Table, ceilings: Mapping[str, float]) -> list[dict[str, An
                     "view": view_name(view),
                     "kind": "merged" if view == MERGED else "alone",
                     "starts": view == next(iter(table[split, source])),
-                    "cells": [percent(values.get(column)) for column in COLUMNS],
+                    "cells": [percent(values.get(column)) for column in columns],
                 }
             )
         last = number + 1 == len(keys) or keys[number + 1][0] != split
         if last and split in ceilings:
-            cells = [percent(ceilings[split]), *[""] * (len(COLUMNS) - 1)]
+            cells = [percent(ceilings[split]), *[""] * (len(columns) - 1)]
             rows.append(
                 {
                     "split": split,

@@ -106,7 +106,10 @@ def example_grid(file: CocoFile, entries: Sequence[Entry], count: int, which: Wh
     for example in ranked(examples(file, entries), which):
         if len(rows) == count:
             break
-        image = decode_image(example.images.read(example.index))
+        try:
+            image = decode_image(example.images.read(example.index))
+        except OSError:
+            image = None
         if image is None:
             continue
         rows.append(draw_row(image, example, views, file.skeleton))

@@ -127,8 +127,8 @@ PAGE = """<!DOCTYPE html>
 {% for cell in row.cells %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody>
 </table></div>
-<p class="muted">COCO’s keypoint metrics in percent. Merged: the poses of all λ and boxes of an image after
-OKS-NMS; λ alone: only that instance of every box. R50: recall at OKS 0.5.
+<p class="muted">{{ rules }} Merged: the poses of all λ and boxes of an image after OKS-NMS; λ alone: only
+that instance of every box.
 {% if has_ceiling %}Ceiling: what perfect heatmaps would reach in ground-truth boxes.{% endif %}</p>
 </section>{% endif %}
 
@@ -149,6 +149,19 @@ right limbs darker.</p>
 <div role="img" aria-label="{{ curve.summary }}">{{ curve.svg | safe }}</div></figure>
 {% endfor %}</div>
 <p class="muted">{{ faults }}</p>
+</section>{% endif %}
+
+{% if events %}<section>
+<h2>Restarts</h2>
+<div class="wide"><table class="words">
+<thead><tr><th scope="col">when</th><th scope="col">what</th><th scope="col">at step</th>
+<th scope="col">cause</th></tr></thead>
+<tbody>
+{% for event in events %}<tr><td class="setting">{{ event.time }}</td><td>{{ event.event }}</td>
+<td>{{ event.step }}</td><td>{{ event.cause }}</td></tr>
+{% endfor %}</tbody></table></div>
+<p class="muted">Restart: the training’s processes began again from the last checkpoint; resume: the command
+was run again.</p>
 </section>{% endif %}
 
 {% if timings %}<section>

@@ -8,9 +8,10 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from typing import Any
 
 from mipnet.config import Config, from_dict
-from mipnet.errors import UserError
+from mipnet.errors import ConfigError, UserError, nearest
 from mipnet.storage import Folder
 from mipnet.tracking.tracker import prepare_mlflow
 
@@ -20,7 +21,13 @@ ARTIFACT = "network"
 
 
 def register_model(
-    storage: Folder, run_id: str, model: Path, name: str, tags: Mapping[str, str] | None = None
+    storage: Folder,
+    run_id: str,
+    model: Path,
+    name: str,
+    step: int = 0,
+    about: str = "",
+    tags: Mapping[str, str] | None = None,
 ) -> str:
     """Make a model folder the next version of a registered model, alias ``candidate``.
 
@@ -31,6 +38,8 @@ def register_model(
         run_id: the MLflow run that trained it.
         model: local folder with weights.safetensors and model.json.
         name: of the registered model.
+        step: of the run at which its results are logged; MLflow shows them with the model.
+        about: the version's description, Markdown.
         tags: for the version.
 
     Returns:
@@ -39,9 +48,6 @@ def register_model(
     prepare_mlflow(storage)
     import mlflow
     from mlflow import MlflowClient
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Array
 
     from mipnet import __version__
 
@@ -50,22 +56,47 @@ def register_model(
     if versions:
         version = max(versions, key=lambda v: int(v.version)).version
     else:
-        boxes = ColSpec(Array(Array(DataType.double)), "boxes", required=False)
         with _silence(), mlflow.start_run(run_id=run_id):
             info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("served.py")),
                 artifacts={ARTIFACT: str(model)},
                 registered_model_name=name,
-                signature=ModelSignature(inputs=Schema([ColSpec(DataType.string, "image"), boxes])),
+                signature=_signature(),
+                step=step,
                 pip_requirements=[f"mipnet=={__version__}"],
                 await_registration_for=120,
             )
         version = info.registered_model_version
+    if about:
+        client.update_model_version(name, version, about)
     for key, value in (tags or {}).items():
         client.set_model_version_tag(name, version, key, value)
     client.set_registered_model_alias(name, CANDIDATE, version)
     return str(version)
+
+
+def _signature() -> Any:
+    """What the registered model takes and gives: ``mipnet.tracking.served``."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array, Object, Property
+
+    numbers = Array(DataType.double)
+    pose = Object(
+        [
+            Property("keypoints", numbers),
+            Property("score", DataType.double),
+            Property("instance", DataType.long),
+            Property("box", numbers),
+            Property("image_id", DataType.long),
+            Property("category_id", DataType.long),
+        ]
+    )
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "image"), ColSpec(Array(numbers), "boxes", required=False)]),
+        outputs=Schema([ColSpec(Array(pose))]),
+    )
 
 
 @contextmanager
@@ -95,9 +126,12 @@ def resolve_model(uri: str, storage: Folder) -> Folder:
         for folder in (place, place.join("model")):
             if folder.exists("model.json"):
                 return folder
-    raise UserError(
-        f"no model at {uri!r}", "give models:/NAME@ALIAS, the name of a run, or a folder with model.json"
-    )
+    runs = storage.join("runs").names()
+    if uri in runs:
+        raise UserError(f"run {uri} has no weights yet", "give its mipnet train command again")
+    close = nearest(uri, runs) if "/" not in uri else ""
+    mend = "give models:/NAME@ALIAS, the name of a run, or a folder with model.json"
+    raise UserError(f"no model at {uri!r}", f"{close} Else {mend}" if "did you mean" in close else mend)
 
 
 def model_config(model: Folder) -> Config:
@@ -106,10 +140,12 @@ def model_config(model: Folder) -> Config:
     Raises:
         UserError: the folder does not tell.
     """
+    where = model.path("model.json")
     try:
         return from_dict(json.loads(model.read("model.json"))["extra"]["config"])
+    except ConfigError as error:
+        raise UserError(f"{where} is of another version of mipnet ({error})") from None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        where = model.path("model.json")
         raise UserError(f"{where} does not hold the configuration of a model", "train or import it") from None
 
 
@@ -135,4 +171,5 @@ def _download(uri: str, storage: Folder) -> Path:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except MlflowException as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"no model {uri} at {where} ({reason})", "check its name and alias") from None
+        mend = "give models:/NAME@ALIAS or models:/NAME/VERSION of one that mipnet ui shows"
+        raise UserError(f"no model {uri} at {where} ({reason})", mend) from None

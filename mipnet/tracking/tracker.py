@@ -14,18 +14,23 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mipnet.storage import Folder, default_storage
+from mipnet.tracking.datasets import dataset_inputs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SPOOL = "tracking.jsonl"
+SQLITE = "sqlite:///"
 QUEUE_LENGTH = 2000
 RETRY_SECONDS = (5.0, 15.0, 60.0)
+# MLflow's limits: of metrics; of params and tags.
+METRICS_PER_CALL = 1000
+VALUES_PER_CALL, LONGEST_VALUE = 100, 6000
 
 Operation = dict[str, Any]
 
@@ -36,18 +41,20 @@ def tracking_uri(storage: Folder) -> str:
     if uri:
         return uri
     home = storage if storage.is_local else default_storage()
-    home.local_path.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{home.local_path / 'mlflow.db'}"
+    return f"{SQLITE}{home.local_path / 'mlflow.db'}"
 
 
 def prepare_mlflow(storage: Folder) -> str:
     """Point this process's MLflow at the tracking store, quietly and with short patience; returns its URI."""
     uri = tracking_uri(storage)
+    if uri.startswith(SQLITE):
+        Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     settings = {
         "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
     for name, value in settings.items():
@@ -69,7 +76,8 @@ class Tracker:
         experiment: is made if it does not exist.
         name: of the run.
         run_id: of the MLflow run to reopen; "" starts one.
-        tags, params: set once, when the run is started.
+        tags: set at every start: they say what the run is carried out with now.
+        params: set once, when the run is started.
         on_started: told the MLflow run's id as soon as there is one.
     """
 
@@ -88,9 +96,11 @@ class Tracker:
         self.experiment, self.name, self.run_id = experiment, name, run_id
         self.tags, self.params, self._on_started = dict(tags or {}), dict(params or {}), on_started
         self.problem = ""
+        self.refused: list[str] = []
         self._opened = False
         self._queue: queue.Queue[Operation | None] = queue.Queue(QUEUE_LENGTH)
-        self._unsent: list[Operation] = self._read_spool()
+        self._spooled = self._read_spool()
+        self._unsent: list[Operation] = list(self._spooled)
         self._failures, self._not_before = 0, 0.0
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
@@ -99,6 +109,14 @@ class Tracker:
         """Log numbers; returns at once."""
         stamp = int(time.time() * 1000)
         self._put({"do": "metrics", "values": dict(values), "step": step, "time": stamp})
+
+    def set_tags(self, values: Mapping[str, str]) -> None:
+        """Set tags; returns at once."""
+        self._put({"do": "tags", "values": dict(values)})
+
+    def inputs(self, datasets: Sequence[Mapping[str, str]]) -> None:
+        """Name the data sets that go into the run (``mipnet.tracking.datasets``); returns at once."""
+        self._put({"do": "inputs", "datasets": [dict(dataset) for dataset in datasets]})
 
     def text(self, path: str, content: str) -> None:
         """Keep a text as an artifact; returns at once."""
@@ -163,12 +181,22 @@ class Tracker:
             return
         try:
             client = self._open()
+            most = METRICS_PER_CALL
             while self._unsent:
-                self._send(client, self._unsent[0])
-                self._unsent.pop(0)
+                batch = _first_batch(self._unsent, most)
+                try:
+                    self._send(client, batch)
+                except Exception as error:
+                    if not _is_refusal(error):
+                        raise
+                    if len(batch) > 1:  # find the one that it is about
+                        most = 1
+                        continue
+                    self.refused.append(_first_line(error))  # or all that comes after it would wait for ever
+                del self._unsent[: len(batch)]
             self._failures = 0
         except Exception as error:  # whatever the server does, training goes on
-            self.problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self.problem = _first_line(error)
             self._not_before = time.monotonic() + RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)]
             self._failures += 1
 
@@ -182,6 +210,7 @@ class Tracker:
             return client
         if self.run_id:
             client.set_terminated(self.run_id, "RUNNING", end_time=0)
+            self._send(client, [{"do": "tags", "values": self.tags}])
         else:
             found = client.get_experiment_by_name(self.experiment)
             if found is None:
@@ -193,23 +222,37 @@ class Tracker:
                 found = client.get_experiment_by_name(self.experiment)
             run = client.create_run(found.experiment_id, run_name=self.name, tags=self.tags)
             self.run_id = run.info.run_id
-            for key, value in self.params.items():
-                client.log_param(self.run_id, key, str(value)[:6000], synchronous=True)
             self._on_started(self.run_id)
+            self._unsent.insert(0, {"do": "params", "values": {k: str(v) for k, v in self.params.items()}})
         self._opened = True
         return client
 
     def _artifact_root(self) -> str:
         return self.storage.join("mlartifacts").uri
 
-    def _send(self, client: MlflowClient, operation: Operation) -> None:
-        from mlflow.entities import Metric
+    def _send(self, client: MlflowClient, batch: list[Operation]) -> None:
+        """Send one operation, or several of metrics."""
+        from mlflow.entities import Metric, Param, RunTag
 
+        operation = batch[0]
         kind = operation["do"]
         if kind == "metrics":
-            stamp, step = operation["time"], operation["step"]
-            values = {k: v for k, v in operation["values"].items() if v == v}  # MLflow takes no nan
-            client.log_batch(self.run_id, metrics=[Metric(k, v, stamp, step) for k, v in values.items()])
+            metrics = [
+                Metric(key, value, row["time"], row["step"])
+                for row in batch
+                for key, value in row["values"].items()
+                if value == value  # MLflow takes no nan
+            ]
+            client.log_batch(self.run_id, metrics=metrics)
+        elif kind == "params":
+            params = [Param(k, v[:LONGEST_VALUE]) for k, v in operation["values"].items()]
+            for begin in range(0, len(params), VALUES_PER_CALL):
+                client.log_batch(self.run_id, params=params[begin : begin + VALUES_PER_CALL])
+        elif kind == "tags":
+            tags = [RunTag(k, v[:LONGEST_VALUE]) for k, v in operation["values"].items()]
+            client.log_batch(self.run_id, tags=tags)
+        elif kind == "inputs":
+            client.log_inputs(self.run_id, dataset_inputs(operation["datasets"]))
         elif kind == "text":
             client.log_text(self.run_id, operation["content"], operation["path"])
         elif kind == "artifacts":
@@ -219,8 +262,12 @@ class Tracker:
         elif kind == "end":
             client.set_terminated(self.run_id, operation["status"])
 
-    def last_step(self, key: str = "loss") -> int:
-        """The last step that the server has of a metric; -1 if none, or if it does not answer."""
+    def last_step(self, key: str) -> int:
+        """The last step of a metric that the server has or is about to get; -1 if none is known."""
+        waiting = [o["step"] for o in self._spooled if o["do"] == "metrics" and key in o["values"]]
+        return max(self._step_on_server(key), *waiting, -1)
+
+    def _step_on_server(self, key: str) -> int:
         if not self.run_id:
             return -1
         try:
@@ -231,3 +278,28 @@ class Tracker:
         except Exception:
             return -1
         return max((metric.step for metric in history), default=-1)
+
+
+def _first_batch(operations: list[Operation], most: int) -> list[Operation]:
+    """The first operation, with those of metrics that come right after it and fit into one call."""
+    count, metrics = 0, 0
+    for operation in operations:
+        if operation["do"] != "metrics":
+            break
+        metrics += len(operation["values"])
+        if metrics > most:
+            break
+        count += 1
+    return operations[: max(count, 1)]
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the server understood and will never take it, or what was to be sent is no longer there."""
+    invalid = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
+    return invalid or isinstance(error, FileNotFoundError)
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong in at most 120 characters: network errors tell the same thing over and over."""
+    line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return line if len(line) <= 120 else f"{line[:119]}…"

@@ -20,6 +20,7 @@ from mipnet.models.network import MIPNet
 from mipnet.models.targets import heatmap_targets
 from mipnet.training.losses import heatmap_loss
 from mipnet.training.optimise import build_optimizer, learning_rate
+from mipnet.training.precision import Precision
 
 
 class TrainStep:
@@ -30,10 +31,18 @@ class TrainStep:
         config: of the run.
         total_steps: length of the schedule.
         device: where to compute.
+        precision: of the network's forward and backward pass; a continued run keeps the one it began with.
     """
 
-    def __init__(self, model: MIPNet, config: Config, total_steps: int, device: torch.device) -> None:
-        self.config, self.total_steps, self.device = config, total_steps, device
+    def __init__(
+        self,
+        model: MIPNet,
+        config: Config,
+        total_steps: int,
+        device: torch.device,
+        precision: Precision = "fp32",
+    ) -> None:
+        self.config, self.total_steps, self.device, self.precision = config, total_steps, device, precision
         # Convolutions are fastest in the memory format in which ``normalise`` makes the crops.
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.distributed = dist.is_initialized() and dist.get_world_size() > 1
@@ -74,8 +83,7 @@ class TrainStep:
         targets, weights = heatmap_targets(
             joints, self.config.input.size, self.config.heatmap_size, target.sigma, target.kind
         )
-        bf16 = self.config.train.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             heatmaps = self.network(normalise(images))
         return heatmap_loss(heatmaps, targets, weights, self.config.train.loss)
 
@@ -151,6 +159,7 @@ class TrainStep:
         """All that a continuation needs, as tensors and plain values."""
         return {
             "step": self.step,
+            "precision": self.precision,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average,
@@ -159,7 +168,7 @@ class TrainStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state_dict`` was taken."""
-        self.step = state["step"]
+        self.step, self.precision = state["step"], state["precision"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         for mine, saved in zip(self.average, state["average"], strict=True):

@@ -10,23 +10,26 @@ from typing import Any
 
 import ray
 from ray.train import Checkpoint as RayCheckpoint
-from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.validation_config import ValidationConfig
 
 from mipnet.config import Config, to_dict
 from mipnet.data.crops import CropSettings
+from mipnet.data.layouts import open_split
 from mipnet.data.records import People
 from mipnet.data.stream import PlannedSplit, WindowCutter, stream_factory
 from mipnet.data.windows import WindowPlan
-from mipnet.errors import UserError
+from mipnet.errors import UserError, mendable
+from mipnet.evaluation.occlusion import SCORE, occlusion_ap
 from mipnet.inference.evaluate import evaluate_splits, flat_metrics
 from mipnet.runs import TRAINING, Run
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import step_of
+from mipnet.training.files import storage_options
 from mipnet.training.worker import train_worker
 
-SCORE = "validation_AP"
+Validate = Callable[[RayCheckpoint], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -45,18 +48,34 @@ class Trained:
 
 
 class Rows:
-    """An actor that holds logged rows until the driver fetches them; bounded, the oldest go first."""
+    """An actor that holds what the workers tell until the driver fetches it; bounded, the oldest go first.
+
+    A row is the metrics of a step or of a validation, {"started": step, …} from workers that begin,
+    {"failed": why} about workers that ended, {"unreadable": names of images}, or {"unvalidated": step,
+    "cause": why}.
+    """
 
     def __init__(self) -> None:
-        self.rows: deque[dict[str, float]] = deque(maxlen=10_000)
+        self.rows: deque[dict[str, Any]] = deque(maxlen=10_000)
 
-    def add(self, row: dict[str, float]) -> None:
+    def add(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
 
-    def take(self) -> list[dict[str, float]]:
+    def take(self) -> list[dict[str, Any]]:
         rows = list(self.rows)
         self.rows.clear()
         return rows
+
+
+class Failures(UserCallback):
+    """Tells why workers ended; Ray Train calls it in its controller, which starts them again."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        rank, error = min(worker_exceptions.items())
+        self.rows.add.remote({"failed": f"worker {rank}: {innermost(error)}"})
 
 
 def make_plan(config: Config, people: People) -> WindowPlan:
@@ -65,7 +84,15 @@ def make_plan(config: Config, people: People) -> WindowPlan:
     return WindowPlan(people.first, train.seed, train.epochs, train.batch_size, train.window_batches)
 
 
-def train(config: Config, run: Run, data: Folder, people: People, rows: Any, initial: str = "") -> Trained:
+def train(
+    config: Config,
+    run: Run,
+    data: Folder,
+    people: People,
+    rows: Any,
+    initial: str = "",
+    epochs: int = 0,
+) -> Trained:
     """Train the run to its end, from its last checkpoint if it has one.
 
     Args:
@@ -75,13 +102,17 @@ def train(config: Config, run: Run, data: Folder, people: People, rows: Any, ini
         people: what to train on.
         rows: handle of a ``Rows`` actor.
         initial: model folder to start from, "" for random weights.
+        epochs: end, with a checkpoint, when so many are done; the schedule stays that of ``train.epochs``, so
+            that another call goes on. 0 is all.
 
     Raises:
         UserError: the run stopped itself (updates not finite, too many corrupt images), or workers failed
             more often than ``resources.max_failures``.
     """
     plan = make_plan(config, people)
-    cutter = WindowCutter(people, plan, crop_settings(config))
+    validate = validator(config, run.folder.join(TRAINING), data, rows)
+    until = math.ceil(plan.total_steps * min(epochs or math.inf, config.train.epochs) / config.train.epochs)
+    cutter = ray.put(WindowCutter(people, plan, crop_settings(config)))
     resources = config.resources
     trainer = TorchTrainer(
         train_worker,
@@ -91,41 +122,43 @@ def train(config: Config, run: Run, data: Folder, people: People, rows: Any, ini
             "threads": resources.cpus_per_worker,
             "rows": rows,
             "initial": initial,
+            "until": until,
+            "cutter": cutter,
         },
         datasets={"train": stream_factory(plan, lambda: position(run.folder))},
-        dataset_config=PlannedSplit(ray.put(cutter), config.train.batch_size, resources.stream_workers),
+        dataset_config=PlannedSplit(cutter, config.train.batch_size, resources.stream_workers),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
-            use_gpu=resources.gpu,
+            use_gpu=resources.gpu is True,
             resources_per_worker={
                 "CPU": max(resources.cpus_per_worker, 1),
-                **({"GPU": 1} if resources.gpu else {}),
+                **({"GPU": 1} if resources.gpu is True else {}),
             },
         ),
         run_config=RunConfig(
             name=TRAINING,
-            storage_path=run.folder.uri,
+            **storage_options(run.folder),
             failure_config=FailureConfig(max_failures=resources.max_failures),
+            callbacks=[Failures(rows)],
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
             ),
         ),
-        validation_config=ValidationConfig(
-            fn=validator(config, run.folder.join(TRAINING), data, rows), ray_remote_kwargs={"num_cpus": 0}
-        ),
+        validation_config=ValidationConfig(fn=validate, ray_remote_kwargs={"num_cpus": 0}),
     )
     try:
         result = trainer.fit()
     except SystemExit:  # how Ray Train answers Ctrl-C, after it has stopped the workers
         raise KeyboardInterrupt from None
     except ray.train.TrainingFailedError as error:
-        raise UserError(
-            f"training failed: {innermost(error)}", "the same command goes on from the last checkpoint", 1
-        ) from error
+        goes_on = "the same command goes on from the last checkpoint"
+        if known := mendable(error):
+            raise UserError(f"training failed: {known.what}", known.mend or goes_on, 1) from error
+        raise UserError(f"training failed: {innermost(error)}", goes_on, 1) from error
     outcome = result.return_value or {}
     if outcome.get("stopped"):
         raise UserError(f"training stopped at step {outcome['step']}: {outcome['stopped']}", exit_code=1)
-    return best_of(run, plan)
+    return best_of(run, until, validate)
 
 
 def crop_settings(config: Config) -> CropSettings:
@@ -154,47 +187,61 @@ def restored(folder: Folder) -> Result | None:
     return Result.from_path(folder.path(TRAINING))
 
 
-def best_of(run: Run, plan: WindowPlan) -> Trained:
-    """The best checkpoint of a run that was trained to its end."""
+def best_of(run: Run, steps: int, validate: Validate) -> Trained:
+    """The best checkpoint of a run that was trained for so many steps.
+
+    What could not be validated beside the training is validated here: Ray Train does not try again.
+
+    Raises:
+        UserError: there is none, or the data set cannot be used to validate it.
+    """
     result = restored(run.folder)
     if result is None or not result.best_checkpoints:
         raise UserError(f"run {run.name} has no checkpoint", "start it again with --new", 1)
+    checkpoints = [(c, m if SCORE in m else {**m, **validate(c)}) for c, m in result.best_checkpoints]
 
     def score(item: tuple[RayCheckpoint, dict[str, Any]]) -> float:
         value = item[1].get(SCORE, float("nan"))
         return -1.0 if math.isnan(value) else value
 
-    checkpoint, metrics = max(result.best_checkpoints, key=score)
+    checkpoint, metrics = max(checkpoints, key=score)
     name = checkpoint.path.rstrip("/").rpartition("/")[2]
-    return Trained(run.folder.join(f"{TRAINING}/{name}"), metrics, plan.total_steps)
+    return Trained(run.folder.join(f"{TRAINING}/{name}"), metrics, steps)
 
 
-def validator(
-    config: Config, checkpoints: Folder, data: Folder, rows: Any
-) -> Callable[[RayCheckpoint], dict[str, Any]]:
+def validator(config: Config, checkpoints: Folder, data: Folder, rows: Any) -> Validate:
     """What Ray Train runs on every checkpoint beside the training: the tune split's tables.
 
-    The score that picks the best weights is the occlusion metric: AP of the merged poses in the boxes of the
-    last configured source (for generated data a detector-like one).
+    The score that picks the best weights is the occlusion AP, in the boxes of the last configured source (for
+    generated data a detector-like one).
     """
     source = config.data.boxes[-1]
 
     def validate(checkpoint: RayCheckpoint) -> dict[str, Any]:
+        try:
+            return tables(checkpoint)
+        except Exception as error:  # Ray Train would not tell anybody
+            cause = str(mendable(error) or innermost(error))
+            rows.add.remote({"unvalidated": step_of(checkpoint.path), "cause": cause})
+            raise
+
+    def tables(checkpoint: RayCheckpoint) -> dict[str, Any]:
         # On a GPU only if the training leaves one: a validation that waits for it would come too late.
         spare = ray.cluster_resources().get("GPU", 0) - config.resources.workers
-        resources = replace(config.resources, gpu=config.resources.gpu and spare >= 1)
+        resources = replace(config.resources, gpu=config.resources.gpu is True and spare >= 1)
         name = checkpoint.path.rstrip("/").rpartition("/")[2]
         entries = evaluate_splits(
             checkpoints.join(name),
             config,
             config.evaluation,
             data,
-            [config.data.tune],
+            {config.data.tune: open_split(config.data, data, config.data.tune)},
             [source],
             resources,
+            unreadable=lambda names: rows.add.remote({"unreadable": names}),
         )
-        score = next(entry.metrics["AP"] for entry in entries if entry.view == "merged")
-        metrics = {SCORE: score, **flat_metrics(entries)}
+        found = flat_metrics(entries)
+        metrics = {SCORE: occlusion_ap(config.data, found).value, **found}
         rows.add.remote({"step": step_of(name), **metrics})
         return metrics
 

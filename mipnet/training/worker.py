@@ -9,21 +9,26 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray.train
 import ray.train.torch
 import torch
 from ray.train import Checkpoint
 
 from mipnet.config import Config, from_dict
+from mipnet.data.records import People
 from mipnet.data.windows import WindowPlan
+from mipnet.errors import first_few
 from mipnet.memory import keep_memory
 from mipnet.models.network import MIPNet
-from mipnet.models.weights import read_weights, warm_start
+from mipnet.models.starting import start_from_folder
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import folder_name, load_checkpoint, model_from_config, save_checkpoint
+from mipnet.training.precision import resolve_precision
 from mipnet.training.step import TrainStep
 
 Row = dict[str, float]
@@ -35,7 +40,8 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         settings: config: nested dict; plan: the ``WindowPlan``; threads: CPU threads of this process;
-            rows: an actor that takes logged rows, or None; initial: a model folder, or "".
+            rows: an actor that takes logged rows, or None; initial: a model folder, or "";
+            until: the step to end at, with a checkpoint; cutter: reference to the ``WindowCutter``.
 
     Returns:
         {"step": steps done, "stopped": why the run was stopped before the end, or ""}.
@@ -60,38 +66,62 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     model = model_from_config(config)
     checkpoint = ray.train.get_checkpoint()
     if settings["initial"] and not checkpoint:
-        start_from(model, settings["initial"])
-    step = TrainStep(model, config, plan.total_steps, ray.train.torch.get_device())
+        start_from(model, settings["initial"], config)
+    device = ray.train.torch.get_device()
+    precision = resolve_precision(config.train.precision, device)
+    step = TrainStep(model, config, plan.total_steps, device, precision)
     history: list[Row] = []
     if checkpoint:
-        with checkpoint.as_directory() as folder:
-            history = load_checkpoint(Path(folder), step)
+        with folder_of(checkpoint) as folder:
+            history = load_checkpoint(folder, step)
 
+    sink = settings["rows"] if rank == 0 else None
+    if sink is not None:
+        told = {"started": step.step, "precision": step.precision, "device": device_name(device)}
+        sink.add.remote(told)
     share = config.train.batch_size // world
-    log = RowLog(history, settings["rows"] if rank == 0 else None)
-    guard = Guard(config, plan)
-    for batch, waited in timed(batches(step, plan, rank, share)):
+    log = RowLog(history, sink)
+    unread = Unread(settings["cutter"], settings["rows"])
+    guard = Guard(config, plan, unread, step.step)
+    until: int = settings["until"]
+    for batch, waited in timed(batches(step, plan, rank, share, until, unread)):
         step(batch["image"], batch["joints"], batch["corrupt"])
         log.waited += waited
-        saving = step.step == plan.total_steps or step.step % config.train.checkpoint_steps == 0
+        saving = step.step == until or step.step % config.train.checkpoint_steps == 0
         if saving or step.step % config.train.log_steps == 0:
             metrics = step.read_metrics()
             log.add(step.step, config.train.batch_size, metrics)
-            if stopped := guard.reason_to_stop(metrics):
+            if stopped := guard.reason_to_stop(step.step, metrics):
                 return {"step": step.step, "stopped": stopped}
         if saving:
             save(step, log.history, rank)
     return {"step": step.step, "stopped": ""}
 
 
-def batches(step: TrainStep, plan: WindowPlan, rank: int, share: int) -> Iterator[Batch]:
-    """This rank's share of every step that is left, on the device.
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+
+
+@contextmanager
+def folder_of(checkpoint: Checkpoint) -> Iterator[Path]:
+    """The files of a checkpoint; those in a storage that is a file system are not copied first."""
+    if os.path.isdir(checkpoint.path):
+        yield Path(checkpoint.path)
+        return
+    with checkpoint.as_directory() as folder:
+        yield Path(folder)
+
+
+def batches(
+    step: TrainStep, plan: WindowPlan, rank: int, share: int, until: int, unread: Unread
+) -> Iterator[Batch]:
+    """This rank's share of every step that is left before ``until``, on the device.
 
     Raises:
         RuntimeError: the stream hands over another batch than the plan says; training on would silently
             train on some samples twice and on others never.
     """
-    if step.step >= plan.total_steps:
+    if step.step >= until:
         return
     shard = ray.train.get_dataset_shard("train")
     stream = shard.iter_torch_batches(batch_size=share, prefetch_batches=2, device="cpu")
@@ -102,8 +132,11 @@ def batches(step: TrainStep, plan: WindowPlan, rank: int, share: int) -> Iterato
             raise RuntimeError(f"the stream is out of order: step {expected}, rank {rank}, got {found}")
         expected += 1
         if found[0] >= step.step:  # the stream starts at a window's border, at or before this step
+            unread.look_at(batch)
             wanted = ("image", "joints", "corrupt")
             yield {name: batch[name].to(step.device, non_blocking=True) for name in wanted}
+        if expected == until < plan.total_steps:
+            return  # another start goes on from here
     if expected != plan.total_steps:
         raise RuntimeError(f"the stream ended at step {expected} of {plan.total_steps}")
 
@@ -145,28 +178,58 @@ class RowLog:
             self.sink.add.remote(row)  # not waited for: logging never holds up a step
 
 
+class Unread:
+    """The images of this rank's samples that could not be read; each is told once, however often it comes.
+
+    Args:
+        cutter: reference to the ``WindowCutter``, which knows their names; only fetched if there is one.
+        sink: an actor that takes rows, or None.
+    """
+
+    def __init__(self, cutter: ray.ObjectRef, sink: Any) -> None:
+        self.cutter, self.sink = cutter, sink
+        self.names: dict[int, str] = {}
+
+    def look_at(self, batch: Batch) -> None:
+        """Note the images of a batch that is still on the CPU: asking it waits for nothing."""
+        if not batch["corrupt"].any():
+            return
+        people: People = ray.get(self.cutter).people
+        samples = batch["sample"][batch["corrupt"]].numpy()
+        found = np.unique(np.searchsorted(people.first, samples, side="right") - 1).tolist()
+        new = {image: str(people.images.uris[image]) for image in found if image not in self.names}
+        self.names |= new
+        if new and self.sink is not None:
+            self.sink.add.remote({"unreadable": list(new.values())})
+
+
 class Guard:
     """Says when training should not go on; the same on all ranks because the metrics are."""
 
-    def __init__(self, config: Config, plan: WindowPlan) -> None:
+    def __init__(self, config: Config, plan: WindowPlan, unread: Unread, begin: int) -> None:
         self.max_skipped = config.train.max_skipped
-        self.max_bad = config.data.max_bad_share * plan.num_samples * config.train.epochs
+        self.max_bad_share, self.samples = config.data.max_bad_share, plan.num_samples
+        self.batch_size, self.unread = config.train.batch_size, unread
         self.skipped = self.bad = 0.0
+        self.begin = begin
 
-    def reason_to_stop(self, metrics: Row) -> str:
-        """Why to stop after these metrics, or ""."""
+    def reason_to_stop(self, step: int, metrics: Row) -> str:
+        """Why to stop after the metrics of the steps up to this one, or ""."""
         all_skipped = math.isnan(metrics["loss"])
         self.skipped = self.skipped + metrics["skipped"] if all_skipped else 0.0
         self.bad += metrics["corrupt"]
         if self.skipped >= self.max_skipped:
             return (
                 f"the last {self.skipped:g} updates were not finite; "
-                "lower train.learning_rate or set train.clip_norm"
+                "lower --train.learning-rate or set --train.clip-norm"
             )
-        if self.bad > self.max_bad:
+        # Nobody comes twice within an epoch; after that the same images count again among more samples.
+        seen = max(self.samples, (step - self.begin) * self.batch_size)
+        if self.bad > self.max_bad_share * seen:
+            names = first_few(sorted(self.unread.names.values()))
             return (
-                f"{self.bad:g} samples had images that could not be read; "
-                "mend them, or raise data.max_bad_share"
+                f"{self.bad:g} of {seen} samples have images that cannot be read ({names}); "
+                "mend them, or raise --data.max-bad-share"
             )
         return ""
 
@@ -191,8 +254,7 @@ def save(step: TrainStep, history: list[Row], rank: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def start_from(model: MIPNet, uri: str) -> None:
-    """Weights of another network as the start; MIMBs and heads that it lacks stay random."""
+def start_from(model: MIPNet, uri: str, config: Config) -> None:
+    """Weights of another network as the start; the driver has said what stays random."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Folder(uri).download(Path(scratch))
-        warm_start(model, read_weights(folder), uri)
+        start_from_folder(model, Folder(uri).download(Path(scratch)), config.data.joints, config.train.init)

@@ -99,7 +99,7 @@ def test_detections(small_coco):
         {"image_id": i, "category_id": 1, "bbox": [1, 2, 30, 40], "score": s} for i, s in [(5, 0.9), (2, 0.1)]
     ]
     small_coco.write("boxes/two_train.json", json.dumps(good))
-    with pytest.raises(DataError, match=r"boxes/one_train.json does not exist; check --data.root"):
+    with pytest.raises(DataError, match=r"boxes/one_train.json does not exist; give --data.boxes gt"):
         coco.detected_boxes(small_coco, "boxes/one_train.json", 0.0)
     boxes = coco.detected_boxes(small_coco, "boxes/two_train.json", 0.0)
     assert boxes.images.ids[boxes.image].tolist() == [2, 5]

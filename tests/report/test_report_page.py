@@ -13,11 +13,15 @@ import numpy as np
 import pytest
 
 from mipnet.config import Config, from_dict, preset
+from mipnet.evaluation.occlusion import SCORE
 from mipnet.report.page import duration, write_report
 
 VOID = {"meta", "img", "br", "hr", "link"}
 EVIL = '<script>alert("x")</script>&$a$'
-VALUES = {"AP": 0.512, "AP50": 0.623, "AP75": 0.534, "APM": 0.445, "APL": 0.556, "AR": 0.667, "R50": 0.778}
+VALUES = {
+    "AP": 0.512, "AP50": 0.623, "AP75": 0.534, "APM": 0.445, "APL": 0.556, "AR": 0.667, "R50": 0.778,
+    "AP_overlap": 0.489,
+}  # fmt: skip
 METRICS = {
     f"{split}/{source}/{view}/{metric}": value - 0.1 * i - 0.01 * j - 0.001 * k
     for i, split in enumerate(("easy", "hard"))
@@ -38,9 +42,9 @@ HISTORY: list[dict[str, float]] = [
         "corrupt": 0.0,
     }
     for step in range(10, 110, 10)
-] + [{"step": 100, "validation_AP": 0.4, "tune/det5/merged/AP": 0.4, "tune/det5/lambda0/AP": 0.3}]
+] + [{"step": 100, SCORE: 0.4, "tune/det5/merged/AP": 0.4, "tune/det5/lambda0/AP": 0.3}]
 STATE = {
-    "trained": {"steps": 100, "best": {"step": 100, "validation_AP": 0.4}},
+    "trained": {"steps": 100, "best": {"step": 100, SCORE: 0.4}},
     "seconds": 3725,
     "version": "7",
 }
@@ -110,7 +114,7 @@ def page() -> Page:
 def test_every_metric_stands_in_its_row(page: Page) -> None:
     lines, split, source = {}, "", ""
     for row in page.rows:
-        if len(row) == 10 and row[3] != "AP":
+        if len(row) == 3 + len(VALUES) and row[3] != "AP":
             split, source = row[0] or split, row[1] or source
             lines[split, source, row[2]] = row[3:]
     names = {"merged": "merged", "lambda0": "λ = 0 alone", "lambda1": "λ = 1 alone"}
@@ -132,11 +136,31 @@ def test_the_head_says_what_was_run(page: Page) -> None:
 
 
 def test_the_occlusion_metric_comes_first(page: Page) -> None:
-    at = page.text.index("Occlusion metric: hard, det5 boxes")
+    name = "occlusion AP (AP of hard in det5 boxes)"
+    at = page.text.index(name)
     assert at < page.text.index("easy, det5 boxes")
-    below = page.text[at:].split("AP", 1)[1]
-    assert below.lstrip().startswith("λ = 0 alone 40.1 (+0.1 by merging)")
-    assert page.text[at:].split()[5] == "40.2"
+    assert "hard, det5 boxes" not in page.texts  # the same figure is not shown twice
+    figure, unit, below = page.text[at + len(name) :].split(maxsplit=2)
+    assert (figure, unit) == ("40.2", "AP")
+    assert below.startswith("λ = 0 alone 40.1 (+0.1 by merging)")
+
+
+def test_each_protocol_has_its_own_columns_and_occlusion_metric() -> None:
+    values = {"AP": 0.7, "AP50": 0.8, "AP75": 0.75, "AR": 0.77, "AP_easy": 0.79, "AP_medium": 0.71}
+    values["AP_hard"] = 0.612
+    metrics = {f"{split}/gt/merged/{m}": v for split in ("val", "test") for m, v in values.items()}
+    page = Page(report(config=preset("crowdpose-hrnet-w32-256x192"), metrics=metrics, ceilings={}))
+    assert next(row[3:] for row in page.rows if row[3:4] == ["AP"]) == list(values)
+    assert ["test", "gt", "merged", "70.0", "80.0", "75.0", "77.0", "79.0", "71.0", "61.2"] in page.rows
+    at = page.text.index("occlusion AP (AP_hard of test in gt boxes)")
+    assert page.text[at:].split(")", 1)[1].split()[0] == "61.2"
+    assert page.text.index("test, gt boxes") > at
+    assert "crowdIndex" in page.text
+
+    coco = {"val2017/gt/merged/AP": 0.77, "val2017/gt/merged/AP_overlap": 0.66}
+    page = Page(report(config=preset("coco-hrnet-w32-256x192"), metrics=coco, ceilings={"val2017": 0.95}))
+    name = "occlusion AP (AP_overlap of val2017 in gt boxes: people with a neighbour above box IoU 0.3)"
+    assert page.text.split(name)[1].split()[0] == "66.0"
 
 
 def test_nothing_is_loaded_from_elsewhere_and_nothing_runs() -> None:
@@ -225,6 +249,14 @@ def test_differences_from_the_preset_come_before_the_whole_configuration() -> No
 def test_figures_that_flatter_carry_a_warning(split: str, word: str) -> None:
     assert word in Page(report(metrics={f"{split}/gt/merged/AP": 0.9}, state={})).text
     assert word not in Page(report(state={})).text
+
+
+def test_restarts_are_listed_with_their_cause() -> None:
+    event = {"time": "2026-03-01T12:00:00+01:00", "event": "restart", "step": 40, "cause": f"died {EVIL}"}
+    page = Page(report(state={**STATE, "events": [event]}))
+    assert ["2026-03-01T12:00:00+01:00", "restart", "40", f"died {EVIL}"] in page.rows
+    assert "Restarts" in page.texts
+    assert "Restarts" not in Page(report()).texts
 
 
 def test_faults_are_counted(page: Page) -> None:

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from mipnet.config.schema import DataConfig
+from mipnet.data.layouts import open_split
 from mipnet.data.records import CocoFile
 from mipnet.errors import DataError
 from mipnet.inference.overlays import MARGIN
@@ -63,7 +65,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> CocoFile:
     categories = [{"id": 1, "name": "person", "keypoints": list(COCO17.joints)}]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (root / "annotations" / "person_keypoints_val.json").write_text(json.dumps(content))
-    return CocoFile(Folder.of(root), "val", COCO17)
+    return open_split(DataConfig(), Folder.of(root), "val")
 
 
 def entries(instances: int = 2) -> list[Any]:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from mipnet.storage import Folder
-from mipnet.tracking.tracker import SPOOL, Tracker, prepare_mlflow, tracking_uri
+from mipnet.tracking.tracker import SPOOL, Tracker, _first_batch, prepare_mlflow, tracking_uri
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_run_is_reopened_not_doubled(storage):
     second = tracker(storage, started, started[0])
     second.metrics({"loss": 2.0}, 2)
     second.text("notes/a.txt", "hello")
-    assert second.last_step() in (1, 2)
+    assert second.last_step("loss") in (1, 2)
     assert second.close("FINISHED")
     mlflow = client(storage)
     (run,) = mlflow.search_runs([e.experiment_id for e in mlflow.search_experiments()])
@@ -75,6 +75,132 @@ def test_a_dead_server_costs_no_time_and_loses_nothing(storage, monkeypatch, tmp
     assert not storage.join("run").exists(SPOOL)
 
 
+DATASET = {
+    "name": "coco/val2017",
+    "digest": "0123456789ab",
+    "source_type": "local",
+    "source": '{"uri": "/data/person_keypoints_val2017.json"}',
+    "schema": '{"mlflow_colspec": []}',
+    "profile": '{"people": 3}',
+    "context": "validation, evaluation",
+}
+
+
+def test_all_kinds_of_records_wait_for_the_server_and_reach_it(storage, monkeypatch, tmp_path):
+    pictures = storage.join("run/pictures")
+    pictures.write("crops.jpg", b"picture")
+
+    def tell(one: Tracker) -> None:
+        one.inputs([DATASET])
+        one.set_tags({"restarts": "1", "long": "x" * 10_000})
+        one.text("events.json", "[]")
+        one.artifacts(pictures, "pictures")
+
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{reserved.getsockname()[1]}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        dead = tracker(storage, [])
+        tell(dead)
+        assert not dead.close("FAILED", patience=20)
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    started: list[str] = []
+    alive = tracker(storage, started)
+    tell(alive)  # the next start tells the same again
+    assert alive.close("FINISHED", patience=60)
+    assert not alive.refused
+    found = client(storage).get_run(started[0])
+    (dataset,) = found.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("coco/val2017", "0123456789ab")
+    assert (dataset.dataset.source, dataset.dataset.profile) == (DATASET["source"], DATASET["profile"])
+    assert [(t.key, t.value) for t in dataset.tags] == [("mlflow.data.context", "validation, evaluation")]
+    assert found.data.tags["restarts"] == "1"
+    assert found.data.tags["long"].startswith("x" * 5000)
+    files = {
+        a.path for folder in ("", "pictures") for a in client(storage).list_artifacts(started[0], folder)
+    }
+    assert files == {"events.json", "pictures", "pictures/crops.jpg"}
+
+
+def test_what_is_refused_holds_up_nothing(storage):
+    """A name that no server takes, and pictures that are no longer there."""
+    pytest.importorskip("fsspec")
+    started: list[str] = []
+    one = tracker(storage, started)
+    one.metrics({"a name: with | what | no name has": 1.0}, 1)
+    one.artifacts(Folder.of("fsspec+memory://mlflow-test/gone"), "pictures")
+    one.metrics({"loss": 0.5}, 2)
+    assert one.close("FINISHED")
+    assert len(one.refused) == 2
+    assert "a name: with" in one.refused[0]
+    history = client(storage).get_metric_history(started[0], "loss")
+    assert [m.step for m in history] == [2]
+
+
+def test_tags_follow_each_start_and_params_stay(storage):
+    started: list[str] = []
+    for commit in ("aaa", "bbb"):
+        one = Tracker(
+            storage,
+            storage.join("run"),
+            "test",
+            "a run",
+            started[0] if started else "",
+            tags={"mlflow.user": "me", "mlflow.source.git.commit": commit},
+            params={f"setting.{n}": f"{commit}{n}" for n in range(150)},  # more than one call takes
+            on_started=started.append,
+        )
+        assert one.close("KILLED")
+    found = client(storage).get_run(started[0])
+    assert found.info.user_id == "me"
+    assert found.data.tags["mlflow.source.git.commit"] == "bbb"
+    assert found.data.params == {f"setting.{n}": f"aaa{n}" for n in range(150)}
+
+
+def test_a_server_that_dies_while_the_run_begins_leaves_one_run_and_its_params(storage, monkeypatch):
+    from mlflow import MlflowClient
+
+    log_batch = MlflowClient.log_batch
+    answers = iter([False])
+
+    def dies_once(self, *args, **kwargs):
+        if next(answers, True):
+            return log_batch(self, *args, **kwargs)
+        raise ConnectionError("the server is gone")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", dies_once)
+    started: list[str] = []
+    first = tracker(storage, started)
+    assert first.close("FINISHED") or first.problem == "the server is gone"
+    second = tracker(storage, started, started[0])
+    assert second.close("FINISHED")
+    assert len(started) == 1
+    assert client(storage).get_run(started[0]).data.params == {"a": "1"}
+
+
+def test_rows_that_wait_in_the_spool_count_as_logged(storage):
+    """Or the history in the checkpoint would send them a second time."""
+    lines = [{"do": "metrics", "values": {"loss": 1.0}, "step": n, "time": 1} for n in (4, 8)]
+    lines.append({"do": "metrics", "values": {"system/cpu": 1.0}, "step": 99, "time": 1})
+    storage.join("run").write(SPOOL, "".join(json.dumps(line) + "\n" for line in lines))
+    one = tracker(storage, [])
+    assert one.last_step("loss") == 8
+    assert one.close("FINISHED")
+
+
 def test_the_embedded_store_lies_in_the_storage(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert tracking_uri(Folder.of(tmp_path)) == f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def test_metrics_travel_together_but_the_order_stays():
+    metrics = [{"do": "metrics", "values": dict.fromkeys("abc", 1.0), "step": n} for n in range(5)]
+    text = {"do": "text"}
+    assert _first_batch([*metrics, text], 12) == metrics[:4]
+    assert _first_batch([*metrics, text], 100) == metrics
+    assert _first_batch([*metrics, text], 1) == metrics[:1]
+    assert _first_batch([text, *metrics], 100) == [text]
+    assert _first_batch([text, text], 100) == [text]
+    nothing = {"do": "metrics", "values": {}, "step": 9}
+    assert _first_batch([nothing, text], 100) == [nothing]

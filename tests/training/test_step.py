@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mipnet.config import Config, from_dict, preset
 from mipnet.training.checkpoint import model_from_config
 from mipnet.training.optimise import learning_rate
+from mipnet.training.precision import Precision
 from mipnet.training.step import TrainStep, flatten_statistics
 
 CPU = torch.device("cpu")
@@ -46,9 +47,9 @@ def tiny(**sections: Any) -> Config:
     return from_dict(sections, small)
 
 
-def make(config: Config, total_steps: int = 40) -> TrainStep:
+def make(config: Config, total_steps: int = 40, precision: Precision = "fp32") -> TrainStep:
     torch.manual_seed(0)
-    return TrainStep(model_from_config(config), config, total_steps, CPU)
+    return TrainStep(model_from_config(config), config, total_steps, CPU, precision)
 
 
 def batch(count: int = 4, instances: int = 2, seed: int = 1) -> tuple[Tensor, Tensor]:
@@ -314,7 +315,7 @@ def test_evaluated_weights_are_the_average_and_do_not_move_with_training() -> No
 
 
 def test_bf16_stays_finite_and_keeps_fp32_weights() -> None:
-    steps = [make(tiny(train={"precision": precision})) for precision in ("fp32", "bf16")]
+    steps = [make(tiny()), make(tiny(), precision="bf16")]
     for _ in range(5):
         for step in steps:
             step(*batch())

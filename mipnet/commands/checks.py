@@ -1,0 +1,73 @@
+"""What can be known to go wrong with a data set is said before a cluster is touched, not hours later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mipnet.commands.common import open_splits
+from mipnet.config import Config
+from mipnet.config.flags import say
+from mipnet.data.faults import check_readable
+from mipnet.data.layouts import boxes_of
+from mipnet.data.records import CocoFile, absent
+from mipnet.errors import DataError
+from mipnet.evaluation.protocols import evaluate_poses
+from mipnet.storage import Folder
+
+
+def check_data(
+    config: Config,
+    data: Folder,
+    training: bool = True,
+    unreadable: Callable[[list[str]], object] = lambda names: None,
+) -> dict[str, CocoFile]:
+    """Open the splits that a command uses, and try all that it will do with them but look at pixels.
+
+    Says what was mended and what is left out.
+
+    Args:
+        config: what is to be done.
+        data: the data set's folder.
+        training: whether a network is to be trained; its final evaluation is checked in any case.
+        unreadable: told which images are missing.
+
+    Returns:
+        split -> its annotations, so that nobody reads them again.
+
+    Raises:
+        DataError: something is missing or broken, or more than ``data.max_bad_share`` is.
+    """
+    wanted = config.data
+    if not data.exists():
+        raise DataError(f"the data set's folder {data.uri} does not exist", "check --data (data.root)")
+    sources = dict.fromkeys(wanted.evaluate, wanted.boxes)
+    if training:
+        sources = {wanted.train: (), wanted.tune: wanted.boxes[-1:], **sources}
+    files = open_splits(config, data, list(sources))
+    for split, file in files.items():
+        people, complaints = file.people()
+        complaints.check(len(people) + complaints.total, wanted.max_bad_share, file.path)
+        for line in complaints.lines():
+            say(f"left out: {line} (in {file.path})")
+        gone = absent(people.images)
+        check_readable(gone, len(people.images), wanted.max_bad_share)
+        unreadable(gone)
+        if sources[split]:
+            check_evaluation(config, data, split, file, sources[split])
+    return files
+
+
+def check_evaluation(
+    config: Config, data: Folder, split: str, file: CocoFile, sources: tuple[str, ...]
+) -> None:
+    """Read the boxes of all sources, and evaluate no poses at all.
+
+    Raises:
+        DataError: boxes or annotations that the evaluation would refuse.
+    """
+    for source in sources:
+        boxes_of(file, data, split, source, config)
+    try:
+        evaluate_poses(config.data.protocol, file.annotations, [], config.data.joints.sigmas)
+    except DataError as error:
+        raise DataError(f"{file.path}: {error.what}", error.mend or "mend the annotations") from None
