@@ -215,7 +215,7 @@ def rehearse(state: Path, *flags: str) -> dict:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_cluster_comes_up_works_and_goes_without_a_trace(state):
     found = rehearse(state)
     Path(f"/tmp/mipnet-{tag_of(state)}-luck").unlink()
@@ -223,7 +223,7 @@ def test_a_cluster_comes_up_works_and_goes_without_a_trace(state):
     assert found["decoded"] == ["2"]  # the data node
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 @pytest.mark.skipif(os.geteuid() != 0, reason="network and mount namespaces need root")
 @pytest.mark.skipif(shutil.which("ip") is None, reason="needs the command ip (iproute2)")
 def test_isolated_nodes_share_nothing_but_the_storage(state):
