@@ -51,10 +51,13 @@ def connect(resources: ResourcesConfig, verbose: bool = False) -> Iterator[Resou
     """
     quieten(verbose)
     address = os.environ.get("RAY_ADDRESS") or "local"
+    if address == "auto":
+        address = _running_here()
     _check_reachable(address)
     import ray
 
-    options = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+    level = logging.INFO if verbose else logging.ERROR
+    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
     if address == "local":
         # Logical CPUs: on a small machine the training process, the decoding tasks and the validation
         # beside them share the cores, as processes always have; Ray must only not refuse to place them.
@@ -65,6 +68,9 @@ def connect(resources: ResourcesConfig, verbose: bool = False) -> Iterator[Resou
             "object_store_memory": int(resources.object_store_gb * 2**30),
             "include_dashboard": False,
         }
+        on_gpu = resources.gpu is True  # auto asks for nothing that is not there
+        here = {"CPU": float(options["num_cpus"]), "GPU": float(gpus_here() if on_gpu else 0)}
+        check_room(replace(resources, gpu=on_gpu), [here], Growth())
     try:
         with contextlib.nullcontext() if verbose else _stderr_closed():
             ray.init(address=address, **options)
@@ -86,6 +92,16 @@ def connect(resources: ResourcesConfig, verbose: bool = False) -> Iterator[Resou
         yield resources
     finally:
         ray.shutdown()
+
+
+def _running_here() -> str:
+    """The address of a Ray on this machine."""
+    from ray._private.services import get_ray_address_from_environment
+
+    try:
+        return str(get_ray_address_from_environment("auto", None))
+    except ConnectionError:
+        raise _no_cluster("auto", "none runs on this machine") from None
 
 
 def _check_reachable(address: str) -> None:
@@ -241,6 +257,13 @@ def check_room(resources: ResourcesConfig, nodes: Sequence[Mapping[str, float]],
             "and leave none to decode images",
             "ask for fewer --workers or lower --resources.cpus-per-worker",
         )
+
+
+def gpus_here() -> int:
+    """GPUs of this machine that a local Ray would hand out."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def ask_growth() -> Growth:

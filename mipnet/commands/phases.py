@@ -123,13 +123,27 @@ def note_start(run: Run, tracker: Tracker, step: int) -> None:
 
 
 def initial_weights(run: Run) -> str:
-    """The folder of the weights to start from, copied into the run so that every node can read it."""
+    """The folder of the weights to start from, "" for random ones; says what stays random."""
     init = run.config.train.init
     if not init:
         if warning := missing_start(run.config):
             say(warning)
         return ""
-    folder = run.folder.join("initial")
+    random = fetch_initial(run)
+    say(f"starting from {init}; " + (f"random: {random}" if random else "all of it"))
+    return initial_folder(run).uri
+
+
+def fetch_initial(run: Run) -> str:
+    """Copy the weights to start from into the run, so that every node can read them, unless they are there.
+
+    Returns:
+        what of the network they leave random.
+
+    Raises:
+        UserError: there are none, or they do not fit the network.
+    """
+    init, folder = run.config.train.init, initial_folder(run)
     with TemporaryDirectory() as scratch:
         if not folder.exists("model.json"):
             if is_checkpoint(init):
@@ -139,9 +153,11 @@ def initial_weights(run: Run) -> str:
             for name in ("weights.safetensors", "model.json"):
                 folder.write(name, source.read(name))
         local = folder.download(Path(scratch))
-        random = start_from_folder(model_from_config(run.config), local, run.config.data.joints, init)
-    say(f"starting from {init}; " + (f"random: {random}" if random else "all of it"))
-    return folder.uri
+        return start_from_folder(model_from_config(run.config), local, run.config.data.joints, init)
+
+
+def initial_folder(run: Run) -> Folder:
+    return run.folder.join("initial")
 
 
 def read_history(folder: Folder, step: int) -> list[dict[str, float]]:

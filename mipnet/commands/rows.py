@@ -7,6 +7,7 @@ import threading
 from datetime import datetime
 from typing import Any
 
+from mipnet.commands.common import say_once
 from mipnet.commands.progress import Progress
 from mipnet.commands.unreadable import Unreadable
 from mipnet.config.flags import say
@@ -77,7 +78,7 @@ class RowPump(threading.Thread):
         elif "unreadable" in row:
             self._unreadable(row["unreadable"])
         elif "unvalidated" in row:
-            say(f"warning: step {row['unvalidated']} could not be validated: {row['cause']}")
+            say_once(f"warning: step {row['unvalidated']} could not be validated: {row['cause']}")
         elif "started" in row:
             self._note_start(row)
         elif "loss" in row:

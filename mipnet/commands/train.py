@@ -90,6 +90,8 @@ def carry_out(run: Run, storage: Folder, argv: Sequence[str], verbose: bool) -> 
     from mipnet.commands import phases
     from mipnet.tracking.system import SystemMetrics
 
+    if run.config.train.init and "trained" not in run.state:
+        phases.fetch_initial(run)
     with connect(run.config.resources, verbose) as resources:
         run.config = config = replace(run.config, resources=resources)
         probe_storage(storage)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mipnet.errors import UserError
+from mipnet.errors import UserError, reason_of
 from mipnet.models.build import build_model
 from mipnet.models.network import MIPNet
 
@@ -115,7 +115,10 @@ def read_weights(folder: str | Path, device: str | torch.device = "cpu") -> dict
     """
     path = _existing(folder, WEIGHTS)
     try:
+        path.open("rb").close()  # safetensors itself takes what it may not read for missing
         return load_file(path, device=str(device))
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({reason_of(error)})", "check its permissions") from error
     except SafetensorError as error:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from error
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
+import urllib.error
+import urllib.parse
+import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
@@ -11,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from mipnet.config import Config, from_dict
-from mipnet.errors import ConfigError, UserError, nearest
+from mipnet.errors import ConfigError, UserError, nearest, reason_of
 from mipnet.storage import Folder
 from mipnet.tracking.tracker import prepare_mlflow
 
 CANDIDATE = "candidate"
+SECONDS_TO_ANSWER = 10.0
 ARTIFACT = "network"
 """Name of the model folder among the registered model's artifacts."""
 
@@ -164,12 +169,31 @@ def _network(logged: Path, uri: str) -> Folder:
 
 def _download(uri: str, storage: Folder) -> Path:
     where = prepare_mlflow(storage)
+    _check_server(where)
     import mlflow
-    from mlflow.exceptions import MlflowException
 
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-    except MlflowException as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # the store, its database or the artifacts' store: each has errors of its own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         mend = "give models:/NAME@ALIAS or models:/NAME/VERSION of one that mipnet ui shows"
         raise UserError(f"no model {uri} at {where} ({reason})", mend) from None
+
+
+def _check_server(where: str) -> None:
+    """MLflow's own client tries a dead server for long, and says so at length."""
+    if not where.startswith(("http://", "https://")):
+        return
+    parts = urllib.parse.urlsplit(where)
+    where = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a password
+    try:
+        urllib.request.urlopen(f"{where.rstrip('/')}/health", timeout=SECONDS_TO_ANSWER).close()
+    except urllib.error.HTTPError:
+        return  # somebody answers, if only to say no
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        reason = reason_of(reason) if isinstance(reason, OSError) else str(reason)
+        raise UserError(
+            f"no MLflow server answers at {where} ({reason})",
+            "check MLFLOW_TRACKING_URI, or name the model's run or folder, which need no server",
+        ) from None
