@@ -1,0 +1,72 @@
+"""Finding the error that a person can mend behind what another process raised."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from ray.exceptions import RayTaskError
+from ray.train import TrainingFailedError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+from mipnet.errors import DataError, UserError, first_few, mendable, nearest
+
+FULL = OSError(errno.ENOSPC, "as the system says it", "/storage/step-00000003/training.pt")
+BROKEN = DataError("the file is broken", "mend it")
+
+
+def chained(outer: BaseException, cause: BaseException) -> BaseException:
+    outer.__cause__ = cause
+    return outer
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BROKEN,
+        chained(RuntimeError("a task failed"), BROKEN),
+        RayTaskError("task", "Traceback …", BROKEN),
+        RayTaskError("task", "Traceback …", BROKEN).as_instanceof_cause(),
+        chained(RuntimeError("Ray Data"), RayTaskError("task", "Traceback …", BROKEN)),
+        WorkerGroupError("1 worker failed", {1: BROKEN, 0: chained(ValueError("x"), BROKEN)}),
+        ControllerError(BROKEN),
+    ],
+)
+def test_a_users_error_is_found_behind_rays(error: BaseException) -> None:
+    found = mendable(error)
+    assert found is not None
+    assert str(found) == "the file is broken; mend it"
+
+
+def test_a_full_disk_is_named_wherever_it_was_met() -> None:
+    message = "cannot use /storage/step-00000003/training.pt (No space left on device); make room there"
+    for error in (FULL, RayTaskError("task", "Traceback …", FULL), WorkerGroupError("failed", {0: FULL})):
+        assert str(mendable(error)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("x"),
+        FileNotFoundError(errno.ENOENT, "none"),
+        TrainingFailedError("x"),
+        WorkerGroupError("x", {}),
+    ],
+)
+def test_a_bug_stays_one(error: BaseException) -> None:
+    assert mendable(error) is None
+
+
+def test_a_circle_of_causes_ends() -> None:
+    one, two = ValueError("one"), ValueError("two")
+    one.__cause__, two.__cause__ = two, one
+    assert mendable(one) is None
+
+
+def test_names_for_messages() -> None:
+    assert first_few(list("abc")) == "a, b, c"
+    assert first_few(list("abcdefgh")) == "a, b, c, d, e and 3 more"
+    assert nearest("trian", ["train", "predict"]) == "did you mean 'train'?"
+    assert nearest("x", [f"{i}" * 3 for i in range(9)]).count(",") == 8
+    assert nearest("x", [f"preset-{i}" for i in range(40)]).endswith(" and 35 more")
+    assert isinstance(mendable(UserError("x")), UserError)
