@@ -1,0 +1,155 @@
+"""The search's plots, drawn like those of a run's report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from mipnet.report.curves import (
+    DASHES,
+    INK,
+    MARKERS,
+    MUTED,
+    RULE,
+    SERIES,
+    STYLE,
+    Curve,
+    Line,
+    set_scale,
+    tell,
+    to_svg,
+)
+from tune.ranking import AP, Effect, Result, cost_unit, finished, measure_of, pareto_front
+
+
+def draw(width: float, height: float, paint: Callable[[Axes], None]) -> str:
+    """One plot in the report's style as SVG."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots()
+        paint(axes)
+        return to_svg(figure)
+
+
+def label_of(result: Result, results: Sequence[Result]) -> str:
+    """As short as tells a configuration from the others."""
+    if not result.point.places:
+        return "baseline"
+    places = ", ".join(map(str, result.point.places))
+    n = {r.point.instances for r in results}
+    words = f"place{'s' * (len(result.point.places) > 1)} {places}"
+    if len(n) > 1:
+        words = f"N = {result.point.instances} at {places}"
+    for field, sign in (("reduction", "r"), ("learning_rate", "lr")):
+        if len({getattr(r.point, field) for r in results if r.point.places}) > 1:
+            words += f", {sign} {getattr(result.point, field):g}"
+    return words
+
+
+def capital(title: str) -> str:
+    return title[:1].upper() + title[1:]
+
+
+def cost_plot(results: Sequence[Result]) -> Curve | None:
+    """The measure against multiply-adds, one point per configuration, with the Pareto front."""
+    done, measure, front = finished(results), measure_of(results), pareto_front(results)
+    if len(done) < 2:
+        return None
+    unit, unit_name = cost_unit(done)
+
+    def paint(axes: Axes) -> None:
+        for r in done:
+            x, y, best = r.cost / unit, measure.of(r), r in front
+            colour = SERIES[0] if best else MUTED
+            if r.error == r.error and measure is AP:
+                axes.plot([x, x], [y - 100 * r.error, y + 100 * r.error], color=colour, lw=1, zorder=2)
+            fill = colour if best else "none"
+            axes.plot(x, y, ls="", marker="o", ms=7, color=colour, mfc=fill, mew=1.4, zorder=3)
+        xs, ys = [r.cost / unit for r in front], [measure.of(r) for r in front]
+        axes.plot(xs, ys, color=SERIES[0], lw=1.4, zorder=1, drawstyle="steps-post")
+        named = front if len(done) > 16 else done
+        axes.margins(x=0.1, y=0.14)
+        if measure.sign < 0:
+            axes.invert_yaxis()  # better is up
+        annotate(axes, [(r.cost / unit, measure.of(r), label_of(r, results)) for r in named])
+        axes.set_xlabel(f"multiply-adds of one crop, all λ ({unit_name})")
+        axes.set_ylabel(measure.title + ("" if measure.sign > 0 else ", less is better"))
+        axes.grid(color=RULE, lw=0.7)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+
+    title = capital(f"{measure.title} against cost")
+    names = ", ".join(label_of(r, results) for r in front)
+    return Curve(title, draw(9.4, 4.0, paint), f"{title}. On the Pareto front: {names}.")
+
+
+def annotate(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """A label beside each point; those of close points one above the other."""
+    axes.figure.canvas.draw()  # limits are settled now
+    placed: list[tuple[float, float]] = []
+    spots = [(*axes.transData.transform((x, y)), x, y, text) for x, y, text in points]
+    for px, py, x, y, text in sorted(spots, key=lambda spot: (spot[1], spot[0])):
+        at = py
+        while any(abs(px - ox) < 95 and abs(at - oy) < 14 for ox, oy in placed):
+            at += 1
+        placed.append((px, at))
+        offset = (8, 3 + (at - py) * 72 / axes.figure.dpi)  # above a line to the right
+        axes.annotate(text, (x, y), offset, textcoords="offset points", color=INK, fontsize=8.5)
+
+
+def effect_plot(title: str, rows: Sequence[Sequence[Effect]], names: Sequence[str]) -> Curve | None:
+    """Means with their standard errors, a line for each row and a mark for each name."""
+    if not rows:
+        return None
+
+    def paint(axes: Axes) -> None:
+        for i, name in enumerate(names):
+            for y, effects in enumerate(rows):
+                e, at = effects[i], y + 0.24 * (i - (len(names) - 1) / 2)
+                if e.error == e.error:
+                    axes.plot([e.mean - e.error, e.mean + e.error], [at] * 2, color=SERIES[i], lw=1.6)
+                axes.plot(
+                    e.mean, at, ls="", marker=MARKERS[i], ms=7, color=SERIES[i], mew=1.5, zorder=3,
+                    mfc=SERIES[i] if i == 0 else "none", label=name if y == 0 and name else None,
+                )  # fmt: skip
+        axes.set_yticks(range(len(rows)), [f"{effects[0].name}" for effects in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.tick_params(axis="y", colors=INK, labelsize=10, pad=6)
+        axes.grid(axis="x", color=RULE, lw=0.7)
+        axes.margins(x=0.1)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        if len(names) > 1:
+            axes.legend(ncols=len(names), loc="lower left", bbox_to_anchor=(0, 1), handlelength=1.2)
+
+    told = "; ".join(f"{row[0].name}: {', '.join(f'{e.mean:.3g} ({e.count})' for e in row)}" for row in rows)
+    return Curve(capital(title), draw(4.6, 0.8 + 0.46 * len(rows), paint), told)
+
+
+def curves_plot(title: str, lines: Mapping[str, Line], first: int, scale: str) -> Curve | None:
+    """One curve per training over the epochs; the first ones in colour, the others in grey behind them."""
+    lines = {name: line for name, line in lines.items() if any(line[1])}  # all zero says nothing
+    if not lines:
+        return None
+    first = min(first, len(SERIES))
+
+    def paint(axes: Axes) -> None:
+        for i, (name, (epochs, values)) in enumerate(lines.items()):
+            chosen = i < first
+            few = len(epochs) <= 12
+            axes.plot(
+                epochs, values, color=SERIES[i] if chosen else MUTED, ls=DASHES[i] if chosen else "-",
+                lw=1.7 if chosen else 0.8, alpha=1 if chosen else 0.55, zorder=3 if chosen else 1,
+                marker=MARKERS[i] if chosen and few else "." if few else "", ms=3.6,
+                label=name if chosen else "the others" if i == first else None,
+            )  # fmt: skip
+        set_scale(axes, scale)
+        axes.grid(axis="y", color=RULE, lw=0.7)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), handlelength=2.4)
+
+    return Curve(title, draw(4.6, 3.0, paint), tell(title, lines))
