@@ -1,0 +1,122 @@
+"""Several ways of doing the same work, timed in turns.
+
+Machines are noisy and their speed drifts, so a figure on its own says little: every round runs each way once,
+in alternating order, and what counts is the ratio within a round.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Way = Callable[[], float]
+"""Does the work once and returns how much it was, in the units of the table (samples, images, poses)."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one way took.
+
+    Attributes:
+        rates: units of work per second, one for each round.
+        ratios: in each round, its rate over that of the plain way.
+    """
+
+    name: str
+    rates: tuple[float, ...]
+    ratios: tuple[float, ...]
+
+    @property
+    def rate(self) -> float:
+        """The median over the rounds."""
+        return statistics.median(self.rates)
+
+    @property
+    def ratio(self) -> float:
+        """The median of the rounds' ratios, which is not the ratio of the medians."""
+        return statistics.median(self.ratios)
+
+
+def in_turns(
+    ways: Mapping[str, Way],
+    plain: str,
+    rounds: int = 5,
+    warmup: int = 1,
+    told: Callable[[int, int], None] = lambda done, total: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Timing]:
+    """Time each way once a round; odd rounds go through them backwards, so that none always comes first.
+
+    Args:
+        ways: what to compare, by name.
+        plain: which of them the ratios refer to.
+        rounds: how often; the first ``warmup`` more are not counted.
+        told: called with (rounds done, rounds in all).
+        clock: seconds.
+
+    Returns:
+        one timing for each way, in their order.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(warmup + rounds):
+        for name in list(ways)[:: 1 if turn % 2 == 0 else -1]:
+            gc.collect()
+            begin = clock()
+            work = ways[name]()
+            seconds = clock() - begin
+            if turn >= warmup:
+                rates[name].append(work / max(seconds, 1e-9))
+        told(turn + 1, warmup + rounds)
+    return [
+        Timing(name, tuple(own), tuple(a / b for a, b in zip(own, rates[plain], strict=True)))
+        for name, own in rates.items()
+    ]
+
+
+def table(timings: list[Timing], unit: str) -> str:
+    """Median rate with its spread (lowest to highest), and ratio with its spread, one line for each way."""
+    width = max(len(timing.name) for timing in timings)
+    lines = [f"{'':<{width}}  {unit + '/s':>12}  {'spread':>19}  {'ratio':>7}  {'spread':>15}"]
+    for t in timings:
+        spread = f"{min(t.rates):,.4g} – {max(t.rates):,.4g}"
+        ratios = f"{min(t.ratios):.2f} – {max(t.ratios):.2f}"
+        lines.append(
+            f"{t.name:<{width}}  {t.rate:>12,.4g}  {spread:>19}  {f'x {t.ratio:.2f}':>7}  {ratios:>15}"
+        )
+    return "\n".join(lines)
+
+
+def machine(device: str = "cpu") -> str:
+    """On what it was measured, in one line."""
+    import torch
+
+    name = torch.cuda.get_device_name() if device == "cuda" else _cpu()
+    cores, python = len(os.sched_getaffinity(0)), platform.python_version()
+    return f"{name}, {cores} cores, torch {torch.__version__}, Python {python}"
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def as_json(name: str, timings: list[Timing], facts: Mapping[str, object]) -> str:
+    """The whole measurement, to keep and to compare: every round's rate and ratio."""
+    found = {
+        "benchmark": name,
+        **facts,
+        "ways": {
+            t.name: {"rate": t.rate, "ratio": t.ratio, "rates": list(t.rates), "ratios": list(t.ratios)}
+            for t in timings
+        },
+    }
+    return json.dumps(found, indent=2) + "\n"
