@@ -18,10 +18,11 @@ class Skeleton:
         flip_pairs: index pairs that change places when the image is mirrored.
         limbs: index pairs to draw as bones.
         upper_body: joint indices of the upper half; all others are the lower half (half-body augmentation).
+            Without any there is no such augmentation.
 
     Raises:
-        ConfigError: another number of sigmas than joints, a sigma that is not above 0, a joint named twice,
-            or an index beyond the joints.
+        ConfigError: another number of sigmas than joints, a sigma that is not above 0, a joint named or
+            paired twice, or an index beyond the joints.
     """
 
     name: str
@@ -47,6 +48,9 @@ class Skeleton:
                 f"skeleton {self.name}: index {beyond[0]} is beyond its {len(self.joints)} joints",
                 "flip_pairs, limbs and upper_body count from 0",
             )
+        mirrored = [i for pair in self.flip_pairs for i in pair]
+        if twice := [self.joints[i] for i in mirrored if mirrored.count(i) > 1]:
+            raise ConfigError(f"skeleton {self.name}: {twice[0]!r} is in flip_pairs twice")
 
     @property
     def num_joints(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 from mipnet.config.checks import shown
 from mipnet.config.presets import preset
 from mipnet.config.schema import Config, validate
+from mipnet.config.skeleton_files import skeleton_setting
 from mipnet.errors import ConfigError, nearest
 
 # How a run is carried out and where it is recorded does not change what it computes.
@@ -60,7 +61,9 @@ def _merge(base: dict[str, Any], values: Mapping[str, Any], where: str) -> dict[
         name = f"{where}{key}"
         if key not in base:
             raise ConfigError(f"{name}: unknown setting", nearest(str(key), base))
-        if isinstance(base[key], dict):
+        if name == "data.skeleton":
+            merged[key] = skeleton_setting(value)
+        elif isinstance(base[key], dict):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{name}: {shown(value)} is not a section", f"give settings under {name}:")
             merged[key] = _merge(base[key], value, name + ".")

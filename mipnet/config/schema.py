@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from mipnet.config.checks import Problem, require
-from mipnet.errors import nearest
-from mipnet.skeletons import SKELETONS, Skeleton, skeleton
+from mipnet.skeletons import Skeleton, skeleton
 
 GENERATED = "generated"
 
@@ -102,7 +101,9 @@ class DataConfig:
     )
     annotations: str = _option("", "where else annotations lie in the root, e.g. labels/{split}.json")
     images: str = _option("", "where else images lie in the root, e.g. pictures/{split}")
-    skeleton: str = _option("coco17", "which joints are annotated")
+    skeleton: str | Skeleton = _option(  # noqa: RUF009
+        "coco17", "which joints are annotated: coco17, crowdpose14, or a YAML file that defines them"
+    )
     train: str = _option("train", "split to train on")
     tune: str = _option("tune", "split that picks the best checkpoint while training")
     evaluate: tuple[str, ...] = _option(("easy", "medium", "hard"), "splits for the final tables")
@@ -112,6 +113,9 @@ class DataConfig:
         "FILE is the split",
     )
     box_score_threshold: float = _option(0.0, "detections below this score are left out")
+    box_nms: float = _option(
+        1.0, "of two detections with a higher IoU the one with the lower score is left out; 1 keeps all"
+    )
     max_bad_share: float = _option(0.01, "stop when more than this share of the samples is unusable")
 
     @property
@@ -120,7 +124,7 @@ class DataConfig:
 
     @property
     def joints(self) -> Skeleton:
-        return skeleton(self.skeleton)
+        return skeleton(self.skeleton) if isinstance(self.skeleton, str) else self.skeleton
 
     @property
     def protocol(self) -> Literal["coco", "crowdpose"]:
@@ -293,14 +297,12 @@ def validate(config: Config) -> Config:
     require("augment.scale", config.augment.scale, at_least=0, at_most=0.9)
     for name in ("rotation", "shift", "colour"):
         require(f"augment.{name}", getattr(config.augment, name), at_least=0)
-    if config.data.skeleton not in SKELETONS:
-        raise Problem(
-            "data.skeleton", config.data.skeleton, "is unknown", nearest(config.data.skeleton, SKELETONS)
-        )
+    _ = config.data.joints  # says which there are
     if not config.data.evaluate:
         raise Problem("data.evaluate", (), "is empty", "name at least one split")
     if not config.data.boxes:
         raise Problem("data.boxes", (), "is empty", "name at least one box source, e.g. gt")
+    require("data.box_nms", config.data.box_nms, above=0, at_most=1)
     require("data.max_bad_share", config.data.max_bad_share, at_least=0, at_most=1)
     for f in fields(ScenesConfig):
         require(f"scenes.{f.name}", getattr(config.scenes, f.name), at_least=0)

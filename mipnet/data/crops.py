@@ -171,7 +171,8 @@ def half_body_crop(
     The chosen half needs more than two joints, else the other half is taken if it has them.
     """
     visible = joints[:, 2] > 0
-    if visible.sum() <= settings.augment.half_body_min_joints:
+    halved = 0 < len(settings.skeleton.upper_body) < len(joints)
+    if not halved or visible.sum() <= settings.augment.half_body_min_joints:
         return center, size
     is_upper = np.zeros(len(joints), bool)
     is_upper[list(settings.skeleton.upper_body)] = True

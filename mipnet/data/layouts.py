@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mipnet.config.schema import Config, DataConfig
 from mipnet.data.records import Boxes, CocoFile
 from mipnet.errors import DataError
-from mipnet.storage import Folder
+from mipnet.storage import Folder, parent_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,5 @@ def boxes_of(file: CocoFile, data: Folder, split: str, source: str, config: Conf
     if source == "gt":
         return file.ground_truth_boxes()
     name, _, path = source.replace("{split}", split).partition("=")
-    if path:
-        parent, _, file_name = str(Folder.of(path).uri).rpartition("/")
-        return file.detected_boxes(Folder(parent or "/"), file_name, config.data.box_score_threshold)
-    return file.detected_boxes(data, f"boxes/{name}_{split}.json", config.data.box_score_threshold)
+    folder, file_name = parent_of(Folder.of(path).uri) if path else (data, f"boxes/{name}_{split}.json")
+    return file.detected_boxes(folder, file_name, config.data.box_score_threshold, config.data.box_nms)

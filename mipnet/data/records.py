@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mipnet.data.boxes import box_nms
 from mipnet.data.faults import Complaints, check_images, leave_out_unusable
 from mipnet.data.geometry import clip_box
 from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
@@ -216,8 +217,13 @@ class CocoFile:
         image = np.repeat(np.arange(len(people.images)), people.per_image)
         return Boxes(people.images, image, people.boxes, np.ones(len(image)), np.zeros(len(image), np.int64))
 
-    def detected_boxes(self, root: Folder, name: str, min_score: float) -> Boxes:
+    def detected_boxes(self, root: Folder, name: str, min_score: float, max_iou: float = 1.0) -> Boxes:
         """A detector's boxes from a COCO-format list of {image_id, category_id, bbox, score}.
+
+        Args:
+            root, name: where the list lies.
+            min_score: boxes below are left out.
+            max_iou: of two boxes of an image with a higher IoU only the one with the higher score stays.
 
         Raises:
             DataError: the file is missing or broken, or names images that the annotations do not have.
@@ -245,6 +251,7 @@ class CocoFile:
                 raise DataError(f"{where}: detection {number} {what}", mend) from None
         rows.sort(key=lambda row: row[0])
         table = np.array(rows, np.float64).reshape(-1, 6)
+        table = table[box_nms(table[:, 0], table[:, 1:5], table[:, 5], max_iou)]
         image = table[:, 0].astype(np.int64)
         return Boxes(images, image, table[:, 1:5], table[:, 5], np.zeros_like(image))
 

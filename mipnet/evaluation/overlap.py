@@ -6,8 +6,8 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
-from pycocotools import mask
 
+from mipnet.data.boxes import box_iou
 from mipnet.evaluation.coco import (
     ALL_SIZES,
     Annotations,
@@ -85,7 +85,7 @@ def overlapped_people(people: list[dict[str, Any]]) -> set[int]:
         if len(numbers) < 2:
             continue
         boxes = np.array([people[number]["bbox"] for number in numbers], np.float64)
-        overlap = mask.iou(boxes, boxes, [0] * len(boxes))
+        overlap = box_iou(boxes, boxes)
         np.fill_diagonal(overlap, 0)
         chosen.update(numbers[i] for i in np.flatnonzero(overlap.max(axis=1) > OVERLAP).tolist())
     return {number for number in chosen if people[number]["num_keypoints"] > 0}

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mipnet.errors import UserError
+from mipnet.config.skeleton_files import skeleton_setting
+from mipnet.errors import ConfigError, UserError
 from mipnet.models.network import MIPNet
 from mipnet.models.weights import HEAD, HEATMAP_LAYER, block_of, read_description, read_weights, warm_start
 from mipnet.skeletons import SKELETONS, Skeleton
@@ -50,10 +51,11 @@ def start_from_folder(model: MIPNet, folder: str | Path, joints: Skeleton, sourc
 
 
 def skeleton_of(extra: Mapping[str, Any]) -> Skeleton | None:
-    """The skeleton that a model folder's ``extra`` names; None if it names none that is known."""
+    """The skeleton that a model folder's ``extra`` names or defines; None if it does neither."""
     try:
-        return SKELETONS.get(extra["config"]["data"]["skeleton"])
-    except (KeyError, TypeError):
+        found = skeleton_setting(extra["config"]["data"]["skeleton"])
+        return SKELETONS[found] if isinstance(found, str) else Skeleton(**found)
+    except (KeyError, TypeError, ConfigError):
         return None
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
-from pycocotools import mask
 
+from mipnet.data.boxes import box_iou
 from mipnet.data.crops import decode_image
 from mipnet.data.records import CocoFile, Images
 from mipnet.errors import DataError
@@ -235,8 +235,3 @@ def shown_part(image: np.ndarray, boxes: np.ndarray) -> tuple[int, int, int, int
     left, top = np.floor(low - margin).clip(0, np.array(limit) - 1).astype(int).tolist()
     right, bottom = np.ceil(high + margin).clip((left + 1, top + 1), limit).astype(int).tolist()
     return left, top, right, bottom
-
-
-def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(A, B) intersection over union of boxes x, y, w, h."""
-    return np.reshape(mask.iou(a, b, [0] * len(b)), (len(a), len(b))) if len(b) else np.zeros((len(a), 0))

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from mipnet.config.schema import DataConfig
+from mipnet.data.boxes import box_iou
 from mipnet.data.layouts import open_split
 from mipnet.data.records import CocoFile
 from mipnet.errors import DataError
 from mipnet.inference.overlays import MARGIN
-from mipnet.report.pictures import CELL, box_iou, colours, example_grid, examples, moved, ranked
+from mipnet.report.pictures import CELL, colours, example_grid, examples, moved, ranked
 from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
 

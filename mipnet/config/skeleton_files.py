@@ -1,0 +1,110 @@
+"""Skeletons of one's own, from YAML: joint names, left/right pairs, sigmas, limbs, half-body set.
+
+A configuration holds the whole definition, not the file's path: other nodes, and whoever gets the model, do
+not have the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from mipnet.errors import ConfigError, nearest, reason_of
+from mipnet.skeletons import SKELETONS, Skeleton
+
+ENDINGS = (".yaml", ".yml", ".json")
+KEYS = tuple(field.name for field in fields(Skeleton))
+
+
+def skeleton_setting(value: Any) -> Any:
+    """``data.skeleton`` as a configuration keeps it: the name of a known one, or a definition with indices.
+
+    Args:
+        value: a name, the path of a YAML or JSON file, or a definition; joints may be named there.
+
+    Raises:
+        ConfigError: a file that cannot be read, or a definition that is no skeleton.
+    """
+    if isinstance(value, Skeleton):
+        value = asdict(value)
+    if isinstance(value, str) and value.lower().endswith(ENDINGS):
+        return defined(read(value), value)
+    if isinstance(value, str):
+        if value not in SKELETONS:
+            mend = nearest(value, SKELETONS)
+            raise ConfigError(f"data.skeleton: {value!r} is unknown", f"{mend} Or give a YAML file")
+        return value
+    return defined(value, "data.skeleton")
+
+
+def read(path: str) -> Any:
+    """The content of a skeleton file.
+
+    Raises:
+        ConfigError: it cannot be read, or is not YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(Path(path).expanduser().read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read the skeleton {path} ({reason_of(error)})", "check the path") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML ({' '.join(str(error).split())})", "mend it there") from None
+
+
+def defined(content: Any, where: str) -> dict[str, Any]:
+    """A definition whose pairs and sets are indices, after building it once.
+
+    Args:
+        content: of a file.
+        where: it came from, for messages.
+
+    Raises:
+        ConfigError: something is missing, unknown, of the wrong kind, or does not fit the joints.
+    """
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{where} does not define a skeleton", f"give {', '.join(KEYS)}")
+    for key in content:
+        if key not in KEYS:
+            raise ConfigError(f"{where}: unknown key {key!r}", nearest(str(key), KEYS))
+    for key in ("joints", "sigmas", "flip_pairs"):
+        if not isinstance(content.get(key), list | tuple) or (not content[key] and key != "flip_pairs"):
+            raise ConfigError(f"{where}: there is no list {key!r}", _MEND[key])
+    joints = tuple(map(str, content["joints"]))
+
+    def index(joint: Any) -> int:
+        if isinstance(joint, int) and not isinstance(joint, bool):
+            return joint
+        if str(joint) not in joints:
+            raise ConfigError(f"{where}: no joint is called {joint!r:.50}", nearest(str(joint), joints))
+        return joints.index(str(joint))
+
+    def pairs(key: str) -> tuple[tuple[int, int], ...]:
+        given = content.get(key) or ()
+        for pair in given:
+            if not isinstance(pair, list | tuple) or len(pair) != 2:
+                raise ConfigError(f"{where}: {key} has {pair!r:.50}", "give pairs of joints")
+        return tuple((index(a), index(b)) for a, b in given)
+
+    try:
+        sigmas = tuple(float(sigma) for sigma in content["sigmas"])
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where}: sigmas must be numbers", _MEND["sigmas"]) from None
+    name = str(content.get("name") or Path(where).stem)
+    if name in SKELETONS:
+        raise ConfigError(f"{where}: {name!r} is the name of a built-in skeleton", "give it another name")
+    upper = tuple(sorted({index(joint) for joint in content.get("upper_body") or ()}))
+    try:
+        return asdict(Skeleton(name, joints, sigmas, pairs("flip_pairs"), pairs("limbs"), upper))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.what}", error.mend) from None
+
+
+_MEND = {
+    "joints": "name each joint, in the order of the annotations",
+    "sigmas": "give one OKS constant for each joint; 0.05 will do until you have measured yours",
+    "flip_pairs": "pair what changes places in a mirror, e.g. [[left_eye, right_eye]]; [] if nothing does",
+}
