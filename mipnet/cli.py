@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": "poses of people in images, with overlays",
     "ui": "MLflow's pages over the runs and models of a storage",
     "data generate": "render the generated crowd benchmark",
+    "data check": "what a data set holds, what is wrong with it, what the network will see",
     "models import": "published weights as a model folder",
     "models export": "a model's weights under the reference code's names",
     "models summary": "parameters and multiply-adds of any network",

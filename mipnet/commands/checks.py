@@ -7,6 +7,7 @@ from collections.abc import Callable
 from mipnet.commands.common import open_splits
 from mipnet.config import Config
 from mipnet.config.flags import say
+from mipnet.config.schema import DataConfig
 from mipnet.data.faults import check_readable
 from mipnet.data.layouts import boxes_of
 from mipnet.data.records import CocoFile, absent
@@ -40,21 +41,44 @@ def check_data(
     wanted = config.data
     if not data.exists():
         raise DataError(f"the data set's folder {data.uri} does not exist", "check --data (data.root)")
-    sources = dict.fromkeys(wanted.evaluate, wanted.boxes)
-    if training:
-        sources = {wanted.train: (), wanted.tune: wanted.boxes[-1:], **sources}
+    sources = split_sources(wanted, training)
     files = open_splits(config, data, list(sources))
     for split, file in files.items():
-        people, complaints = file.people()
-        complaints.check(len(people) + complaints.total, wanted.max_bad_share, file.path)
-        for line in complaints.lines():
+        for line in check_split(config, data, split, file, sources[split], unreadable):
             say(f"left out: {line} (in {file.path})")
-        gone = absent(people.images)
-        check_readable(gone, len(people.images), wanted.max_bad_share)
-        unreadable(gone)
-        if sources[split]:
-            check_evaluation(config, data, split, file, sources[split])
     return files
+
+
+def split_sources(data: DataConfig, training: bool) -> dict[str, tuple[str, ...]]:
+    """The splits that a command uses -> the box sources that poses are predicted in there."""
+    sources = dict.fromkeys(data.evaluate, data.boxes)
+    return {data.train: (), data.tune: data.boxes[-1:], **sources} if training else sources
+
+
+def check_split(
+    config: Config,
+    data: Folder,
+    split: str,
+    file: CocoFile,
+    sources: tuple[str, ...],
+    unreadable: Callable[[list[str]], object] = lambda names: None,
+) -> list[str]:
+    """Try all that will be done with a split, but for its pixels.
+
+    Returns:
+        a line about each kind of person that is left out.
+
+    Raises:
+        DataError: as ``check_data``.
+    """
+    people, complaints = file.people()
+    complaints.check(len(people) + complaints.total, config.data.max_bad_share, file.path)
+    gone = absent(people.images)
+    check_readable(gone, len(people.images), config.data.max_bad_share)
+    unreadable(gone)
+    if sources:
+        check_evaluation(config, data, split, file, sources)
+    return complaints.lines()
 
 
 def check_evaluation(

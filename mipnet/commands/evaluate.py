@@ -20,8 +20,8 @@ from mipnet.commands.progress import Progress
 from mipnet.commands.unreadable import Unreadable
 from mipnet.config import Config, from_dict, preset
 from mipnet.config.flags import option, parse, say
-from mipnet.config.presets import DATASETS
-from mipnet.errors import ConfigError, UserError, nearest
+from mipnet.config.presets import DATASETS, dataset
+from mipnet.errors import ConfigError, UserError
 from mipnet.storage import Folder
 
 
@@ -98,9 +98,7 @@ def on_dataset(name: str, settings: Mapping[str, Any], trained: Config) -> Confi
     Raises:
         ConfigError: no data set has that name; it has other joints than the model.
     """
-    if name and name not in DATASETS:
-        raise ConfigError(f"--dataset: {name!r} is unknown", nearest(name, DATASETS))
-    config = from_dict(settings, replace(trained, data=DATASETS[name]) if name else trained)
+    config = from_dict(settings, replace(trained, data=dataset(name)) if name else trained)
     mine, theirs = trained.data.joints, config.data.joints
     if mine != theirs:
         raise ConfigError(

@@ -144,6 +144,17 @@ def preset(name: str) -> Config:
     return PRESETS[name]()
 
 
+def dataset(name: str) -> DataConfig:
+    """The real data set of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in DATASETS:
+        raise ConfigError(f"--dataset: {name!r} is unknown", nearest(name, DATASETS))
+    return DATASETS[name]
+
+
 def baseline(config: Config) -> Config:
     """The single-instance network of ``config``: N = 1 and no MIMB.
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mipnet.config.schema import AugmentConfig
+from mipnet.config.schema import AugmentConfig, TargetConfig
 from mipnet.data.crops import CropSettings
 from mipnet.data.records import Images, People
 from mipnet.data.stream import WindowCutter
@@ -74,3 +74,25 @@ def test_images_that_cannot_be_read_are_passed_over(small_people: People) -> Non
         training_grid(dataclasses.replace(small_people, images=some), plan_of(small_people), settings())
         is not None
     )
+
+
+def test_targets_are_shown_where_the_joints_are(
+    small_people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    grid = crops.picture_grid
+    monkeypatch.setattr(
+        crops, "picture_grid", lambda *args, **kwargs: drawn.append(args) or grid(*args, **kwargs)
+    )
+    training_grid(small_people, plan_of(small_people), settings(), TargetConfig(sigma=1.0))
+    cells, titles = drawn[0]
+    assert titles[:4] == ["λ = 0", "targets", "λ = 1", "targets"]
+    assert len(cells[0]) == len(titles) == 8
+
+    crop = np.zeros((64, 48, 3), np.uint8)
+    joints = np.zeros((2, 17, 3), np.float32)
+    joints[1, 0] = [20, 40, 2]
+    first, second = crops.target_pictures(crop, joints, TargetConfig(sigma=1.0))
+    assert not first.any()  # nobody is labelled there
+    assert np.unravel_index(second[..., 0].argmax(), (64, 48)) == (40, 20)
+    assert second[40, 20].tolist() == crops.HOT.tolist()
