@@ -167,12 +167,21 @@ def test_the_config_beside_the_results_runs_as_it_is(trained):
 @pytest.mark.slow
 def test_evaluate_gives_the_tables_of_the_training(trained, address, tmp_path):
     storage, _ = trained
-    model = "models:/mipnet@candidate"
-    done = command("evaluate", model, "--storage", str(storage), "--out", str(tmp_path), address=address)
+    model, run = "models:/mipnet@candidate", only_run(storage)
+    again = f"again={run}/results/coco/{{split}}-det5-merged.json"  # the same poses as if of somebody else
+    argv = ["evaluate", model, "--results", again, "--robustness", "--out", str(tmp_path)]
+    done = command(*argv, "--storage", str(storage), address=address)
     assert done.returncode == 0, done.stderr
-    run = only_run(storage)
     mine = json.loads((tmp_path / "metrics.json").read_text())
     theirs = json.loads((run / "results" / "metrics.json").read_text())
+    others = {name: mine.pop(name) for name in list(mine) if "/again/results/" in name}
+    assert others
+    for name, value in others.items():
+        assert value == pytest.approx(theirs[name.replace("again/results", "det5/merged")], abs=1e-6)
+    (curve, *_) = json.loads((tmp_path / "robustness.json").read_text())
+    assert curve["ap"]["merged"][0] == pytest.approx(theirs[f"{curve['split']}/det5/merged/AP"], abs=1e-6)
+    assert curve["kept"] == sorted(curve["kept"], reverse=True)
+    assert (tmp_path / "robustness.png").read_bytes().startswith(b"\x89PNG")
     assert mine.keys() == theirs.keys()
     assert mine == pytest.approx(theirs, abs=1e-6)
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["preset"] == "debug"

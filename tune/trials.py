@@ -14,11 +14,11 @@ from mipnet.commands.phases import read_history, train_phase
 from mipnet.commands.train import open_tracker, timed
 from mipnet.config import Config
 from mipnet.config.schema import ResourcesConfig
+from mipnet.data.layouts import boxes_of
 from mipnet.data.records import Boxes
 from mipnet.errors import UserError
 from mipnet.evaluation.occlusion import occlusion_ap
 from mipnet.evaluation.protocols import evaluate_poses
-from mipnet.inference.evaluate import boxes_of
 from mipnet.inference.pipeline import predict_poses
 from mipnet.inference.poses import merged_results
 from mipnet.raysession import quieten

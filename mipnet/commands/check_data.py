@@ -21,6 +21,7 @@ from mipnet.data.pixels import Pixels, look_at
 from mipnet.data.records import CocoFile, Images
 from mipnet.data.statistics import Statistics, statistics_of
 from mipnet.errors import UserError, first_few
+from mipnet.inference.tables import aligned
 from mipnet.storage import Folder, default_storage
 
 NOT_AUGMENTED = AugmentConfig(flip=0, scale=0, rotation_probability=0, shift=0, half_body=0, colour=0)
@@ -208,11 +209,7 @@ def table(splits: Mapping[str, Split]) -> list[str]:
         cells.append(["  missing or corrupt", *(f"{len(p.unreadable):,}" if p else "-" for p in seen)])
         cells.append(["  not of the stated size", *(f"{len(p.resized):,}" if p else "-" for p in seen)])
         cells.append(["  the same picture twice", *(f"{len(p.repeated()):,}" if p else "-" for p in seen)])
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    return [
-        (row[0].ljust(widths[0]) + "".join(c.rjust(w + 2) for c, w in zip(row[1:], widths[1:], strict=True)))
-        for row in cells
-    ]
+    return aligned(cells, 1)
 
 
 def leakage(splits: Mapping[str, Split]) -> list[str]:

@@ -19,7 +19,7 @@ from mipnet.storage import Folder, default_storage
 
 if TYPE_CHECKING:
     from mipnet.data.records import CocoFile
-    from mipnet.inference.evaluate import Entry
+    from mipnet.inference.entries import Entry
 
 say_once = functools.cache(say)
 STORAGE_HELP = "folder or URI (NFS, s3://, gs://) for data sets, runs and checkpoints [user data directory]"
@@ -125,9 +125,14 @@ def ceilings(config: Config, files: Mapping[str, CocoFile]) -> dict[str, float]:
 
 def write_results(folder: Folder, config: Config, entries: Sequence[Entry], text: str) -> None:
     """The table, the metrics, each line's poses in COCO format, and the configuration beside them."""
-    from mipnet.inference.evaluate import flat_metrics
-
     folder.write("config.yaml", to_yaml(config))
+    write_entries(folder, entries, text)
+
+
+def write_entries(folder: Folder, entries: Sequence[Entry], text: str) -> None:
+    """The table, each line's poses in COCO format, and last the metrics."""
+    from mipnet.inference.entries import flat_metrics
+
     folder.write("table.txt", text + "\n")
     for entry in entries:
         folder.write(f"coco/{entry.name.replace('/', '-')}.json", json.dumps(entry.results))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from mipnet.commands.common import (
     STORAGE_HELP,
     ceilings,
     data_folder,
     one_image_each,
+    open_splits,
     output_folder,
     storage_at,
     usable_model,
+    write_entries,
     write_results,
 )
 from mipnet.commands.progress import Progress
@@ -24,6 +27,11 @@ from mipnet.config.presets import DATASETS, dataset
 from mipnet.errors import ConfigError, UserError
 from mipnet.storage import Folder
 
+if TYPE_CHECKING:
+    from mipnet.data.records import CocoFile
+    from mipnet.inference.entries import Entry
+    from mipnet.inference.evaluate import Found
+
 
 @dataclass(frozen=True)
 class Options:
@@ -31,6 +39,13 @@ class Options:
 
     model: str = option("", "models:/NAME@ALIAS, the name of a run, or a model folder", positional=True)
     dataset: str = option("", f"a data set as downloaded, --data says where: {', '.join(DATASETS)}")
+    results: tuple[str, ...] = option(
+        (),
+        "NAME=FILE: another method's poses in COCO's results format, beside ours or alone; {split} in FILE",
+    )
+    robustness: bool = option(
+        False, "AP as boxes of low confidence are left out, for every detector; table, picture with --out"
+    )
     out: str = option("", "folder for table, metrics and COCO results; none are written without it")
     storage: str = option("", STORAGE_HELP)
     verbose: bool = option(False, "show Ray's own messages")
@@ -42,33 +57,44 @@ def main(command: str, argv: Sequence[str]) -> int:
     options, settings = parse(
         command, "Evaluate a model on splits and box sources.", Options, sections, preset("tiny"), argv
     )
-    if not options.model:
+    if not options.model and not options.results:
         raise UserError("no model to evaluate", "e.g. mipnet evaluate models:/mipnet@candidate")
-    storage = storage_at(options.storage)
     out = output_folder(options.out) if options.out else None
+    if not options.model:
+        entries, text = others_alone(options, settings)
+        say(text)
+        if out:
+            write_entries(out, entries, text)
+            say(f"\nresults: {options.out}")
+        return 0
+    storage = storage_at(options.storage)
 
     from mipnet.commands.checks import check_data
+    from mipnet.inference.others import other_entries
 
     model, trained = usable_model(options.model, storage)
     config = on_dataset(options.dataset, settings, trained)
     unreadable = Unreadable()
-    files = None
+    files, others = None, []
     if not config.data.generated:
         files = check_data(config, Folder.of(config.data.root), training=False, unreadable=unreadable)
+        others = other_entries(options.results, files, config)
 
     from mipnet.raysession import connect, probe_files, probe_storage, quieten
 
     quieten(options.verbose)
-    from mipnet.inference.evaluate import evaluate_splits
+    from mipnet.inference.evaluate import predict_splits, score_splits
     from mipnet.inference.tables import table
 
     with connect(config.resources, options.verbose) as resources:
         probe_storage(storage)
         data = data_folder(config, storage, options.verbose)
-        files = check_data(config, data, training=False) if files is None else files
+        if files is None:
+            files = check_data(config, data, training=False)
+            others = other_entries(options.results, files, config)
         probe_files([model.path("model.json"), *one_image_each(files)])
         with Progress("evaluating", "box", options.verbose) as progress:
-            entries = evaluate_splits(
+            poses = predict_splits(
                 model,
                 config,
                 config.evaluation,
@@ -79,12 +105,49 @@ def main(command: str, argv: Sequence[str]) -> int:
                 progress.update,
                 unreadable,
             )
+    entries = score_splits(poses, config, config.evaluation, files) + others
     text = table(config.data, entries, ceilings(config, files))
     say(text)
+    if options.robustness:
+        text += curves(poses, config, files, out)
     if out:
         write_results(out, config, entries, text)
         say(f"\nresults: {options.out}")
     return 0
+
+
+def others_alone(options: Options, settings: Mapping[str, Any]) -> tuple[list[Entry], str]:
+    """Lines and table of other methods' results, without a model of ours and without Ray."""
+    from mipnet.inference.others import other_entries
+    from mipnet.inference.tables import table
+
+    config = from_dict(settings, replace(preset("tiny"), data=dataset(options.dataset or "coco")))
+    files = open_splits(config, Folder.of(config.data.root), config.data.evaluate)
+    entries = other_entries(options.results, files, config)
+    return entries, table(config.data, entries)
+
+
+def curves(poses: Found, config: Config, files: Mapping[str, CocoFile], out: Folder | None) -> str:
+    """Say the robustness table, keep it and its picture, and return it for the table's file.
+
+    Raises:
+        UserError: no box source has confidences.
+    """
+    from mipnet.inference.robustness import robustness, robustness_table
+
+    found = robustness(poses, config, config.evaluation, files)
+    if not found:
+        raise UserError(
+            "--robustness: ground-truth boxes have no confidence", "name a detector's with --data.boxes"
+        )
+    text = "\nAP as the least confidence of a box rises\n" + robustness_table(found)
+    say(text)
+    if out:
+        from mipnet.report.robustness import robustness_picture
+
+        out.write("robustness.json", json.dumps([asdict(curve) for curve in found], indent=2) + "\n")
+        out.write("robustness.png", robustness_picture(found))
+    return "\n" + text
 
 
 def on_dataset(name: str, settings: Mapping[str, Any], trained: Config) -> Config:

@@ -23,7 +23,8 @@ from mipnet.data.generate import benchmark_name
 from mipnet.data.records import CocoFile, People
 from mipnet.data.windows import WindowPlan
 from mipnet.evaluation.occlusion import SCORE, occlusion_ap
-from mipnet.inference.evaluate import Entry, evaluate_splits, flat_metrics
+from mipnet.inference.entries import Entry, flat_metrics
+from mipnet.inference.evaluate import evaluate_splits
 from mipnet.inference.overlays import encode_jpeg
 from mipnet.inference.tables import table
 from mipnet.models.costs import count_parameters

@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from mipnet.config import Config
 from mipnet.config.schema import EvaluationConfig, ResourcesConfig
 from mipnet.data.layouts import boxes_of
 from mipnet.data.records import Boxes, CocoFile
+from mipnet.evaluation.merging import Instances
 from mipnet.evaluation.protocols import evaluate_poses
+from mipnet.inference.entries import Entry
 from mipnet.inference.pipeline import predict_poses
-from mipnet.inference.poses import merged_results
+from mipnet.inference.poses import Poses, merged_results
 from mipnet.storage import Folder
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of a table.
-
-    Attributes:
-        split, source: which people, in whose boxes.
-        view: "merged", or "lambda0", "lambda1", … for one instance alone.
-        metrics: by the names of the protocol, 0 to 1; nan where the split has nobody to measure.
-        results: the poses in COCO's results format, with ``instance`` and ``box`` added.
-    """
-
-    split: str
-    source: str
-    view: str
-    metrics: dict[str, float]
-    results: list[dict[str, Any]]
-
-    @property
-    def name(self) -> str:
-        return f"{self.split}/{self.source}/{self.view}"
+Found = dict[tuple[str, str], Poses]
+"""The poses of each split in the boxes of each source, nothing merged yet."""
 
 
 def evaluate_splits(
@@ -51,12 +31,28 @@ def evaluate_splits(
     progress: Callable[[int, int], None] = lambda done, of: None,
     unreadable: Callable[[list[str]], object] = lambda names: None,
 ) -> list[Entry]:
-    """All lines of the tables, from one pass of prediction.
+    """All lines of the tables: ``predict_splits``, then ``score_splits``; their arguments and errors."""
+    poses = predict_splits(model, config, evaluation, data, files, sources, resources, progress, unreadable)
+    return score_splits(poses, config, evaluation, files)
+
+
+def predict_splits(
+    model: Folder,
+    config: Config,
+    evaluation: EvaluationConfig,
+    data: Folder,
+    files: Mapping[str, CocoFile],
+    sources: Sequence[str],
+    resources: ResourcesConfig,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    unreadable: Callable[[list[str]], object] = lambda names: None,
+) -> Found:
+    """The poses in all boxes of all splits, from one pass.
 
     Args:
         model: the network's folder.
         config: what it was trained with.
-        evaluation: how its heatmaps are read and its poses merged.
+        evaluation: how its heatmaps are read.
         data: folder of the data set.
         files: split -> its annotations.
         sources: box sources as in ``DataConfig.boxes``.
@@ -72,26 +68,28 @@ def evaluate_splits(
     poses = predict_poses(Boxes.join(parts), model, config, evaluation, resources, progress)
     if poses.unreadable:
         unreadable(poses.unreadable)
-    entries = []
-    for group, (split, source) in enumerate(pairs):
-        part = poses.of_group(group)
-        views: dict[str, Any] = {"merged": "merged"}
-        if config.model.instances > 1:
-            views |= {f"lambda{i}": i for i in range(config.model.instances)}
-        for view, instances in views.items():
-            results = merged_results(part, config, evaluation, instances, files[split].category_id)
-            metrics = evaluate_poses(
-                config.data.protocol, files[split].annotations, results, config.data.joints.sigmas
-            )
-            entries.append(Entry(split, source.partition("=")[0], view, metrics, results))
-    return entries
+    names = [(split, source.partition("=")[0]) for split, source in pairs]
+    return {name: poses.of_group(group) for group, name in enumerate(names)}
 
 
-def flat_metrics(entries: Sequence[Entry]) -> dict[str, float]:
-    """``split/source/view/metric`` -> value, without those that nobody was there to measure."""
-    return {
-        f"{entry.name}/{metric}": value
-        for entry in entries
-        for metric, value in entry.metrics.items()
-        if not np.isnan(value)
-    }
+def score_splits(
+    poses: Found, config: Config, evaluation: EvaluationConfig, files: Mapping[str, CocoFile]
+) -> list[Entry]:
+    """Merge the poses, all instances and each alone, and score what is left."""
+    views: dict[str, Instances] = {"merged": "merged"}
+    if config.model.instances > 1:
+        views |= {f"lambda{i}": i for i in range(config.model.instances)}
+    return [
+        Entry(split, source, view, *score(part, config, evaluation, files[split], instances))
+        for (split, source), part in poses.items()
+        for view, instances in views.items()
+    ]
+
+
+def score(
+    poses: Poses, config: Config, evaluation: EvaluationConfig, file: CocoFile, instances: Instances
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Metrics and COCO results of the poses that survive merging."""
+    results = merged_results(poses, config, evaluation, instances, file.category_id)
+    sigmas = config.data.joints.sigmas
+    return evaluate_poses(config.data.protocol, file.annotations, results, sigmas), results

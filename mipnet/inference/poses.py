@@ -33,7 +33,10 @@ class Poses:
 
     def of_group(self, group: int) -> Poses:
         """Only the boxes of one group, without those that could not be read."""
-        keep = (self.boxes.group == group) & ~np.isnan(self.keypoints[:, 0, 0, 0])
+        return self.where((self.boxes.group == group) & ~np.isnan(self.keypoints[:, 0, 0, 0]))
+
+    def where(self, keep: np.ndarray) -> Poses:
+        """Only the boxes for which ``keep``, (B,) bool, holds."""
         b = self.boxes
         boxes = Boxes(b.images, b.image[keep], b.boxes[keep], b.scores[keep], b.group[keep])
         return Poses(boxes, self.keypoints[keep], self.areas[keep], self.unreadable)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from mipnet.config.schema import DataConfig
 from mipnet.evaluation.occlusion import occlusion_ap
 from mipnet.evaluation.protocols import METRICS
-from mipnet.inference.evaluate import Entry, flat_metrics
+from mipnet.inference.entries import Entry, flat_metrics
 
 
 def table(data: DataConfig, entries: Sequence[Entry], ceilings: Mapping[str, float] | None = None) -> str:
@@ -25,16 +25,24 @@ def table(data: DataConfig, entries: Sequence[Entry], ceilings: Mapping[str, flo
         rows.append((entry.split, entry.source, entry.view, *(percent(entry.metrics[m]) for m in columns)))
     for split, value in (ceilings or {}).items():
         rows.append((split, "gt", "ceiling", percent(value), *[""] * (len(columns) - 1)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = zip(row, widths, strict=True)
-        aligned = [c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(cells)]
-        lines.append("  ".join(aligned).rstrip())
+    lines = aligned(rows, 3)
     lines.insert(1, "-" * max(map(len, lines)))
     occlusion = occlusion_ap(data, flat_metrics(entries))
-    lines += ["", f"{occlusion.name}: {percent(occlusion.value)}"]
+    if occlusion.metric:  # tables of other methods alone have no merged poses of ours
+        lines += ["", f"{occlusion.name}: {percent(occlusion.value)}"]
     return "\n".join(lines)
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Lines with columns under one another: the first ``left`` flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def percent(value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -14,11 +14,9 @@ from mipnet.data.crops import decode_image
 from mipnet.data.records import CocoFile, Images
 from mipnet.errors import DataError
 from mipnet.evaluation.oks import oks_matrix
+from mipnet.inference.entries import Entry
 from mipnet.inference.overlays import draw_poses, picture_grid
 from mipnet.skeletons import Skeleton
-
-if TYPE_CHECKING:
-    from mipnet.inference.evaluate import Entry  # its module brings Ray with it
 
 Which = Literal["best", "worst", "first", "crowded"]
 Results = list[dict[str, Any]]

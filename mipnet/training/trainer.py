@@ -22,7 +22,8 @@ from mipnet.data.stream import PlannedSplit, WindowCutter, stream_factory
 from mipnet.data.windows import WindowPlan
 from mipnet.errors import UserError, mendable
 from mipnet.evaluation.occlusion import SCORE, occlusion_ap
-from mipnet.inference.evaluate import evaluate_splits, flat_metrics
+from mipnet.inference.entries import flat_metrics
+from mipnet.inference.evaluate import evaluate_splits
 from mipnet.runs import TRAINING, Run
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import step_of

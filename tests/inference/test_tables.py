@@ -5,7 +5,7 @@ from __future__ import annotations
 from mipnet.config.presets import DATASETS
 from mipnet.config.schema import DataConfig
 from mipnet.evaluation.protocols import METRICS
-from mipnet.inference.evaluate import Entry, flat_metrics
+from mipnet.inference.entries import Entry, flat_metrics
 from mipnet.inference.tables import table
 
 NAN = float("nan")
