@@ -20,7 +20,7 @@ class Options:
 
     file: str = option("", "checkpoint of MIPNet, HRNet, SimpleBaseline or a ResNet (.pth)", positional=True)
     out: str = option("", "folder for the model")
-    skeleton: str = option("", "whose joints: coco17 or crowdpose14 [the one with as many joints]")
+    skeleton: str = option("", "whose joints: coco17, crowdpose14 or a YAML file [that with as many joints]")
 
 
 def main(command: str, argv: Sequence[str]) -> int:

@@ -24,7 +24,7 @@ class Options:
         "", "models:/NAME@ALIAS, the name of a run, or a model folder; else --preset", positional=True
     )
     preset: str = option("tiny", "whose network, where no model is named")
-    skeleton: str = option("", "whose joints: coco17 or crowdpose14 [the preset's]")
+    skeleton: str = option("", "whose joints: coco17, crowdpose14 or a YAML file [the preset's]")
     storage: str = option("", STORAGE_HELP)
 
 

@@ -39,6 +39,12 @@ def skeleton_setting(value: Any) -> Any:
     return defined(value, "data.skeleton")
 
 
+def skeleton_of(value: Any) -> Skeleton:
+    """The skeleton that a setting, a name or a file means; errors as ``skeleton_setting``."""
+    found = skeleton_setting(value)
+    return SKELETONS[found] if isinstance(found, str) else Skeleton(**found)
+
+
 def read(path: str) -> Any:
     """The content of a skeleton file.
 

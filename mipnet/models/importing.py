@@ -14,6 +14,7 @@ import torch
 from mipnet.config import Config, preset, to_dict, validate
 from mipnet.config.presets import DATASETS, PAPERS, TRAINED_ON, baseline
 from mipnet.config.schema import ModelConfig
+from mipnet.config.skeleton_files import skeleton_of
 from mipnet.errors import UserError
 from mipnet.models.checkpoints import read_checkpoint
 from mipnet.models.reference_names import from_reference, to_reference
@@ -26,7 +27,7 @@ from mipnet.models.weights import (
     read_weights,
     save_weights,
 )
-from mipnet.skeletons import COCO17, SKELETONS, Skeleton, skeleton
+from mipnet.skeletons import COCO17, SKELETONS, Skeleton
 
 INPUT_SIZE = (192, 256)
 """(w, h) of most published weights; a checkpoint does not tell its own."""
@@ -71,14 +72,14 @@ def import_checkpoint(
         file: a ``state_dict``, bare or inside of a training checkpoint, see ``read_checkpoint``.
         out: folder to write; files of an earlier model in it are replaced.
         input_size: (w, h) in px of the crops that it was trained on.
-        joints: name of the skeleton; by default the one with as many joints.
+        joints: the skeleton, by name or as a YAML file; by default the known one with as many joints.
 
     Raises:
         UserError: a file that cannot be read, another network (with the unmatched names), or joints that
             belong to no skeleton.
     """
     file = Path(file).expanduser()
-    wanted = skeleton(joints) if joints else COCO17
+    wanted = skeleton_of(joints) if joints else COCO17
     state = read_checkpoint(file)
     try:
         found = from_reference(state, wanted.num_joints)
@@ -151,7 +152,7 @@ def config_for(architecture: Mapping[str, Any], input_size: tuple[int, int], joi
             "only 3 of 256, as published, can be configured",
         )
     model = ModelConfig(**settings)
-    data = next(name for name in TRAINED_ON if DATASETS[name].skeleton == joints.name)
+    data = next((name for name in TRAINED_ON if DATASETS[name].joints == joints), "coco")
     papers = [preset(name) for name, choice in PAPERS.items() if choice[0] == data]
     config = next((c for c in papers if c.input.size == input_size and _same_body(c.model, model)), papers[0])
     width, height = input_size
@@ -161,6 +162,7 @@ def config_for(architecture: Mapping[str, Any], input_size: tuple[int, int], joi
             model=model,
             input=replace(config.input, width=width, height=height),
             target=replace(config.target, sigma=width / 96),  # 2 cells at 192 px, 3 at 288, as published
+            data=replace(config.data, skeleton=joints.name if joints.name in SKELETONS else joints),
         )
     )
 
@@ -174,18 +176,20 @@ def _skeleton(architecture: Mapping[str, Any], joints: str, file: Path) -> Skele
     """The skeleton of the heatmaps: the named one, else the one with as many joints."""
     count = architecture["num_joints"]
     if joints:
-        if skeleton(joints).num_joints != count:
+        wanted = skeleton_of(joints)
+        if wanted.num_joints != count:
             raise UserError(
-                f"{file} has heatmaps of {count} joints, but {joints} has {skeleton(joints).num_joints}",
+                f"{file} has heatmaps of {count} joints, but {joints} has {wanted.num_joints}",
                 "leave --skeleton out, or name another",
             )
-        return skeleton(joints)
+        return wanted
     for known in SKELETONS.values():
         if known.num_joints == count:
             return known
     raise UserError(
         f"{file} has heatmaps of {count} joints, and no skeleton has as many",
-        f"known are {', '.join(f'{s.name} ({s.num_joints})' for s in SKELETONS.values())}",
+        f"known are {', '.join(f'{s.name} ({s.num_joints})' for s in SKELETONS.values())}; for another give "
+        "--skeleton a YAML file",
     )
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mipnet.config.skeleton_files import skeleton_setting
+from mipnet.config.skeleton_files import skeleton_of
 from mipnet.errors import ConfigError, UserError
 from mipnet.models.network import MIPNet
 from mipnet.models.weights import HEAD, HEATMAP_LAYER, block_of, read_description, read_weights, warm_start
-from mipnet.skeletons import SKELETONS, Skeleton
+from mipnet.skeletons import Skeleton
 
 #: arguments of ``build_model`` that may differ between a network and the one it starts from
 _MAY_DIFFER = ("num_joints", "instances", "places", "reduction")
@@ -42,7 +42,7 @@ def start_from_folder(model: MIPNet, folder: str | Path, joints: Skeleton, sourc
             f"{source} holds weights of another network: {'; '.join(different)}",
             "choose the same with --model.…, or other weights",
         )
-    state, theirs = read_weights(folder), skeleton_of(extra)
+    state, theirs = read_weights(folder), known_skeleton(extra)
     with_head = any(name in state for name in HEATMAP_LAYER)
     if theirs is None or theirs.joints == joints.joints or not with_head:
         return in_words(warm_start(model, state, source))
@@ -50,11 +50,10 @@ def start_from_folder(model: MIPNet, folder: str | Path, joints: Skeleton, sourc
     return in_words(warm_start(model, state, source, pairs), joints, theirs, pairs)
 
 
-def skeleton_of(extra: Mapping[str, Any]) -> Skeleton | None:
+def known_skeleton(extra: Mapping[str, Any]) -> Skeleton | None:
     """The skeleton that a model folder's ``extra`` names or defines; None if it does neither."""
     try:
-        found = skeleton_setting(extra["config"]["data"]["skeleton"])
-        return SKELETONS[found] if isinstance(found, str) else Skeleton(**found)
+        return skeleton_of(extra["config"]["data"]["skeleton"])
     except (KeyError, TypeError, ConfigError):
         return None
 

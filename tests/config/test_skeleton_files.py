@@ -13,7 +13,7 @@ from mipnet.config import from_dict, preset, to_dict, to_yaml
 from mipnet.config.loading import digest, read_yaml
 from mipnet.config.skeleton_files import skeleton_setting
 from mipnet.errors import ConfigError
-from mipnet.models.starting import skeleton_of
+from mipnet.models.starting import known_skeleton
 from mipnet.skeletons import COCO17, Skeleton
 
 BIRD: dict[str, Any] = {
@@ -46,7 +46,7 @@ def test_a_file_becomes_part_of_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(to_yaml(config))
     assert from_dict(read_yaml(tmp_path / "run.yaml")) == config
     assert digest(config) != digest(from_dict({"data": {"root": "/birds"}}, preset("tiny")))
-    assert skeleton_of({"config": to_dict(config)}) == bird
+    assert known_skeleton({"config": to_dict(config)}) == bird
     assert from_dict({"data": {"skeleton": "coco17"}}, config).data.joints == COCO17  # a flag over a model's
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from mipnet.config import preset
@@ -17,6 +18,7 @@ from mipnet.inference.predictor import Predictor
 from mipnet.models.build import build_model
 from mipnet.models.importing import config_for, export_checkpoint, import_checkpoint, is_checkpoint
 from mipnet.models.reference_names import to_reference
+from mipnet.models.starting import start_from_folder
 from mipnet.models.weights import load_model, read_weights
 from mipnet.skeletons import COCO17, CROWDPOSE14
 from mipnet.training.checkpoint import model_from_config
@@ -39,6 +41,20 @@ def network(joints: int = 17, instances: int = 2, places: tuple[int, ...] = (1, 
 def saved(state: State, folder: Path) -> Path:
     torch.save(state, folder / "weights.pth")
     return folder / "weights.pth"
+
+
+def test_weights_for_a_skeleton_of_ones_own(tmp_path: Path) -> None:
+    joints = [f"joint_{i}" for i in range(16)]
+    definition = {"joints": joints, "sigmas": [0.05] * 16, "flip_pairs": []}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(definition))
+    file = saved(network(16), tmp_path)
+    done = import_checkpoint(file, tmp_path / "model", joints=str(tmp_path / "mine.yaml"))
+    (tmp_path / "mine.yaml").unlink()
+    predictor = Predictor.load(tmp_path / "model")
+    assert predictor.config.data.joints.joints == tuple(joints)
+    assert predictor.config == done.config
+    model = model_from_config(done.config)
+    assert start_from_folder(model, tmp_path / "model", done.config.data.joints, "model") == ""
 
 
 @pytest.mark.parametrize(
