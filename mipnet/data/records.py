@@ -153,12 +153,32 @@ class CocoFile:
                     f"{skeleton.num_joints}",
                     "choose the skeleton with --data.skeleton",
                 )
+        self.categories = self._merge_categories()
         check_images(self.annotations["images"], self.path)
         if turned := turn_swapped_sizes(self.annotations):
             self.notes.append(f"{self.path}: width and height of {turned} images were swapped; turned back")
         self.complaints = leave_out_unusable(self.annotations, skeleton.num_joints)
         self.coco = to_coco(self.annotations)
         self._people: People | None = None
+
+    def _merge_categories(self) -> set[Any]:
+        """Take all categories with keypoints (kinds of animals, say) for one, the first: no network of ours
+        tells them apart, and metrics by category would find nearly all poses in the wrong one.
+
+        Returns:
+            the ids that stand for it in other files.
+        """
+        kinds = [c for c in self.annotations["categories"] if c.get("keypoints")]
+        ids = {category["id"] for category in kinds} or {1}
+        if len(ids) > 1:
+            for person in self.annotations["annotations"]:
+                if isinstance(person, dict) and person.get("category_id") in ids:
+                    person["category_id"] = kinds[0]["id"]
+            self.annotations["categories"] = [
+                c for c in self.annotations["categories"] if c["id"] not in ids or c is kinds[0]
+            ]
+            self.notes.append(f"{self.path}: {len(ids)} categories with keypoints; they are taken for one")
+        return ids
 
     @property
     def category_id(self) -> int:
@@ -237,7 +257,7 @@ class CocoFile:
         rows = []
         for number, d in enumerate(detections):
             try:
-                if d.get("category_id", person) != person or d["score"] < min_score:
+                if d.get("category_id", person) not in self.categories or d["score"] < min_score:
                     continue
                 x, y, w, h = map(float, d["bbox"])
                 if not (w > 0 and h > 0 and np.isfinite([x, y, w, h, d["score"]]).all()):

@@ -74,7 +74,9 @@ def read_results(folder: Folder, name: str, file: CocoFile) -> list[dict[str, An
             problem = f"has {len(pose['keypoints']) // 3} keypoints, {file.skeleton.name} {width // 3}"
         if problem:
             raise DataError(f"{where}: result {number} {problem}", HELP)
-        results.append({"category_id": file.category_id, **pose, "image_id": ids[pose["image_id"]]})
+        ours = pose.get("category_id", file.category_id) in file.categories
+        category = file.category_id if ours else pose["category_id"]
+        results.append({**pose, "category_id": category, "image_id": ids[pose["image_id"]]})
     return results
 
 

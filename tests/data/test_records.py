@@ -11,6 +11,7 @@ from mipnet.config.schema import DataConfig
 from mipnet.data.layouts import open_split
 from mipnet.data.records import Boxes, CocoFile, Images
 from mipnet.errors import DataError
+from mipnet.evaluation.protocols import evaluate_poses
 from mipnet.storage import Folder
 
 
@@ -125,3 +126,27 @@ def test_joined_boxes_share_images():
     assert joined.images.uris[joined.image].tolist() == ["a", "a", "b", "b", "c"]
     assert joined.group.tolist() == [0, 0, 0, 1, 1]
     assert joined.scores.tolist() == [4, 5, 3, 3, 2]
+
+
+def test_kinds_of_animals_are_one_category(small_coco, tmp_path):
+    def change(content):
+        (person,) = content["categories"]
+        content["categories"] = [{**person, "id": i, "name": f"animal {i}"} for i in (4, 5, 6)] + [
+            {"id": 9, "name": "tree"}
+        ]
+        for number, annotation in enumerate(content["annotations"]):
+            annotation["category_id"] = 4 + number % 3
+
+    file = open_train(copy_with(small_coco, tmp_path, change))
+    assert file.category_id == 4
+    assert {annotation["category_id"] for annotation in file.annotations["annotations"]} == {4}
+    assert [category["id"] for category in file.annotations["categories"]] == [4, 9]
+    assert file.notes == [f"{file.path}: 3 categories with keypoints; they are taken for one"]
+    perfect = [
+        {"image_id": a["image_id"], "category_id": 4, "keypoints": a["keypoints"], "score": 1}
+        for a in file.annotations["annotations"]
+    ]
+    assert evaluate_poses("coco", file.annotations, perfect, file.skeleton.sigmas)["AP"] == pytest.approx(1)
+    boxes = [{"image_id": 1, "category_id": c, "bbox": [1, 2, 30, 40], "score": 0.5} for c in (4, 5, 6, 9)]
+    Folder.of(tmp_path).write("boxes.json", json.dumps(boxes))
+    assert len(file.detected_boxes(Folder.of(tmp_path), "boxes.json", 0)) == 3
