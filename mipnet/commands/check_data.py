@@ -9,10 +9,10 @@ from itertools import combinations
 import numpy as np
 
 from mipnet.commands.checks import check_split, split_sources
-from mipnet.commands.common import STORAGE_HELP, output_folder
+from mipnet.commands.common import CONFIG_HELP, STORAGE_HELP, chosen_base, output_folder
 from mipnet.commands.progress import Progress
-from mipnet.config import Config, from_dict, preset
-from mipnet.config.flags import chosen, option, parse, say
+from mipnet.config import Config, from_dict
+from mipnet.config.flags import option, parse, say
 from mipnet.config.presets import DATASETS, dataset
 from mipnet.config.schema import AugmentConfig
 from mipnet.data.faults import check_readable
@@ -32,6 +32,7 @@ class Options:
     """Flags of ``mipnet data check``."""
 
     preset: str = option("tiny", "what is to be trained: its data set, crops and augmentation")
+    config: str = option("", CONFIG_HELP)
     dataset: str = option("", f"a data set as downloaded, --data says where: {', '.join(DATASETS)}")
     images: int = option(-1, "read so many images of each split, evenly spread; -1 reads all, 0 none")
     pictures: str = option(
@@ -53,7 +54,7 @@ class Split:
 
 def main(command: str, argv: Sequence[str]) -> int:
     """Report on all splits that a training would use; exit status 2 if it would stop."""
-    base = preset(chosen(argv, "--preset", "tiny"))
+    base = chosen_base(argv)
     sections = ["data", "input", "target", "augment", "model.instances"]
     options, settings = parse(
         command, "Read a data set as training would, and report.", Options, sections, base, argv

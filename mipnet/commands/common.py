@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from mipnet.commands.progress import Progress
-from mipnet.config import Config, to_yaml
-from mipnet.config.flags import say
+from mipnet.config import Config, from_dict, preset, read_yaml, to_yaml
+from mipnet.config.flags import chosen, say
 from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError
 from mipnet.storage import Folder, default_storage
@@ -22,7 +22,20 @@ if TYPE_CHECKING:
     from mipnet.inference.entries import Entry
 
 say_once = functools.cache(say)
+CONFIG_HELP = "YAML file of settings on top of the preset; flags win over it"
 STORAGE_HELP = "folder or URI (NFS, s3://, gs://) for data sets, runs and checkpoints [user data directory]"
+
+
+def chosen_base(argv: Sequence[str]) -> Config:
+    """The YAML file of ``--config`` on top of its preset or ``--preset``'s: the defaults of all other flags.
+
+    Raises:
+        ConfigError: a file or a preset that is not there, or settings that cannot work.
+    """
+    path = chosen(argv, "--config", "")
+    from_file = read_yaml(path) if path else {}
+    name = chosen(argv, "--preset", str(from_file.get("preset", "tiny")))
+    return from_dict({**from_file, "preset": name}, preset(name))
 
 
 def storage_at(uri: str) -> Folder:

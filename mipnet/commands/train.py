@@ -10,11 +10,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mipnet.commands.common import STORAGE_HELP, data_folder, one_image_each, storage_at
+from mipnet.commands.common import (
+    CONFIG_HELP,
+    STORAGE_HELP,
+    chosen_base,
+    data_folder,
+    one_image_each,
+    storage_at,
+)
 from mipnet.commands.rows import event_line
 from mipnet.commands.unreadable import UNREADABLE, Unreadable, read_unreadable
-from mipnet.config import Config, from_dict, preset, read_yaml, to_dict, to_yaml
-from mipnet.config.flags import chosen, option, parse, say
+from mipnet.config import Config, from_dict, to_dict, to_yaml
+from mipnet.config.flags import option, parse, say
 from mipnet.config.presets import baseline, describe
 from mipnet.errors import first_few, mendable
 from mipnet.evaluation.occlusion import SCORE
@@ -43,7 +50,7 @@ class Options:
     """Flags of ``mipnet train`` beside the configuration's."""
 
     preset: str = option("tiny", "what to start from")
-    config: str = option("", "YAML file of settings on top of the preset; flags win over it")
+    config: str = option("", CONFIG_HELP)
     baseline: bool = option(
         False, "the preset's single-instance network: N = 1, no MIMB, and the paper's recipe for it"
     )
@@ -71,10 +78,7 @@ def main(command: str, argv: Sequence[str]) -> int:
 
 def read(command: str, argv: Sequence[str]) -> tuple[Options, Config]:
     """Flags over YAML over preset, validated."""
-    path = chosen(argv, "--config", "")
-    from_file = read_yaml(path) if path else {}
-    name = chosen(argv, "--preset", str(from_file.get("preset", "tiny")))
-    base = from_dict({**from_file, "preset": name}, preset(name))
+    base = chosen_base(argv)
     about = f"Train, evaluate and register a network. Presets:\n{describe()}"
     options, settings = parse(command, about, Options, SECTIONS, base, argv)
     return options, from_dict(settings, baseline(base) if options.baseline else base)
