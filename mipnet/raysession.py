@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -280,11 +280,18 @@ def ask_growth() -> Growth:
         limits = state.get_max_resources_from_cluster_config() or {}
         status = json.loads(_internal_kv_get("__autoscaling_status") or "{}")
         types = ((status.get("autoscaler_report") or {}).get("node_type_mapping") or {}).values()
-        # Without an autoscaler, each node is a type of its own that is called after it.
-        named = any(not kind.startswith(("node_", "local.")) for kind in types)
+        named = named_types(types)
         return Growth(bool(limits) or named or is_autoscaler_v2(fetch_from_server=True), limits)
     except Exception:
         return Growth(True)
+
+
+def named_types(types: Iterable[str]) -> bool:
+    """Whether a cluster's node types are somebody's configuration, so that an autoscaler can start more.
+
+    Without one, each node is a type of its own that is called after it.
+    """
+    return any(not kind.startswith(("node_", "local.")) for kind in types)
 
 
 def probe_storage(storage: Folder) -> None:

@@ -53,10 +53,7 @@ class Options:
 
 def main(command: str, argv: Sequence[str]) -> int:
     """Evaluate a model; its own configuration gives every setting that no flag gives."""
-    sections = ["data", "evaluation", "resources"]
-    options, settings = parse(
-        command, "Evaluate a model on splits and box sources.", Options, sections, preset("tiny"), argv
-    )
+    options, settings = parse_flags(command, argv)
     if not options.model and not options.results:
         raise UserError("no model to evaluate", "e.g. mipnet evaluate models:/mipnet@candidate")
     out = output_folder(options.out) if options.out else None
@@ -114,6 +111,18 @@ def main(command: str, argv: Sequence[str]) -> int:
         write_results(out, config, entries, text)
         say(f"\nresults: {options.out}")
     return 0
+
+
+def parse_flags(command: str, argv: Sequence[str]) -> tuple[Options, dict[str, Any]]:
+    sections = ["data", "evaluation", "resources"]
+    about = "Evaluate a model on splits and box sources."
+    return parse(command, about, Options, sections, preset("tiny"), argv)
+
+
+def read(command: str, argv: Sequence[str]) -> tuple[Options, Config]:
+    """The flags as far as they are known without the model."""
+    options, settings = parse_flags(command, argv)
+    return options, from_dict(settings, preset("tiny"))
 
 
 def others_alone(options: Options, settings: Mapping[str, Any]) -> tuple[list[Entry], str]:

@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+COMMIT = "MIPNET_SOURCE_COMMIT"
+"""Environment variable that tells it where the code is a copy without its history, as in a submitted job."""
 PACKAGES = {
     "mipnet": "mipnet",
     "torch": "torch",
@@ -59,12 +61,13 @@ def source_tags(command: str, argv: Sequence[str]) -> dict[str, str]:
 
 
 def source_commit() -> str:
-    """The commit of the checkout that this package is run from, else of the current folder's; "" if none."""
+    """The commit of the checkout that this package is run from, else of the current folder's, else what
+    ``COMMIT`` tells; "" if nobody does."""
     package = Path(__file__).parents[1]
     # An environment inside somebody's checkout is not that checkout's code: git must know the file.
     if _git(package, "ls-files", "__init__.py"):
         return git_commit(package)
-    return git_commit(Path.cwd())
+    return git_commit(Path.cwd()) or os.environ.get(COMMIT, "")
 
 
 def git_commit(folder: Path) -> str:

@@ -1,0 +1,349 @@
+"""Submit jobs to a cluster, follow them, and look after them.
+
+    python jobs/submit.py train --address http://HEAD:8265 -- --preset tiny --storage s3://bucket/mipnet
+    python jobs/submit.py status|logs|stop ID
+    python jobs/submit.py list
+
+Packs the project (no data, no caches), submits ``python jobs/JOB.py FLAGS``, follows its log and returns its
+exit status. The address is also taken from RAY_API_SERVER_ADDRESS; a token from RAY_AUTH_TOKEN or
+RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token. What the flags ask for and the cluster can never give is
+refused before anything is sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import logging
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from mipnet.config.schema import ResourcesConfig
+from mipnet.errors import UserError, mendable, nearest
+from mipnet.raysession import Growth, check_room, named_types
+from mipnet.tracking.provenance import COMMIT, source_commit
+
+PROJECT = Path(__file__).resolve().parents[1]
+JOBS = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py") if path.stem != "submit")
+VERBS = ("status", "logs", "stop", "list")
+NOT_PACKED = [
+    *(f"/{name}" for name in ("data", "runs", "mlruns", "predictions", "build", "dist", "venv", "tests")),
+    ".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis",
+    "*.pth", "*.pt", "*.safetensors", "*.parquet", "*.db", "*.zip", "*.tar*",
+]  # fmt: skip
+"""As in a .gitignore, on top of the project's own: what no job needs, or what is too much to send."""
+FORWARDED = ("MLFLOW_TRACKING_URI", "MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+"""Set for the job as they are here. Secrets are not among them: a job's environment is on the dashboard."""
+SECONDS_BETWEEN_TRIES = 2.0
+PATIENCE = 120.0
+"""Seconds for which a dashboard may be away while a job is followed, as after a restart of the head."""
+
+
+def submit(options: argparse.Namespace, flags: Sequence[str]) -> int:
+    """Submit a job; its exit status, or 0 at once with ``--no-wait``."""
+    resources = read_resources(options.verb, flags)
+    client = connect(options.address)
+    check_cluster(client, resources)
+    entrypoint = shlex.join(["python", f"jobs/{options.verb}.py", *flags])
+    runtime = {"working_dir": str(PROJECT), "excludes": NOT_PACKED, "env_vars": environment(options.env)}
+    job = send(client, entrypoint=entrypoint, submission_id=options.id or None, runtime_env=runtime)
+    say(f"job {job}: {entrypoint}")
+    say(f"  python jobs/submit.py logs {job} --address {options.address}   follows it again; status, stop")
+    return 0 if options.no_wait else follow(client, job, options.on_interrupt)
+
+
+def send(client: Any, **request: Any) -> str:
+    """Submit, again while the cluster has only just started; the job's name.
+
+    Raises:
+        UserError: the cluster refuses.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return str(client.submit_job(**request))
+        except (RuntimeError, ValueError) as error:
+            if "try again later" not in str(error) or time.monotonic() > deadline:
+                raise refusal(error) from None
+        time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def read_resources(job: str, flags: Sequence[str]) -> ResourcesConfig | None:
+    """What a job's flags ask for; a mistake in them is found here and not minutes later on the cluster.
+
+    None for a job that does not say.
+
+    Raises:
+        UserError: an unknown flag or an impossible setting.
+    """
+    if any(flag in ("-h", "--help") for flag in flags):
+        raise UserError("--help needs no cluster", f"python jobs/{job}.py --help")
+    with suppress(ModuleNotFoundError):
+        module = importlib.import_module(f"mipnet.commands.{job}")
+        if hasattr(module, "read"):
+            return module.read(job, flags)[1].resources
+    return None
+
+
+def connect(address: str) -> Any:
+    """A client of the cluster's job server.
+
+    Raises:
+        UserError: no address, nobody answers there, or it wants a token that we do not have.
+    """
+    if not address:
+        raise UserError("no cluster to submit to", "give --address http://HEAD:8265")
+    if not address.startswith(("http://", "https://")):
+        raise UserError(
+            f"--address {address} is not a dashboard's", "jobs go to http://HEAD:8265, not to Ray's own port"
+        )
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray lets the environment win over the argument
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.job_submission import JobSubmissionClient
+
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("ray")]:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        return JobSubmissionClient(address)
+    except Exception as error:  # requests, Ray's authentication and its version check each have their own
+        raise refusal(error, address) from None
+
+
+def refusal(error: Exception, address: str = "") -> UserError:
+    """What the job server, or the way to it, said, as one line without a token."""
+    known = mendable(error)
+    if known is not None:
+        return known
+    text = re.sub(r"(?i)(bearer|token[=:]?)\s+\S{8,}", r"\1 …", str(error))
+    line = next((line for line in text.splitlines() if line.strip()), type(error).__name__).strip()
+    if "401" in text or "403" in text or "uthentication" in text or "AuthToken" in type(error).__name__:
+        where = f" at {address}" if address else ""
+        return UserError(
+            f"the cluster{where} demands a token, and takes none of ours",
+            "give it in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token",
+        )
+    if isinstance(error, ConnectionError) or "connect" in text.lower():
+        return UserError(f"no cluster answers at {address}", "check --address, usually http://HEAD:8265")
+    if "exceeds the maximum size" in text:
+        big = sorted(packed(PROJECT), reverse=True)[:3]
+        names = ", ".join(f"{name} ({size / 1e6:.0f} MB)" for size, name in big)
+        return UserError(
+            f"the project folder {PROJECT} is too large to send; the largest files are {names}",
+            "move them out of it, or name them in its .gitignore",
+        )
+    return UserError(f"the cluster refuses: {line[:300]}", exit_code=1)
+
+
+def packed(folder: Path) -> list[tuple[int, str]]:
+    """(bytes, name) of the files that would be sent, but for what .gitignore files leave out."""
+    patterns = [pattern.lstrip("/") for pattern in NOT_PACKED]
+    found = []
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        if path.is_file() and not any(fnmatch(part, p) for part in name.parts for p in patterns):
+            found.append((path.stat().st_size, str(name)))
+    return found
+
+
+def check_cluster(client: Any, resources: ResourcesConfig | None) -> None:
+    """Refuse what the cluster can never give.
+
+    Raises:
+        UserError: see ``check_room``.
+    """
+    if resources is None:
+        return
+    nodes = [node["resources_total"] for node in ask_nodes(client) if node["state"] == "ALIVE"]
+    if not nodes:
+        return  # a dashboard that does not tell: the job itself asks again
+    growth = ask_growth(client)
+    if resources.gpu == "auto":
+        gpus = sum(node.get("GPU", 0) for node in nodes)
+        resources = replace(resources, gpu=gpus >= resources.workers)
+    check_room(resources, nodes, growth)
+
+
+def ask_nodes(client: Any) -> list[dict[str, Any]]:
+    """The nodes as the dashboard tells them; none if it does not."""
+    answer = client._do_request("GET", "/api/v0/nodes?limit=10000")
+    if answer.status_code != 200:
+        return []
+    return answer.json()["data"]["result"]["result"]
+
+
+def ask_growth(client: Any) -> Growth:
+    """Whether something may start more nodes; where that cannot be read, it is taken for yes."""
+    answer = client._do_request("GET", "/api/cluster_status")
+    try:
+        report = answer.json()["data"]["clusterStatus"]["autoscalerReport"]
+        types = {*report["activeNodes"], *(kind for _, kind in report.get("pendingNodes") or [])}
+        return Growth(named_types(types))
+    except Exception:
+        return Growth(True)
+
+
+def environment(given: Sequence[str]) -> dict[str, str]:
+    """The job's environment: what is forwarded, the commit of this checkout, and ``--env NAME=VALUE``."""
+    env = {name: os.environ[name] for name in FORWARDED if os.environ.get(name)}
+    if commit := source_commit():
+        env[COMMIT] = commit
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise UserError(f"--env: {pair!r} is not NAME=VALUE")
+        env[name] = value
+    return env
+
+
+def follow(client: Any, job: str, on_interrupt: str = "ask") -> int:
+    """Print a job's log until it ends; its exit status. Ctrl-C leaves it running or stops it, as chosen."""
+    seen = 0
+    while True:
+        try:
+            seen = asyncio.run(tail(client, job, seen))
+            return ended(client, job)
+        except KeyboardInterrupt:
+            choice = ask_interrupt() if on_interrupt == "ask" else on_interrupt
+            if choice == "stop":
+                say(f"stopping job {job}")
+                client.stop_job(job)
+                return ended(client, job)
+            if choice == "detach":
+                say(f"job {job} goes on without us")
+                return 130
+            say("going on")
+
+
+async def tail(client: Any, job: str, seen: int) -> int:
+    """Print what a log has beyond ``seen`` characters until the job has ended, across lost connections.
+
+    Returns:
+        how many characters were printed in all.
+    """
+    lost = 0.0
+    while True:
+        passed = 0
+        try:
+            async with aclosing(client.tail_job_logs(job)) as lines:
+                async for text in lines:
+                    lost = 0.0
+                    fresh = text[max(seen - passed, 0) :]
+                    passed += len(text)
+                    seen = max(seen, passed)
+                    sys.stdout.write(fresh)
+                    sys.stdout.flush()
+            if client.get_job_status(job).is_terminal():
+                return seen
+        except Exception as error:  # the connection, in the words of requests, aiohttp or Ray
+            lost = lost or time.monotonic()
+            if time.monotonic() - lost > PATIENCE:
+                raise refusal(error) from None
+        await asyncio.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def ask_interrupt() -> str:
+    """detach, stop, or "" to go on; whoever cannot be asked detaches."""
+    if not sys.stdin.isatty():
+        return "detach"
+    try:
+        answer = input("\ndetach and let the job go on (d), stop it (s), or follow further (Enter)? ")
+    except (EOFError, KeyboardInterrupt):
+        return "detach"
+    return {"d": "detach", "s": "stop"}.get(answer.strip().lower()[:1], "")
+
+
+def ended(client: Any, job: str) -> int:
+    """Wait for a job's end, say how it ended, and return its exit status."""
+    while not client.get_job_status(job).is_terminal():
+        time.sleep(0.5)
+    details = client.get_job_info(job)
+    status, code = details.status.value, details.driver_exit_code
+    say(f"job {job}: {status.lower()}" + (f" (exit status {code})" if code else ""))
+    if status == "SUCCEEDED":
+        return 0
+    if code is None and details.message:
+        say(" ".join(details.message.split())[-500:])
+    return code or (130 if status == "STOPPED" else 1)
+
+
+def look_after(options: argparse.Namespace) -> int:
+    """status, logs, stop and list."""
+    client = connect(options.address)
+    if options.verb == "list":
+        for details in sorted(client.list_jobs(), key=lambda d: d.start_time or 0):
+            if details.submission_id:
+                begun = time.strftime("%Y-%m-%d %H:%M", time.localtime((details.start_time or 0) / 1000))
+                name, status = details.submission_id, details.status.value.lower()
+                say(f"{name:<34} {status:<10} {begun}  {details.entrypoint[:80]}")
+        return 0
+    if not options.id:
+        raise UserError(f"{options.verb} of which job", f"jobs/submit.py {options.verb} ID; list names them")
+    try:
+        status = client.get_job_status(options.id)
+    except RuntimeError:
+        raise UserError(f"there is no job {options.id}", "jobs/submit.py list names them") from None
+    if options.verb == "logs":
+        return follow(client, options.id, options.on_interrupt)
+    if options.verb == "stop":
+        if status.is_terminal():
+            raise UserError(f"job {options.id} has ended ({status.value.lower()})")
+        client.stop_job(options.id)
+    if status.is_terminal() or options.verb == "stop":
+        return ended(client, options.id)
+    say(f"job {options.id}: {status.value.lower()}")
+    return 0
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="submit.py",
+        usage="submit.py JOB [options] -- FLAGS   |   submit.py {status,logs,stop} ID   |   submit.py list",
+        description=f"Jobs: {', '.join(JOBS)}.",
+    )
+    add = parser.add_argument
+    here, choices = os.environ.get("RAY_API_SERVER_ADDRESS", ""), ("ask", "detach", "stop")
+    add("verb", metavar="JOB", help="what to submit, or status, logs, stop, list")
+    add("id", nargs="?", default="", metavar="ID", help="of a job; when submitting, one of your choice")
+    add("--address", default=here, help="of the dashboard, http://HEAD:8265 [RAY_API_SERVER_ADDRESS]")
+    add("--no-wait", action="store_true", help="return once the job is submitted")
+    add("--env", nargs="+", default=[], metavar="NAME=VALUE", help="for the job's environment")
+    add("--on-interrupt", choices=choices, default="ask", help="what Ctrl-C does [%(default)s]")
+    options = parser.parse_args(argv)
+    known = [*JOBS, *VERBS]
+    if options.verb not in known:
+        raise UserError(f"unknown job {options.verb!r}", nearest(options.verb, known))
+    return options
+
+
+def carry_out(argv: Sequence[str]) -> int:
+    split = argv.index("--") if "--" in argv else len(argv)  # what follows are the job's flags
+    options = parse(argv[:split])
+    return look_after(options) if options.verb in VERBS else submit(options, argv[split + 1 :])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        return carry_out(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"submit.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

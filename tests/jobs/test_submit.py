@@ -1,0 +1,249 @@
+"""The submitter: what it refuses by itself, and jobs on a real cluster of one node with a token."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import requests
+
+from jobs import submit
+from mipnet.errors import UserError
+
+SCRIPT = Path(submit.__file__)
+
+
+def run(*argv: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k != "MLFLOW_TRACKING_URI"}
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *argv],
+        env=clean | (env or {}),
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["trian"], "unknown job 'trian'; did you mean 'train'?"),
+        (["train", "--", "--epochz", "3"], "--epochz: unknown flag; did you mean '--epochs'?"),
+        (["train", "--", "--model.places", "9"], "model.places: 9 is not a place of hrnet"),
+        (["train"], "no cluster to submit to; give --address http://HEAD:8265"),
+        (["train", "--address", "10.0.0.1:6379"], "jobs go to http://HEAD:8265, not to Ray's own port"),
+        (["logs", "--address", "http://127.0.0.1:9"], "no cluster answers at http://127.0.0.1:9"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_is_sent(argv: list[str], words: str) -> None:
+    done = run(*argv)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_every_script_beside_it_is_a_job() -> None:
+    assert {"train", "evaluate", "predict", "search", "pack", "register"} == set(submit.JOBS)
+
+
+class Client:
+    """A job server as far as the checks before a submission ask it."""
+
+    def __init__(self, nodes: list[dict[str, float]], types: list[str]) -> None:
+        self.answers = {
+            "nodes": {"result": {"result": [{"state": "ALIVE", "resources_total": n} for n in nodes]}},
+            "cluster_status": {
+                "clusterStatus": {"autoscalerReport": {"activeNodes": dict.fromkeys(types, 1)}}
+            },
+        }
+
+    def _do_request(self, _: str, path: str) -> Any:
+        data = self.answers[path.rpartition("/")[2].partition("?")[0]]
+        return SimpleNamespace(status_code=200, json=lambda: {"data": data})
+
+
+def test_what_the_cluster_can_never_give_is_refused() -> None:
+    two = [{"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}]
+    fixed = Client(two, ["node_1234"])
+    submit.check_cluster(fixed, submit.read_resources("train", ["--workers", "2"]))
+    with pytest.raises(UserError, match="16 workers of 1 CPU do not fit into Ray's cluster"):
+        submit.check_cluster(fixed, submit.read_resources("train", ["--workers", "16"]))
+    with pytest.raises(UserError, match="2 workers of 1 CPU and 1 GPU do not fit"):
+        submit.check_cluster(fixed, submit.read_resources("train", ["--workers", "2", "--gpu"]))
+    growing = Client(two, ["gpu_worker"])
+    submit.check_cluster(growing, submit.read_resources("train", ["--workers", "16"]))
+
+
+def test_secrets_stay_here_and_the_commit_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setattr(submit, "source_commit", lambda: "abc-dirty")
+    env = submit.environment(["A=b=c"])
+    assert env == {
+        "MLFLOW_TRACKING_URI": "http://mlflow:5000",
+        "MIPNET_SOURCE_COMMIT": "abc-dirty",
+        "A": "b=c",
+    }
+    with pytest.raises(UserError, match="'A' is not NAME=VALUE"):
+        submit.environment(["A"])
+
+
+def test_no_token_in_a_message() -> None:
+    error = RuntimeError("Request failed: header Authorization: Bearer 0123456789abcdef was odd")
+    assert "0123456789abcdef" not in str(submit.refusal(error))
+    unauthorised = RuntimeError("Request failed with status code 401: Unauthorized")
+    assert "RAY_AUTH_TOKEN" in str(submit.refusal(unauthorised, "http://head:8265"))
+
+
+def test_a_lost_connection_is_taken_up_where_it_was(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "one\ntwo\nthree\n"
+
+    class Flaky:
+        calls = 0
+
+        async def tail_job_logs(self, job: str) -> Any:
+            self.calls += 1
+            if self.calls == 1:
+                yield text[:6]
+                raise requests.exceptions.ConnectionError("connection reset")
+            yield text[:4]
+            yield text[4:]
+
+        def get_job_status(self, job: str) -> Any:
+            return SimpleNamespace(is_terminal=lambda: self.calls == 2)
+
+    monkeypatch.setattr(submit, "SECONDS_BETWEEN_TRIES", 0)
+    import asyncio
+
+    assert asyncio.run(submit.tail(Flaky(), "job", 0)) == len(text)
+    assert capsys.readouterr().out == text
+
+
+def free_ports(count: int) -> list[int]:
+    with_sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in with_sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in with_sockets]
+    finally:
+        for each in with_sockets:
+            each.close()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of whoever may use a cluster of one node that demands a token."""
+    folder = tmp_path_factory.mktemp("r")
+    (folder / "token").write_text("0123456789abcdef" * 4)
+    gcs, dashboard, agent = free_ports(3)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+    words = ["start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--num-cpus=4"]
+    words += [
+        f"--dashboard-port={dashboard}",
+        "--dashboard-host=127.0.0.1",
+        "--object-store-memory=200000000",
+    ]
+    words += [f"--temp-dir={folder}/t", "--disable-usage-stats"]
+    words += [f"--dashboard-agent-listen-port={agent}"]  # the default is one that any other Ray here has
+    head = subprocess.Popen(
+        [str(Path(sys.executable).with_name("ray")), *words],
+        env=clean | env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        address = f"http://127.0.0.1:{dashboard}"
+        header = {"Authorization": f"Bearer {(folder / 'token').read_text()}"}
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                if requests.get(f"{address}/api/v0/nodes", headers=header, timeout=5).ok:
+                    break
+            except requests.ConnectionError:
+                pass
+            assert head.poll() is None, "ray start ended"
+            assert time.monotonic() < deadline, "no dashboard"
+            time.sleep(0.3)
+        yield env | {"RAY_API_SERVER_ADDRESS": address}
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(60)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_job_runs_its_log_and_exit_status_come_back(cluster: dict[str, str], tmp_path: Path) -> None:
+    scenes = [f"--scenes.{kind}" for kind in ("easy", "medium", "hard", "validation")]
+    flags = [word for pair in zip(scenes, "0021", strict=True) for word in pair]
+    train = ["train", "mine", "--", "--preset", "debug", *flags, "--epochs", "1"]
+    done = run(*train, "--storage", str(tmp_path), "--name", "submitted", env=cluster)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "job mine: python jobs/train.py --preset debug" in done.stdout
+    assert "job mine: succeeded" in done.stdout
+    assert (tmp_path / "runs" / "submitted" / "report.html").exists()
+    token = Path(cluster["RAY_AUTH_TOKEN_PATH"]).read_text()
+
+    failing = run("evaluate", "other", "--", "nothing", "--storage", str(tmp_path), env=cluster)
+    assert failing.returncode == 2
+    assert "no model at 'nothing'" in failing.stdout
+    assert "job other: failed (exit status 2)" in failing.stdout
+
+    listed = run("list", env=cluster)
+    assert re.findall(r"^(\w+) +(\w+)", listed.stdout, re.MULTILINE) == [
+        ("mine", "succeeded"),
+        ("other", "failed"),
+    ]
+    assert run("status", "mine", env=cluster).stdout.strip() == "job mine: succeeded"
+    again = run("logs", "mine", env=cluster)
+    assert again.returncode == 0
+    assert "submitted" in again.stdout
+    unknown = run("stop", "none", env=cluster)
+    assert (unknown.returncode, "there is no job none" in unknown.stderr) == (2, True)
+    many = run("train", "--", "--workers", "400", "--batch-size", "800", env=cluster)
+    assert "400 workers of 1 CPU do not fit" in many.stderr
+    assert many.returncode == 2
+    without = run("list", env={"RAY_API_SERVER_ADDRESS": cluster["RAY_API_SERVER_ADDRESS"]})
+    assert without.returncode == 2
+    assert "demands a token, and takes none of ours" in without.stderr
+    assert not any(token in done.stdout + done.stderr for done in (done, failing, listed, again, many))
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize(("choice", "status"), [("detach", "running"), ("stop", "stopped")])
+def test_ctrl_c_detaches_or_stops(cluster: dict[str, str], tmp_path: Path, choice: str, status: str) -> None:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k != "MLFLOW_TRACKING_URI"}
+    argv = ["train", choice, "--on-interrupt", choice, "--", "--preset", "debug", "--storage", str(tmp_path)]
+    following = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *argv],
+        env=clean | cluster,
+        text=True,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert following.stdout is not None
+    for line in following.stdout:
+        if line.startswith("run "):  # the job itself has begun to speak
+            break
+    following.send_signal(signal.SIGINT)
+    said, _ = following.communicate(timeout=120)
+    assert following.returncode == 130, said
+    found = run("status", choice, env=cluster)
+    assert f"job {choice}: {status}" in found.stdout
+    if status == "running":
+        assert run("stop", choice, env=cluster).returncode == 130
