@@ -77,6 +77,7 @@ def register_model(
         client.update_model_version(name, version, about)
     for key, value in (tags or {}).items():
         client.set_model_version_tag(name, version, key, value)
+    client.set_tag(run_id, "registered", f"models:/{name}/{version}")  # the way back from the run
     client.set_registered_model_alias(name, CANDIDATE, version)
     return str(version)
 
@@ -85,7 +86,7 @@ def _signature() -> Any:
     """What the registered model takes and gives: ``mipnet.tracking.served``."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Array, Object, Property
+    from mlflow.types.schema import AnyType, Array, Object, Property
 
     numbers = Array(DataType.double)
     pose = Object(
@@ -98,8 +99,10 @@ def _signature() -> Any:
             Property("category_id", DataType.long),
         ]
     )
+    # Lists of doubles would refuse boxes that are whole numbers, and batches of which some rows have no boxes.
+    boxes = ColSpec(AnyType(), "boxes", required=False)
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "image"), ColSpec(Array(numbers), "boxes", required=False)]),
+        inputs=Schema([ColSpec(DataType.string, "image"), boxes]),
         outputs=Schema([ColSpec(Array(pose))]),
     )
 
@@ -169,7 +172,7 @@ def _network(logged: Path, uri: str) -> Folder:
 
 def _download(uri: str, storage: Folder) -> Path:
     where = prepare_mlflow(storage)
-    _check_server(where)
+    check_server(where)
     import mlflow
 
     try:
@@ -180,7 +183,7 @@ def _download(uri: str, storage: Folder) -> Path:
         raise UserError(f"no model {uri} at {where} ({reason})", mend) from None
 
 
-def _check_server(where: str) -> None:
+def check_server(where: str) -> None:
     """MLflow's own client tries a dead server for long, and says so at length."""
     if not where.startswith(("http://", "https://")):
         return
