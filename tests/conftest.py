@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from registering import register_small
 
 from mipnet.config import Config, preset, to_dict
 from mipnet.config.schema import DataConfig
@@ -127,6 +128,25 @@ def small_models(small_config: Config, tmp_path_factory: pytest.TempPathFactory)
         extra = {"config": to_dict(small_config)}
         folders.append(save_model(root / str(seed), model_from_config(small_config), extra))
     return folders
+
+
+@pytest.fixture(scope="session")
+def model_store(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """A storage for registered models; each test takes a name of its own, or it would wait for a database."""
+    return Folder.of(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture
+def register(
+    model_store: Folder, small_models: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., int]:
+    """Registers an untrained network in ``model_store``, where MLflow then is: ``register(name, seed)``."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def make(name: str, seed: int = 0, tags: dict[str, str] | None = None, occlusion_ap: float = 0.0) -> int:
+        return register_small(model_store, small_models[seed], name, f"{name}-{seed}", tags, occlusion_ap)
+
+    return make
 
 
 @pytest.fixture(scope="session")

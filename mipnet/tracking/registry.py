@@ -99,7 +99,7 @@ def _signature() -> Any:
             Property("category_id", DataType.long),
         ]
     )
-    # Lists of doubles would refuse boxes that are whole numbers, and batches of which some rows have no boxes.
+    # Lists of doubles would refuse boxes of whole numbers, and batches of which some rows have no boxes.
     boxes = ColSpec(AnyType(), "boxes", required=False)
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.string, "image"), boxes]),

@@ -51,10 +51,10 @@ def _input(row: dict[str, Any], number: int) -> tuple[np.ndarray, np.ndarray]:
     boxes = row.get("boxes")
     if boxes is None or (
         isinstance(boxes, float) and np.isnan(boxes)
-    ):  # tables have nan for what is not there
+    ):  # nan: a table's for what is not there
         boxes = [[0, 0, image.shape[1], image.shape[0]]]
     try:
-        table = np.array([list(map(float, box)) for box in boxes]).reshape(-1, 4)
+        table = np.array([[x, y, w, h] for x, y, w, h in boxes], np.float64).reshape(-1, 4)
     except (TypeError, ValueError):
         table = np.full((1, 4), np.nan)
     if not (np.isfinite(table).all() and (table[:, 2:] > 0).all()):
