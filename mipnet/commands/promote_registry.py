@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from mipnet.config.flags import option, parse, say
 from mipnet.config.presets import DATASETS
 from mipnet.errors import UserError
 from mipnet.tracking.champions import Decision, check_unmoved, move_champion, record_decision
-from mipnet.tracking.versions import open_registry
+from mipnet.tracking.versions import CHAMPION, open_registry
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,14 @@ def main(command: str, argv: Sequence[str]) -> int:
         decision: Decision = "accepted" if judgement.accepted else "forced" if options.force else "refused"
         check_unmoved(registry, before)  # or the comparison is with somebody of the past
         record_decision(
-            registry, candidate, decision, champion, judgement.reason, compared.text, compared.values
+            registry,
+            candidate,
+            decision,
+            champion,
+            judgement.reason,
+            judgement.lines,
+            compared.text,
+            compared.values,
         )
         if decision == "refused":
             raise UserError(
@@ -60,4 +68,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     forced = f", forced although {judgement.reason}" if decision == "forced" else ""
     say(f"\nchampion  {options.name} version {candidate.number}{forced}")
     say(f"before    {f'version {before}; mipnet registry rollback goes back to it' if before else 'none'}")
+    store = shlex.quote(registry.where)
+    serve = f"mlflow models serve --env-manager local -m models:/{options.name}@{CHAMPION} -p 8000"
+    say(f"serve     MLFLOW_TRACKING_URI={store} {serve}")
     return 0

@@ -147,6 +147,7 @@ def record_decision(
     decision: Decision,
     against: Version | None,
     reason: str,
+    figures: Sequence[str],
     text: str,
     values: Mapping[str, Any],
 ) -> None:
@@ -158,6 +159,7 @@ def record_decision(
         decision: what was decided.
         against: the champion that it was compared with.
         reason: one clause; "" if it was simply good enough.
+        figures: those that decided, a line each.
         text: the comparison for people.
         values: the comparison for programs.
     """
@@ -168,14 +170,13 @@ def record_decision(
         "promotion.at": f"{now:%Y-%m-%dT%H:%M:%SZ}",
         "promotion.by": person(),
         "promotion.reason": reason,
+        "promotion.figures": "; ".join(figures),
     }
-    if registry.run_of(version) is not None:
-        path = f"{DECISIONS}/version-{version.number}-{now:%Y%m%dT%H%M%S.%f}"
-        record = json.dumps({**said, "version": version.number, **values}, indent=2)
-        registry.client.log_text(version.run_id, record, f"{path}.json")
-        heading = f"# Version {version.number}: {decision}" + (f" ({reason})" if reason else "")
-        registry.client.log_text(version.run_id, f"{heading}\n\n```\n{text}\n```\n", f"{path}.md")
-        said["promotion.record"] = f"runs:/{version.run_id}/{path}.md"
+    path = f"{DECISIONS}/version-{version.number}-{now:%Y%m%dT%H%M%S.%f}"
+    heading = f"# Version {version.number}: {decision}" + (f" ({reason})" if reason else "")
+    record = json.dumps({**said, "version": version.number, **values}, indent=2)
+    registry.keep_text(version, f"{path}.json", record)
+    said["promotion.record"] = registry.keep_text(version, f"{path}.md", f"{heading}\n\n```\n{text}\n```\n")
     for name, value in said.items():
         registry.client.set_model_version_tag(registry.model, str(version.number), name, value)
 

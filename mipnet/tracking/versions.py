@@ -135,9 +135,10 @@ class Registry:
         path = f"{EVALUATIONS}/{_file(version, key)}"
         if self.run_of(version) is None:
             return None
-        if path not in [file.path for file in self.client.list_artifacts(version.run_id, EVALUATIONS)]:
-            return None
-        return json.loads(mlflow.artifacts.load_text(f"runs:/{version.run_id}/{path}"))["metrics"]
+        with artifact_errors(f"cannot read what is kept with version {version.number}"):
+            if path not in [file.path for file in self.client.list_artifacts(version.run_id, EVALUATIONS)]:
+                return None
+            return json.loads(mlflow.artifacts.load_text(f"runs:/{version.run_id}/{path}"))["metrics"]
 
     def keep_evaluation(
         self, version: Version, key: str, about: Mapping[str, Any], metrics: Mapping[str, float]
@@ -150,10 +151,30 @@ class Registry:
             about: the same for people.
             metrics: ``split/source/view/metric`` -> value.
         """
-        if self.run_of(version) is not None:
-            content = {"version": version.number, **about, "metrics": dict(metrics)}
-            path = f"{EVALUATIONS}/{_file(version, key)}"
-            self.client.log_text(version.run_id, json.dumps(content, indent=2), path)
+        content = {"version": version.number, **about, "metrics": dict(metrics)}
+        self.keep_text(version, f"{EVALUATIONS}/{_file(version, key)}", json.dumps(content, indent=2))
+
+    def keep_text(self, version: Version, path: str, content: str) -> str:
+        """Keep a file with a version's run; returns where it is, "" if there is no run that could keep it."""
+        run = self.run_of(version)
+        if run is None or run.info.lifecycle_stage != "active":
+            return ""
+        with artifact_errors(f"cannot keep {path} with version {version.number}"):
+            self.client.log_text(version.run_id, content, path)
+        return f"runs:/{version.run_id}/{path}"
+
+
+@contextmanager
+def artifact_errors(what: str) -> Iterator[None]:
+    """One line for whatever the artifacts' store does: each kind of store has errors of its own."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{what} ({_first_line(error)})", "try again", 1) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _file(version: Version, key: str) -> str:
@@ -191,8 +212,9 @@ def open_registry(storage: Folder, model: str) -> Iterator[Registry]:
             )
         yield Registry(storage, shown(where), client, model)
     except MlflowException as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"the registry at {shown(where)} refuses ({reason})", "try again", 1) from error
+        raise UserError(
+            f"the registry at {shown(where)} refuses ({_first_line(error)})", "try again", 1
+        ) from error
 
 
 def shown(where: str) -> str:

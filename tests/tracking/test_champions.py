@@ -113,8 +113,11 @@ def test_a_champion_that_moved_in_between_is_left_alone(registry: Registry) -> N
 
 def test_decisions_are_tags_and_all_of_them_are_kept_with_the_run(registry: Registry) -> None:
     candidate, champion = registry.find("2"), registry.find("1")
-    record_decision(registry, candidate, "refused", champion, "it is worse", "a table", {"figures": [1]})
-    record_decision(registry, candidate, "accepted", None, "", "another", {})
+    record_decision(
+        registry, candidate, "refused", champion, "it is worse", ["AP: 1 -> 0"], "a table", {"figures": [1]}
+    )
+    record_decision(registry, candidate, "accepted", None, "", ["AP: 1"], "another", {})
+    assert registry.find("2").tags["promotion.figures"] == "AP: 1"
     tags = registry.find("2").tags
     assert (tags["promotion"], tags["promotion.against"], tags["promotion.reason"]) == (
         "accepted",
@@ -128,3 +131,15 @@ def test_decisions_are_tags_and_all_of_them_are_kept_with_the_run(registry: Regi
     assert len(files) == 4
     first = mlflow.artifacts.load_dict(f"runs:/{candidate.run_id}/{min(files)}")
     assert (first["promotion"], first["promotion.against"], first["figures"]) == ("refused", "1", [1])
+
+
+def test_a_version_whose_run_was_deleted_keeps_its_decisions_as_tags(registry: Registry) -> None:
+    version = registry.find("2")
+    registry.client.delete_run(version.run_id)
+    record_decision(registry, version, "accepted", None, "", ["AP: 1"], "a table", {})
+    tags = registry.find("2").tags
+    assert (tags["promotion"], tags["promotion.figures"], tags["promotion.record"]) == (
+        "accepted",
+        "AP: 1",
+        "",
+    )
