@@ -77,9 +77,19 @@ def register_model(
         client.update_model_version(name, version, about)
     for key, value in (tags or {}).items():
         client.set_model_version_tag(name, version, key, value)
-    client.set_tag(run_id, "registered", f"models:/{name}/{version}")  # the way back from the run
+    _link(client, run_id, name, str(version))
     client.set_registered_model_alias(name, CANDIDATE, version)
     return str(version)
+
+
+def _link(client: Any, run_id: str, name: str, version: str) -> None:
+    """Lead from the run, and from the search that it was a trial of, to the version, and back."""
+    tags = client.get_run(run_id).data.tags
+    for run in filter(None, (run_id, tags.get("mlflow.parentRunId"))):
+        client.set_tag(run, "registered", f"models:/{name}/{version}")
+    for tag in ("search", "mlflow.source.git.commit"):
+        if tag in tags:
+            client.set_model_version_tag(name, version, tag, tags[tag])
 
 
 def _signature() -> Any:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from registering import BOXES, answers, ask, check_same, encoded, expected, pictures, serving
+from registering import (
+    BOXES,
+    answers,
+    ask,
+    check_same,
+    encoded,
+    expected,
+    installed_wheel,
+    pictures,
+    serving,
+)
 
 from mipnet.data.crops import decode_image
 from mipnet.inference.predictor import Predictor
@@ -115,16 +128,23 @@ def test_more_boxes_than_a_batch_are_answered_alike(small_models: list[Path], sm
 def test_the_champion_is_served_over_http(
     register: Register, model_store: Folder, small_models: list[Path], small_coco: Folder, tmp_path: Path
 ) -> None:
+    """By the project's wheel alone, which is all that the reading side has of it."""
     from mlflow import MlflowClient
 
     from mipnet.tracking.tracker import tracking_uri
 
     version = register("served")
     MlflowClient().set_registered_model_alias("served", "champion", str(version))
+    site = installed_wheel(tmp_path / "wheel")
+    wheel = {"PYTHONPATH": str(site)}
+    asked = [sys.executable, "-c", "import mipnet; print(mipnet.__file__)"]
+    found = subprocess.run(asked, env={**os.environ, **wheel}, cwd=tmp_path, text=True, capture_output=True)
+    assert found.stdout.startswith(str(site))
     files = pictures(small_coco)
     rows = [{"image": encoded(f), "boxes": boxes} for f, boxes in zip(files, BOXES, strict=True)]
     wanted = expected(small_models[0], small_coco)
-    with serving("models:/served@champion", tracking_uri(model_store), tmp_path / "log") as address:
+    store = tracking_uri(model_store)
+    with serving("models:/served@champion", store, tmp_path / "log", wheel) as address:
         for part in (slice(0, 1), slice(0, 3)):
             status, answer = ask(address, {"dataframe_records": rows[part]})
             assert status == 200, answer
@@ -138,3 +158,37 @@ def test_the_champion_is_served_over_http(
                 assert status == 400
                 assert "'image' is not the base64 of a picture" in json.dumps(answer)
         assert answers(f"{address}/ping")  # it has survived all of that
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_http_gives_the_poses_of_mipnet_predict(
+    ray_session: None, register: Register, model_store: Folder, small_coco: Folder, tmp_path: Path
+) -> None:
+    import ray
+
+    from mipnet.tracking.tracker import tracking_uri
+
+    register("predicted")
+    files = pictures(small_coco)
+    listed = [
+        {"file_name": f.name, "bbox": box} for f, boxes in zip(files, BOXES, strict=True) for box in boxes
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(listed))
+    uri = "models:/predicted@candidate"
+    argv = [*map(str, files), "--model", uri, "--boxes", str(tmp_path / "boxes.json"), "--overlays", "false"]
+    argv += ["--out", str(tmp_path / "out"), "--storage", model_store.uri]
+    env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    env["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    done = subprocess.run(
+        [sys.executable, "-m", "mipnet", "predict", *argv], env=env, text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    rows = [{"image": encoded(f), "boxes": boxes} for f, boxes in zip(files, BOXES, strict=True)]
+    with serving(uri, tracking_uri(model_store), tmp_path / "log") as address:
+        status, answer = ask(address, {"dataframe_records": rows})
+    assert status == 200, answer
+    by_image = [[r for r in results if r["file_name"] == str(f)] for f in files]
+    assert all(by_image)
+    check_same(answer["predictions"], by_image)

@@ -51,18 +51,19 @@ def test_lineage_leads_to_the_run_and_back(register: Register, model_store: Fold
     assert rows["packages"] == "ray 2.60, torch 2.13"
     assert rows["alias"] == "candidate"
     assert run.data.tags["registered"] == "models:/lineage/1"
+    assert (version.tags["search"], version.tags["mlflow.source.git.commit"]) == ("a-search", "abc123-dirty")
 
 
 def test_lineage_names_the_search_and_the_data(register: Register, model_store: Folder) -> None:
-    from mlflow.entities import RunTag
-
     from mipnet.tracking.datasets import dataset_inputs
 
     register("parents", 0)
-    register("parents", 1)
     with open_registry(model_store, "parents") as registry:
-        parent, child = registry.find("1").run_id, registry.find("2")
-        registry.client.log_batch(child.run_id, tags=[RunTag("mlflow.parentRunId", parent)])
+        parent = registry.find("1").run_id
+    register("parents", 1, {"mlflow.parentRunId": parent})
+    with open_registry(model_store, "parents") as registry:
+        child = registry.find("2")
+        assert registry.client.get_run(parent).data.tags["registered"] == "models:/parents/2"
         dataset = {
             "name": "set/train",
             "digest": "0123456789ab",
