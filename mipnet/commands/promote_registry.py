@@ -61,7 +61,8 @@ def main(command: str, argv: Sequence[str]) -> int:
         if decision == "refused":
             raise UserError(
                 f"version {candidate.number} is not promoted: {judgement.reason}",
-                "--tolerance allows more, --force promotes it all the same",
+                ("--data.evaluate says on which splits" if judgement.missing else "--tolerance allows more")
+                + ", --force promotes it all the same",
                 exit_code=1,
             )
         move_champion(registry, candidate, before, "promote", decision)

@@ -234,4 +234,4 @@ def comparison_table(data: DataConfig, names: Sequence[str], metrics: Sequence[M
 
 
 def _number(value: float, sign: str) -> str:
-    return "-" if math.isnan(value) else f"{value:{sign}.1f}"
+    return "-" if math.isnan(value) else f"{round(value, 1) + 0.0:{sign}.1f}"  # + 0.0: there is no -0.0

@@ -182,7 +182,7 @@ def _network(logged: Path, uri: str) -> Folder:
 
 def _download(uri: str, storage: Folder) -> Path:
     where = prepare_mlflow(storage)
-    check_server(where)
+    check_server(where, ", or name the model's run or folder, which need no server")
     import mlflow
 
     try:
@@ -193,8 +193,16 @@ def _download(uri: str, storage: Folder) -> Path:
         raise UserError(f"no model {uri} at {where} ({reason})", mend) from None
 
 
-def check_server(where: str) -> None:
-    """MLflow's own client tries a dead server for long, and says so at length."""
+def check_server(where: str, otherwise: str = "") -> None:
+    """MLflow's own client tries a dead server for long, and says so at length.
+
+    Args:
+        where: the tracking URI; only a server is asked.
+        otherwise: what to do without one, after the advice to check the URI.
+
+    Raises:
+        UserError: it does not answer.
+    """
     if not where.startswith(("http://", "https://")):
         return
     parts = urllib.parse.urlsplit(where)
@@ -208,5 +216,5 @@ def check_server(where: str) -> None:
         reason = reason_of(reason) if isinstance(reason, OSError) else str(reason)
         raise UserError(
             f"no MLflow server answers at {where} ({reason})",
-            "check MLFLOW_TRACKING_URI, or name the model's run or folder, which need no server",
+            f"check MLFLOW_TRACKING_URI{otherwise}",
         ) from None

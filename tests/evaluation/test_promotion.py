@@ -112,8 +112,10 @@ def test_the_people_behind_a_figure() -> None:
 
 
 def test_the_table_has_both_and_their_difference() -> None:
-    table = comparison_table(GENERATED, ["1 champion", "2"], [metrics(0.3, 0.7), metrics(0.25, 0.71)])
+    second = {**metrics(0.25, 0.71), "hard/gt/merged/AP": 0.9 - 1e-6}
+    table = comparison_table(GENERATED, ["1 champion", "2"], [metrics(0.3, 0.7), second])
     lines = [line.split() for line in table.splitlines()]
     assert ["hard", "det5", "1", "champion", "30.0", "70.0", *"------"] in lines
     assert ["hard", "det5", "difference", "-5.0", "+0.0", *"------"] in lines
     assert ["easy", "gt", "difference", "+1.0", *"-------"] in lines
+    assert ["hard", "gt", "difference", "+0.0", *"-------"] in lines
