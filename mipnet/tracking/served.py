@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,6 @@ from mipnet.data.crops import decode_image
 from mipnet.inference.predictor import Predictor
 
 
-# MLflow would derive a poorer signature from hints than the one that is registered with the model.
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
-
-
 class PoseModel(PythonModel):
     """Rows with ``image`` and optionally ``boxes`` ([[x, y, w, h], ...]; without it the whole image is one).
 
@@ -36,6 +31,7 @@ class PoseModel(PythonModel):
     def load_context(self, context: Any) -> None:
         self.predictor = Predictor.load(context.artifacts["network"])
 
+    # MLflow derives signatures from annotations of this method; the registered signature says more.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """For each row the poses of its picture, best first, as COCO results with instance and box."""
         rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
