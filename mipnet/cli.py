@@ -14,6 +14,11 @@ COMMANDS = {
     "evaluate": "tables of a trained model on any split and box source",
     "predict": "poses of people in images, with overlays",
     "ui": "MLflow's pages over the runs and models of a storage",
+    "registry list": "versions of the registered model, and its champions",
+    "registry show": "one version, and the run, data, commit and search that it comes from",
+    "registry compare": "two versions on the same data, with their differences",
+    "registry promote": "make a version champion, unless it is worse than the present one",
+    "registry rollback": "make the champion before the present one champion again",
     "data generate": "render the generated crowd benchmark",
     "data check": "what a data set holds, what is wrong with it, what the network will see",
     "models import": "published weights as a model folder",
@@ -34,7 +39,7 @@ def usage() -> str:
 
 
 def _verbs(commands: Mapping[str, str]) -> str:
-    return "\n".join(f"  mipnet {name:<15} {help}" for name, help in commands.items())
+    return "\n".join(f"  mipnet {name:<17} {help}" for name, help in commands.items())
 
 
 def run(argv: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ STORAGE/runs/NAME/run.json        how far the run is
 STORAGE/runs/NAME/training/       Ray Train's checkpoints
 STORAGE/runs/NAME/model/          the best weights
 STORAGE/runs/NAME/results/        tables, COCO results, pictures
+STORAGE/registered/               versions that a server sent, for all nodes to see
 STORAGE/mlflow.db, mlartifacts/   MLflow, unless MLFLOW_TRACKING_URI names a server
 """
 

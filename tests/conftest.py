@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from registering import register_small
 
+from mipnet.config import Config, preset, to_dict
 from mipnet.config.schema import DataConfig
 from mipnet.data.layouts import open_split
 from mipnet.data.records import People
+from mipnet.models.weights import save_model
 from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
+from mipnet.training.checkpoint import model_from_config
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -101,6 +107,46 @@ def small_coco(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     content = {"images": images, "annotations": annotations, "categories": categories}
     (root / "annotations" / "person_keypoints_train.json").write_text(json.dumps(content))
     return Folder.of(root)
+
+
+@pytest.fixture(scope="session")
+def small_config(small_coco: Folder) -> Config:
+    """What a network of a few thousand parameters is evaluated with on ``small_coco``."""
+    base = preset("debug")
+    data = DataConfig(root=small_coco.uri, tune="train", evaluate=("train",), boxes=("gt",))
+    model = replace(base.model, width=8, modules=(1,), places=(2,), stem_channels=8)
+    return replace(base, data=data, model=model)
+
+
+@pytest.fixture(scope="session")
+def small_models(small_config: Config, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Folders of three untrained networks, each of another seed."""
+    root = tmp_path_factory.mktemp("models")
+    folders = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        extra = {"config": to_dict(small_config)}
+        folders.append(save_model(root / str(seed), model_from_config(small_config), extra))
+    return folders
+
+
+@pytest.fixture(scope="session")
+def model_store(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """A storage for registered models; each test takes a name of its own, or it would wait for a database."""
+    return Folder.of(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture
+def register(
+    model_store: Folder, small_models: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., int]:
+    """Registers an untrained network in ``model_store``, where MLflow then is: ``register(name, seed)``."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def make(name: str, seed: int = 0, tags: dict[str, str] | None = None, occlusion_ap: float = 0.0) -> int:
+        return register_small(model_store, small_models[seed], name, f"{name}-{seed}", tags, occlusion_ap)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -106,7 +106,7 @@ class Predictor:
     def poses(
         self, image: np.ndarray, boxes: np.ndarray, scores: np.ndarray | None = None, image_id: int = 0
     ) -> list[dict[str, Any]]:
-        """The merged poses of one image, best first.
+        """The merged poses of one image, best first; crops of ``evaluation.batch_size`` boxes at a time.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -121,12 +121,14 @@ class Predictor:
             return []
         size = self.config.input.size
         centers, sizes = box_to_crop(boxes, size, self.config.input.padding)
-        crops = np.stack(
-            [
+        keypoints = []
+        for begin in range(0, len(boxes), self.evaluation.batch_size):
+            part = slice(begin, begin + self.evaluation.batch_size)
+            crops = [
                 warp_crop(image, crop_affine(c, s, 0.0, size), size)
-                for c, s in zip(centers, sizes, strict=True)
+                for c, s in zip(centers[part], sizes[part], strict=True)
             ]
-        )
+            keypoints.append(self(np.stack(crops), centers[part], sizes[part]))
         zeros = np.zeros(len(boxes), np.int64)
         listed = Boxes(
             Images(np.array([""]), np.array([image_id])),
@@ -135,5 +137,5 @@ class Predictor:
             np.ones(len(boxes)) if scores is None else scores,
             zeros,
         )
-        found = Poses(listed, self(crops, centers, sizes), sizes.prod(axis=-1), [])
+        found = Poses(listed, np.concatenate(keypoints), sizes.prod(axis=-1), [])
         return merged_results(found, self.config, self.evaluation)

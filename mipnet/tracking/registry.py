@@ -77,15 +77,26 @@ def register_model(
         client.update_model_version(name, version, about)
     for key, value in (tags or {}).items():
         client.set_model_version_tag(name, version, key, value)
+    _link(client, run_id, name, str(version))
     client.set_registered_model_alias(name, CANDIDATE, version)
     return str(version)
+
+
+def _link(client: Any, run_id: str, name: str, version: str) -> None:
+    """Lead from the run, and from the search that it was a trial of, to the version, and back."""
+    tags = client.get_run(run_id).data.tags
+    for run in filter(None, (run_id, tags.get("mlflow.parentRunId"))):
+        client.set_tag(run, "registered", f"models:/{name}/{version}")
+    for tag in ("search", "mlflow.source.git.commit"):
+        if tag in tags:
+            client.set_model_version_tag(name, version, tag, tags[tag])
 
 
 def _signature() -> Any:
     """What the registered model takes and gives: ``mipnet.tracking.served``."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Array, Object, Property
+    from mlflow.types.schema import AnyType, Array, Object, Property
 
     numbers = Array(DataType.double)
     pose = Object(
@@ -98,8 +109,10 @@ def _signature() -> Any:
             Property("category_id", DataType.long),
         ]
     )
+    # Lists of doubles would refuse boxes of whole numbers, and batches of which some rows have no boxes.
+    boxes = ColSpec(AnyType(), "boxes", required=False)
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "image"), ColSpec(Array(numbers), "boxes", required=False)]),
+        inputs=Schema([ColSpec(DataType.string, "image"), boxes]),
         outputs=Schema([ColSpec(Array(pose))]),
     )
 
@@ -169,7 +182,7 @@ def _network(logged: Path, uri: str) -> Folder:
 
 def _download(uri: str, storage: Folder) -> Path:
     where = prepare_mlflow(storage)
-    _check_server(where)
+    check_server(where, ", or name the model's run or folder, which need no server")
     import mlflow
 
     try:
@@ -180,8 +193,16 @@ def _download(uri: str, storage: Folder) -> Path:
         raise UserError(f"no model {uri} at {where} ({reason})", mend) from None
 
 
-def _check_server(where: str) -> None:
-    """MLflow's own client tries a dead server for long, and says so at length."""
+def check_server(where: str, otherwise: str = "") -> None:
+    """MLflow's own client tries a dead server for long, and says so at length.
+
+    Args:
+        where: the tracking URI; only a server is asked.
+        otherwise: what to do without one, after the advice to check the URI.
+
+    Raises:
+        UserError: it does not answer.
+    """
     if not where.startswith(("http://", "https://")):
         return
     parts = urllib.parse.urlsplit(where)
@@ -195,5 +216,5 @@ def _check_server(where: str) -> None:
         reason = reason_of(reason) if isinstance(reason, OSError) else str(reason)
         raise UserError(
             f"no MLflow server answers at {where} ({reason})",
-            "check MLFLOW_TRACKING_URI, or name the model's run or folder, which need no server",
+            f"check MLFLOW_TRACKING_URI{otherwise}",
         ) from None

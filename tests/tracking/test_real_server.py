@@ -1,0 +1,217 @@
+"""The registry on a real ``mlflow server`` with PostgreSQL and a store that speaks S3, each a process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from registering import (
+    BOXES,
+    answers,
+    ask,
+    check_same,
+    encoded,
+    expected,
+    own_truth,
+    pictures,
+    register_small,
+    serving,
+)
+
+from mipnet.storage import Folder
+
+BUCKET, KEYS = "mlflow", {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "secret"}
+
+
+def postgres_programs() -> Path | None:
+    """The folder of the newest initdb and postgres; None if there are none."""
+    on_path = shutil.which("initdb")
+    found = [Path(on_path).parent] if on_path else []
+    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: -float(p.parent.name))
+    return next((p for p in found if (p / "initdb").exists() and (p / "postgres").exists()), None)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def process(command: list[str], log: Path, ready: Callable[[], bool], **kwargs: object) -> Iterator[None]:
+    """A server for the time of the block, which begins when it is ready."""
+    with log.open("wb") as said:
+        child = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True, **kwargs)  # type: ignore[call-overload]
+        try:
+            deadline = time.monotonic() + 240
+            while not ready():
+                assert child.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGKILL):  # PostgreSQL: fast shutdown
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(20)
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """A fresh PostgreSQL; yields where its database is."""
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("there is no PostgreSQL here (initdb)")
+    psycopg2 = pytest.importorskip("psycopg2", reason="the extra 'server' is not installed")
+    with tempfile.TemporaryDirectory(prefix="mipnet-postgres-") as folder:
+        who: dict[str, object] = {"cwd": folder}
+        if os.getuid() == 0:  # PostgreSQL refuses to run as root
+            with contextlib.suppress(KeyError):
+                who["user"] = pwd.getpwnam("postgres").pw_uid
+            who.setdefault("user", pwd.getpwnam("nobody").pw_uid)
+            os.chown(folder, who["user"], -1)  # type: ignore[arg-type]
+        data, port = Path(folder) / "data", free_port()
+        initdb = [str(programs / "initdb"), "-D", str(data), "-U", "mlflow", "--auth=trust", "--no-sync"]
+        subprocess.run(initdb, check=True, capture_output=True, **who)  # type: ignore[call-overload]
+        place = f"host=127.0.0.1 port={port} user=mlflow dbname=postgres"
+
+        def ready() -> bool:
+            try:
+                psycopg2.connect(place).close()
+            except psycopg2.OperationalError:
+                return False
+            return True
+
+        command = [str(programs / "postgres"), "-D", str(data), "-p", str(port), "-k", folder]
+        command += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+        with process(command, Path(folder) / "log", ready, **who):
+            yield place
+
+
+@contextmanager
+def objects(folder: Path) -> Iterator[tuple[str, object]]:
+    """A store that speaks S3, with one bucket; yields its address and a client."""
+    pytest.importorskip("moto", reason="the extra 'server' is not installed")
+    boto3 = pytest.importorskip("boto3", reason="the extra 'server' is not installed")
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with process(command, folder / "objects.log", lambda: answers(f"{address}/moto-api/")):
+        s3 = boto3.client(
+            "s3",
+            endpoint_url=address,
+            region_name="us-east-1",
+            aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
+        )
+        s3.create_bucket(Bucket=BUCKET)
+        yield address, s3
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running MLflow, and what is behind it."""
+
+    address: str
+    database: str
+    s3: object
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    with postgres() as database, objects(tmp_path) as (endpoint, s3):
+        parts = dict(part.split("=") for part in database.split())
+        store = f"postgresql+psycopg2://{parts['user']}@{parts['host']}:{parts['port']}/{parts['dbname']}"
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--workers", "1", "--backend-store-uri", store]
+        command += ["--artifacts-destination", f"s3://{BUCKET}/artifacts"]
+        env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | KEYS
+        env |= {"MLFLOW_S3_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
+        env |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        ready = lambda: answers(f"{address}/health")  # noqa: E731
+        with process(command, tmp_path / "mlflow.log", ready, cwd=tmp_path, env=env):
+            yield Server(address, database, s3)
+
+
+@pytest.mark.drill
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_whole_life_of_versions_on_a_real_server(
+    ray_session: None,
+    server: Server,
+    small_models: list[Path],
+    small_coco: Folder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Registered, evaluated, promoted, refused, forced, rolled back, shown and served, with no key of S3."""
+    import psycopg2
+    import ray
+
+    storage = Folder.of(tmp_path / "storage")
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    root = own_truth(small_models[0], small_coco, tmp_path / "data")
+    for seed in (0, 1):
+        tags = {"mlflow.source.git.commit": f"commit-{seed}", "search": "a-search"}
+        register_small(storage, small_models[seed], "team", f"run-{seed}", tags)
+    env = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+    def command(status: int, *argv: str) -> str:
+        words = ["registry", *argv, "--name", "team", "--storage", storage.uri]
+        done = subprocess.run(
+            [sys.executable, "-m", "mipnet", *words], env=env, text=True, capture_output=True, timeout=600
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    data = ("--data", str(root))
+    assert "champion  team version 1" in command(0, "promote", "1", *data)
+    refused = command(1, "promote", "candidate", *data)
+    assert "version 2 is not promoted: occlusion AP falls by" in refused
+    assert "difference" in refused
+    assert "before    version 1" in command(0, "promote", "2", "--force", *data)
+    assert "champion  team version 1" in command(0, "rollback")
+    shown = command(0, "show", "run-1")
+    for words in ("forced against 1", "commit-1", "a-search", "mlflow-artifacts:/"):
+        assert words in shown
+    assert [line.split()[2:5] for line in command(0, "list").splitlines()[-3:]] == [
+        ["none", "->", "1"],
+        ["1", "->", "2"],
+        ["2", "->", "1"],
+    ]
+
+    with psycopg2.connect(server.database) as connection, connection.cursor() as cursor:
+        cursor.execute("select count(*) from model_versions")
+        assert cursor.fetchone() == (2,)
+        cursor.execute("select count(*) from registered_model_tags where key like 'champion.%'")
+        assert cursor.fetchone() == (3,)
+    keys = [found["Key"] for found in server.s3.list_objects_v2(Bucket=BUCKET)["Contents"]]  # type: ignore[attr-defined]
+    assert sum(key.endswith("weights.safetensors") for key in keys) == 2
+    assert sum("/promotion/version-2-" in key for key in keys) == 4
+    assert sum("/evaluations/version-" in key for key in keys) == 2
+
+    files = pictures(small_coco)
+    rows = [{"image": encoded(f), "boxes": boxes} for f, boxes in zip(files, BOXES, strict=True)]
+    with serving("models:/team@champion", server.address, tmp_path / "serving.log") as address:
+        status, answer = ask(address, {"dataframe_records": rows})
+    assert status == 200, answer
+    check_same(answer["predictions"], expected(small_models[0], small_coco))

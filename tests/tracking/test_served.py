@@ -1,0 +1,194 @@
+"""The registered model answers in Python and over HTTP with the poses of ``mipnet predict``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from registering import (
+    BOXES,
+    answers,
+    ask,
+    check_same,
+    encoded,
+    expected,
+    installed_wheel,
+    pictures,
+    serving,
+)
+
+from mipnet.data.crops import decode_image
+from mipnet.inference.predictor import Predictor
+from mipnet.storage import Folder
+
+Register = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def loaded(model_store: Folder) -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def model(register: Register, loaded: dict[str, Any]) -> Any:
+    """The registered model as MLflow loads it in Python."""
+    import mlflow
+
+    if not loaded:
+        register("python")
+        loaded["model"] = mlflow.pyfunc.load_model("models:/python@candidate")
+    return loaded["model"]
+
+
+def test_python_may_give_pixels_paths_and_base64(
+    model: Any, small_models: list[Path], small_coco: Folder
+) -> None:
+    files = pictures(small_coco)
+    rows = [
+        {"image": decode_image(files[0].read_bytes()), "boxes": BOXES[0]},
+        {"image": files[1], "boxes": BOXES[1]},
+        {"image": encoded(files[2]), "boxes": np.array(BOXES[2])},
+    ]
+    wanted = expected(small_models[0], small_coco)
+    check_same(model.predict(rows), wanted)
+    check_same(model.predict(rows[1:2]), wanted[1:2])
+    check_same(model.predict(rows * 3), wanted * 3)
+
+
+def test_no_boxes_is_the_whole_image_and_an_empty_list_is_nobody(model: Any, small_coco: Folder) -> None:
+    text = encoded(pictures(small_coco)[0])
+    whole = model.predict([{"image": text, "boxes": [[0, 0, 120, 100]]}])
+    assert model.predict([{"image": text}]) == whole
+    boxed = {"image": text, "boxes": BOXES[0]}
+    found = model.predict([{"image": text}, {"image": text, "boxes": []}, boxed])
+    assert found == [*whole, [], *model.predict([boxed])]
+    assert whole[0]
+    assert found[2]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"boxes": [[1, 2, 3]]}, "row 1: 'boxes' is not a list of"),
+        ({"boxes": [[1, 2], [3, 4]]}, "row 1: 'boxes' is not a list of"),
+        ({"boxes": [1, 2, 3, 4]}, "row 1: 'boxes' is not a list of"),
+        ({"boxes": [[1, 2, 0, 4]]}, "row 1: 'boxes' is not a list of"),
+        ({"boxes": [[1, 2, float("nan"), 4]]}, "row 1: 'boxes' is not a list of"),
+        ({"boxes": "all"}, "row 1: 'boxes' is not a list of"),
+        ({"image": "bm90IGEgcGljdHVyZQ=="}, "row 1: 'image' is not the base64 of a picture"),
+        ({"image": "PATH"}, "row 1: 'image' is not the base64 of a picture"),
+        ({"image": np.zeros((5, 5, 3))}, "row 1: 'image' is not the base64 of a picture"),
+        ({"image": np.zeros((5, 5), np.uint8)}, "row 1: 'image' is not the base64 of a picture"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(
+    model: Any, row: dict[str, Any], message: str, small_coco: Folder
+) -> None:
+    """Text is never a path, not even in Python."""
+    from mlflow.exceptions import MlflowException
+
+    fine = {"image": encoded(pictures(small_coco)[0]), "boxes": [[1.0, 2.0, 30.0, 40.0]]}
+    if str(row.get("image")) == "PATH":
+        row = {"image": str(pictures(small_coco)[0])}
+    with pytest.raises(MlflowException, match="row 1") as caught:
+        model.predict([fine, {**fine, **row}])
+    assert message in str(caught.value)
+
+
+def test_more_boxes_than_a_batch_are_answered_alike(small_models: list[Path], small_coco: Folder) -> None:
+    predictor = Predictor.load(small_models[0])
+    image = decode_image(pictures(small_coco)[0].read_bytes())
+    rng = np.random.default_rng(0)
+    count = 2 * predictor.evaluation.batch_size + 1
+    boxes = np.column_stack([rng.uniform(0, 40, (count, 2)), rng.uniform(20, 60, (count, 2))])
+    centers = boxes[:, :2] + boxes[:, 2:] / 2
+    seen = []
+    call = type(predictor).__call__
+
+    class Watching(Predictor):
+        def __call__(self, crops: np.ndarray, centers: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+            seen.append((len(crops), centers))
+            return call(self, crops, centers, sizes)
+
+    predictor.__class__ = Watching
+    poses = predictor.poses(image, boxes)
+    assert [n for n, _ in seen] == [predictor.evaluation.batch_size] * 2 + [1]
+    assert np.concatenate([c for _, c in seen]) == pytest.approx(centers)
+    assert {tuple(p["box"]) for p in poses} <= {tuple(b) for b in boxes.round(2).tolist()}
+
+
+@pytest.mark.slow
+def test_the_champion_is_served_over_http(
+    register: Register, model_store: Folder, small_models: list[Path], small_coco: Folder, tmp_path: Path
+) -> None:
+    """By the project's wheel alone, which is all that the reading side has of it."""
+    from mlflow import MlflowClient
+
+    from mipnet.tracking.tracker import tracking_uri
+
+    version = register("served")
+    MlflowClient().set_registered_model_alias("served", "champion", str(version))
+    site = installed_wheel(tmp_path / "wheel")
+    wheel = {"PYTHONPATH": str(site)}
+    asked = [sys.executable, "-c", "import mipnet; print(mipnet.__file__)"]
+    found = subprocess.run(asked, env={**os.environ, **wheel}, cwd=tmp_path, text=True, capture_output=True)
+    assert found.stdout.startswith(str(site))
+    files = pictures(small_coco)
+    rows = [{"image": encoded(f), "boxes": boxes} for f, boxes in zip(files, BOXES, strict=True)]
+    wanted = expected(small_models[0], small_coco)
+    store = tracking_uri(model_store)
+    with serving("models:/served@champion", store, tmp_path / "log", wheel) as address:
+        for part in (slice(0, 1), slice(0, 3)):
+            status, answer = ask(address, {"dataframe_records": rows[part]})
+            assert status == 200, answer
+            check_same(answer["predictions"], wanted[part])
+        status, answer = ask(address, {"inputs": [rows[1]]})
+        assert status == 200, answer
+        check_same(answer["predictions"], wanted[1:2])
+        for path in (str(files[0]), files[0].as_uri(), files[0].name):
+            for form in ("dataframe_records", "inputs", "instances"):
+                status, answer = ask(address, {form: [{"image": path, "boxes": BOXES[0]}]})
+                assert status == 400
+                assert "'image' is not the base64 of a picture" in json.dumps(answer)
+        assert answers(f"{address}/ping")  # it has survived all of that
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_http_gives_the_poses_of_mipnet_predict(
+    ray_session: None, register: Register, model_store: Folder, small_coco: Folder, tmp_path: Path
+) -> None:
+    import ray
+
+    from mipnet.tracking.tracker import tracking_uri
+
+    register("predicted")
+    files = pictures(small_coco)
+    listed = [
+        {"file_name": f.name, "bbox": box} for f, boxes in zip(files, BOXES, strict=True) for box in boxes
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(listed))
+    uri = "models:/predicted@candidate"
+    argv = [*map(str, files), "--model", uri, "--boxes", str(tmp_path / "boxes.json"), "--overlays", "false"]
+    argv += ["--out", str(tmp_path / "out"), "--storage", model_store.uri]
+    env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    env["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    done = subprocess.run(
+        [sys.executable, "-m", "mipnet", "predict", *argv], env=env, text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    rows = [{"image": encoded(f), "boxes": boxes} for f, boxes in zip(files, BOXES, strict=True)]
+    with serving(uri, tracking_uri(model_store), tmp_path / "log") as address:
+        status, answer = ask(address, {"dataframe_records": rows})
+    assert status == 200, answer
+    by_image = [[r for r in results if r["file_name"] == str(f)] for f in files]
+    assert all(by_image)
+    check_same(answer["predictions"], by_image)
