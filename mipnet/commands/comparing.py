@@ -168,7 +168,8 @@ def measure(
     from mipnet.raysession import connect, probe_files, probe_storage, quieten
 
     quieten(verbose)
-    from mipnet.inference.evaluate import evaluate_splits, flat_metrics
+    from mipnet.inference.entries import flat_metrics
+    from mipnet.inference.evaluate import evaluate_splits
 
     with connect(config.resources, verbose) as resources:
         probe_storage(registry.storage)
