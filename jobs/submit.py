@@ -186,8 +186,7 @@ def ask_growth(client: Any) -> Growth:
     answer = client._do_request("GET", "/api/cluster_status")
     try:
         report = answer.json()["data"]["clusterStatus"]["autoscalerReport"]
-        types = {*report["activeNodes"], *(kind for _, kind in report.get("pendingNodes") or [])}
-        return Growth(named_types(types))
+        return Growth(named_types(report["nodeTypeMapping"].values()))
     except Exception:
         return Growth(True)
 

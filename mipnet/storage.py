@@ -146,6 +146,19 @@ class Folder:
             infos = fs.get_file_info(FileSelector(target, allow_not_found=True))
         return sorted(info.base_name for info in infos)
 
+    def files(self) -> list[str]:
+        """Sorted names of all files in this folder and the folders below it.
+
+        Raises:
+            UserError: they may not be listed.
+        """
+        from pyarrow.fs import FileSelector, FileType
+
+        fs, root = self.filesystem()
+        with _readable(root):
+            infos = fs.get_file_info(FileSelector(root, recursive=True))
+        return sorted(posixpath.relpath(info.path, root) for info in infos if info.type == FileType.File)
+
     def remove(self, name: str) -> None:
         """Delete a file or a folder with all it holds; nothing happens if there is none.
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
+
+import numpy as np
 
 from mipnet.commands.common import STORAGE_HELP, output_folder, storage_at, usable_model
 from mipnet.commands.progress import Progress
 from mipnet.commands.unreadable import Unreadable
-from mipnet.config import from_dict, preset, to_yaml
+from mipnet.config import Config, from_dict, preset, to_yaml
 from mipnet.config.flags import option, parse, say
+from mipnet.data.tables import row_names, row_uris
 from mipnet.errors import DataError, UserError
+from mipnet.storage import Folder, parent_of
 
 BOX_HELP = "give detections as [{image_id or file_name, bbox: [x, y, w, h], score}]"
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -25,139 +26,157 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 class Options:
     """Flags of ``mipnet predict``."""
 
-    images: tuple[str, ...] = option((), "pictures, or folders of pictures", positional=True)
+    images: tuple[str, ...] = option(
+        (), "pictures, folders of pictures, or Parquet tables of them; paths or URIs", positional=True
+    )
     model: str = option(
         "models:/mipnet@candidate", "models:/NAME@ALIAS, the name of a run, or a model folder"
     )
     boxes: str = option("", "COCO detections JSON [{image_id or file_name, bbox, score}]; else whole images")
-    out: str = option("predictions", "folder for results.json and overlays")
-    overlays: bool = option(True, "draw the poses")
+    out: str = option("predictions", "folder for results.json, results.parquet and overlays")
+    overlays: int = option(500, "draw the poses of the first so many pictures")
     storage: str = option("", STORAGE_HELP)
     verbose: bool = option(False, "show Ray's own messages")
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """What is to be predicted: the address of each picture, its name in the output, and its COCO id."""
+
+    uris: list[str]
+    names: list[str]
+    ids: list[int]
+
+
 def main(command: str, argv: Sequence[str]) -> int:
-    """Predict, write results.json and draw overlays."""
-    sections = ["evaluation", "resources", "data.max_bad_share"]
-    options, settings = parse(command, "Find the poses of people.", Options, sections, preset("tiny"), argv)
-    files = picture_files(options.images)
-    listed = read_boxes(options.boxes, files) if options.boxes else None
+    """Predict, write the results and draw overlays; the same command goes on after an interruption."""
+    options, settings = parse_flags(command, argv)
+    pictures = find_pictures(options.images)
+    listed = read_boxes(options.boxes, pictures) if options.boxes else whole_pictures(pictures)
     storage = storage_at(options.storage)
     out = output_folder(options.out)
 
     from mipnet.raysession import connect, probe_files, quieten
 
     quieten(options.verbose)
-    from mipnet.inference.pipeline import predict_poses
-    from mipnet.inference.poses import merged_results
+    from mipnet.inference.batch import Parts, digest_of, predict_parts, write_outcome
 
     model, trained = usable_model(options.model, storage)
     config = from_dict(settings, trained)
-    if listed is None:
+    if not options.boxes:
         say("no --boxes: each whole image is taken as one box")
-        listed = whole_images(files, config.data.max_bad_share)
-    with connect(config.resources, options.verbose) as resources:
-        probe_files([model.path("model.json"), str(files[0])])
-        with Progress("predicting", "box", options.verbose) as progress:
-            poses = predict_poses(listed, model, config, config.evaluation, resources, progress.update)
-    Unreadable()(poses.unreadable)
-    results = merged_results(poses.of_group(0), config, config.evaluation)
-    names = dict(zip(listed.images.ids.tolist(), map(str, listed.images.uris), strict=True))
-    for result in results:
-        result["file_name"] = names[result["image_id"]]
+    digest = digest_of(listed, model.read("weights.safetensors"), config, config.evaluation)
+    parts = Parts.open(out, digest, len(pictures.uris))
+    if parts.resumed:
+        say(f"going on: {parts.resumed} of {parts.images} images are done")
+    unreadable: list[str] = []
+    if parts.resumed < parts.images:
+        with connect(config.resources, options.verbose) as resources:
+            probe_files([model.path("model.json"), pictures.uris[0]])
+            with Progress("predicting", "image", options.verbose) as progress:
+                names = dict(enumerate(pictures.names))
+                unreadable = predict_parts(
+                    listed, parts, model, config, config.evaluation, resources, progress.update, names
+                )
+    Unreadable()(unreadable)
     out.write("config.yaml", to_yaml(config))
-    out.write("results.json", json.dumps(results, indent=1))
-    say(f"{len(results)} poses of {len(names)} images: {out.path('results.json')}")
+    poses, images = write_outcome(parts, out)
+    say(f"{poses} poses of {images} images: {out.path('results.json')}, results.parquet")
     if options.overlays:
-        draw_overlays(out, names, results, config.data.joints)
+        draw_overlays(out, pictures, options.overlays, config.data.joints)
         say(f"overlays: {out.path('overlays')}")
     return 0
 
 
-def picture_files(places: Sequence[str]) -> list[Path]:
-    """The picture files that paths and folders name, sorted.
+def parse_flags(command: str, argv: Sequence[str]) -> tuple[Options, dict[str, Any]]:
+    sections = ["evaluation", "resources", "data.max_bad_share"]
+    return parse(command, "Find the poses of people.", Options, sections, preset("tiny"), argv)
+
+
+def read(command: str, argv: Sequence[str]) -> tuple[Options, Config]:
+    """The flags as far as they are known without the model."""
+    options, settings = parse_flags(command, argv)
+    return options, from_dict(settings, preset("tiny"))
+
+
+def find_pictures(places: Sequence[str]) -> Pictures:
+    """The pictures that paths and URIs of files, folders and tables name, in the order of their addresses.
 
     Raises:
         UserError: nothing is named, something does not exist, or a folder has no picture.
     """
     if not places:
         raise UserError("no images", "e.g. mipnet predict photo.jpg, or a folder of pictures")
-    files: list[Path] = []
-    for place in map(Path, places):
-        if place.is_dir():
-            os.listdir(place)  # rglob passes over what may not be listed
-            found = sorted(p for p in place.rglob("*") if p.suffix.lower() in PICTURES)
-            if not found:
-                raise UserError(f"{place} holds no pictures", f"they end in {', '.join(PICTURES)}")
-            files += found
-        elif place.is_file():
-            files.append(place)
-        else:
+    found: dict[str, str] = {}  # address -> name
+    for place in places:
+        folder = Folder.of(place)
+        parent, name = parent_of(folder.uri)
+        if place.lower().endswith(".parquet") and parent.exists(name):
+            uris = row_uris(folder.uri)
+            found |= dict(zip(uris, row_names(folder.uri) or uris, strict=True))
+        elif not folder.exists():
             raise UserError(f"{place} does not exist", "give pictures, or folders of pictures")
-    return sorted({path.resolve() for path in files})
-
-
-def image_ids(files: Sequence[Path]) -> list[int]:
-    """COCO's id where every name is a number (000000000139.jpg -> 139), else 1, 2, 3, …"""
-    if all(path.stem.isdecimal() for path in files) and len({int(p.stem) for p in files}) == len(files):
-        return [int(path.stem) for path in files]
-    return list(range(1, len(files) + 1))
-
-
-def whole_images(files: Sequence[Path], max_bad_share: float) -> Any:
-    """One box per image: all of it.
-
-    Raises:
-        DataError: more than ``max_bad_share`` of them cannot be read.
-    """
-    import numpy as np
-
-    from mipnet.data.faults import check_readable
-    from mipnet.data.records import Boxes, Images
-
-    unreadable = []
-    images = Images(np.array([str(p) for p in files]), np.array(image_ids(files), np.int64))
-    boxes = np.ones((len(files), 4))
-    boxes[:, :2] = 0
-    for i, path in enumerate(files):
-        pixels = readable(path)
-        if pixels is None:
-            unreadable.append(str(path))
+        elif folder.is_local and folder.local_path.is_file():
+            found[str(folder.local_path.resolve())] = str(folder.local_path.resolve())
+        elif name.lower().endswith(PICTURES):
+            found[folder.uri] = folder.uri
         else:
-            boxes[i, 2:] = pixels.shape[1], pixels.shape[0]
-    check_readable(unreadable, len(files), max_bad_share)
-    n = len(files)
-    return Boxes(images, np.arange(n), boxes, np.ones(n), np.zeros(n, np.int64))
+            names = [name for name in folder.files() if name.lower().endswith(PICTURES)]
+            if not names:
+                raise UserError(f"{place} holds no pictures", f"they end in {', '.join(PICTURES)}")
+            if folder.is_local:
+                folder = Folder(str(folder.local_path.resolve()))
+            found |= {folder.path(name): folder.path(name) for name in names}
+    uris = sorted(found, key=address_order)
+    names = [found[uri] for uri in uris]
+    return Pictures(uris, names, image_ids(names))
 
 
-def readable(path: Path) -> Any:
-    """(H, W, 3) uint8 RGB, None if it cannot be read."""
-    from mipnet.data.crops import decode_image
-
-    try:
-        return decode_image(path.read_bytes())
-    except OSError:
-        return None
+def address_order(uri: str) -> tuple[str, int]:
+    """Files by name, rows of a table by number."""
+    table, _, row = uri.rpartition("#row=")
+    return (table, int(row)) if row.isdecimal() and table else (uri, 0)
 
 
-def read_boxes(path: str, files: Sequence[Path]) -> Any:
+def image_ids(names: Sequence[str]) -> list[int]:
+    """COCO's id where every name is a number (000000000139.jpg -> 139), else 1, 2, 3, …"""
+    stems = [PurePosixPath(name).stem for name in names]
+    if all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
+        return [int(stem) for stem in stems]
+    return list(range(1, len(names) + 1))
+
+
+def images_of(pictures: Pictures) -> Any:
+    from mipnet.data.records import Images
+
+    return Images(np.array(pictures.uris), np.array(pictures.ids, np.int64))
+
+
+def whole_pictures(pictures: Pictures) -> Any:
+    """One box per picture: nan, which the task that reads it makes the whole picture."""
+    from mipnet.data.records import Boxes
+
+    n = len(pictures.uris)
+    return Boxes(
+        images_of(pictures), np.arange(n), np.full((n, 4), np.nan), np.ones(n), np.zeros(n, np.int64)
+    )
+
+
+def read_boxes(path: str, pictures: Pictures) -> Any:
     """Detections for the images, by image_id or file_name.
 
     Raises:
         DataError: the file is broken, or none of its boxes belongs to an image.
     """
-    import numpy as np
+    from mipnet.data.records import Boxes, read_json
 
-    from mipnet.data.records import Boxes, Images, read_json
-    from mipnet.storage import Folder
-
-    place = Path(path).resolve()
-    detections = read_json(Folder.of(place.parent), place.name, "check --boxes")
+    folder, name = parent_of(Folder.of(path).uri)
+    detections = read_json(folder, name, "check --boxes")
     if not isinstance(detections, list):
         raise DataError(f"{path} is not a list", BOX_HELP)
-    ids = image_ids(files)
-    index: dict[Any, int] = {image_id: i for i, image_id in enumerate(ids)}
-    index |= {file.name: i for i, file in enumerate(files)}
+    index: dict[Any, int] = {image_id: i for i, image_id in enumerate(pictures.ids)}
+    index |= {PurePosixPath(name).name: i for i, name in enumerate(pictures.names)}
+    index |= {name: i for i, name in enumerate(pictures.names)}
     rows = []
     for number, d in enumerate(detections):
         try:
@@ -170,28 +189,34 @@ def read_boxes(path: str, files: Sequence[Path]) -> Any:
         if i is not None:
             rows.append((i, x, y, w, h, score))
     if not rows:
-        raise DataError(f"{path} has no box for these {len(files)} images", "check image_id or file_name")
+        raise DataError(
+            f"{path} has no box for these {len(pictures.uris)} images", "check image_id or file_name"
+        )
     if len(rows) < len(detections):
         say(f"left out: {len(detections) - len(rows)} of {len(detections)} boxes, which are of other images")
     table = np.array(sorted(rows))
     image = table[:, 0].astype(np.int64)
-    images = Images(np.array([str(p) for p in files]), np.array(ids, np.int64))
-    return Boxes(images, image, table[:, 1:5], table[:, 5], np.zeros_like(image))
+    return Boxes(images_of(pictures), image, table[:, 1:5], table[:, 5], np.zeros_like(image))
 
 
-def draw_overlays(out: Any, names: dict[int, str], results: list[dict[str, Any]], joints: Any) -> None:
-    """One picture per image that could be read."""
-    import cv2
+def draw_overlays(out: Folder, pictures: Pictures, count: int, joints: Any) -> None:
+    """One picture for each of the first so many that could be read."""
+    import io
 
-    from mipnet.inference.overlays import draw_poses
+    import pyarrow.parquet as pq
 
-    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for result in results:
-        by_image[result["image_id"]].append(result)
-    for image_id, name in names.items():
-        image = readable(Path(name))
+    from mipnet.data.crops import decode_image
+    from mipnet.data.records import read_uri
+    from mipnet.inference.overlays import draw_poses, encode_jpeg
+
+    rows = pq.read_table(io.BytesIO(out.read("results.parquet"))).slice(0, count).to_pylist()
+    for uri, row in zip(pictures.uris, rows, strict=False):
+        try:
+            image = decode_image(read_uri(uri)) if row["readable"] else None
+        except OSError:
+            image = None
         if image is None:
             continue
-        drawn = draw_poses(image, by_image[image_id], joints)
-        _, content = cv2.imencode(".jpg", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
-        out.write(f"overlays/{image_id}_{Path(name).stem}.jpg", content.tobytes())
+        drawn = draw_poses(image, row["poses"], joints)
+        stem = PurePosixPath(row["file_name"].replace("#", "_")).stem
+        out.write(f"overlays/{row['image_id']}_{stem}.jpg", encode_jpeg(drawn), durable=False)

@@ -19,6 +19,7 @@ from mipnet.data.faults import Complaints, check_images, leave_out_unusable
 from mipnet.data.geometry import clip_box
 from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
 from mipnet.data.sizes import turn_swapped_sizes
+from mipnet.data.tables import read_row
 from mipnet.errors import DataError, reason_of
 from mipnet.skeletons import Skeleton
 from mipnet.storage import Folder, contained, parent_of
@@ -277,11 +278,13 @@ class CocoFile:
 
 
 def read_uri(uri: str) -> bytes:
-    """The bytes of one file by its path or URI.
+    """The bytes of one file by its path or URI, or of a table's row (``mipnet.data.tables``).
 
     Raises:
         FileNotFoundError: there is none.
     """
+    if "#row=" in uri and (content := read_row(uri)) is not None:
+        return content
     folder, name = parent_of(uri)
     return folder.read(name)
 

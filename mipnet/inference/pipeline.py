@@ -60,7 +60,7 @@ def predict_poses(
     names: list[str] = []
     used = len(np.unique(boxes.image))
     answered = np.zeros(len(boxes), bool)
-    for batch in _answers(boxes, model, config, evaluation, resources):
+    for batch in answers(boxes, model, config, evaluation, resources):
         index = batch["box"]
         keypoints[index] = batch["keypoints"]
         answered[index] = True
@@ -73,9 +73,15 @@ def predict_poses(
     return Poses(boxes, keypoints, sizes.prod(axis=-1), names)
 
 
-def _answers(
+def answers(
     boxes: Boxes, model: Folder, config: Config, evaluation: EvaluationConfig, resources: ResourcesConfig
 ) -> Iterator[Block]:
+    """The poses in boxes as they come, in no particular order; arguments as for ``predict_poses``.
+
+    Yields:
+        box (B,) int64 index; keypoints (B, N, K, 3) float32, nan where the image could not be read; corrupt
+        (B,) bool, whether that is so; bbox (B, 4) float64, the box: of one that was nan, the whole image.
+    """
     if not len(boxes):
         return
     images = np.unique(boxes.image)
@@ -101,8 +107,8 @@ def cut_boxes(batch: Block, task: Any) -> Block:
     """The crops of all boxes of some images; a black crop stands for an image that cannot be read.
 
     Returns:
-        crop (B, h, w, 3) uint8 RGB; box (B,) int64 index; center, size (B, 2) float32 in image px; corrupt
-        (B,) bool.
+        crop (B, h, w, 3) uint8 RGB; box (B,) int64 index; bbox (B, 4) float64 x, y, w, h, the whole image
+        where it was nan; center, size (B, 2) float32 in image px; corrupt (B,) bool.
     """
     cv2.setNumThreads(1)  # tasks are the parallelism
     boxes, input_size, padding, images = ray.get(task)
@@ -110,10 +116,11 @@ def cut_boxes(batch: Block, task: Any) -> Block:
     rows = np.concatenate(
         [np.arange(*np.searchsorted(boxes.image, [image, image + 1])) for image in chosen.tolist()]
     )
-    centers, sizes = box_to_crop(boxes.boxes[rows], input_size, padding)
     width, height = input_size
     crops = np.zeros((len(rows), height, width, 3), np.uint8)
     corrupt = np.zeros(len(rows), bool)
+    wanted = boxes.boxes[rows]
+    centers, sizes = np.zeros((len(rows), 2)), np.ones((len(rows), 2))
     current, pixels = -1, None
     for i, row in enumerate(rows.tolist()):
         if boxes.image[row] != current:
@@ -125,10 +132,14 @@ def cut_boxes(batch: Block, task: Any) -> Block:
         if pixels is None:
             corrupt[i] = True
             continue
+        if np.isnan(wanted[i, 0]):
+            wanted[i] = 0, 0, pixels.shape[1], pixels.shape[0]
+        centers[i], sizes[i] = box_to_crop(wanted[i], input_size, padding)
         crops[i] = warp_crop(pixels, crop_affine(centers[i], sizes[i], 0.0, input_size), input_size)
     return {
         "crop": crops,
         "box": rows,
+        "bbox": wanted,
         "center": centers.astype(np.float32),
         "size": sizes.astype(np.float32),
         "corrupt": corrupt,
@@ -153,4 +164,4 @@ class PoseActor:
     def __call__(self, batch: Block) -> Block:
         keypoints = self.predictor(batch["crop"], batch["center"], batch["size"])
         keypoints[batch["corrupt"]] = np.nan
-        return {"box": batch["box"], "keypoints": keypoints, "corrupt": batch["corrupt"]}
+        return {"keypoints": keypoints, **{name: batch[name] for name in ("box", "bbox", "corrupt")}}

@@ -176,7 +176,7 @@ def test_http_gives_the_poses_of_mipnet_predict(
     ]
     (tmp_path / "boxes.json").write_text(json.dumps(listed))
     uri = "models:/predicted@candidate"
-    argv = [*map(str, files), "--model", uri, "--boxes", str(tmp_path / "boxes.json"), "--overlays", "false"]
+    argv = [*map(str, files), "--model", uri, "--boxes", str(tmp_path / "boxes.json"), "--overlays", "0"]
     argv += ["--out", str(tmp_path / "out"), "--storage", model_store.uri]
     env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     env["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address

@@ -1,0 +1,110 @@
+"""Pictures that are rows of a Parquet table: ``TABLE.parquet#row=N`` is the address of one.
+
+The picture is a binary column (``image``, ``bytes``, ``content`` or ``jpeg``), or the field ``bytes`` of a
+struct column ``image``. A row group is read at once and kept, so rows in their order cost one reading.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+from mipnet.errors import DataError, reason_of
+from mipnet.storage import parent_of
+
+ROW = re.compile(r"(.+\.parquet)#row=(\d+)")
+PICTURE_COLUMNS = ("image", "bytes", "content", "jpeg")
+NAME_COLUMNS = ("file_name", "name", "path")
+
+
+def row_uris(uri: str) -> list[str]:
+    """The addresses of all pictures of a table.
+
+    Raises:
+        DataError: no table, or none with pictures.
+    """
+    file = _open(uri)
+    picture_column(file, uri)
+    return [f"{uri}#row={row}" for row in range(file.metadata.num_rows)]
+
+
+def row_names(uri: str) -> list[str] | None:
+    """What the table calls its pictures; None if it has no column for that."""
+    file = _open(uri)
+    name = next((n for n in NAME_COLUMNS if n in file.schema_arrow.names), None)
+    return None if name is None else [str(v) for v in file.read(columns=[name])[name].to_pylist()]
+
+
+def read_row(uri: str) -> bytes | None:
+    """The encoded picture at an address; None if ``uri`` is not the address of a row.
+
+    Raises:
+        FileNotFoundError: there is no such row, or it is empty.
+    """
+    found = ROW.fullmatch(uri)
+    if not found:
+        return None
+    row = int(found[2])
+    for group, rows in enumerate(_group_rows(found[1])):
+        if row < rows:
+            cell = _group(found[1], group)[row].as_py()
+            if cell is None:
+                break
+            return bytes(cell)
+        row -= rows
+    raise FileNotFoundError(f"{uri} holds no picture")
+
+
+def picture_column(file: Any, uri: str) -> str:
+    """The column with the pictures, in Parquet's words (``image`` or ``image.bytes``).
+
+    Raises:
+        DataError: there is none.
+    """
+    import pyarrow as pa
+
+    for name in PICTURE_COLUMNS:
+        index = file.schema_arrow.get_field_index(name)
+        if index < 0:
+            continue
+        kind = file.schema_arrow.field(index).type
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            return name
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            return f"{name}.bytes"
+    raise DataError(
+        f"{uri} has no column of pictures", f"name a binary column {' or '.join(PICTURE_COLUMNS)}"
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _open(uri: str) -> Any:
+    import pyarrow.parquet as pq
+
+    folder, name = parent_of(uri)
+    fs, root = folder.filesystem()
+    try:
+        return pq.ParquetFile(fs.open_input_file(f"{root}/{name}"))
+    except FileNotFoundError:
+        raise DataError(f"{uri} does not exist", "check the path") from None
+    except OSError as error:
+        raise DataError(f"{uri} is not a Parquet table ({reason_of(error)})") from None
+    except ValueError as error:
+        raise DataError(f"{uri} is not a Parquet table ({str(error).splitlines()[0]})") from None
+
+
+@functools.lru_cache(maxsize=16)
+def _group_rows(uri: str) -> list[int]:
+    metadata = _open(uri).metadata
+    return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+
+@functools.lru_cache(maxsize=2)
+def _group(uri: str, group: int) -> Any:
+    """The pictures of a row group."""
+    file = _open(uri)
+    column = picture_column(file, uri)
+    table = file.read_row_group(group, columns=[column])
+    cells = table.column(0).combine_chunks()
+    return cells.field("bytes") if column.endswith(".bytes") else cells
