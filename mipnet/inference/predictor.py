@@ -17,6 +17,7 @@ from mipnet.data.records import Boxes, Images
 from mipnet.errors import UserError
 from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps, flip_back
 from mipnet.inference.poses import Poses, merged_results
+from mipnet.models.fold import fold
 from mipnet.models.images import normalise
 from mipnet.models.network import MIPNet
 from mipnet.models.weights import load_model
@@ -27,7 +28,7 @@ class Predictor:
     """A network in eval mode with everything around it that is not Ray.
 
     Attributes:
-        model: the network.
+        model: the network, folded (``mipnet.models.fold``) where it comes from ``load``.
         config: what it was trained with: input size, padding, skeleton.
         evaluation: how its heatmaps are read.
         device: where it runs.
@@ -59,26 +60,27 @@ class Predictor:
         if "config" not in extra:
             raise UserError(f"{folder}/model.json has no 'config'", "it must say how crops are made")
         # Convolutions are fastest in the memory format in which ``normalise`` makes the crops.
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         config = from_dict(extra["config"])
+        model = fold(model, (config.input.height, config.input.width))
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(model, config, evaluation or config.evaluation, torch.device(device))
 
     @torch.inference_mode()
-    def heatmaps(self, crops: Tensor) -> Tensor:
+    def heatmaps(self, crops: Tensor, layout: torch.memory_format = torch.channels_last) -> Tensor:
         """Heatmaps of all instances, averaged with the mirrored crop's if the flip test is on.
 
         Args:
             crops: (B, h, w, 3) uint8 RGB on the device.
+            layout: memory format of the images; the network's, to be fast.
 
         Returns:
             (B, N, K, h/4, w/4) float32.
         """
-        images = normalise(crops)
-        heatmaps = self.model(images)
-        if self.evaluation.flip_test:
-            mirrored = self.model(images.flip(-1))
-            heatmaps = (heatmaps + flip_back(mirrored, self.config.data.joints.flip_permutation)) / 2
-        return heatmaps
+        images = normalise(crops).contiguous(memory_format=layout)
+        if not self.evaluation.flip_test:
+            return self.model(images)
+        heatmaps, mirrored = self.model(torch.cat([images, images.flip(-1)])).chunk(2)
+        return (heatmaps + flip_back(mirrored, self.config.data.joints.flip_permutation)) / 2
 
     @torch.inference_mode()
     def __call__(self, crops: np.ndarray, centers: np.ndarray, sizes: np.ndarray) -> np.ndarray:
