@@ -1,4 +1,4 @@
-"""From crops to heatmaps with the flip test, several ways."""
+"""From crops to heatmaps, several ways."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ def ways(config: Config, model: MIPNet, device: torch.device) -> dict[str, Heatm
     def plain(crops: Tensor) -> Tensor:
         set_tf32(False)
         images = normalise(crops).contiguous()
+        if not config.evaluation.flip_test:
+            return whole(images)
         return (whole(images) + flip_back(whole(images.flip(-1)), permutation)) / 2
 
     def predicted(network: MIPNet, layout: torch.memory_format, tf32: bool, bf16: bool) -> Heatmaps:

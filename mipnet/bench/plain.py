@@ -76,9 +76,9 @@ def _quarter(heatmap: np.ndarray, x: int, y: int) -> tuple[float, float]:
     height, width = heatmap.shape
     if not (1 < x < width - 1 and 1 < y < height - 1):
         return 0.0, 0.0
-    dx = np.sign(heatmap[y, x + 1] - heatmap[y, x - 1])
-    dy = np.sign(heatmap[y + 1, x] - heatmap[y - 1, x])
-    return 0.25 * float(dx), 0.25 * float(dy)
+    slope = np.array([heatmap[y, x + 1] - heatmap[y, x - 1], heatmap[y + 1, x] - heatmap[y - 1, x]])
+    dx, dy = 0.25 * np.sign(slope)
+    return float(dx), float(dy)
 
 
 def _parabola(heatmap: np.ndarray, x: int, y: int) -> tuple[float, float]:

@@ -99,11 +99,15 @@ def _largest(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return rows.gather(1, index[:, None])[:, 0], index
 
 
-def _around(maps: torch.Tensor, peak: torch.Tensor, dx: int, dy: int) -> torch.Tensor:
-    """Values (M,) of ``maps`` (M, h, w) at ``peak`` (M, 2) + (dx, dy), clamped to the map."""
-    x = (peak[:, 0] + dx).clamp(0, maps.shape[2] - 1)
-    y = (peak[:, 1] + dy).clamp(0, maps.shape[1] - 1)
-    return maps[torch.arange(len(maps), device=maps.device), y, x]
+def _cross(maps: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
+    """Values (M, 5) of ``maps`` (M, h, w): peak (M, 2), left, right, above, below; clamped to the map."""
+    height, width = maps.shape[1:]
+    x, y = peak[:, 0], peak[:, 1]
+    row = y * width
+    left, right = (x - 1).clamp(min=0), (x + 1).clamp(max=width - 1)
+    above, below = (y - 1).clamp(min=0) * width, (y + 1).clamp(max=height - 1) * width
+    cells = torch.stack([row + x, row + left, row + right, above + x, below + x], dim=1)
+    return maps.flatten(1).gather(1, cells)
 
 
 def _interior(maps: torch.Tensor, peak: torch.Tensor, low: int, high: int) -> torch.Tensor:
@@ -113,19 +117,14 @@ def _interior(maps: torch.Tensor, peak: torch.Tensor, low: int, high: int) -> to
 
 
 def _quarter_shift(maps: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
-    right_left = _around(maps, peak, 1, 0) - _around(maps, peak, -1, 0)
-    lower_upper = _around(maps, peak, 0, 1) - _around(maps, peak, 0, -1)
-    shift = 0.25 * torch.stack([right_left, lower_upper], dim=-1).sign()
+    _, left, right, above, below = _cross(maps, peak).unbind(dim=1)
+    shift = 0.25 * torch.stack([right - left, below - above], dim=-1).sign()
     return shift * _interior(maps, peak, 2, 2).all(dim=-1, keepdim=True)
 
 
 def _parabola_vertex(maps: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
-    def log_at(dx: int, dy: int) -> torch.Tensor:
-        return _around(maps, peak, dx, dy).clamp(min=FLOOR).log()
-
-    middle = log_at(0, 0)[:, None]
-    before = torch.stack([log_at(-1, 0), log_at(0, -1)], dim=-1)
-    after = torch.stack([log_at(1, 0), log_at(0, 1)], dim=-1)
+    logs = _cross(maps, peak).clamp(min=FLOOR).log()
+    middle, before, after = logs[:, :1], logs[:, 1::2], logs[:, 2::2]
     curvature = before - 2 * middle + after  # <= 0, the peak being the largest; 0 on a plateau
     shift = 0.5 * (before - after) / curvature.clamp(max=-FLOOR)
     return torch.where(_interior(maps, peak, 1, 2), shift.clamp(-0.5, 0.5), 0.0)

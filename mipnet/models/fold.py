@@ -26,7 +26,7 @@ def fold(model: MIPNet, size: tuple[int, int]) -> MIPNet:
     Returns:
         in eval mode; it cannot be trained or saved (``architecture`` is None).
     """
-    folded = copy.deepcopy(model).eval().requires_grad_(False)
+    folded = copy.deepcopy(model).requires_grad_(False)
     folded.architecture = None
     names = {module: name for name, module in folded.named_modules()}
     with torch.no_grad():
@@ -51,7 +51,7 @@ def fold(model: MIPNet, size: tuple[int, int]) -> MIPNet:
         for module in folded.modules():
             if isinstance(module, MIMB):
                 module.fix_embedding()
-    return folded
+    return folded.eval()
 
 
 def _pairs(model: MIPNet, size: tuple[int, int]) -> list[tuple[str, str]]:
@@ -77,6 +77,6 @@ def _pairs(model: MIPNet, size: tuple[int, int]) -> list[tuple[str, str]]:
 
             module.register_forward_pre_hook(read)
     with torch.no_grad():
-        shapes(torch.empty(1, 3, *size, device="meta"))
+        shapes(torch.empty(1, 3, *size, dtype=next(shapes.parameters()).dtype, device="meta"))
     norms = {name: sources[0] for name, sources in reads.items() if len(sources) == 1}
     return [(source, name) for name, source in norms.items() if source is not None and runs[source] == 1]
