@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -51,13 +52,12 @@ def ways(config: Config, model: MIPNet, device: torch.device) -> dict[str, Heatm
 
     def predicted(network: MIPNet, layout: torch.memory_format, tf32: bool, bf16: bool) -> Heatmaps:
         network = network.to(memory_format=layout)  # type: ignore[call-overload]
-        predictor = Predictor(network, config, config.evaluation, device)
+        evaluation = replace(config.evaluation, precision="bf16" if bf16 else "fp32")
+        predictor = Predictor(network, config, evaluation, device)
 
-        @torch.inference_mode()
         def run(crops: Tensor) -> Tensor:
             set_tf32(tf32)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                return predictor.heatmaps(crops, layout)
+            return predictor.heatmaps(crops, layout)
 
         return run
 

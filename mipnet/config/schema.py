@@ -185,6 +185,10 @@ class EvaluationConfig:
     oks_nms: float = _option(0.9, "poses of an image with a higher OKS than this are duplicates")
     joint_threshold: float = _option(0.2, "joints below this score do not count in the pose score")
     batch_size: int = _option(64, "crops per forward pass")
+    precision: Literal["fp32", "bf16", "auto"] = _option(
+        "fp32",
+        "of the network; bf16 is faster and differs; auto: bf16 where the device computes in it natively",
+    )
 
 
 @dataclass(frozen=True)
