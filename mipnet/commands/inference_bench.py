@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mipnet.config import from_dict, preset
+from mipnet.config.checks import require
 from mipnet.config.flags import chosen, option, parse, say
 
 DEFAULT = "coco-hrnet-w32-256x192"
@@ -31,6 +32,10 @@ def main(command: str, argv: Sequence[str]) -> int:
     base = preset(chosen(argv, "--preset", DEFAULT))
     description = "Crops to heatmaps, beside the whole network over the images repeated N times."
     options, settings = parse(command, description, Options, ["model", "input"], base, argv)
+    for name in ("rounds", "threads"):
+        require(f"--{name}", getattr(options, name), at_least=1)
+    for name in ("batch", "steps"):
+        require(f"--{name}", getattr(options, name), at_least=0)
     import torch
 
     from mipnet.bench.device import choose_device

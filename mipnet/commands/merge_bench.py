@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mipnet.config import from_dict, preset
+from mipnet.config.checks import require
 from mipnet.config.flags import chosen, option, parse, say
 
 DEFAULT = "coco-hrnet-w32-256x192"
@@ -33,6 +34,8 @@ def main(command: str, argv: Sequence[str]) -> int:
     base = preset(chosen(argv, "--preset", DEFAULT))
     description = "Decoding and merging, beside loops over joints and over pairs of poses."
     options, settings = parse(command, description, Options, ["model", "evaluation"], base, argv)
+    for name in ("rounds", "threads", "poses", "images", "crops"):
+        require(f"--{name}", getattr(options, name), at_least=1)
     import json
 
     import numpy as np

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mipnet.config import from_dict, preset
+from mipnet.config.checks import Problem, require
 from mipnet.config.flags import chosen, option, parse, say
 
 DEFAULT = "coco-hrnet-w32-256x192"
@@ -31,6 +32,12 @@ def main(command: str, argv: Sequence[str]) -> int:
     base = preset(chosen(argv, "--preset", DEFAULT))
     description = "A training step beside the plain one: the whole network over the images repeated N times."
     options, settings = parse(command, description, Options, ["model", "input"], base, argv)
+    for name in ("rounds", "threads"):
+        require(f"--{name}", getattr(options, name), at_least=1)
+    for name in ("batch", "steps"):
+        require(f"--{name}", getattr(options, name), at_least=0)
+    if options.compile not in ("auto", "true", "false"):
+        raise Problem("--compile", options.compile, "is unknown", "give true, false or auto")
     import torch
 
     from mipnet.bench.device import bf16_peak, choose_device
