@@ -24,6 +24,9 @@ COMMANDS = {
     "models import": "published weights as a model folder",
     "models export": "a model's weights under the reference code's names",
     "models summary": "parameters and multiply-adds of any network",
+    "bench step": "time a training step beside one that computes the whole network for each λ",
+    "bench inference": "time crops to heatmaps beside the plain way",
+    "bench merge": "time decoding and merging beside plain loops",
 }
 """Each verb is the module of that name in ``mipnet.commands``."""
 

@@ -161,6 +161,12 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "auto"] = _option(
         "auto", "bf16 runs the network under autocast; auto: where the device computes in bf16 natively"
     )
+    accumulate: int = _option(
+        1, "parts of a worker's share of a batch, in turns: less memory; batch norm sees a part each"
+    )
+    channels_last: bool = _option(True, "memory format of the network; false is the plain, contiguous one")
+    recompute: bool = _option(False, "activation checkpointing: less memory for a second forward pass")
+    compile: bool = _option(False, "torch.compile the network: minutes at the start, for long runs on GPUs")
     loss: Literal["mse", "peak"] = _option("mse", "mse: the paper's; peak: errors weighted by 1 + 10·target")
     freeze_batchnorm: bool = _option(False, "keep batch-norm statistics fixed (eval mode) while training")
     init: str = _option(
@@ -183,6 +189,10 @@ class EvaluationConfig:
     oks_nms: float = _option(0.9, "poses of an image with a higher OKS than this are duplicates")
     joint_threshold: float = _option(0.2, "joints below this score do not count in the pose score")
     batch_size: int = _option(64, "crops per forward pass")
+    precision: Literal["fp32", "bf16", "auto"] = _option(
+        "fp32",
+        "of the network; bf16 is faster and differs; auto: bf16 where the device computes in it natively",
+    )
 
 
 @dataclass(frozen=True)
@@ -313,7 +323,8 @@ def validate(config: Config) -> Config:
             config.scenes.easy + config.scenes.medium + config.scenes.hard,
             at_least=1,
         )
-    for name in ("epochs", "batch_size", "window_batches", "log_steps", "checkpoint_steps", "max_skipped"):
+    counts = "epochs", "batch_size", "accumulate", "window_batches", "log_steps", "checkpoint_steps"
+    for name in (*counts, "max_skipped"):
         require(f"train.{name}", getattr(train, name), at_least=1)
     require("train.learning_rate", train.learning_rate, above=0)
     for name in ("weight_decay", "clip_norm", "seed"):
@@ -338,12 +349,21 @@ def validate(config: Config) -> Config:
             f"does not divide train.batch_size {train.batch_size}",
             f"nearest is {near}",
         )
-    if model.places and model.instances == 1 and train.batch_size == resources.workers:
+    share = train.batch_size // resources.workers
+    if share % train.accumulate:
+        near = next(a for a in range(min(train.accumulate, share), 0, -1) if share % a == 0)
+        raise Problem(
+            "train.accumulate",
+            train.accumulate,
+            f"does not divide a worker's share of the batch, {share}",
+            f"nearest is {near}",
+        )
+    if model.places and model.instances == 1 and share == train.accumulate:
         raise Problem(
             "train.batch_size",
             train.batch_size,
             "leaves one row a worker, which the batch norm of a MIMB cannot train on",
-            f"use at least {2 * resources.workers}",
+            f"use at least {2 * resources.workers * train.accumulate}",
         )
     return config
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,11 +38,15 @@ def oks_matrix(
     a, b = np.asarray(poses_a, np.float64), np.asarray(poses_b, np.float64)
     if not len(sigmas) == a.shape[1] == b.shape[1]:
         raise ConfigError(f"{len(sigmas)} sigmas for poses of {a.shape[1]} and {b.shape[1]} joints")
-    squared = np.square(a[:, None, :, :2] - b[None, :, :, :2]).sum(axis=-1)
     areas = (np.asarray(areas_a, np.float64)[:, None] + np.asarray(areas_b, np.float64)[None]) / 2
-    variances = np.square(2 * np.asarray(sigmas, np.float64))
-    exponent = squared / (2 * variances * np.maximum(areas, np.spacing(1.0))[..., None])
-    return np.exp(-exponent).mean(axis=-1)
+    # Distances in units of each joint's 2 sigma · √2, and all that is (A, B, K) large is made in place.
+    unit = math.sqrt(8) * np.asarray(sigmas, np.float64)
+    exponent, dy = (np.subtract(a[:, None, :, i] / unit, b[None, :, :, i] / unit) for i in (0, 1))
+    exponent *= exponent
+    dy *= dy
+    exponent += dy
+    exponent /= -np.maximum(areas, np.spacing(1.0))[..., None]
+    return np.exp(exponent, out=exponent).mean(axis=-1)
 
 
 def oks_nms(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,14 @@ def normalise(images: Tensor) -> Tensor:
     Returns:
         (B, 3, h, w) float32, normalised by ImageNet's mean and standard deviation.
     """
-    mean = torch.tensor(MEAN, device=images.device).mul_(255)
-    scale = torch.tensor(STD, device=images.device).mul_(255).reciprocal_()
-    return images.permute(0, 3, 1, 2).sub(mean[:, None, None]).mul_(scale[:, None, None])
+    mean, scale = _constants(images.device)
+    return images.permute(0, 3, 1, 2).sub(mean).mul_(scale)
+
+
+@cache
+def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / standard deviation (3, 1, 1) of pixels; kept, because making them waits for a GPU."""
+    with torch.inference_mode(False):  # what is made inside it could never be trained through
+        mean = torch.tensor(MEAN).mul_(255).to(device)
+        scale = torch.tensor(STD).mul_(255).reciprocal_().to(device)
+    return mean[:, None, None], scale[:, None, None]

@@ -26,6 +26,8 @@ class MIMB(nn.Module):
         reduction: r; the hidden layers have C // r units.
     """
 
+    fixed: Tensor | None
+
     def __init__(self, channels: int, instances: int, reduction: int = 4) -> None:
         super().__init__()
         if not 1 <= reduction <= channels:
@@ -45,6 +47,13 @@ class MIMB(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(hidden, channels),
         )
+        self.register_buffer("fixed", None, persistent=False)
+
+    @torch.no_grad()
+    def fix_embedding(self) -> None:
+        """Compute z of every λ now and for good: for a network that will not be trained any more."""
+        self.eval()
+        self.fixed = self._embedding(torch.arange(self.instances, device=next(self.parameters()).device))
 
     def forward(self, x: Tensor, instances: Tensor) -> Tensor:
         """Modulate rows that each have their own λ.
@@ -78,6 +87,8 @@ class MIMB(nn.Module):
 
     def _embedding(self, instances: Tensor) -> Tensor:
         """z of every row, (R,) → (R, C)."""
+        if self.fixed is not None:
+            return self.fixed[instances]
         dtype = next(self.embed.parameters()).dtype
         one_hot = torch.eye(self.instances, dtype=dtype, device=instances.device)
         if self.training:

@@ -21,14 +21,14 @@ def heatmap_loss(
     small maps, almost all background, much faster.
 
     Args:
-        predictions: (B, N, K, h, w), any float dtype; the loss is computed in float32.
+        predictions: (B, N, K, h, w), any float dtype; the loss is computed in float32, or in float64.
         targets: (B, N, K, h, w) float32.
         weights: (B, N, K) float32; joints with weight 0 do not count, though they stay in the mean.
         kind: "mse" or "peak".
 
     Returns:
-        the loss () float32 to differentiate, and the loss of each instance (N,) float32, detached, for
-        logging; the first is the mean of the second.
+        the loss () to differentiate, and the loss of each instance (N,), detached, for logging; the
+        first is the mean of the second.
 
     Raises:
         ValueError: shapes that do not fit, or unknown ``kind``.
@@ -41,7 +41,8 @@ def heatmap_loss(
     if kind not in ("mse", "peak"):
         raise ValueError(f"unknown kind of loss {kind!r}")
     # The one tensor as large as the maps: weights are per joint, so they wait until pixels are summed.
-    error = mse_loss(predictions.float(), targets, reduction="none")
+    dtype = torch.promote_types(predictions.dtype, torch.float32)
+    error = mse_loss(predictions.to(dtype), targets.to(dtype), reduction="none")
     if kind == "peak":
         error = torch.addcmul(error, error, targets, value=PEAK_GAIN)
     per_joint = error.mean(dim=(-2, -1)) * weights.square()

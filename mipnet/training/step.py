@@ -6,6 +6,7 @@ batch-norm statistics on the device; how often that happened is read with the ot
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mipnet.config.schema import Config
 from mipnet.models.images import normalise
 from mipnet.models.network import MIPNet
+from mipnet.models.recompute import recompute_activations
 from mipnet.models.targets import heatmap_targets
 from mipnet.training.losses import heatmap_loss
 from mipnet.training.optimise import build_optimizer, learning_rate
@@ -43,8 +45,14 @@ class TrainStep:
         precision: Precision = "fp32",
     ) -> None:
         self.config, self.total_steps, self.device, self.precision = config, total_steps, device, precision
+        train = config.train
         # Convolutions are fastest in the memory format in which ``normalise`` makes the crops.
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
+        self.model = model.to(device, memory_format=self.layout)  # type: ignore[call-overload]
+        if train.recompute:
+            recompute_activations(self.model.backbone)
+        if train.compile:
+            self.model.compile(dynamic=False)
         self.distributed = dist.is_initialized() and dist.get_world_size() > 1
         self.statistics = flatten_statistics(self.model)
         self._statistics_before = torch.empty_like(self.statistics)
@@ -55,11 +63,11 @@ class TrainStep:
                 device_ids=[device.index] if device.type == "cuda" else None,
                 forward_sync_buffers=False,  # averaged before they are used: ``synchronise_statistics``
                 gradient_as_bucket_view=True,
-                static_graph=True,
+                static_graph=train.accumulate == 1,  # not with ``no_sync``: every backward pass is alike
             )
         self.parameters: list[Tensor] = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = build_optimizer(self.model, config.train)
-        self.average = [p.detach().clone() for p in self.parameters] if config.train.ema else []
+        self.optimizer = build_optimizer(self.model, train)
+        self.average = [p.detach().clone() for p in self.parameters] if train.ema else []
         self.step = 0
         self._sums = torch.zeros(4 + config.model.instances, device=device)
         self.set_training_mode()
@@ -84,7 +92,7 @@ class TrainStep:
             joints, self.config.input.size, self.config.heatmap_size, target.sigma, target.kind
         )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            heatmaps = self.network(normalise(images))
+            heatmaps = self.network(normalise(images).contiguous(memory_format=self.layout))
         return heatmap_loss(heatmaps, targets, weights, self.config.train.loss)
 
     def __call__(self, images: Tensor, joints: Tensor, corrupt: Tensor | None = None) -> None:
@@ -95,9 +103,7 @@ class TrainStep:
             group["lr"] = rate
         self._statistics_before.copy_(self.statistics)
         self.optimizer.zero_grad(set_to_none=True)
-        loss, per_instance = self.loss(images, joints)
-        loss.backward()
-
+        per_instance = self._gradients(images, joints)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         finite = torch.isfinite(norm)  # the same on all ranks: the gradients are already averaged
@@ -117,6 +123,25 @@ class TrainStep:
         values = torch.where(finite, values, 0.0)
         self._sums += torch.cat([values[:2], torch.stack([1 - finite.float(), bad]), values[2:]])
         self.step += 1
+
+    def _gradients(self, images: Tensor, joints: Tensor) -> Tensor:
+        """Set the gradients of the mean loss over all parts; returns the loss of each λ (N,)."""
+        parts, network = self.config.train.accumulate, self.network
+        losses = []
+        for part, (some_images, some_joints) in enumerate(
+            zip(images.chunk(parts), joints.chunk(parts), strict=True), start=1
+        ):
+            alone: AbstractContextManager[Any] = nullcontext()
+            if isinstance(network, DistributedDataParallel) and part < parts:
+                alone = network.no_sync()  # the ranks' gradients are averaged once, with the last part
+            with alone:
+                loss, per_instance = self.loss(some_images, some_joints)
+                after = self.statistics.clone() if self.config.train.recompute else None
+                (loss / parts).backward()
+            if after is not None:
+                self.statistics.copy_(after)  # the second forward pass has moved them once more
+            losses.append(per_instance)
+        return torch.stack(losses).mean(dim=0)
 
     def read_metrics(self) -> dict[str, float]:
         """Means since the last call, over all ranks; waits for the device.

@@ -136,6 +136,10 @@ BAD = [
         "scenes.easy + medium + hard: 0 is below 1; nearest is 1",
     ),
     ({"train": {"batch_size": 0}}, "train.batch_size: 0 is below 1; nearest is 1"),
+    (
+        {"train": {"accumulate": 6}, "resources": {"workers": 2}},
+        "train.accumulate: 6 does not divide a worker's share of the batch, 8; nearest is 4",
+    ),
     ({"train": {"seed": -1}}, "train.seed: -1 is below 0; nearest is 0"),
     ({"train": {"ema": 1}}, "train.ema: 1.0 is above 0.99999; nearest is 0.99999"),
     ({"evaluation": {"discount": 0}}, "evaluation.discount: 0.0 is not above 0; use a number above 0"),

@@ -17,8 +17,9 @@ from mipnet.errors import UserError
 from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps
 from mipnet.inference.predictor import Predictor
 from mipnet.models.images import MEAN, STD, normalise
-from mipnet.models.weights import DESCRIPTION, save_model
+from mipnet.models.weights import DESCRIPTION, load_model, save_model
 from mipnet.training.checkpoint import model_from_config
+from mipnet.training.precision import native_bf16
 
 
 def tiny(instances: int = 2) -> Config:
@@ -88,6 +89,28 @@ def test_flip_test_is_the_average_with_the_mirrored_crop(folder: Path) -> None:
     assert both.shape == (3, 2, 17, 12, 8)
     assert both.dtype == torch.float32
     assert not torch.allclose(both, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_a_folded_network_gives_the_heatmaps_of_the_saved_one(folder: Path, flip_test: bool) -> None:
+    """Within 1e-4 of the largest, and no batch norm is left to compute."""
+    folded = with_settings(folder, flip_test=flip_test)
+    saved = dataclasses.replace(folded, model=load_model(folder)[0])
+    pixels = torch.from_numpy(crops())
+    expected, found = saved.heatmaps(pixels), folded.heatmaps(pixels)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+    norms = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in p.model.modules()) for p in (saved, folded)]
+    assert norms[0] > 0
+    assert norms[1] == 0
+
+
+def test_precision(folder: Path) -> None:
+    pixels = torch.from_numpy(crops())
+    full, half, auto = (with_settings(folder, precision=p).heatmaps(pixels) for p in ("fp32", "bf16", "auto"))
+    assert half.dtype == torch.float32
+    difference = (half - full).abs().max() / full.abs().max()
+    assert 0 < difference < 0.1
+    assert torch.equal(auto, half if native_bf16(torch.device("cpu")) else full)
 
 
 @pytest.mark.parametrize("decoder", ["argmax", "quarter", "dark", "parabola"])

@@ -1,0 +1,56 @@
+"""What a benchmark runs on."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from mipnet.errors import ConfigError, nearest
+
+DENSE_BF16 = {"B200": 2250, "H200": 989, "H100": 989, "A100": 312, "L40S": 362, "A10G": 70, "L4": 121}
+"""10^12 operations a second on dense bf16 matrices, by the data sheets (SXM where there are two)."""
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device for ``--device``: cpu, cuda, or auto, which is a GPU if there is one.
+
+    Raises:
+        ConfigError: anything else, or no GPU.
+    """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device: unknown device {wanted!r}", nearest(wanted, ("auto", "cpu", "cuda")))
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device: there is no GPU that PyTorch can use", "choose --device cpu")
+    available = wanted != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if available else torch.device("cpu")
+
+
+def wait(device: torch.device) -> None:
+    """Until all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def set_tf32(on: bool) -> None:
+    """Whether a GPU may round the inputs of fp32 convolutions and products to TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = on
+    torch.backends.cudnn.allow_tf32 = on
+
+
+def bf16_peak(device: torch.device) -> tuple[float, str]:
+    """Operations a second in bf16, and where the figure is from: the data sheet, or else a large product."""
+    name = torch.cuda.get_device_name(device)
+    for card, tera in DENSE_BF16.items():
+        if card in name.replace("-", " ").split():
+            return tera * 1e12, f"{tera} Tflop/s by the data sheet of the {card}"
+    side = 8192
+    a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    best = 0.0
+    for _ in range(5):
+        wait(device)
+        begin = time.perf_counter()
+        a @ a
+        wait(device)
+        best = max(best, 2 * side**3 / (time.perf_counter() - begin))
+    return best, f"{best / 1e12:.0f} Tflop/s, measured on a product of {side} x {side} matrices"

@@ -1,0 +1,132 @@
+"""One training step, several ways."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mipnet.bench.device import set_tf32, wait
+from mipnet.bench.plain import Repeated
+from mipnet.config import Config
+from mipnet.models.costs import multiply_adds
+from mipnet.training.checkpoint import model_from_config
+from mipnet.training.losses import heatmap_loss
+from mipnet.training.precision import Precision, native_bf16
+from mipnet.training.step import TrainStep
+
+PLAIN = "images repeated N times"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How one way differs from the plain one."""
+
+    name: str
+    repeated: bool = False
+    channels_last: bool = False
+    precision: Precision = "fp32"
+    tf32: bool = False
+    compile: bool = False
+
+
+def variants(device: torch.device, compile: bool) -> list[Variant]:
+    """The plain way, and then each with one thing more than the one before."""
+    found = [Variant(PLAIN, repeated=True), Variant("prefix once, λ folded")]
+    last = replace(found[-1], name="+ channels-last", channels_last=True)
+    found.append(last)
+    if device.type == "cuda":
+        last = replace(last, name="+ TF32", tf32=True)
+        found.append(last)
+    if native_bf16(device):
+        last = replace(last, name="+ bf16", precision="bf16")
+        found.append(last)
+    if compile:
+        found.append(replace(last, name="+ compile", compile=True))
+    return found
+
+
+class StepWay:
+    """A whole training step, optimiser included, on random crops and joints that stay the same.
+
+    Attributes:
+        peak_memory: bytes on a GPU, of all calls so far, without what the other ways hold.
+    """
+
+    def __init__(
+        self, config: Config, variant: Variant, batch: int, steps: int, device: torch.device
+    ) -> None:
+        before = _allocated(device)
+        train = replace(config.train, channels_last=variant.channels_last, compile=variant.compile)
+        torch.manual_seed(0)
+        model = model_from_config(config)
+        self.step = TrainStep(model, replace(config, train=train), 10**6, device, variant.precision)
+        if variant.repeated:
+            self.step.network = Repeated(self.step.model)
+        self.variant, self.steps, self.device = variant, steps, device
+        self.images, self.joints = (t.to(device) for t in random_batch(config, batch))
+        self.peak_memory, self._held = 0, _allocated(device) - before
+
+    def __call__(self) -> float:
+        """Takes ``steps`` steps and returns the number of samples in them."""
+        set_tf32(self.variant.tf32)
+        before = _allocated(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        for _ in range(self.steps):
+            self.step(self.images, self.joints)
+        wait(self.device)
+        if self.device.type == "cuda":
+            others = before - self._held
+            self.peak_memory = max(self.peak_memory, torch.cuda.max_memory_allocated(self.device) - others)
+            self._held = _allocated(self.device) - others
+        return self.steps * len(self.images)
+
+
+def _allocated(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def random_batch(config: Config, batch: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Crops (B, h, w, 3) uint8 and joints (B, N, K, 3) float32, all visible and inside."""
+    g = torch.Generator().manual_seed(seed)
+    width, height = config.input.size
+    images = torch.randint(0, 256, (batch, height, width, 3), generator=g, dtype=torch.uint8)
+    joints = torch.rand(batch, config.model.instances, config.data.joints.num_joints, 3, generator=g)
+    return images, joints * torch.tensor([width - 1.0, height - 1.0, 0.0]) + torch.tensor([0, 0, 2.0])
+
+
+def operations(config: Config) -> float:
+    """Of one sample in a step: a multiply-add is two, and a backward pass costs two forward ones."""
+    with torch.device("meta"):
+        model = model_from_config(config)
+    return 6 * multiply_adds(model, (config.input.height, config.input.width)).total
+
+
+def gradient_difference(config: Config, batch: int = 3) -> float:
+    """Largest relative difference between the gradients of the two ways, in fp64 on the CPU.
+
+    Per tensor, the norm of the difference over the norm. A bias in front of a batch norm has no gradient but
+    rounding, so no norm counts as less than 1e-6 of that of all gradients.
+    """
+    torch.manual_seed(0)
+    ours = model_from_config(config).double().train()
+    theirs = Repeated(copy.deepcopy(ours))
+    found = [_gradients(network, config, batch) for network in (ours, theirs)]
+    least = 1e-6 * torch.nn.utils.get_total_norm(found[1])
+    return max(((a - b).norm() / b.norm().clamp(min=least)).item() for a, b in zip(*found, strict=True))
+
+
+def _gradients(network: Callable[..., Tensor], config: Config, batch: int) -> list[Tensor]:
+    assert isinstance(network, torch.nn.Module)
+    width, height = config.heatmap_size
+    g = torch.Generator().manual_seed(1)
+    shape = batch, config.model.instances, config.data.joints.num_joints
+    images = torch.randn(batch, 3, config.input.height, config.input.width, generator=g, dtype=torch.float64)
+    targets = torch.rand(*shape, height, width, generator=g, dtype=torch.float64)
+    loss, _ = heatmap_loss(network(images), targets, torch.ones(shape), config.train.loss)
+    loss.backward()
+    return [p.grad for p in network.parameters() if p.grad is not None]

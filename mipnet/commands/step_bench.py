@@ -1,0 +1,79 @@
+"""``mipnet bench step``: a training step beside the plain one that computes the whole network for each λ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mipnet.config import from_dict, preset
+from mipnet.config.checks import Problem, require
+from mipnet.config.flags import chosen, option, parse, say
+
+DEFAULT = "coco-hrnet-w32-256x192"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Flags of ``mipnet bench step``."""
+
+    preset: str = option(DEFAULT, "whose network and crops")
+    batch: int = option(0, "samples in a step; 0: 4 on a CPU, 64 on a GPU")
+    steps: int = option(0, "steps in a round; 0: 1 on a CPU, 10 on a GPU")
+    rounds: int = option(5, "rounds that count")
+    threads: int = option(1, "CPU threads")
+    device: str = option("auto", "auto, cpu or cuda")
+    compile: str = option("auto", "time torch.compile as well: true, false, or auto, on a GPU only")
+    json: str = option("", "file for the whole measurement")
+
+
+def main(command: str, argv: Sequence[str]) -> int:
+    """Print the table, the gradients' difference, and on a GPU memory and the share of its peak."""
+    base = preset(chosen(argv, "--preset", DEFAULT))
+    description = "A training step beside the plain one: the whole network over the images repeated N times."
+    options, settings = parse(command, description, Options, ["model", "input"], base, argv)
+    for name in ("rounds", "threads"):
+        require(f"--{name}", getattr(options, name), at_least=1)
+    for name in ("batch", "steps"):
+        require(f"--{name}", getattr(options, name), at_least=0)
+    if options.compile not in ("auto", "true", "false"):
+        raise Problem("--compile", options.compile, "is unknown", "give true, false or auto")
+    import torch
+
+    from mipnet.bench.device import bf16_peak, choose_device
+    from mipnet.bench.rounds import as_json, in_turns, machine, table
+    from mipnet.bench.step import PLAIN, StepWay, gradient_difference, operations, variants
+
+    config, device = from_dict(settings, base), choose_device(options.device)
+    gpu = device.type == "cuda"
+    torch.set_num_threads(options.threads)
+    batch, steps = options.batch or (64 if gpu else 4), options.steps or (10 if gpu else 1)
+    small = from_dict(settings, preset("debug"))
+    difference = gradient_difference(small)
+    facts: dict[str, object] = {
+        "preset": options.preset,
+        "instances": config.model.instances,
+        "batch": batch,
+        "threads": options.threads,
+        "machine": machine(device.type),
+        "gradient_difference_fp64": difference,
+    }
+    say(f"{options.preset}, N = {config.model.instances}, batch {batch}, {options.threads} CPU threads")
+    say(str(facts["machine"]))
+    say(f"gradients, fp64, preset debug: largest relative difference {difference:.1e}\n")
+    compile = gpu if options.compile == "auto" else options.compile == "true"
+    ways = {v.name: StepWay(config, v, batch, steps, device) for v in variants(device, compile)}
+    timings = in_turns(ways, PLAIN, options.rounds)
+    say(table(timings, "samples"))
+    if gpu:
+        peak, source = bf16_peak(device)
+        say(f"\nbf16 peak: {source}")
+        shares, memory = {}, {}
+        for t in timings:
+            shares[t.name] = t.rate * operations(config) / peak
+            memory[t.name] = ways[t.name].peak_memory
+            say(f"{t.name:<26} {100 * shares[t.name]:5.1f} % of it, {memory[t.name] / 2**30:.1f} GiB at most")
+        facts |= {"share_of_bf16_peak": shares, "peak_memory_bytes": memory}
+    if options.json:
+        Path(options.json).write_text(as_json("step", timings, facts), encoding="utf-8")
+    return 0

@@ -1,0 +1,82 @@
+"""A network for inference only: every batch norm inside the convolution in front of it."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from mipnet.models.mimb import MIMB
+from mipnet.models.network import MIPNet
+
+
+def fold(model: MIPNet, size: tuple[int, int]) -> MIPNet:
+    """A copy that gives the same heatmaps, but for rounding, with fewer operations.
+
+    In eval mode a batch norm is one factor and one term per channel, which the convolution's weight and bias
+    can take over, and z of a MIMB is one constant vector per λ. Which batch norm reads which convolution is
+    seen from a run without data, so this holds for any backbone; one that reads anything else stays.
+
+    Args:
+        model: is not changed.
+        size: (H, W) of an input that it takes.
+
+    Returns:
+        in eval mode; it cannot be trained or saved (``architecture`` is None).
+    """
+    folded = copy.deepcopy(model).requires_grad_(False)
+    folded.architecture = None
+    names = {module: name for name, module in folded.named_modules()}
+    with torch.no_grad():
+        for convolution, norm in _pairs(model, size):
+            conv, bn = folded.get_submodule(convolution), folded.get_submodule(norm)
+            assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
+            assert isinstance(bn, nn.BatchNorm2d)
+            assert bn.running_mean is not None
+            assert bn.running_var is not None
+            conv.weight, conv.bias = fuse_conv_bn_weights(
+                conv.weight,
+                conv.bias,
+                bn.running_mean,
+                bn.running_var,
+                bn.eps,
+                bn.weight,
+                bn.bias,
+                transpose=isinstance(conv, nn.ConvTranspose2d),
+            )
+            parent, _, child = names[bn].rpartition(".")
+            setattr(folded.get_submodule(parent), child, nn.Identity())
+        for module in folded.modules():
+            if isinstance(module, MIMB):
+                module.fix_embedding()
+    return folded.eval()
+
+
+def _pairs(model: MIPNet, size: tuple[int, int]) -> list[tuple[str, str]]:
+    """Names of (convolution, batch norm) where the second reads what the first wrote, each used once."""
+    shapes = copy.deepcopy(model).to("meta").eval()
+    written: dict[int, str] = {}
+    kept: list[Tensor] = []  # alive until the end, so that no id is given twice
+    runs: dict[str, int] = {}
+    reads: dict[str, list[str | None]] = {}
+    for name, module in shapes.named_modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+
+            def wrote(module: nn.Module, inputs: object, output: Tensor, name: str = name) -> None:
+                kept.append(output)
+                written[id(output)] = name
+                runs[name] = runs.get(name, 0) + 1
+
+            module.register_forward_hook(wrote)
+        elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
+
+            def read(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                reads.setdefault(name, []).append(written.get(id(inputs[0])))
+
+            module.register_forward_pre_hook(read)
+    with torch.no_grad():
+        shapes(torch.empty(1, 3, *size, dtype=next(shapes.parameters()).dtype, device="meta"))
+    norms = {name: sources[0] for name, sources in reads.items() if len(sources) == 1}
+    return [(source, name) for name, source in norms.items() if source is not None and runs[source] == 1]

@@ -1,0 +1,170 @@
+"""The plain ways of the benchmarks give what the fast ones give: that is what makes ratios mean something."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mipnet.bench import merge as bench
+from mipnet.bench.device import choose_device
+from mipnet.bench.inference import difference, trained, ways
+from mipnet.bench.plain import Repeated
+from mipnet.bench.step import PLAIN, StepWay, gradient_difference, operations, random_batch, variants
+from mipnet.cli import main
+from mipnet.config import Config, from_dict, preset
+from mipnet.errors import ConfigError
+from mipnet.skeletons import COCO17
+from mipnet.training.checkpoint import model_from_config
+
+CPU = torch.device("cpu")
+SMALL = ["--model.width", "8", "--input.width", "32", "--input.height", "32"]
+
+
+def small(**sections: object) -> Config:
+    base = from_dict({"model": {"width": 8}, "input": {"width": 32, "height": 32}}, preset("debug"))
+    return from_dict(dict(sections), base)
+
+
+@pytest.mark.parametrize("instances", [2, 3])
+def test_gradients_are_those_of_the_repeated_images(instances: int) -> None:
+    assert 0 < gradient_difference(small(model={"instances": instances})) < 1e-9
+
+
+def test_the_difference_of_other_gradients_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it would be if the plain way ran another network."""
+    monkeypatch.setattr(Repeated, "forward", lambda self, images: self.model(images) * 1.001)
+    assert gradient_difference(small()) > 1e-5
+
+
+def test_ways_of_a_step_learn_the_same() -> None:
+    ways = [StepWay(small(), v, 4, 2, CPU) for v in variants(CPU, compile=False)]
+    assert ways[0].variant.name == PLAIN
+    assert [way() for way in ways] == [8.0] * len(ways)
+    losses = {way.variant.name: way.step.read_metrics()["loss"] for way in ways}
+    for name, loss in losses.items():
+        assert loss == pytest.approx(losses[PLAIN], rel=0.05 if "bf16" in name else 1e-4), name
+    assert ways[0].step.layout != ways[2].step.layout
+
+
+def test_operations_are_six_for_each_multiply_add() -> None:
+    """Of HRNet-W32, 7.65 · 10⁹ multiply-adds for one λ, of which 62 % run once (the paper's network)."""
+    assert operations(preset("coco-hrnet-w32-256x192")) == pytest.approx(6 * 7.65e9 * 1.38, rel=0.02)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_ways_to_heatmaps_agree(flip: bool) -> None:
+    config = small()
+    config = replace(config, evaluation=replace(config.evaluation, flip_test=flip))
+    found = ways(config, trained(config, CPU), CPU)
+    crops, _ = random_batch(config, 3)
+    expected = found[PLAIN](crops)
+    assert expected.shape == (3, 2, 17, 8, 8)
+    assert expected.abs().max() > 0.01
+    assert next(iter(found)) == PLAIN
+    for name, run in found.items():
+        assert difference(run(crops), expected) < (0.1 if "bf16" in name else 1e-4), name
+
+
+def test_trained_is_not_trivial_to_fold() -> None:
+    model = trained(small(), CPU)
+    assert not model.training
+    fresh = model_from_config(small())
+    assert not torch.equal(model.backbone.stages[0].bn1.running_var, fresh.backbone.stages[0].bn1.running_var)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("threshold", [0.3, 0.9])
+def test_both_ways_of_merging_keep_the_same(seed: int, threshold: float) -> None:
+    people = bench.crowd(images=3, poses=24, instances=2, joints=17, seed=seed)
+    assert len(np.unique(people.scores)) < people.scores.size  # there are ties
+    plain, ours = (run() for run in bench.merge_ways(people, COCO17.sigmas, 0.9, threshold).values())
+    assert bench.same_poses(plain, ours)
+    np.testing.assert_array_equal(plain.scores, ours.scores)
+    assert 0.2 * people.scores.size < len(ours.boxes) < people.scores.size
+
+
+def test_merging_ties_of_equal_poses() -> None:
+    people = bench.crowd(images=1, poses=20, instances=2, joints=17, seed=0)
+    people.poses[:] = people.poses[0, 0]
+    people.scores[:] = 0.5
+    plain, ours = (run() for run in bench.merge_ways(people, COCO17.sigmas, 1.0, 0.9).values())
+    assert bench.same_poses(plain, ours)
+    assert (ours.boxes.tolist(), ours.instances.tolist()) == ([0], [0])
+    assert not bench.same_poses(plain, ours._replace(instances=ours.instances + 1))
+
+
+@pytest.mark.parametrize("method", ["argmax", "quarter", "parabola", "dark"])
+def test_both_ways_of_decoding_agree(method: str) -> None:
+    heatmaps = bench.maps(6, 17, (16, 24), CPU)
+    heatmaps[0, 0] = 0
+    heatmaps[0, 1] = -1
+    heatmaps[0, 2] *= 1e-12
+    heatmaps[0, 3] = heatmaps[0, 3].clamp(max=0.2)  # a plateau
+    heatmaps[0, 4] = 0
+    heatmaps[0, 4, 12, 8] = 1.0  # alone: beyond the blur's reach all is 0
+    heatmaps[0, 5] = -0.3
+    heatmaps[0, 5, 12, 8] = 1.0  # around it the blurred map is negative
+    (cells, scores), (ours, our_scores) = (run() for run in bench.decode_ways(heatmaps, method).values())
+    np.testing.assert_array_equal(scores, our_scores)
+    np.testing.assert_allclose(ours, cells, atol=2e-3)
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == CPU
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(ConfigError, match=r"--device: unknown device 'gpu'"):
+        choose_device("gpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "step", "--preset", "debug", "--device", "cuda"]) == 2
+    assert "--device: there is no GPU that PyTorch can use; choose --device cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "flags", "words"),
+    [
+        ("step", ["--batch", "2", "--device", "cpu"], ["gradients, fp64", "prefix once", "samples/s"]),
+        ("inference", ["--batch", "2", "--device", "cpu"], ["batch norm folded", "crops/s", "heatmaps"]),
+        ("merge", ["--images", "2", "--crops", "2", "--device", "cpu"], ["dark", "parabola", "OKS matrices"]),
+    ],
+)
+def test_commands(
+    verb: str, flags: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "found.json"
+    sizes = SMALL if verb != "merge" else []
+    argv = ["bench", verb, "--preset", "debug", *sizes, *flags, "--rounds", "2", "--json", str(file)]
+    threads = torch.get_num_threads()
+    try:
+        assert main(argv) == 0
+    finally:
+        torch.set_num_threads(threads)
+    said = capsys.readouterr().out
+    for word in words:
+        assert word in said
+    found = json.loads(file.read_text())
+    timings = found if verb != "merge" else found["parts"]["merge"]
+    assert all(len(way["ratios"]) == 2 for way in timings["ways"].values())
+    assert len(timings["ways"]) >= 2
+    assert "torch" in found["machine"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["step", "--rounds", "0"], "--rounds: 0 is below 1"),
+        (["step", "--compile", "maybe"], "--compile: 'maybe' is unknown; give true, false or auto"),
+        (["inference", "--batch", "-1"], "--batch: -1 is below 0"),
+        (["merge", "--poses", "0"], "--poses: 0 is below 1"),
+    ],
+)
+def test_mistakes_end_in_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *words]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,148 @@
+"""Options of a step change its cost, not its result."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_step import CORRUPT, batch, different, make, poison_activation, run_ranks, snapshot, tiny
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mipnet.training.step import TrainStep
+
+WAITS = {"_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal"}
+"""Operations that need a value on the host: on a GPU each waits for everything before it."""
+
+
+class Waits(TorchDispatchMode):
+    """Notes what would make the host wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in WAITS:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("train", [{}, {"ema": 0.9, "clip_norm": 1.0, "accumulate": 2}, {"recompute": True}])
+def test_a_step_never_waits_for_the_device(train: dict[str, Any]) -> None:
+    step = make(tiny(train=train))
+    step(*batch(), CORRUPT)
+    with Waits() as waits:
+        step(*batch(), CORRUPT)
+    assert waits.found == []
+    with Waits() as waits:
+        torch.ones(()).item()
+    assert waits.found  # that it would be seen
+
+
+def test_constants_of_normalise_are_made_once() -> None:
+    """Making a tensor from numbers copies from the host, and that waits for a GPU too."""
+    made: list[str] = []
+    step = make(tiny())
+    images, joints = batch()
+    step(images, joints)
+    original: Callable[..., torch.Tensor] = torch.tensor
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "tensor", lambda *a, **k: (made.append("tensor"), original(*a, **k))[1])
+        step(images, joints)
+    assert made == []
+
+
+def gradients(step: TrainStep) -> list[torch.Tensor]:
+    return [p.grad for p in step.parameters if p.grad is not None]
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
+    """With batch norm in eval mode: in training mode it sees parts instead of the batch."""
+    frozen = {"freeze_batchnorm": True, "clip_norm": 0}
+    whole, parts = make(tiny(train=frozen)), make(tiny(train={**frozen, "accumulate": 4}))
+    nn.init.normal_(whole.model.backbone.head.weight, std=0.1)
+    parts.model.load_state_dict(whole.model.state_dict())
+    for step in (whole, parts):
+        step(*batch(), CORRUPT)
+    largest = max(g.abs().max().item() for g in gradients(whole))
+    for ours, theirs in zip(gradients(parts), gradients(whole), strict=True):
+        assert (ours - theirs).abs().max().item() < 1e-5 * largest
+    ours, theirs = parts.read_metrics(), whole.read_metrics()
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert ours["corrupt"] == 2
+
+
+def test_batch_norm_sees_each_part() -> None:
+    step = make(tiny(train={"accumulate": 2}))
+    images, joints = batch()
+    alone = make(tiny())
+    for part in (slice(0, 2), slice(2, 4)):
+        with torch.no_grad():
+            alone.loss(images[part], joints[part])
+    step(images, joints)
+    torch.testing.assert_close(step.statistics, alone.statistics)
+
+
+def test_a_bad_part_masks_the_whole_update() -> None:
+    step = make(tiny(train={"accumulate": 2, "ema": 0.9}))
+    step(*batch())
+    before = snapshot(step)
+    images, joints = batch(seed=3)
+    handle = poison_activation(step)
+    step(images, joints)
+    handle.remove()
+    assert not different(before, snapshot(step))
+
+
+def test_two_ranks_with_two_parts_each_make_the_update_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = tiny(train={"freeze_batchnorm": True, "clip_norm": 0, "accumulate": 2})
+    alone = make(tiny(train={"freeze_batchnorm": True, "clip_norm": 0}))
+    nn.init.normal_(alone.model.backbone.head.weight, std=0.1)
+    torch.save(alone.model.state_dict(), tmp_path / "start.pt")
+    alone(*batch(), CORRUPT)
+    expected = gradients(alone)
+    largest = max(g.abs().max().item() for g in expected)
+    for seen in run_ranks(tmp_path, config):
+        for ours, theirs in zip(seen["gradients"], expected, strict=True):
+            assert (ours - theirs).abs().max().item() < 1e-5 * largest
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_recomputed_activations_change_nothing(accumulate: int) -> None:
+    """Not even batch-norm statistics, though each batch norm sees each batch twice."""
+    usual = make(tiny(train={"accumulate": accumulate}))
+    lean = make(tiny(train={"accumulate": accumulate, "recompute": True}))
+    for seed in range(2):
+        usual(*batch(seed=seed))
+        lean(*batch(seed=seed))
+    assert not different(snapshot(usual), snapshot(lean))
+    assert lean.read_metrics() == usual.read_metrics()
+
+
+def test_memory_format_changes_only_the_rounding() -> None:
+    last, plain = make(tiny()), make(tiny(train={"channels_last": False}))
+    formats = [next(p for p in s.parameters if p.dim() == 4 and p.shape[-1] == 3) for s in (last, plain)]
+    assert [p.is_contiguous(memory_format=torch.channels_last) for p in formats] == [True, False]
+    for step in (last, plain):
+        step(*batch())
+    assert last.read_metrics() == pytest.approx(plain.read_metrics(), rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_network_learns_the_same() -> None:
+    usual, compiled = make(tiny()), make(tiny(train={"compile": True}))
+    assert list(compiled.model.state_dict()) == list(usual.model.state_dict())
+    for step in (usual, compiled):
+        for seed in range(2):
+            step(*batch(seed=seed))
+    assert compiled.read_metrics() == pytest.approx(usual.read_metrics(), rel=1e-2)
