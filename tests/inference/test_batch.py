@@ -52,7 +52,7 @@ class Network:
         self.asked: list[int] = []
 
     def __call__(self, boxes: Boxes, *_: Any) -> Iterator[dict[str, np.ndarray]]:
-        order = np.random.default_rng(0).permutation(len(boxes))
+        order = np.argsort(np.arange(len(boxes)) + np.random.default_rng(0).uniform(0, 6, len(boxes)))
         for number, rows in enumerate(np.array_split(order, max(1, len(order) // 3))):
             if number == self.stop_after:
                 raise KeyboardInterrupt
@@ -97,7 +97,7 @@ def test_interrupted_and_continued_is_the_same_as_at_once(
         "image_id", "category_id", "keypoints", "score", "instance", "box", "file_name",
     }  # fmt: skip
 
-    for stop in (11, 3):
+    for stop in (6, 3):
         with pytest.raises(KeyboardInterrupt):
             predict(Network(stop_after=stop), twice, boxes, monkeypatch)
     there = len([name for name in twice.join("parts").names() if name.endswith(".parquet")])

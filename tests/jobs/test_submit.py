@@ -63,7 +63,7 @@ class Client:
         self.answers = {
             "nodes": {"result": {"result": [{"state": "ALIVE", "resources_total": n} for n in nodes]}},
             "cluster_status": {
-                "clusterStatus": {"autoscalerReport": {"activeNodes": dict.fromkeys(types, 1)}}
+                "clusterStatus": {"autoscalerReport": {"nodeTypeMapping": dict(enumerate(types))}}
             },
         }
 
