@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "tables of a trained model on any split and box source",
     "predict": "poses of people in images, with overlays",
     "ui": "MLflow's pages over the runs and models of a storage",
+    "bench stream": "how fast training samples are made, beside the plain way",
     "data generate": "render the generated crowd benchmark",
     "models import": "published weights as a model folder",
     "models export": "a model's weights under the reference code's names",
