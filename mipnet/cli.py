@@ -16,6 +16,7 @@ COMMANDS = {
     "ui": "MLflow's pages over the runs and models of a storage",
     "bench stream": "how fast training samples are made, beside the plain way",
     "data generate": "render the generated crowd benchmark",
+    "data pack": "a data set's images in few large files, to train on as before",
     "models import": "published weights as a model folder",
     "models export": "a model's weights under the reference code's names",
     "models summary": "parameters and multiply-adds of any network",

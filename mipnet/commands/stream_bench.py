@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from mipnet.config.flags import option, parse, say
 from mipnet.config.schema import AugmentConfig, InputConfig, ScenesConfig, TargetConfig
 from mipnet.errors import ConfigError
 from mipnet.memory import keep_memory
+from mipnet.storage import Folder
 
 if TYPE_CHECKING:
     from mipnet.bench.streaming import Streamed
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SECTIONS = ["data", "scenes", "augment", "model.instances", "train.batch_size", "train.window_batches"]
 RAY_ROUNDS = 3  # few and long: starting and ending a stream takes seconds that do not count
+IDLE = "idle, or taken by others"
 ON_CORES = "on {} core(s), without Ray Data"
 
 
@@ -63,7 +65,9 @@ def main(command: str, argv: Sequence[str]) -> int:
     keep_memory()  # for both ways
     had = keep_to(options.cores)
     try:
-        with connect(bench_resources(config, options.cores), options.verbose):
+        alone = options.bare and data_is_there(config, storage)
+        resources = bench_resources(config, options.cores)
+        with nullcontext() if alone else connect(resources, options.verbose):
             people = training_people(config, data_folder(config, storage, options.verbose))
             found: dict[str, Any] = {"benchmark": "stream", "machine": machine(), **describe(people, config)}
             say(found["machine"])
@@ -107,6 +111,13 @@ def crop_size(text: str) -> tuple[int, int]:
     if not found:
         raise ConfigError(f"--sizes: {text!r} is not a size", "give HEIGHTxWIDTH, e.g. 256x192")
     return int(found[2]), int(found[1])
+
+
+def data_is_there(config: Config, storage: Folder) -> bool:
+    """Whether nothing has to be rendered, for which Ray would be needed."""
+    from mipnet.data.generate import benchmark_name
+
+    return not config.data.generated or storage.exists(f"data/{benchmark_name(config.scenes)}/manifest.json")
 
 
 def bench_resources(config: Config, tasks: int) -> Any:
@@ -199,8 +210,10 @@ def bench_ray(cutter: WindowCutter, options: Options) -> dict[str, Any]:
     say(table(timings, "samples"))
     shares = spent(runs[1:], cores)
     cutting = sum(found.cpu for found in bares[1:]) / len(bares[1:])
+    used = sum(shares.values()) - shares[IDLE]
     say(
-        f"where the time of {cores} core(s) goes, in ms for each sample (cutting alone takes {1e3 * cutting:.2f})"
+        f"where the time of {cores} core(s) goes, in ms per sample; cutting takes {1e3 * cutting:.2f}, which is "
+        f"{100 * cutting / used:.0f} % of the CPU time used"
     )
     for kind, seconds in shares.items():
         say(f"  {kind:<24}{1e3 * seconds:>7.3f}  {100 * seconds / sum(shares.values()):>5.1f} %")
@@ -213,7 +226,7 @@ def spent(runs: Sequence[Streamed], cores: int) -> dict[str, float]:
     samples = sum(run.samples for run in runs)
     kinds = {kind: sum(run.usage[kind] for run in runs) / samples for kind in runs[0].usage}
     idle = cores * sum(run.seconds for run in runs) / samples - sum(kinds.values())
-    return {**kinds, "idle, or taken by others": max(idle, 0.0)}
+    return {**kinds, IDLE: max(idle, 0.0)}
 
 
 def bench_mixing(plan: WindowPlan, size: tuple[int, int]) -> dict[str, Any]:
@@ -221,8 +234,6 @@ def bench_mixing(plan: WindowPlan, size: tuple[int, int]) -> dict[str, Any]:
     from mipnet.bench.mixing import mixing, mixing_table
 
     rows, shuffled = mixing(plan, 3 * size[0] * size[1])
-    say(
-        f"\nhow a batch of {plan.batch_size} is mixed, on a data set as large as COCO's (train.window_batches)"
-    )
+    say(f"\nhow a batch of {plan.batch_size} is mixed (train.window_batches), on a data set as large as COCO")
     say(mixing_table(rows, shuffled))
     return {"windows": [asdict(row) for row in rows], "full shuffle": asdict(shuffled)}
