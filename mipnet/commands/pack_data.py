@@ -81,7 +81,7 @@ def plan(config: Config, data: Folder, out: Folder, options: Options) -> list[Pa
 
     Of a split that is only trained on, the images without people are left out.
     """
-    from mipnet.data.pack import PackedImage, Packing, sha256
+    from mipnet.data.pack import Packing, sha256
 
     wanted = config.data
     splits = list(options.splits or dict.fromkeys((wanted.train, wanted.tune, *wanted.evaluate)))

@@ -212,8 +212,8 @@ def bench_ray(cutter: WindowCutter, options: Options) -> dict[str, Any]:
     cutting = sum(found.cpu for found in bares[1:]) / len(bares[1:])
     used = sum(shares.values()) - shares[IDLE]
     say(
-        f"where the time of {cores} core(s) goes, in ms per sample; cutting takes {1e3 * cutting:.2f}, which is "
-        f"{100 * cutting / used:.0f} % of the CPU time used"
+        f"where the time of {cores} core(s) goes, in ms per sample; cutting by itself takes "
+        f"{1e3 * cutting:.2f}, {100 * cutting / used:.0f} % of the CPU time used"
     )
     for kind, seconds in shares.items():
         say(f"  {kind:<24}{1e3 * seconds:>7.3f}  {100 * seconds / sum(shares.values()):>5.1f} %")

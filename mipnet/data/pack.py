@@ -2,8 +2,8 @@
 
 A packed data set is opened like the plain one, by the same layout and with the same annotation files, so the
 order of training and all pixels are the same. A shard holds the images' files as they are, uncompressed:
-every image is one piece of it, which ``index.parquet`` names, so that it is read by itself, locally and from S3
-or GCS, without Parquet in between. Any other program reads the shards as the tables that they are::
+every image is one piece of it, which ``index.parquet`` names, so that it is read by itself, locally and from
+S3 or GCS, without Parquet in between. Any other program reads the shards as the tables that they are::
 
     name (string), image_id (int64), people (string: JSON list of COCO annotations), image (binary)
 """
