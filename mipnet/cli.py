@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": "poses of people in images, with overlays",
     "ui": "MLflow's pages over the runs and models of a storage",
     "bench stream": "how fast training samples are made, beside the plain way",
+    "bench scaling": "the stream and training on 1, 2, 4 … cores, and what a cluster needs",
     "data generate": "render the generated crowd benchmark",
     "data pack": "a data set's images in few large files, to train on as before",
     "models import": "published weights as a model folder",
