@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 
 import numpy as np
 
 from mipnet.bench.plain import PlainLoader, stack
 from mipnet.data.buffers import PixelMemory
+from mipnet.data.pack import PackedImage, Packing, pack, pieces
 from mipnet.data.stream import WindowCutter
+from mipnet.storage import Folder, parent_of
 
 
 @dataclass
@@ -38,6 +40,18 @@ class Loading:
         while done < self.samples:
             done += len(self.cutter.cut(next(self._fast_windows), self.memory.empty)["step"])
         return done
+
+    def packed(self, scratch: Folder) -> Loading:
+        """The same from shards, which are packed into ``scratch``."""
+        images = self.cutter.people.images
+        folder, _ = parent_of(str(images.uris[0]))
+        names = [str(uri).removeprefix(f"{folder.uri}/") for uri in images.uris]
+        rows = [PackedImage(name, int(i), "[]") for name, i in zip(names, images.ids, strict=True)]
+        pack(Packing(folder, scratch, rows, 500, {}))
+        found = pieces(scratch)
+        uris = np.array([scratch.path(found.get(name, name)) for name in names])
+        people = replace(self.cutter.people, images=replace(images, uris=uris))
+        return Loading(replace(self.cutter, people=people), self.plain, self.samples, self.memory)
 
     def cut_plain(self) -> float:
         """Batches of single samples, until there are a quarter of ``samples``."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mipnet.commands.common import STORAGE_HELP, data_folder, storage_at
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 SECTIONS = ["data", "scenes", "augment", "model.instances", "train.batch_size", "train.window_batches"]
 RAY_ROUNDS = 3  # few and long: starting and ending a stream takes seconds that do not count
+MOST_PACKED = 2000  # images that are packed for a comparison
 IDLE = "idle, or taken by others"
 ON_CORES = "on {} core(s), without Ray Data"
 
@@ -174,14 +176,23 @@ def bench_loaders(cutter: WindowCutter, options: Options) -> dict[str, Any]:
     plain = PlainLoader(cutter.people, cutter.settings, sigma, cutter.plan.seed)
     loading = Loading(cutter, plain, options.samples // options.rounds)
     ways = {"plain loader": loading.cut_plain, "windows": loading.cut_fast}
-    with one_core():
+    seen = min(500, len(cutter.people))
+    with one_core(), TemporaryDirectory() as scratch:
+        differences = {"files": loading.difference(seen)}
+        if len(cutter.people.images) <= MOST_PACKED:
+            packed = loading.packed(Folder.of(scratch))
+            ways["windows, packed"] = packed.cut_fast
+            differences["packed shards"] = packed.difference(seen)
         timings = in_turns(ways, "plain loader", options.rounds)
-        difference = loading.difference(min(500, len(cutter.people)))
     fast, slow = loading.bytes_per_sample()
     say(table(timings, "samples"))
     say(f"bytes per sample: {slow:,.0f} plain, {fast:,.0f} here: x {slow / fast:.2f} fewer")
-    say(difference.line())
-    facts = {"bytes": {"plain": slow, "windows": fast, "ratio": slow / fast}, "pixels": asdict(difference)}
+    for where, difference in differences.items():
+        say(f"{where}: {difference.line()}")
+    facts = {
+        "bytes": {"plain": slow, "windows": fast, "ratio": slow / fast},
+        "pixels": {where: asdict(difference) for where, difference in differences.items()},
+    }
     return json.loads(as_json("loader", timings, facts))
 
 

@@ -20,7 +20,7 @@ class Capacity:
 
     Attributes:
         tasks: that decode at the same time, as the cluster is now.
-        limit: of tasks, as asked for or as memory bears; 0, for none, lets more follow when the cluster grows.
+        limit: of tasks, as asked for or as memory bears; 0 is none: more follow when the cluster grows.
         window: bytes of the crops of a window.
         samples: of a window.
         store: bytes of the decoding nodes' object stores; Ray Data starts no task that would overfill them.

@@ -51,6 +51,15 @@ def test_pixels_of_both_ways_agree_on_photographs(shared, size):
     check(loading(people, size, AugmentConfig()), 86)
 
 
+def test_packed_shards_give_the_same(small_people, tmp_path):
+    both = loading(small_people, (48, 64), AugmentConfig())
+    packed = both.packed(Folder.of(tmp_path))
+    assert "shard-" in str(packed.cutter.people.images.uris[0])
+    check(packed, 60)
+    a, b = both.cutter.cut(1), packed.cutter.cut(1)
+    assert all(np.array_equal(a[k], b[k]) for k in a)
+
+
 def test_a_difference_would_be_seen(small_people):
     both = loading(small_people, (48, 64), AugmentConfig())
     both.plain = replace(both.plain, seed=4)
@@ -115,7 +124,9 @@ def test_the_command_writes_what_it_says(small_coco, tmp_path, capsys):
     assert f"x {loader['ways']['windows']['ratio']:.2f}" in said
     assert len(loader["ways"]["plain loader"]["rates"]) == 2
     assert loader["bytes"]["ratio"] > 6
-    assert loader["pixels"]["largest"] <= 1
+    assert loader["pixels"].keys() == {"files", "packed shards"}
+    assert loader["pixels"]["packed shards"]["largest"] <= 1
+    assert len(loader["ways"]["windows, packed"]["rates"]) == 2
     assert found["mixing"]["windows"][0]["window_batches"] == 1
 
 
