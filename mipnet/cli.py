@@ -21,12 +21,15 @@ COMMANDS = {
     "registry rollback": "make the champion before the present one champion again",
     "data generate": "render the generated crowd benchmark",
     "data check": "what a data set holds, what is wrong with it, what the network will see",
+    "data pack": "a data set's images in few large files, to train on as before",
     "models import": "published weights as a model folder",
     "models export": "a model's weights under the reference code's names",
     "models summary": "parameters and multiply-adds of any network",
+    "bench stream": "how fast training samples are made, beside the plain way",
     "bench step": "time a training step beside one that computes the whole network for each λ",
     "bench inference": "time crops to heatmaps beside the plain way",
     "bench merge": "time decoding and merging beside plain loops",
+    "bench scaling": "the stream and training on 1, 2, 4 … cores, and what a cluster needs",
 }
 """Each verb is the module of that name in ``mipnet.commands``."""
 

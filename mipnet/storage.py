@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import posixpath
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,17 +74,31 @@ class Folder:
         return f"{place.rstrip('/')}/{contained(name, self.uri)}{mark}{query}"
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file.
+        """The bytes of a file, or of a piece of one (``piece_name``).
 
         Raises:
             FileNotFoundError: there is none.
         """
+        if "#" in name and (piece := PIECE.search(name)):
+            return self._read_piece(name[: piece.start(1)], int(piece[2]), int(piece[3]))
         if self.is_local:  # the hot path of the stream: no layers in between
             with open(self.path(name).removeprefix("file://"), "rb") as file:
                 return file.read()
         fs, root = self.filesystem()
         with fs.open_input_stream(f"{root}/{contained(name, self.uri)}") as stream:
             return stream.read()
+
+    def _read_piece(self, name: str, offset: int, size: int) -> bytes:
+        if self.is_local:
+            with open(self.path(name).removeprefix("file://"), "rb", buffering=0) as file:
+                content = os.pread(file.fileno(), size, offset)
+        else:
+            fs, root = self.filesystem()
+            with fs.open_input_file(f"{root}/{contained(name, self.uri)}") as file:
+                content = file.read_at(size, offset)
+        if len(content) != size:
+            raise OSError(f"{self.path(name)} is shorter than {offset + size} bytes")
+        return content
 
     def write(self, name: str, content: bytes | str, durable: bool = True) -> None:
         """Write a whole file; readers see the old one or the new one, never a part.
@@ -197,6 +212,20 @@ class Folder:
                 with fs.open_input_stream(info.path) as stream:
                     path.write_bytes(stream.read())
         return target
+
+
+PIECE = re.compile(r"\.parquet(#(\d+)\+(\d+))$")
+
+
+def piece_name(name: str, offset: int, size: int) -> str:
+    """What to ``read`` for ``size`` bytes from ``offset`` on of the Parquet file ``name``."""
+    return f"{name}#{offset}+{size}"
+
+
+def file_name(name: str) -> str:
+    """The file that a name or piece of one is in."""
+    piece = PIECE.search(name)
+    return name[: piece.start(1)] if piece else name
 
 
 @contextmanager

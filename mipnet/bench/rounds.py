@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-Way = Callable[[], float]
-"""Does the work once and returns how much it was, in the units of the table (samples, images, poses)."""
+Way = Callable[[], float | tuple[float, float]]
+"""Does the work once and returns how much it was, in the units of the table (samples, images, poses); with it
+the seconds that count, where something had to be started up first."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def in_turns(
             begin = clock()
             work = ways[name]()
             seconds = clock() - begin
+            if isinstance(work, tuple):
+                work, seconds = work
             if turn >= warmup:
                 rates[name].append(work / max(seconds, 1e-9))
         told(turn + 1, warmup + rounds)

@@ -19,6 +19,7 @@ from mipnet.commands.unreadable import Unreadable
 from mipnet.config import Config
 from mipnet.config.flags import say
 from mipnet.config.presets import missing_start
+from mipnet.data.capacity import capacity
 from mipnet.data.generate import benchmark_name
 from mipnet.data.records import CocoFile, People
 from mipnet.data.windows import WindowPlan
@@ -72,6 +73,10 @@ def train_phase(
         f"{config.train.batch_size} on {config.resources.workers} worker(s)"
         + (f"; going on at step {done}" if done else "")
     )
+    resources = config.resources
+    threads = resources.workers * max(resources.cpus_per_worker, 1)
+    room = capacity(ray.nodes(), plan, crop_settings(config), threads, resources.stream_workers)
+    say(room.line())
     note_start(run, tracker, done)
     initial = initial_weights(run)
     rows = ray.remote(num_cpus=0)(Rows).remote()
@@ -81,7 +86,7 @@ def train_phase(
             pump.replay(read_history(run.folder, done), tracker.last_step(f"{LEARNING}/loss"))
         pump.start()
         try:
-            trained = train(config, run, data, people, rows, initial, epochs)
+            trained = train(config, run, data, people, rows, initial, epochs, room.limit)
         finally:
             pump.stop()
     with TemporaryDirectory() as scratch:

@@ -113,6 +113,8 @@ def assign_instances(boxes: np.ndarray, joints: np.ndarray, primary: int, instan
     Returns:
         (N,) int64 indices of people.
     """
+    if len(boxes) == 1:
+        return np.zeros(instances, np.int64)
     centers = boxes[:, :2] + boxes[:, 2:] / 2
     counted = (joints[..., 2] > 0).sum(axis=1) > MIN_JOINTS_OF_OTHERS
     counted[primary] = False
@@ -147,11 +149,11 @@ def draw_augmentation(rng: np.random.Generator, augment: AugmentConfig) -> Augme
     gains = 1 + a.colour * (contrast + 0.5 * channels) if a.colour > 0 else None
     return Augmentation(
         flip=bool(flip < a.flip),
-        scale=float(np.clip(1 + a.scale * scale, 1 - a.scale, 1 + a.scale)),
-        rotation=float(np.clip(a.rotation * angle, -2 * a.rotation, 2 * a.rotation))
+        scale=float(min(max(1 + a.scale * scale, 1 - a.scale), 1 + a.scale)),
+        rotation=float(min(max(a.rotation * angle, -2 * a.rotation), 2 * a.rotation))
         if rotate < a.rotation_probability
         else 0.0,
-        shift=np.clip(a.shift * np.array([dx, dy]), -2 * a.shift, 2 * a.shift),
+        shift=np.array([min(max(a.shift * d, -2 * a.shift), 2 * a.shift) for d in (dx, dy)]),
         half_body=bool(half < a.half_body),
         upper=bool(body < 0.5),  # the reference's 0.69 share of upper bodies: a normal number below one half
         gains=gains,

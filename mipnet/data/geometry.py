@@ -49,11 +49,12 @@ def box_to_crop(
         center (..., 2) and size (..., 2), float64, in image px; size is the crop's (w, h). A side is at least
         1 px before the padding, so that a crop can always be inverted.
     """
-    x, y, w, h = np.moveaxis(np.asarray(box, np.float64), -1, 0)
+    box = np.asarray(box, np.float64)
     aspect = input_size[0] / input_size[1]
+    w, h = box[..., 2], box[..., 3]
     crop_h = np.maximum(np.maximum(h, w / aspect), max(1.0, 1.0 / aspect))
-    size = np.stack([crop_h * aspect, crop_h], axis=-1) * padding
-    return np.stack([x + w / 2, y + h / 2], axis=-1), size
+    size = crop_h[..., None] * np.array([aspect, 1.0]) * padding
+    return box[..., :2] + box[..., 2:] / 2, size
 
 
 def crop_affine(
@@ -78,10 +79,13 @@ def crop_affine(
         affine (2, 3) float64.
     """
     scale = input_size[0] / float(size[0])
-    cos, sin = scale * np.cos(np.deg2rad(rotation_deg)), scale * np.sin(np.deg2rad(rotation_deg))
+    angle = np.deg2rad(rotation_deg)
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     linear = np.array([[cos, sin], [-sin, cos]])
-    shift = np.asarray(input_size, np.float64) / 2 - linear @ np.asarray(center, np.float64)
-    return np.column_stack([linear, shift])
+    affine = np.empty((2, 3))
+    affine[:, :2] = linear
+    affine[:, 2] = np.asarray(input_size, np.float64) / 2 - linear @ np.asarray(center, np.float64)
+    return affine
 
 
 def invert_affine(affine: np.ndarray) -> np.ndarray:
@@ -108,7 +112,7 @@ def transform_keypoints(affine: np.ndarray, keypoints: np.ndarray, input_size: t
         is (0, 0, 0); the others keep their visibility.
     """
     points = transform_points(affine, keypoints[..., :2])
-    inside = ((points >= 0) & (points <= np.asarray(input_size))).all(axis=-1) & (keypoints[..., 2] > 0)
+    inside = ((points >= 0) & (points <= input_size)).all(axis=-1) & (keypoints[..., 2] > 0)
     return np.where(inside[..., None], np.concatenate([points, keypoints[..., 2:3]], axis=-1), 0.0)
 
 
@@ -171,4 +175,7 @@ def mirrored_affine(affine: np.ndarray, width: int) -> np.ndarray:
         (2, 3) float64, image -> input.
     """
     affine = np.asarray(affine, np.float64)
-    return np.column_stack([-affine[:, 0], affine[:, 1], affine[:, 0] * (width - 1) + affine[:, 2]])
+    mirrored = affine.copy()
+    mirrored[:, 0] *= -1
+    mirrored[:, 2] += affine[:, 0] * (width - 1)
+    return mirrored

@@ -18,11 +18,12 @@ from mipnet.data.boxes import box_nms
 from mipnet.data.faults import Complaints, check_images, leave_out_unusable
 from mipnet.data.geometry import clip_box
 from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
+from mipnet.data.pack import pieces
 from mipnet.data.sizes import turn_swapped_sizes
 from mipnet.data.tables import read_row
 from mipnet.errors import DataError, reason_of
 from mipnet.skeletons import Skeleton
-from mipnet.storage import Folder, contained, parent_of
+from mipnet.storage import Folder, contained, file_name, parent_of
 
 BOX_HELP = "give detections as [{image_id, category_id, bbox: [x, y, w, h], score}]"
 BOXES_HELP = "give --data.boxes gt, NAME for ROOT/boxes/NAME_SPLIT.json, or NAME=FILE"
@@ -192,7 +193,8 @@ class CocoFile:
         ids = sorted(self.coco.imgs)
         names = [contained(self.coco.imgs[i]["file_name"], self.images_uri) for i in ids]
         folder = Folder(self.images_uri)
-        return Images(np.array([folder.path(n) for n in names]), np.array(ids, np.int64))
+        places = pieces(folder)
+        return Images(np.array([folder.path(places.get(n, n)) for n in names]), np.array(ids, np.int64))
 
     def people(self) -> tuple[People, Complaints]:
         """The people with labelled joints, and complaints about those that cannot be used.
@@ -294,7 +296,9 @@ def absent(images: Images) -> list[str]:
     places = [parent_of(str(uri)) for uri in images.uris]
     there = {folder: set(folder.names()) for folder in dict.fromkeys(folder for folder, _ in places)}
     return [
-        str(uri) for uri, (folder, name) in zip(images.uris, places, strict=True) if name not in there[folder]
+        str(uri)
+        for uri, (folder, name) in zip(images.uris, places, strict=True)
+        if file_name(name) not in there[folder]
     ]
 
 

@@ -16,15 +16,19 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.data import DataIterator, Dataset, ExecutionOptions, TaskPoolStrategy
+from ray.data import DataIterator, Dataset, ExecutionOptions, ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.train import DataConfig
 
+from mipnet.data.buffers import PixelMemory, new_pixels
 from mipnet.data.crops import CropSettings, cut_crop, decode_image
 from mipnet.data.records import People
 from mipnet.data.windows import WindowPlan, sample_rng
+from mipnet.memory import keep_memory
 
 Block = dict[str, np.ndarray]
+pixel_memory = PixelMemory()
+"""Of this process, for the windows that it cuts."""
 DATA_NODES = {"mipnet.io/role": "data"}
 """The Ray label of nodes that are there to decode, as the files in ``cluster/`` set it."""
 
@@ -43,8 +47,12 @@ class WindowCutter:
     plan: WindowPlan
     settings: CropSettings
 
-    def cut(self, window: int) -> Block:
+    def cut(self, window: int, empty: Callable[[tuple[int, ...]], np.ndarray] | None = None) -> Block:
         """All samples of a window in their shuffled order.
+
+        Args:
+            window: its number.
+            empty: gives the uint8 array of a shape into which the crops go; a new one by default.
 
         Returns:
             image (n, h, w, 3) uint8 RGB; joints (n, N, K, 3) float32 in crop px, v = 0 where not labelled
@@ -56,7 +64,7 @@ class WindowCutter:
         n, (width, height) = len(sample), self.settings.size
         joints_shape = (n, self.settings.instances, self.settings.skeleton.num_joints, 3)
         block: Block = {
-            "image": np.zeros((n, height, width, 3), np.uint8),
+            "image": (empty or new_pixels)((n, height, width, 3)),
             "joints": np.zeros(joints_shape, np.float32),
             "sample": np.empty(n, np.int64),
             "epoch": np.empty(n, np.int64),
@@ -83,6 +91,7 @@ class WindowCutter:
         except OSError:  # missing, not permitted, a folder, or the disk's fault
             image = None
         if image is None:
+            block["image"][slots] = 0
             block["corrupt"][slots] = True
             block["people"][slots] = self.people.ids[samples][:, None]
             return
@@ -96,7 +105,7 @@ class WindowCutter:
 
 
 class Breather(ExecutionCallback):
-    """A rest of 10 ms in every turn of Ray Data's scheduling loop.
+    """A rest of 20 ms in every turn of Ray Data's scheduling loop.
 
     While the consumer is slower than the tasks, the loop finds their outputs ready and may not take them, so
     it turns without waiting for anything: measured, 40 to 80 % of a core, which on a small machine is taken
@@ -104,13 +113,24 @@ class Breather(ExecutionCallback):
     """
 
     def on_execution_step(self, executor: Any) -> None:
-        time.sleep(0.01)
+        time.sleep(0.02)
 
 
-def settle(blocks: Dataset, preserve_order: bool, label_selector: dict[str, str] | None = None) -> Dataset:
-    """The execution options that all of our data sets share; ``label_selector`` binds every task of it."""
+def settle(
+    blocks: Dataset, preserve_order: bool, label_selector: dict[str, str] | None = None, cpus: int = 0
+) -> Dataset:
+    """The execution options that all of our data sets share.
+
+    Args:
+        blocks: the data set.
+        preserve_order: blocks come in the order of their rows.
+        label_selector: binds every task of it.
+        cpus: at most this many for its tasks; 0 is all.
+    """
     blocks.context.execution_options = ExecutionOptions(
-        preserve_order=preserve_order, label_selector=label_selector
+        resource_limits=ExecutionResources.for_limits(cpu=cpus or None),
+        preserve_order=preserve_order,
+        label_selector=label_selector,
     )
     blocks.context.custom_execution_callback_classes = [Breather]
     blocks.context.enable_progress_bars = False
@@ -169,29 +189,31 @@ def window_numbers(plan: WindowPlan, from_step: int) -> Dataset:
 def cut_windows(windows: Dataset, cutter: Any, share: int, stream_workers: int = 0) -> Dataset:
     """Blocks of exactly ``share`` samples, in order.
 
-    Each window is a whole number of shares, so the blocks are cut inside the task that made the window:
-    the repartitioning is fused into it and copies nothing between tasks.
+    Each window is a whole number of shares, so the blocks are cut inside the task that made the window: Ray
+    fuses the steps into one task, which copies nothing between tasks. It does so only where they agree on how
+    they compute, so the number of tasks is limited by the CPUs of the whole and not by ``compute``.
     """
     blocks = windows.map_batches(
-        yield_shares,
+        cut_batch,
         batch_size=1,
-        fn_kwargs={"cutter": cutter, "share": share},
-        compute=TaskPoolStrategy(size=stream_workers or None),
+        fn_kwargs={"cutter": cutter},
         num_cpus=1,
     ).repartition(target_num_rows_per_block=share, strict=False)
-    return settle(blocks, preserve_order=True, label_selector=decoding_nodes(ray.nodes()))
+    return settle(blocks, True, decoding_nodes(ray.nodes()), stream_workers)
 
 
-def yield_shares(batch: Block, cutter: Any, share: int) -> Iterator[Block]:
-    """The samples of the windows of a batch, ``share`` at a time."""
+def cut_batch(batch: Block, cutter: Any) -> Iterator[Block]:
+    """The samples of the windows of a batch, each window in one piece.
+
+    Ray cuts it into the ranks' blocks: views, so that the only copy of a crop is that into the object store.
+    """
     import cv2
 
     cv2.setNumThreads(1)  # tasks are the parallelism; OpenCV's own threads would only fight them
+    keep_memory()  # decoded images are large as well: without it decoding takes a quarter longer (measured)
     local: WindowCutter = ray.get(cutter)
     for window in batch["window"].tolist():
-        block = local.cut(window)
-        for begin in range(0, len(block["step"]), share):
-            yield {name: column[begin : begin + share] for name, column in block.items()}
+        yield local.cut(window, pixel_memory.empty)
 
 
 def stream_factory(plan: WindowPlan, position: Callable[[], int]) -> Callable[[], Dataset]:

@@ -93,6 +93,7 @@ def train(
     rows: Any,
     initial: str = "",
     epochs: int = 0,
+    tasks: int = 0,
 ) -> Trained:
     """Train the run to its end, from its last checkpoint if it has one.
 
@@ -105,6 +106,7 @@ def train(
         initial: model folder to start from, "" for random weights.
         epochs: end, with a checkpoint, when so many are done; the schedule stays that of ``train.epochs``, so
             that another call goes on. 0 is all.
+        tasks: decode with at most so many at once; 0 leaves it to Ray.
 
     Raises:
         UserError: the run stopped itself (updates not finite, too many corrupt images), or workers failed
@@ -127,7 +129,7 @@ def train(
             "cutter": cutter,
         },
         datasets={"train": stream_factory(plan, lambda: position(run.folder))},
-        dataset_config=PlannedSplit(cutter, config.train.batch_size, resources.stream_workers),
+        dataset_config=PlannedSplit(cutter, config.train.batch_size, tasks),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpu is True,

@@ -11,7 +11,7 @@ import ray
 from mipnet.config.schema import AugmentConfig
 from mipnet.data.crops import CropSettings
 from mipnet.data.records import Images, People
-from mipnet.data.stream import PlannedSplit, WindowCutter, window_numbers
+from mipnet.data.stream import PlannedSplit, WindowCutter, cut_windows, window_numbers
 from mipnet.data.windows import WindowPlan
 from mipnet.skeletons import COCO17
 
@@ -73,6 +73,14 @@ def test_order_and_pixels_do_not_depend_on_tasks_or_ranks(ray_session, cutter):
 def test_a_later_start_continues_the_same_sequence(ray_session, cutter):
     """A stream starts at a window's border; the batches before the wanted step are the caller's to skip."""
     assert same(streamed(cutter, ranks=2, tasks=2, from_step=7), streamed(cutter, ranks=1, tasks=2)[6:])
+
+
+@pytest.mark.ray
+def test_the_ranks_blocks_are_cut_by_the_task_that_made_the_window(ray_session, cutter):
+    """Another task for it would copy every window through the object store once more."""
+    blocks = cut_windows(window_numbers(cutter.plan, 0), ray.put(cutter), 2, stream_workers=1)
+    assert sum(len(batch["step"]) for batch in blocks.iter_batches(batch_format="numpy")) == 60
+    assert "MapBatches(cut_batch)->StreamingRepartition" in blocks.stats()
 
 
 def test_a_window_is_a_pure_function(cutter):

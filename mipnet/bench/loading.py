@@ -1,0 +1,122 @@
+"""The two ways of making training samples, side by side on one core: rates, bytes and pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import cycle
+
+import numpy as np
+
+from mipnet.bench.plain_loader import PlainLoader, stack
+from mipnet.data.buffers import PixelMemory
+from mipnet.data.pack import PackedImage, Packing, pack, pieces
+from mipnet.data.stream import WindowCutter
+from mipnet.storage import Folder, parent_of
+
+
+@dataclass
+class Loading:
+    """One cutter and its plain counterpart, each walking through the windows of the plan without end.
+
+    Attributes:
+        cutter: the fast way.
+        plain: the plain way, for the same data, order and random numbers.
+        samples: per call of the fast way, at least; the plain way makes a quarter of them.
+    """
+
+    cutter: WindowCutter
+    plain: PlainLoader
+    samples: int
+    memory: PixelMemory = field(default_factory=PixelMemory)
+
+    def __post_init__(self) -> None:
+        self._fast_windows = cycle(range(self.cutter.plan.num_windows))
+        self._plain_batches = self._batches()
+
+    def cut_fast(self) -> float:
+        """Windows, until there are ``samples``."""
+        done = 0
+        while done < self.samples:
+            done += len(self.cutter.cut(next(self._fast_windows), self.memory.empty)["step"])
+        return done
+
+    def packed(self, scratch: Folder) -> Loading:
+        """The same from shards, which are packed into ``scratch``."""
+        images = self.cutter.people.images
+        folder, _ = parent_of(str(images.uris[0]))
+        names = [str(uri).removeprefix(f"{folder.uri}/") for uri in images.uris]
+        rows = [PackedImage(name, int(i), "[]") for name, i in zip(names, images.ids, strict=True)]
+        pack(Packing(folder, scratch, rows, 500, {}))
+        found = pieces(scratch)
+        uris = np.array([scratch.path(found.get(name, name)) for name in names])
+        people = replace(self.cutter.people, images=replace(images, uris=uris))
+        return Loading(replace(self.cutter, people=people), self.plain, self.samples, self.memory)
+
+    def cut_plain(self) -> float:
+        """Batches of single samples, until there are a quarter of ``samples``."""
+        done = 0
+        while done < self.samples / 4:
+            keys = next(self._plain_batches)
+            stack([self.plain.load(epoch, sample) for epoch, sample in keys])
+            done += len(keys)
+        return done
+
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+        plan = self.cutter.plan
+        for window in cycle(range(plan.num_windows)):
+            epoch, _, sample, slot = plan.samples(window)
+            order = np.argsort(slot)  # the same samples in the same batches as the fast way's
+            keys = list(zip(epoch[order].tolist(), sample[order].tolist(), strict=True))
+            for begin in range(0, len(keys), plan.batch_size):
+                yield keys[begin : begin + plan.batch_size]
+
+    def bytes_per_sample(self) -> tuple[float, float]:
+        """What each way hands over for a sample, (fast, plain)."""
+        block = self.cutter.cut(0)
+        one = self.plain.load(0, int(block["sample"][0]))
+        return sum(column.nbytes for column in block.values()) / len(block["step"]), float(
+            sum(column.nbytes for column in one.values())
+        )
+
+    def difference(self, samples: int) -> Difference:
+        """How the fast way's crops differ from the plain way's, over so many samples."""
+        largest = values = other = joints_apart = 0.0
+        plan, seen = self.cutter.plan, 0
+        for window in range(plan.num_windows):
+            block = self.cutter.cut(window)
+            for i, (epoch, sample) in enumerate(
+                zip(block["epoch"].tolist(), block["sample"].tolist(), strict=True)
+            ):
+                crop, joints = self.plain.crop(epoch, sample)
+                apart = np.abs(block["image"][i].astype(np.int16) - crop)
+                largest = max(largest, float(apart.max()))
+                values, other = values + apart.size, other + np.count_nonzero(apart)
+                joints_apart = max(joints_apart, float(np.abs(block["joints"][i] - joints).max()))
+                seen += 1
+                if seen >= samples:
+                    return Difference(seen, largest, other / values, joints_apart)
+        return Difference(seen, largest, other / max(values, 1), joints_apart)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between the crops of two ways.
+
+    Attributes:
+        samples: how many were compared.
+        largest: of all pixel values, in grey levels.
+        share: of the values that differ at all.
+        joints: the largest between joint coordinates, in crop px.
+    """
+
+    samples: int
+    largest: float
+    share: float
+    joints: float
+
+    def line(self) -> str:
+        return (
+            f"{self.samples} crops compared: at most {self.largest:g} grey level(s) apart, in "
+            f"{100 * self.share:.4f} % of the values; joints at most {self.joints:.2g} px apart"
+        )

@@ -1,0 +1,128 @@
+"""The plain way to make training samples, as reference loaders do: what the stream is measured against.
+
+One sample at a time: its image is read and decoded for it alone, mirrored as a whole where the sample is,
+cut, normalised to float32, and its heatmaps for all λ are made beside it. Augmentation, geometry and random
+numbers are those of ``mipnet.data.crops``, so that only the way of working differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from mipnet.data.crops import CropSettings, assign_instances, colour_table, draw_augmentation, half_body_crop
+from mipnet.data.geometry import (
+    box_to_crop,
+    crop_affine,
+    flip_center,
+    flip_keypoints,
+    transform_keypoints,
+    warp_crop,
+)
+from mipnet.data.records import People
+from mipnet.data.windows import sample_rng
+from mipnet.models.images import MEAN, STD
+
+MEAN_TENSOR, STD_TENSOR = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+STRIDE = 4
+
+Sample = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class PlainLoader:
+    """Makes single samples.
+
+    Attributes:
+        people: the data set.
+        settings: how a crop is cut.
+        sigma: of the heatmaps, in cells.
+        seed: of the augmentation.
+    """
+
+    people: People
+    settings: CropSettings
+    sigma: float
+    seed: int
+
+    def load(self, epoch: int, sample: int) -> Sample:
+        """One sample.
+
+        Returns:
+            image (3, h, w) float32, normalised; target (N, K, h / 4, w / 4) float32; weight (N, K) float32.
+        """
+        crop, joints = self.crop(epoch, sample)
+        image = torch.from_numpy(crop).permute(2, 0, 1).contiguous().float().div_(255)
+        image.sub_(MEAN_TENSOR).div_(STD_TENSOR)
+        maps = [heatmaps(person, self.settings.size, self.sigma) for person in joints]
+        return {
+            "image": image.numpy(),
+            "target": np.stack([target for target, _ in maps]),
+            "weight": np.stack([weight for _, weight in maps]),
+        }
+
+    def crop(self, epoch: int, sample: int) -> tuple[np.ndarray, np.ndarray]:
+        """(h, w, 3) uint8 RGB and (N, K, 3) joints of one sample."""
+        settings, people = self.settings, self.people
+        owner = int(np.searchsorted(people.first, sample, side="right")) - 1
+        first, last = people.first[owner : owner + 2]
+        boxes, keypoints = people.boxes[first:last], people.keypoints[first:last]
+        primary = sample - int(first)
+        content = np.frombuffer(people.images.read(owner), np.uint8)
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        width = image.shape[1]
+
+        change = draw_augmentation(sample_rng(self.seed, epoch, sample), settings.augment)
+        center, size = box_to_crop(boxes[primary], settings.size, settings.padding)
+        if change.half_body:
+            center, size = half_body_crop(keypoints[primary], change, settings, center, size)
+        if change.flip:
+            image = np.ascontiguousarray(image[:, ::-1])
+            keypoints = flip_keypoints(keypoints, width, settings.skeleton.flip_permutation)
+            center = flip_center(center, width)
+        center = center + change.shift * size
+        affine = crop_affine(center, size * change.scale, change.rotation, settings.size)
+        crop = warp_crop(image, affine, settings.size)
+        if change.gains is not None:
+            crop = cv2.LUT(crop, colour_table(change.gains, change.offset))
+        joints = transform_keypoints(affine, keypoints, settings.size)
+        return crop, joints[assign_instances(boxes, joints, primary, settings.instances)].astype(np.float32)
+
+
+def heatmaps(joints: np.ndarray, size: tuple[int, int], sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Heatmaps of one person, joint by joint: a Gaussian with peak 1 within 3 σ around the nearest cell.
+
+    Args:
+        joints: (K, 3) x, y in crop px and v.
+        size: (w, h) of the crop in px.
+        sigma: in cells.
+
+    Returns:
+        (K, h / 4, w / 4) float32, and weights (K,) float32.
+    """
+    width, height = size[0] // STRIDE, size[1] // STRIDE
+    target = np.zeros((len(joints), height, width), np.float32)
+    weight = (joints[:, 2] > 0).astype(np.float32)
+    reach = int(3 * sigma)
+    offset = np.arange(-reach, reach + 1, dtype=np.float32)
+    patch = np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * sigma**2))
+    for k in np.flatnonzero(weight):
+        x, y = (joints[k, :2] / STRIDE + 0.5).astype(int)
+        left, right = max(x - reach, 0), min(x + reach + 1, width)
+        top, bottom = max(y - reach, 0), min(y + reach + 1, height)
+        if left >= right or top >= bottom:
+            weight[k] = 0
+            continue
+        target[k, top:bottom, left:right] = patch[
+            top - y + reach : bottom - y + reach, left - x + reach : right - x + reach
+        ]
+    return target, weight
+
+
+def stack(samples: list[Sample]) -> Sample:
+    """A batch."""
+    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}

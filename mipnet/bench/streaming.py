@@ -1,0 +1,155 @@
+"""The stream through Ray Data with a consumer at its end, beside what the same cores cut without Ray Data."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from mipnet.data.buffers import PixelMemory
+from mipnet.data.stream import PlannedSplit, WindowCutter, window_numbers
+from mipnet.data.windows import WindowPlan
+from mipnet.memory import keep_memory
+
+Usage = dict[str, float]
+"""Seconds of CPU by kind of process."""
+TASKS, LOOP, CONSUMER, REST = "decoding tasks", "Ray Data's loop", "consumer", "Ray's other processes"
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """One run of the stream.
+
+    Attributes:
+        samples: that arrived in ``seconds``, after the stream had come to its pace.
+        seconds: of the steady part.
+        waited: of those, for how many the consumer waited for a batch.
+        size: bytes that arrived.
+        usage: CPU seconds of this machine's processes of the session in that time.
+    """
+
+    samples: int
+    seconds: float
+    waited: float
+    size: int
+    usage: Usage
+
+
+def stream(cutter: ray.ObjectRef, plan: WindowPlan, tasks: int, ranks: int = 1) -> list[Streamed]:
+    """The whole plan through Ray Data, as training takes it; one result for each consuming rank."""
+    split = PlannedSplit(cutter, plan.batch_size, tasks)
+    shards = split.configure({"train": window_numbers(plan, 0)}, ranks)
+    # From when every task has delivered a window until the last windows begin: in between as much is made as
+    # is taken, while before it stock is built up and after it used up.
+    away = tasks * plan.window_batches
+    begin, end = min(away, plan.total_steps // 3), max(plan.total_steps - away, plan.total_steps * 2 // 3)
+    share = plan.batch_size // ranks
+    return ray.get([consume.remote(shard["train"], share, begin, end) for shard in shards])
+
+
+@ray.remote(num_cpus=0)
+def consume(shard: Any, share: int, begin: int, end: int) -> Streamed:
+    """Take a rank's batches as the training loop does, and look at every page of them.
+
+    What is told is from the arrival of batch ``begin`` to that of batch ``end``.
+    """
+    samples = size = 0
+    waited = started = seconds = 0.0
+    before, after = {}, {}
+    asked = time.perf_counter()
+    batches = shard.iter_torch_batches(batch_size=share, prefetch_batches=2, device="cpu")
+    for number, batch in enumerate(batches):
+        now = time.perf_counter()
+        if number == end:
+            seconds, after = now - started, usage()
+        if number == begin:
+            started, before = now, usage()
+        if begin <= number < end:
+            waited += now - asked if number > begin else 0
+            samples += len(batch["step"])
+            size += sum(column.nbytes for column in batch.values())
+        batch["image"].view(-1)[::4096].sum()
+        asked = time.perf_counter()
+    spent: Usage = dict.fromkeys((TASKS, LOOP, CONSUMER, REST), 0.0)
+    for process, (kind, cpu) in after.items():
+        spent[kind] += cpu - before.get(process, (kind, 0.0))[1]
+    return Streamed(samples, seconds, waited, size, spent)
+
+
+def usage() -> dict[int, tuple[str, float]]:
+    """Process -> kind and CPU seconds so far, of this node's Ray."""
+    import psutil
+
+    here = psutil.Process()
+    node = here.parent()
+    found: dict[int, tuple[str, float]] = {}
+    for process in [node, *node.children(recursive=True)]:
+        try:
+            times, words = process.cpu_times(), process.cmdline()
+        except psutil.Error:  # it has just ended
+            continue
+        title = words[0] if words else ""
+        if process.pid == here.pid:
+            kind = CONSUMER
+        elif title.startswith("ray::SplitCoordinator"):
+            kind = LOOP
+        elif title.startswith("ray::") and "consume" not in title:
+            kind = TASKS
+        else:
+            kind = CONSUMER if title.startswith("ray::") else REST
+        found[process.pid] = kind, times.user + times.system
+    return found
+
+
+@ray.remote(num_cpus=1)
+def cut_bare(cutter: WindowCutter, windows: Sequence[int], start_at: float) -> tuple[int, float, float]:
+    """Samples, seconds and CPU seconds of the same work without a stream around it."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    keep_memory()
+    memory = PixelMemory()
+    cutter.cut(windows[0], memory.empty)
+    time.sleep(max(start_at - time.time(), 0))  # all tasks at the same time
+    begin, cpu = time.perf_counter(), time.process_time()
+    samples = sum(len(cutter.cut(window, memory.empty)["step"]) for window in windows)
+    return samples, time.perf_counter() - begin, time.process_time() - cpu
+
+
+@dataclass(frozen=True)
+class Bare:
+    """What processes cut by themselves, at the same time.
+
+    Attributes:
+        samples: of all.
+        rate: samples per second, the sum over the processes.
+        cpu: CPU seconds per sample.
+    """
+
+    samples: int
+    rate: float
+    cpu: float
+
+
+def bare(cutter: ray.ObjectRef, plan: WindowPlan, tasks: int) -> Bare:
+    """The plan's windows dealt to so many processes."""
+    shares = [list(range(rank, plan.num_windows, tasks)) for rank in range(tasks)]
+    start_at = time.time() + 1.5
+    found = ray.get([cut_bare.remote(cutter, share, start_at) for share in shares if share])
+    samples = sum(samples for samples, *_ in found)
+    return Bare(
+        samples,
+        sum(samples / seconds for samples, seconds, _ in found),
+        sum(cpu for *_, cpu in found) / samples,
+    )
+
+
+def keep_to(cores: int) -> set[int]:
+    """Bind this process, and what it starts from now on, to so many of its cores; returns those it had."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:cores])
+    return before

@@ -1,0 +1,250 @@
+"""``mipnet bench stream``: how fast training samples are made, beside the plain way of making them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from mipnet.commands.common import STORAGE_HELP, data_folder, storage_at
+from mipnet.config import Config, from_dict, preset
+from mipnet.config.flags import option, parse, say
+from mipnet.config.schema import AugmentConfig, InputConfig, ScenesConfig, TargetConfig
+from mipnet.errors import ConfigError
+from mipnet.memory import keep_memory
+from mipnet.storage import Folder
+
+if TYPE_CHECKING:
+    from mipnet.bench.streaming import Streamed
+    from mipnet.data.records import People
+    from mipnet.data.stream import WindowCutter
+    from mipnet.data.windows import WindowPlan
+
+SECTIONS = ["data", "scenes", "augment", "model.instances", "train.batch_size", "train.window_batches"]
+RAY_ROUNDS = 3  # few and long: starting and ending a stream takes seconds that do not count
+MOST_PACKED = 2000  # images that are packed for a comparison
+IDLE = "idle, or taken by others"
+ON_CORES = "on {} core(s), without Ray Data"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Flags of ``mipnet bench stream``."""
+
+    sizes: tuple[str, ...] = option(("256x192", "384x288"), "sizes of the crops, height x width")
+    samples: int = option(
+        20_000, "by each fast way over all rounds; a quarter by the plain one; a small data set is repeated"
+    )
+    rounds: int = option(5, "how often all ways take their turns")
+    cores: int = option(2, "for the stream through Ray Data, its consumer included")
+    bare: bool = option(False, "only the loaders on one core, without Ray Data")
+    json: str = option("", "file for all figures of all rounds")
+    storage: str = option("", STORAGE_HELP)
+    verbose: bool = option(False, "show Ray's own messages")
+
+
+def main(command: str, argv: Sequence[str]) -> int:
+    """Measure both ways on the same data, and say how far apart their pixels are."""
+    options, config = read(command, argv, Options)
+    storage = storage_at(options.storage)
+    sizes = [crop_size(text) for text in options.sizes]
+
+    import cv2
+    import torch
+
+    from mipnet.bench.rounds import machine
+    from mipnet.bench.streaming import keep_to
+    from mipnet.raysession import connect
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    keep_memory()  # for both ways
+    had = keep_to(options.cores)
+    try:
+        alone = options.bare and data_is_there(config, storage)
+        resources = bench_resources(config, options.cores)
+        with nullcontext() if alone else connect(resources, options.verbose):
+            people = training_people(config, data_folder(config, storage, options.verbose))
+            found: dict[str, Any] = {"benchmark": "stream", "machine": machine(), **describe(people, config)}
+            say(found["machine"])
+            say(found["data"])
+            found["sizes"] = {}
+            for size in sizes:
+                name = f"{size[1]}x{size[0]}"
+                say(f"\n{name} (height x width), batches of {config.train.batch_size}")
+                cutter = make_cutter(config, people, size, options.samples // options.rounds)
+                found["sizes"][name] = {"loader": bench_loaders(cutter, options)}
+                if not options.bare:
+                    long = make_cutter(config, people, size, options.samples // RAY_ROUNDS)
+                    found["sizes"][name]["stream"] = bench_ray(long, options)
+            found["mixing"] = bench_mixing(cutter.plan, sizes[0])
+    finally:
+        os.sched_setaffinity(0, had)
+    if options.json:
+        Path(options.json).write_text(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+def read(command: str, argv: Sequence[str], options: type) -> tuple[Any, Config]:
+    """The flags; by default a small generated data set and the paper's augmentation."""
+    base = preset("tiny")
+    base = replace(
+        base,
+        augment=AugmentConfig(),
+        scenes=ScenesConfig(easy=60, medium=60, hard=60, validation=1),
+        train=replace(base.train, batch_size=64, window_batches=8),
+    )
+    about = (
+        "How fast training samples are made. Any data set in COCO's layout: --data ROOT --data.train SPLIT."
+    )
+    own, settings = parse(command, about, options, SECTIONS, base, argv)
+    return own, from_dict(settings, base)
+
+
+def crop_size(text: str) -> tuple[int, int]:
+    """(width, height) of 'HEIGHTxWIDTH'."""
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found:
+        raise ConfigError(f"--sizes: {text!r} is not a size", "give HEIGHTxWIDTH, e.g. 256x192")
+    return int(found[2]), int(found[1])
+
+
+def data_is_there(config: Config, storage: Folder) -> bool:
+    """Whether nothing has to be rendered, for which Ray would be needed."""
+    from mipnet.data.generate import benchmark_name
+
+    return not config.data.generated or storage.exists(f"data/{benchmark_name(config.scenes)}/manifest.json")
+
+
+def bench_resources(config: Config, tasks: int) -> Any:
+    return replace(
+        config.resources, workers=1, gpu=False, cpus_per_worker=1, stream_workers=tasks, object_store_gb=1.0
+    )
+
+
+def training_people(config: Config, data: Any) -> People:
+    from mipnet.data.layouts import open_split
+
+    return open_split(config.data, data, config.data.train).people()[0]
+
+
+def describe(people: People, config: Config) -> dict[str, Any]:
+    images, count = len(people.images), len(people)
+    where = "generated scenes" if config.data.generated else f"{config.data.root}, {config.data.train}"
+    return {
+        "data": f"{where}: {count} people in {images} images, {count / images:.2f} per image",
+        "people_per_image": count / images,
+    }
+
+
+def make_cutter(config: Config, people: People, size: tuple[int, int], samples: int) -> WindowCutter:
+    """Cuts a plan of at least so many samples."""
+    from mipnet.data.stream import WindowCutter
+    from mipnet.data.windows import WindowPlan
+    from mipnet.training.trainer import crop_settings
+
+    train = config.train
+    epochs = max(-(-samples // len(people)), 1)
+    plan = WindowPlan(people.first, train.seed, epochs, train.batch_size, train.window_batches)
+    settings = crop_settings(replace(config, input=InputConfig(*size)))
+    return WindowCutter(people, plan, settings)
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    had = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(had)[:1])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, had)
+
+
+def bench_loaders(cutter: WindowCutter, options: Options) -> dict[str, Any]:
+    """One core, no Ray Data: what decoding once per image, and handing over bytes, is worth."""
+    from mipnet.bench.loading import Loading
+    from mipnet.bench.plain_loader import PlainLoader
+    from mipnet.bench.rounds import as_json, in_turns, table
+
+    sigma = TargetConfig().sigma * cutter.settings.size[0] / 192  # the paper's: 2 and 3 cells
+    plain = PlainLoader(cutter.people, cutter.settings, sigma, cutter.plan.seed)
+    loading = Loading(cutter, plain, options.samples // options.rounds)
+    ways = {"plain loader": loading.cut_plain, "windows": loading.cut_fast}
+    seen = min(500, len(cutter.people))
+    with one_core(), TemporaryDirectory() as scratch:
+        differences = {"files": loading.difference(seen)}
+        if len(cutter.people.images) <= MOST_PACKED:
+            packed = loading.packed(Folder.of(scratch))
+            ways["windows, packed"] = packed.cut_fast
+            differences["packed shards"] = packed.difference(seen)
+        timings = in_turns(ways, "plain loader", options.rounds)
+    fast, slow = loading.bytes_per_sample()
+    say(table(timings, "samples"))
+    say(f"bytes per sample: {slow:,.0f} plain, {fast:,.0f} here: x {slow / fast:.2f} fewer")
+    for where, difference in differences.items():
+        say(f"{where}: {difference.line()}")
+    facts = {
+        "bytes": {"plain": slow, "windows": fast, "ratio": slow / fast},
+        "pixels": {where: asdict(difference) for where, difference in differences.items()},
+    }
+    return json.loads(as_json("loader", timings, facts))
+
+
+def bench_ray(cutter: WindowCutter, options: Options) -> dict[str, Any]:
+    """Through Ray Data to a consumer, beside the bare rate of the same cores."""
+    import ray
+
+    from mipnet.bench.rounds import as_json, in_turns, table
+    from mipnet.bench.streaming import Bare, bare, stream
+
+    reference, plan, cores = ray.put(cutter), cutter.plan, options.cores
+    runs: list[Streamed] = []
+    bares: list[Bare] = []
+
+    def alone() -> tuple[float, float]:
+        bares.append(bare(reference, plan, cores))
+        return bares[-1].samples, bares[-1].samples / bares[-1].rate
+
+    def through_ray() -> tuple[float, float]:
+        (run,) = stream(reference, plan, cores)
+        runs.append(run)
+        return run.samples, run.seconds
+
+    name = ON_CORES.format(cores)
+    timings = in_turns({name: alone, "through Ray Data": through_ray}, name, min(options.rounds, RAY_ROUNDS))
+    say(table(timings, "samples"))
+    shares = spent(runs[1:], cores)
+    cutting = sum(found.cpu for found in bares[1:]) / len(bares[1:])
+    used = sum(shares.values()) - shares[IDLE]
+    say(
+        f"where the time of {cores} core(s) goes, in ms per sample; cutting by itself takes "
+        f"{1e3 * cutting:.2f}, {100 * cutting / used:.0f} % of the CPU time used"
+    )
+    for kind, seconds in shares.items():
+        say(f"  {kind:<24}{1e3 * seconds:>7.3f}  {100 * seconds / sum(shares.values()):>5.1f} %")
+    facts = {"milliseconds": {k: 1e3 * v for k, v in shares.items()}, "cutting": 1e3 * cutting}
+    return json.loads(as_json("stream", timings, facts))
+
+
+def spent(runs: Sequence[Streamed], cores: int) -> dict[str, float]:
+    """Seconds of the cores for each sample by kind of process; what no process of ours used is the last."""
+    samples = sum(run.samples for run in runs)
+    kinds = {kind: sum(run.usage[kind] for run in runs) / samples for kind in runs[0].usage}
+    idle = cores * sum(run.seconds for run in runs) / samples - sum(kinds.values())
+    return {**kinds, IDLE: max(idle, 0.0)}
+
+
+def bench_mixing(plan: WindowPlan, size: tuple[int, int]) -> dict[str, Any]:
+    """What the window costs and what it is worth."""
+    from mipnet.bench.mixing import mixing, mixing_table
+
+    rows, shuffled = mixing(plan, 3 * size[0] * size[1])
+    say(f"\nhow a batch of {plan.batch_size} is mixed (train.window_batches), on a data set as large as COCO")
+    say(mixing_table(rows, shuffled))
+    return {"windows": [asdict(row) for row in rows], "full shuffle": asdict(shuffled)}
