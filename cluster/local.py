@@ -189,10 +189,10 @@ def status(cluster: Cluster) -> None:
     silent = "" if mlflow_answers(cluster) else "  (does not answer)"
     say(f"\ndashboard {cluster.dashboard}\nMLflow    {cluster.mlflow}{silent}")
     say(f"storage   {cluster.shared}\nlogs      {cluster.home / 'logs'}\n")
-    say("python cluster/local.py run -- ray job submit --working-dir . -- \\")
-    say(f"    python jobs/train.py --preset debug --workers 2 --storage {cluster.shared}")
-    say(f"or anywhere: RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={cluster.token} ray job submit \\")
-    say(f"    --address {cluster.dashboard} ...")
+    say("python cluster/local.py run -- python jobs/submit.py train -- \\")
+    say(f"    --preset debug --workers 2 --storage {cluster.shared}")
+    say(f"or anywhere: RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={cluster.token} \\")
+    say(f"    python jobs/submit.py train --address {cluster.dashboard} -- ...")
 
 
 def run(cluster: Cluster, words: Sequence[str]) -> int:

@@ -109,7 +109,7 @@ def _check_reachable(address: str) -> None:
     if address.startswith(("http://", "https://")):
         raise UserError(
             f"RAY_ADDRESS {address} is a dashboard's, to submit jobs to",
-            "submit this as a job (ray job submit), or give HOST:PORT of the head node, usually port 6379",
+            "submit this as a job (jobs/submit.py), or give HOST:PORT of the head node, usually port 6379",
         )
     target = address.removeprefix("ray://")
     host, _, port = target.rpartition(":")

@@ -1,0 +1,88 @@
+"""From training to promotion through jobs/ alone, on isolated nodes that share one folder; a node dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CLUSTER = Path(__file__).parents[2] / "cluster"
+SUBMIT = Path(__file__).parents[2] / "jobs" / "submit.py"
+sys.path.insert(0, str(CLUSTER))
+
+from hosts.layout import load  # noqa: E402
+
+
+def local(*argv: str | Path) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    words = [sys.executable, str(CLUSTER / "local.py"), *map(str, argv)]
+    return subprocess.run(words, env=env, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    local("down", "--state", tmp_path)
+
+
+@pytest.mark.drill
+@pytest.mark.skipif(os.geteuid() != 0, reason="network and mount namespaces need root")
+@pytest.mark.skipif(shutil.which("ip") is None, reason="needs the command ip (iproute2)")
+def test_train_evaluate_predict_and_promote_by_jobs_while_a_node_dies(state: Path) -> None:
+    if subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("this machine does not let root make namespaces")
+    up = local("up", "--state", state, "--nodes", "2", "--isolated", "--cpus", "4")
+    assert up.returncode == 0, up.stderr
+    made = load(state)
+    assert made is not None
+    shared = Path(made.shared)
+
+    def submit(*argv: str) -> subprocess.CompletedProcess[str]:
+        return local("run", "--state", state, "--", sys.executable, SUBMIT, *argv)
+
+    storage = ("--storage", str(shared / "storage"))
+    flags = ("--preset", "debug", "--epochs", "12", "--train.checkpoint-steps", "20", "--workers", "2")
+    sent = submit("train", "drill", "--no-wait", "--", *flags, "--name", "drilled", *storage)
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    run = shared / "storage" / "runs" / "drilled"
+    deadline = time.monotonic() + 600
+    while not list((run / "training").glob("*20*")):  # the first checkpoint
+        assert time.monotonic() < deadline, submit("logs", "drill", "--on-interrupt", "detach").stdout
+        time.sleep(1)
+    assert "killed node 1" in local("kill-node", "--state", state, "1").stdout
+    followed = submit("logs", "drill")
+    assert followed.returncode == 0, followed.stdout + followed.stderr
+    told = json.loads((run / "run.json").read_text())
+    assert told["finished"]
+
+    out = shared / "evaluated"
+    done = submit("evaluate", "--", "models:/mipnet@candidate", *storage, "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    mine = json.loads((out / "metrics.json").read_text())
+    assert mine == pytest.approx(json.loads((run / "results" / "metrics.json").read_text()), abs=1e-6)
+
+    (data,) = (shared / "storage" / "data").iterdir()
+    pictures = sorted((data / "hard").iterdir())
+    done = submit("predict", "--", str(data / "hard"), *storage, "--out", str(shared / "predicted"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(rf"poses of {len(pictures)} images", done.stdout)
+    results = json.loads((shared / "predicted" / "results.json").read_text())
+    assert {result["file_name"] for result in results} <= {str(picture) for picture in pictures}
+
+    done = submit("register", "--", "promote", *storage)
+    assert done.returncode == 0, done.stdout + done.stderr
+    listed = submit("register", "--", "list", *storage)
+    assert "champion" in listed.stdout
+    show = submit("register", "--", "show", "champion", *storage)
+    assert "drilled" in show.stdout
+    assert re.search(
+        r"[0-9a-f]{40}", show.stdout
+    )  # the commit of this checkout, though the job had no history
