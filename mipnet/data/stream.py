@@ -9,6 +9,7 @@ carries its step and share, and the training loop refuses a block that is not th
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ from mipnet.data.windows import WindowPlan, sample_rng
 from mipnet.memory import keep_memory
 
 Block = dict[str, np.ndarray]
-pixel_memory = PixelMemory()
-"""Of this process, for the windows that it cuts."""
+
+
 DATA_NODES = {"mipnet.io/role": "data"}
 """The Ray label of nodes that are there to decode, as the files in ``cluster/`` set it."""
 
@@ -202,6 +203,12 @@ def cut_windows(windows: Dataset, cutter: Any, share: int, stream_workers: int =
     return settle(blocks, True, decoding_nodes(ray.nodes()), stream_workers)
 
 
+@functools.cache
+def pixel_memory() -> PixelMemory:
+    """Of this process, for all the windows that it cuts."""
+    return PixelMemory()
+
+
 def cut_batch(batch: Block, cutter: Any) -> Iterator[Block]:
     """The samples of the windows of a batch, each window in one piece.
 
@@ -213,7 +220,7 @@ def cut_batch(batch: Block, cutter: Any) -> Iterator[Block]:
     keep_memory()  # decoded images are large as well: without it decoding takes a quarter longer (measured)
     local: WindowCutter = ray.get(cutter)
     for window in batch["window"].tolist():
-        yield local.cut(window, pixel_memory.empty)
+        yield local.cut(window, pixel_memory().empty)
 
 
 def stream_factory(plan: WindowPlan, position: Callable[[], int]) -> Callable[[], Dataset]:
