@@ -111,7 +111,7 @@ def find_pictures(places: Sequence[str]) -> Pictures:
     for place in places:
         folder = Folder.of(place)
         parent, name = parent_of(folder.uri)
-        if place.lower().endswith(".parquet") and parent.exists(name):
+        if name.lower().endswith(".parquet") and parent.exists(name):
             uris = row_uris(folder.uri)
             found |= dict(zip(uris, row_names(folder.uri) or uris, strict=True))
         elif not folder.exists():
@@ -128,8 +128,14 @@ def find_pictures(places: Sequence[str]) -> Pictures:
                 folder = Folder(str(folder.local_path.resolve()))
             found |= {folder.path(name): folder.path(name) for name in names}
     uris = sorted(found, key=address_order)
-    names = [found[uri] for uri in uris]
+    names = [plain_address(found[uri]) for uri in uris]
     return Pictures(uris, names, image_ids(names))
+
+
+def plain_address(uri: str) -> str:
+    """A URI without the parameters that only say how to reach its store."""
+    place, mark, row = uri.partition("#row=")
+    return place.partition("?")[0] + mark + row if "://" in uri else uri
 
 
 def address_order(uri: str) -> tuple[str, int]:

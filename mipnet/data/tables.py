@@ -13,7 +13,7 @@ from typing import Any
 from mipnet.errors import DataError, reason_of
 from mipnet.storage import parent_of
 
-ROW = re.compile(r"(.+\.parquet)#row=(\d+)")
+ROW = re.compile(r"(.+\.parquet(?:\?[^#]*)?)#row=(\d+)")
 PICTURE_COLUMNS = ("image", "bytes", "content", "jpeg")
 NAME_COLUMNS = ("file_name", "name", "path")
 

@@ -1,0 +1,77 @@
+"""Data sets, packed or not, tables and results in an object store, by the protocol of S3."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from servers import BUCKET, KEYS, objects
+
+from mipnet.cli import main
+from mipnet.commands.predict import find_pictures
+from mipnet.config.schema import AugmentConfig, DataConfig
+from mipnet.data.crops import CropSettings
+from mipnet.data.layouts import open_split
+from mipnet.data.records import People, absent, read_uri
+from mipnet.data.stream import WindowCutter
+from mipnet.data.windows import WindowPlan
+from mipnet.errors import UserError
+from mipnet.skeletons import COCO17
+from mipnet.storage import Folder
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A bucket of a server of its own."""
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    with objects(tmp_path) as (address, _):
+        host = address.removeprefix("http://")
+        yield Folder.of(f"s3://{BUCKET}?scheme=http&endpoint_override={host}&region=us-east-1")
+
+
+def all_windows(people: People) -> list[dict[str, np.ndarray]]:
+    settings = CropSettings((32, 48), 1.25, 2, COCO17, AugmentConfig())
+    cutter = WindowCutter(people, WindowPlan(people.first, 0, 1, 8, 2), settings)
+    return [cutter.cut(window) for window in range(cutter.plan.num_windows)]
+
+
+@pytest.mark.slow
+def test_data_sets_tables_and_results_live_there(
+    bucket: Folder, small_coco: Folder, small_people: People, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bucket.upload(small_coco.local_path, "plain")
+    plain = bucket.join("plain")
+    people, _ = open_split(DataConfig(), plain, "train").people()
+    assert absent(people.images) == []
+    assert absent(replace(people.images, uris=np.array([plain.path("train/none.jpg")]))) != []
+    assert plain.join("train").files() == small_coco.join("train").files()
+
+    flags = ["--data", plain.uri, "--splits", "train", "--shard-images", "5", "--verify"]
+    assert main(["data", "pack", bucket.path("packed"), *flags]) == 0
+    assert "verified: every image is the same" in capsys.readouterr().out
+    packed, _ = open_split(DataConfig(), bucket.join("packed"), "train").people()
+    assert all("#" in uri for uri in packed.images.uris)  # pieces of shards, read by themselves
+    for expected, *found in zip(*map(all_windows, (small_people, people, packed)), strict=True):
+        for block in found:
+            assert all(np.array_equal(expected[name], block[name]) for name in expected)
+
+    table = io.BytesIO()
+    pq.write_table(pa.table({"image": [b"one", b"two", b"three"]}), table, row_group_size=2)
+    bucket.write("tables/pictures.parquet", table.getvalue())
+    rows = find_pictures([bucket.path("tables/pictures.parquet")])
+    assert [read_uri(uri) for uri in rows.uris] == [b"one", b"two", b"three"]
+    found_there = find_pictures([plain.path("train")])
+    assert sorted(found_there.ids) == list(range(12))  # by their names, which no parameter blurs
+    assert found_there.names[0] == f"s3://{BUCKET}/plain/train/0.jpg"
+
+    checked = ["data", "check", "--data", plain.uri, "--data.tune", "train", "--data.evaluate", "train"]
+    assert main([*checked, "--data.boxes", "gt"]) == 0
+    assert "ready to train" in capsys.readouterr().out
+    with pytest.raises(UserError):
+        Folder.of(bucket.uri.replace(f"s3://{BUCKET}", "s3://nobodys")).write("x", "y")
