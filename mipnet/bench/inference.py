@@ -17,8 +17,8 @@ from mipnet.inference.predictor import Predictor
 from mipnet.models.fold import fold
 from mipnet.models.images import normalise
 from mipnet.models.network import MIPNet
+from mipnet.models.precision import native_bf16
 from mipnet.training.checkpoint import model_from_config
-from mipnet.training.precision import native_bf16
 
 Heatmaps = Callable[[Tensor], Tensor]
 

@@ -13,9 +13,9 @@ from mipnet.bench.device import set_tf32, wait
 from mipnet.bench.plain import Repeated
 from mipnet.config import Config
 from mipnet.models.costs import multiply_adds
+from mipnet.models.precision import Precision, native_bf16
 from mipnet.training.checkpoint import model_from_config
 from mipnet.training.losses import heatmap_loss
-from mipnet.training.precision import Precision, native_bf16
 from mipnet.training.step import TrainStep
 
 PLAIN = "images repeated N times"

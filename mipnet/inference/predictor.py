@@ -20,8 +20,8 @@ from mipnet.inference.poses import Poses, merged_results
 from mipnet.models.fold import fold
 from mipnet.models.images import normalise
 from mipnet.models.network import MIPNet
+from mipnet.models.precision import native_bf16
 from mipnet.models.weights import load_model
-from mipnet.training.precision import native_bf16
 
 
 @dataclass

@@ -18,11 +18,11 @@ from torch.nn.parallel import DistributedDataParallel
 from mipnet.config.schema import Config
 from mipnet.models.images import normalise
 from mipnet.models.network import MIPNet
+from mipnet.models.precision import Precision
 from mipnet.models.recompute import recompute_activations
 from mipnet.models.targets import heatmap_targets
 from mipnet.training.losses import heatmap_loss
 from mipnet.training.optimise import build_optimizer, learning_rate
-from mipnet.training.precision import Precision
 
 
 class TrainStep:

@@ -25,10 +25,10 @@ from mipnet.data.windows import WindowPlan
 from mipnet.errors import first_few
 from mipnet.memory import keep_memory
 from mipnet.models.network import MIPNet
+from mipnet.models.precision import resolve_precision
 from mipnet.models.starting import start_from_folder
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import folder_name, load_checkpoint, model_from_config, save_checkpoint
-from mipnet.training.precision import resolve_precision
 from mipnet.training.step import TrainStep
 
 Row = dict[str, float]

@@ -17,9 +17,9 @@ from mipnet.errors import UserError
 from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps
 from mipnet.inference.predictor import Predictor
 from mipnet.models.images import MEAN, STD, normalise
+from mipnet.models.precision import native_bf16
 from mipnet.models.weights import DESCRIPTION, load_model, save_model
 from mipnet.training.checkpoint import model_from_config
-from mipnet.training.precision import native_bf16
 
 
 def tiny(instances: int = 2) -> Config:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mipnet.config import Config, from_dict, preset
+from mipnet.models.precision import Precision
 from mipnet.training.checkpoint import model_from_config
 from mipnet.training.optimise import learning_rate
-from mipnet.training.precision import Precision
 from mipnet.training.step import TrainStep, flatten_statistics
 
 CPU = torch.device("cpu")

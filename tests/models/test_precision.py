@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mipnet.config import Config, from_dict, preset
+from mipnet.models.precision import Precision, native_bf16, resolve_precision
 from mipnet.training.checkpoint import load_checkpoint, model_from_config, save_checkpoint
-from mipnet.training.precision import Precision, native_bf16, resolve_precision
 from mipnet.training.step import TrainStep
 
 CPU = torch.device("cpu")
