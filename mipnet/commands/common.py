@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -82,7 +83,19 @@ def usable_model(uri: str, storage: Folder) -> tuple[Folder, Config]:
             load_model(model.download(Path(scratch)))
     except UserError as error:
         raise UserError(error.what, error.mend or "copy the model again, or choose another") from None
-    return model, config
+    return in_storage(model, storage) if uri.startswith(("models:", "runs:")) else model, config
+
+
+def in_storage(model: Folder, storage: Folder) -> Folder:
+    """A model's folder where every node sees it: what an MLflow server sends lies on this machine only."""
+    if not model.is_local or model.uri.startswith(storage.uri.rstrip("/") + "/"):
+        return model
+    files = {name: model.read(name) for name in ("weights.safetensors", "model.json")}
+    copy = storage.join(f"registered/{hashlib.sha256(b''.join(files.values())).hexdigest()[:16]}")
+    if not copy.exists("model.json"):
+        for name, content in files.items():  # the second says that both are there
+            copy.write(name, content)
+    return copy
 
 
 def data_folder(config: Config, storage: Folder, plain: bool = False) -> Folder:

@@ -95,7 +95,7 @@ def compare_versions(
     config = on_dataset(dataset, settings, models[candidate.number][1])
     configs = {v.number: same_data(models[v.number][1], config, settings, v) for v in versions}
     configs[candidate.number] = config
-    folders = {v.number: in_storage(models[v.number][0], registry.storage, v) for v in versions}
+    folders = {v.number: models[v.number][0] for v in versions}
     metrics, files = measure(registry, versions, folders, configs, verbose)
 
     before = metrics[champion.number] if champion else None
@@ -112,17 +112,6 @@ def compare_versions(
         "metrics": {str(v.number): metrics[v.number] for v in versions},
     }
     return Compared(judgement, text, values)
-
-
-def in_storage(model: Folder, storage: Folder, version: Version) -> Folder:
-    """A version's folder where every node sees it: what a server sends lies on this machine only."""
-    if model.uri.startswith(storage.uri.rstrip("/") + "/"):
-        return model
-    copy = storage.join(f"registered/{version.model}-{version.number}-{version.run_id[:8]}")
-    if not copy.exists("model.json"):
-        for name in ("weights.safetensors", "model.json"):  # the second says that both are there
-            copy.write(name, model.read(name))
-    return copy
 
 
 def same_data(trained: Config, config: Config, settings: Mapping[str, Any], version: Version) -> Config:

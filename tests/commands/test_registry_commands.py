@@ -16,14 +16,14 @@ from registering import own_truth
 
 from mipnet import raysession
 from mipnet.cli import main
-from mipnet.commands.common import open_splits
-from mipnet.commands.comparing import identity, in_storage, key_of, tolerance_of
+from mipnet.commands.common import in_storage, open_splits
+from mipnet.commands.comparing import identity, key_of, tolerance_of
 from mipnet.config import Config
 from mipnet.errors import ConfigError
 from mipnet.evaluation.protocols import METRICS
 from mipnet.storage import Folder
 from mipnet.tracking.champions import moves
-from mipnet.tracking.versions import Version, open_registry
+from mipnet.tracking.versions import open_registry
 
 Register = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -198,13 +198,12 @@ def test_an_evaluation_holds_for_its_data_and_settings_only(small_config: Config
 def test_a_model_from_elsewhere_is_copied_to_where_every_node_sees_it(
     small_models: list[Path], tmp_path: Path
 ) -> None:
-    storage, version = Folder.of(tmp_path / "storage"), Version("team", 3, "0123456789", (), 0.0, {})
-    model = Folder.of(small_models[0])
-    copy = in_storage(model, storage, version)
+    storage, model = Folder.of(tmp_path / "storage"), Folder.of(small_models[0])
+    copy = in_storage(model, storage)
     assert copy.uri.startswith(storage.uri)
     assert copy.read("weights.safetensors") == model.read("weights.safetensors")
-    assert in_storage(model, storage, version) == copy
-    assert in_storage(copy, storage, version) == copy  # it is there already
+    assert in_storage(model, storage) == copy
+    assert in_storage(copy, storage) == copy  # it is there already
 
 
 def test_a_tolerance_that_is_none() -> None:
