@@ -144,9 +144,9 @@ def cost_unit(results: Sequence[Result]) -> tuple[float, str]:
 
 
 def measure_of(results: Sequence[Result]) -> Measure:
-    """What ranks the whole trainings: AP, or the loss where AP is the same for all."""
+    """What ranks the whole trainings: AP, or the loss where AP says nothing or the same of all."""
     done = finished(results)
-    return LOSS if len(done) > 1 and len({AP.of(r) for r in done}) == 1 else AP
+    return LOSS if len(done) > 1 and len({r.score.order[0] for r in done if r.score}) == 1 else AP
 
 
 def pareto_front(results: Sequence[Result]) -> list[Result]:

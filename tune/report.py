@@ -195,8 +195,8 @@ def notices(summary: Summary) -> list[str]:
         found.append("The search is not over: the same command goes on with it.")
     if len(finished(results)) > 1 and measure_of(results) is LOSS:
         found.append(
-            "All configurations have the same AP. They are ranked by the loss of λ = 0 over the last epoch, "
-            "which the plots show instead."
+            "No configuration finds people yet, or all find the same: AP cannot rank them. They are ranked "
+            "by the loss of λ = 0 over the last epoch, which the plots show instead."
         )
     if finished(results) and not any(len(r.trials) > 1 for r in results):
         found.append(
@@ -227,6 +227,13 @@ def tiles(summary: Summary) -> list[dict[str, str]]:
             "figure": f"{100 * best.score.ap:.1f}",
             "unit": plus_minus(best),
             "below": f"loss of λ = 0: {best.score.loss:.4f}",
+        }
+        if measure_of(summary.results) is not LOSS
+        else {
+            "title": f"its {LOSS.title}",
+            "figure": LOSS.shown(best.score.loss),
+            "unit": "",
+            "below": f"{metric_name(summary.search.config)}: {100 * best.score.ap:.1f}",
         },
     ]
     if baseline and baseline.score and baseline is not best:
