@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mipnet.commands import phases as training
-from mipnet.commands.common import data_folder, open_splits
+from mipnet.commands.checks import check_data
+from mipnet.commands.common import data_folder, one_image_each, open_splits
 from mipnet.commands.train import disk_of, open_tracker, timed
 from mipnet.config import to_dict, to_yaml
 from mipnet.config.flags import say
 from mipnet.models.weights import DESCRIPTION
-from mipnet.raysession import connect, probe_storage, quieten
+from mipnet.raysession import connect, probe_files, probe_storage, quieten
 from mipnet.runs import MODEL, Run
 from mipnet.storage import Folder, default_storage
 from mipnet.tracking.system import SystemMetrics
@@ -82,9 +83,11 @@ def make_board(search: Run, options: Options, space: Space) -> Board:
 def on_cluster(search: Run, options: Options, space: Space, storage: Folder, argv: Sequence[str]) -> None:
     """Train what is left, then evaluate the best configuration and the baseline."""
     config = search.config
+    wanted = [] if config.data.generated else one_image_each(check_data(config, Folder.of(config.data.root)))
     with connect(config.resources, options.verbose) as resources:
         probe_storage(storage)
         data = data_folder(config, storage, options.verbose)
+        probe_files(wanted)
         command = shlex.join(["python", "tune/search.py", *argv])
         tags = {"command": command, "mlflow.source.name": "tune/search.py", "search": search.name}
         tracker = open_tracker(search, storage, argv, tags)
@@ -161,7 +164,7 @@ def write_reports(search: Run) -> None:
 
 
 def to_evaluate(search: Run) -> list[tuple[Result, Run]]:
-    """The trainings that lack their final tables: every seed of the best configuration and of the baseline."""
+    """What lacks its final tables of all seeds of the best configuration and of the baseline."""
     summary = summarise_search(search)
     results = [summary.best] if summary.best is summary.baseline else [summary.best, summary.baseline]
     return [

@@ -15,7 +15,6 @@ from typing import NamedTuple
 from tune.samplers import Sampler, Tried
 from tune.spaces import Point
 
-
 FOUND = 0.01
 """Occlusion AP from which on a network finds people: below it the figure is luck, and taken as none."""
 
