@@ -35,7 +35,7 @@ class Measure:
 
 
 AP = Measure("ap", "occlusion AP", 100.0, 1, 1)
-LOSS = Measure("loss", "loss of λ = 0", 1.0, 4, -1)
+LOSS = Measure("loss", "loss (λ = 0)", 1.0, 4, -1)
 
 
 @dataclass(frozen=True)

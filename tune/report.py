@@ -16,6 +16,7 @@ from mipnet.report.template import STYLE
 from mipnet.runs import Run
 from tune.plots import cost_plot, curves_plot, effect_plot, label_of
 from tune.ranking import (
+    AP,
     LOSS,
     Result,
     cost_unit,
@@ -55,7 +56,7 @@ def markdown(summary: Summary) -> str:
         "",
     ]
     if best and best.score:
-        lines += [f"**Best: {best.point.words}** with {100 * best.score.ap:.1f}{plus_minus(best)}.", ""]
+        lines += [f"**Best: {best.point.words}** with {came_to(best, results)}.", ""]
     lines += ["| # | " + " | ".join(name for name, _ in header) + " |", "|" + "---|" * (len(header) + 1)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     if words := kept(results):
@@ -91,7 +92,7 @@ def text(summary: Summary) -> str:
     if words := kept(results):
         lines.append(f"all of them: {words}")
     if best and best.score:
-        lines += ["", f"best      {best.point.words}: {100 * best.score.ap:.1f}{plus_minus(best)}"]
+        lines += ["", f"best      {best.point.words}: {came_to(best, results)}"]
         lines.append(f"config    {search.folder.path('best.yaml')}")
     else:
         lines += ["", "no trial came to its end"]
@@ -104,6 +105,13 @@ def text(summary: Summary) -> str:
 
 def states(results: Sequence[Result]) -> str:
     return ", ".join(f"{count} {status}" for status, count in counts(results).items()) or "no trial yet"
+
+
+def came_to(result: Result, results: Sequence[Result]) -> str:
+    """The figure that ranked it, in words."""
+    measure = measure_of(results)
+    error = plus_minus(result) if measure is AP else ""
+    return f"{measure.title} {measure.shown(measure.of(result))}{error}"
 
 
 def plus_minus(result: Result) -> str:

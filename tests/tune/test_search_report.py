@@ -161,12 +161,12 @@ def test_markdown_and_terminal_say_the_same(many: Run) -> None:
     lines = markdown(summary).splitlines()
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     assert table[1][:6] == ["1", "2", "1, 2", "0.9", "34.0", "2.0"]
-    assert "**Best: N = 2, places 1, 2** with 34.0 ± 2.0." in lines
+    assert "**Best: N = 2, places 1, 2** with occlusion AP 34.0 ± 2.0." in lines
     assert any(line.startswith("Pareto front of occlusion AP") and "N = 1 (10.0)" in line for line in lines)
     assert "Mean occlusion AP by N: N = 1: 10.0 (1); N = 2: 28.0 (2)." in lines
     assert "- n2-p1.2.3-r4-lr0.005-s0: its process ended without a word" in lines
     said = text(summary)
-    assert "best      N = 2, places 1, 2: 34.0 ± 2.0" in said
+    assert "best      N = 2, places 1, 2: occlusion AP 34.0 ± 2.0" in said
     assert "ranked by the occlusion AP (AP of tune in det5 boxes)" in said
 
 
@@ -193,7 +193,7 @@ def test_what_a_reader_must_know_is_said(search: Run, record) -> None:
     assert "The search is not over" not in page.text
     assert "They are ranked by the loss" in page.text
     assert "One seed each" in page.text
-    assert "Loss of λ = 0 against cost" in page.texts
+    assert "Loss (λ = 0) against cost" in page.texts
     assert "Validation occlusion AP" not in page.texts  # a line at zero
 
 
