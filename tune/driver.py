@@ -167,7 +167,10 @@ def carry_out(
     at_once = trials_at_once(ray.nodes(), work.resources)
     at_once = min(at_once, most) if most else at_once
     ended = sum(trial.done for seeds in board.trials.values() for trial in seeds.values())
-    say(f"{total} trials, {at_once} at once" + (f"; {ended} of them are there" if ended else ""))
+    say(
+        f"{total} trial{'s' * (total != 1)}, {at_once} at once"
+        + (f"; {ended} of them are there" if ended else "")
+    )
 
     def on_change(trial: Trial, ended: bool) -> None:
         say(line(trial, ended, search.config.train.epochs))
