@@ -86,6 +86,12 @@ def test_a_failed_seed_does_not_spoil_the_others(search: Run, record) -> None:
     assert result.score.ap == pytest.approx(0.2)
 
 
+def test_of_equal_pairs_the_configurations_own_is_kept(search: Run, record) -> None:
+    record((2,), 0.0, pairs={(0.5, 0.8): 0.0, (0.9, 0.9): 0.0, (1.0, 0.9): 0.0})
+    (result,) = ranked(search)
+    assert (result.discount, result.oks_nms) == (0.9, 0.9)
+
+
 def test_the_pair_is_chosen_by_its_mean_over_seeds(search: Run, record) -> None:
     record((2,), 0.0, seed=0, pairs={(0.5, 0.9): 0.30, (0.9, 0.9): 0.20})
     record((2,), 0.0, seed=1, pairs={(0.5, 0.9): 0.10, (0.9, 0.9): 0.24})
