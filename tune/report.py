@@ -41,6 +41,8 @@ from tune.tables import (
 from tune.template import MORE_STYLE, PAGE
 
 IN_COLOUR = 4
+LEAST_SPREAD = 0.02
+"""AP between the palest and the darkest cell of a table, if not more: noise shall not look like an effect."""
 
 
 def markdown(summary: Summary) -> str:
@@ -307,15 +309,15 @@ def pairs_of(results: Sequence[Result]) -> dict[str, Any] | None:
     if not table:
         return None
     discounts, thresholds = (sorted({pair[i] for pair in table}) for i in (0, 1))
-    most = max(mean for mean, _ in table.values())
+    means = [mean for mean, _ in table.values()]
+    most, spread = max(means), max(max(means) - min(means), LEAST_SPREAD)
     rows = []
     for discount in discounts:
         cells = []
         for threshold in thresholds:
             mean, chosen = table.get((discount, threshold), (0.0, 0))
-            cells.append(
-                {"text": f"{100 * mean:.1f}", "chosen": chosen, "share": mean / most if most else 0.0}
-            )
+            share = max(1 - (most - mean) / spread, 0.0)
+            cells.append({"text": f"{100 * mean:.1f}", "chosen": chosen, "share": share})
         rows.append({"discount": f"{discount:g}", "cells": cells})
     return {"thresholds": [f"{t:g}" for t in thresholds], "rows": rows}
 
