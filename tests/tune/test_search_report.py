@@ -16,7 +16,7 @@ from mipnet.config import from_dict, to_yaml
 from mipnet.runs import Run
 from tune.ranking import rank
 from tune.records import TRIAL, read_trials
-from tune.report import html, markdown, text
+from tune.report import html, markdown, pairs_of, text
 from tune.tables import Summary, best_config, summarise, to_json
 
 EVIL = '<script>alert("x")</script>&$a$'
@@ -96,6 +96,19 @@ def test_search_json_holds_every_trial_ranked(many: Run) -> None:
     assert best["trials"][0]["scores"]["3"]["occlusion_AP"] == pytest.approx(0.32)
     assert found["configurations"][4]["trials"][0]["failed"].startswith("its process")
     assert found["best"] == best["name"]
+
+
+def test_the_front_is_marked_beside_the_rank(many: Run) -> None:
+    rows = Page(html(summary_of(many))).rows
+    marks = {row[0]: row[1] for row in rows if row[0].isdigit()}
+    assert marks == {"1": "●", "2": "●", "3": "●", "4": "", "5": ""}
+
+
+def test_the_heat_map_makes_nothing_of_noise(search: Run, record) -> None:
+    record((2,), pairs={(0.5, 0.9): 0.200, (0.9, 0.9): 0.201})
+    record((3,), number=1, pairs={(0.5, 0.9): 0.200, (0.9, 0.9): 0.201})
+    low, high = (row["cells"][0]["share"] for row in pairs_of(summary_of(search).results)["rows"])
+    assert (low, high) == (pytest.approx(0.95), 1.0)
 
 
 def test_the_best_configuration_is_a_file_that_train_takes(many: Run, tmp_path: Path) -> None:
