@@ -14,7 +14,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
 import tune
-from mipnet.commands.progress import Progress
+from mipnet.commands.progress import Progress, in_terminal
 from mipnet.config.flags import say
 from mipnet.config.schema import ResourcesConfig
 from mipnet.evaluation.occlusion import SCORE
@@ -109,7 +109,7 @@ class Watch(NotKept, TrialProgressCallback):
 
     def __init__(self, queue: Queue, progress: Progress, total: int) -> None:
         self.queue, self.progress, self.total = queue, progress, total
-        self._last_look, self._shown = -SECONDS_BETWEEN_LOOKS, ""
+        self._last_look, self._shown, self._ended = -SECONDS_BETWEEN_LOOKS, "", -1
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if time.monotonic() - self._last_look >= SECONDS_BETWEEN_LOOKS:
@@ -130,9 +130,16 @@ class Watch(NotKept, TrialProgressCallback):
         trials = (trial for seeds in board.trials.values() for trial in seeds.values())
         ended = sum(trial.done and trial.name not in board.running for trial in trials)
         facts = "; ".join(running(run) for run in self.queue.started.values())
-        if facts != self._shown:  # where there is no bar, each update is a line
-            self._shown = facts
+        if facts == self._shown:
+            return
+        self._shown = facts
+        if ended != self._ended:  # the time that is left can be told from whole trials only
+            self._ended = ended
             self.progress.update(ended, max(self.total, ended + len(board.running)), facts)
+        else:
+            self.progress.facts = facts
+            if self.progress.plain or not in_terminal():
+                say(self.progress.line())
 
 
 def running(run: Run) -> str:
@@ -141,7 +148,7 @@ def running(run: Run) -> str:
     validations = run.state.get("validations", [])
     if not validations:
         return run.name
-    return f"{run.name} at step {validations[-1]['step']}: {100 * validations[-1][SCORE]:.1f}"
+    return f"{run.name} at step {validations[-1]['step']}: occlusion AP {100 * validations[-1][SCORE]:.1f}"
 
 
 def carry_out(
@@ -159,7 +166,11 @@ def carry_out(
     """
     at_once = trials_at_once(ray.nodes(), work.resources)
     at_once = min(at_once, most) if most else at_once
-    say(f"{total} trials, {at_once} at once")
+    ended = sum(trial.done for seeds in board.trials.values() for trial in seeds.values())
+    say(
+        f"{total} trial{'s' * (total != 1)}, {at_once} at once"
+        + (f"; {ended} of them are there" if ended else "")
+    )
 
     def on_change(trial: Trial, ended: bool) -> None:
         say(line(trial, ended, search.config.train.epochs))

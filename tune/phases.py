@@ -10,14 +10,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mipnet.commands import phases as training
-from mipnet.commands.common import data_folder, open_splits
+from mipnet.commands.checks import check_data
+from mipnet.commands.common import data_folder, one_image_each, open_splits
 from mipnet.commands.train import disk_of, open_tracker, timed
 from mipnet.config import to_dict, to_yaml
 from mipnet.config.flags import say
 from mipnet.models.weights import DESCRIPTION
-from mipnet.raysession import connect, probe_storage, quieten
+from mipnet.raysession import connect, probe_files, probe_storage, quieten
 from mipnet.runs import MODEL, Run
-from mipnet.storage import Folder
+from mipnet.storage import Folder, default_storage
 from mipnet.tracking.system import SystemMetrics
 from mipnet.tracking.tracker import Tracker, tracking_uri
 from tune.driver import carry_out
@@ -45,7 +46,7 @@ def search_and_report(
     say(f"search {search.name}\n  {search.folder.uri}")
     read_trials(search, options.retry)
     left = make_board(search, options, space).next() is not None
-    if not left and search.state.get("over"):
+    if not left and search.state.get("over") and not to_evaluate(search):
         say("all trials are there; --trials, --seeds and --retry train more of them, --new starts another\n")
     else:
         search.note(over=False)
@@ -82,9 +83,11 @@ def make_board(search: Run, options: Options, space: Space) -> Board:
 def on_cluster(search: Run, options: Options, space: Space, storage: Folder, argv: Sequence[str]) -> None:
     """Train what is left, then evaluate the best configuration and the baseline."""
     config = search.config
+    wanted = [] if config.data.generated else one_image_each(check_data(config, Folder.of(config.data.root)))
     with connect(config.resources, options.verbose) as resources:
         probe_storage(storage)
         data = data_folder(config, storage, options.verbose)
+        probe_files(wanted)
         command = shlex.join(["python", "tune/search.py", *argv])
         tags = {"command": command, "mlflow.source.name": "tune/search.py", "search": search.name}
         tracker = open_tracker(search, storage, argv, tags)
@@ -139,10 +142,14 @@ def summarise_search(search: Run) -> Summary:
     results = rank(read_trials(search), search.config, bool(search.state.get("over")))
     commands: list[str] = []
     if done := finished(results):
-        model = best_trial(done[0])[1].folder.path(MODEL)
+        storage = Folder(search.folder.uri.rpartition("/searches/")[0])
+        where = "" if storage == default_storage() else f" --storage {shlex.quote(storage.uri)}"
+        model = shlex.quote(best_trial(done[0])[1].folder.path(MODEL))
+        if "version" in search.state:
+            model = f"models:/{search.config.tracking.model_name}@candidate{where}"
         commands = [
-            f"mipnet train --config {shlex.quote(search.folder.path('best.yaml'))}",
-            f"mipnet predict PICTURES --model {shlex.quote(model)}",
+            f"mipnet train --config {shlex.quote(search.folder.path('best.yaml'))}{where}",
+            f"mipnet predict PICTURES --model {model}",
         ]
     return summarise(search, results, commands)
 
@@ -156,17 +163,24 @@ def write_reports(search: Run) -> None:
         search.folder.write(name, make(summary))
 
 
-def evaluate_final(search: Run, work: Work) -> None:
-    """The final tables of the best configuration and of the baseline, every seed of them."""
+def to_evaluate(search: Run) -> list[tuple[Result, Run]]:
+    """What lacks its final tables of all seeds of the best configuration and of the baseline."""
     summary = summarise_search(search)
     results = [summary.best] if summary.best is summary.baseline else [summary.best, summary.baseline]
-    for result in filter(None, results):
-        for trial, run in result.trials:
-            pair = [result.discount, result.oks_nms]
-            if not trial.failed and run.state[TRIAL].get("evaluated") != pair:
-                say(f"{trial.name}: final tables")
-                evaluate_trial(run, result, work)
-                run.note(**{TRIAL: {**run.state[TRIAL], "evaluated": pair}})
+    return [
+        (result, run)
+        for result in filter(None, results)
+        for trial, run in result.trials
+        if not trial.failed and run.state[TRIAL].get("evaluated") != [result.discount, result.oks_nms]
+    ]
+
+
+def evaluate_final(search: Run, work: Work) -> None:
+    """The final tables that are missing."""
+    for result, run in to_evaluate(search):
+        say(f"{run.name}: final tables")
+        evaluate_trial(run, result, work)
+        run.note(**{TRIAL: {**run.state[TRIAL], "evaluated": [result.discount, result.oks_nms]}})
 
 
 def evaluate_trial(run: Run, result: Result, work: Work) -> None:

@@ -35,7 +35,7 @@ class Measure:
 
 
 AP = Measure("ap", "occlusion AP", 100.0, 1, 1)
-LOSS = Measure("loss", "loss of λ = 0", 1.0, 4, -1)
+LOSS = Measure("loss", "loss (λ = 0)", 1.0, 4, -1)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def result_of(point: Point, trials: Sequence[tuple[Trial, Run]], config: Config,
         scores = [trial.scores[epochs] for trial, _ in alive if epochs in trial.scores]
         score, values = mean_score(scores), [score.ap for score in scores]
     if whole:
-        pair, values = best_pair([run.state[TRIAL]["choices"] for _, run in alive])
+        pair, values = best_pair([run.state[TRIAL]["choices"] for _, run in alive], pair)
         assert score is not None
         score = Score(sum(values) / len(values), score.loss)
     cost, parameters = network_costs(point.applied(config, config.train.seed))
@@ -113,8 +113,13 @@ def result_of(point: Point, trials: Sequence[tuple[Trial, Run]], config: Config,
     return Result(point, number, status, epochs, score, error, *pair, cost, parameters, tuple(trials))
 
 
-def best_pair(choices: Sequence[Sequence[dict[str, Any]]]) -> tuple[tuple[float, float], list[float]]:
-    """The pair of γ and NMS threshold with the best mean over seeds, and the seeds' scores under it."""
+def best_pair(
+    choices: Sequence[Sequence[dict[str, Any]]], own: tuple[float, float] = (-1.0, -1.0)
+) -> tuple[tuple[float, float], list[float]]:
+    """The pair of γ and NMS threshold with the best mean over seeds, and the seeds' scores under it.
+
+    Of equals it is ``own``, that of the configuration.
+    """
     by_pair: dict[tuple[float, float], list[float]] = {}
     for of_seed in choices:
         for choice in of_seed:
@@ -122,7 +127,7 @@ def best_pair(choices: Sequence[Sequence[dict[str, Any]]]) -> tuple[tuple[float,
             by_pair.setdefault(pair, []).append(choice["occlusion_AP"])
     most = max(map(len, by_pair.values()))  # a space may have grown between two seeds
     complete = {pair: values for pair, values in by_pair.items() if len(values) == most}
-    return max(complete.items(), key=lambda item: sum(item[1]))
+    return max(complete.items(), key=lambda item: (sum(item[1]), item[0] == own))
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -144,9 +149,9 @@ def cost_unit(results: Sequence[Result]) -> tuple[float, str]:
 
 
 def measure_of(results: Sequence[Result]) -> Measure:
-    """What ranks the whole trainings: AP, or the loss where AP is the same for all."""
+    """What ranks the whole trainings: AP, or the loss where AP says nothing or the same of all."""
     done = finished(results)
-    return LOSS if len(done) > 1 and len({AP.of(r) for r in done}) == 1 else AP
+    return LOSS if len(done) > 1 and len({r.score.order[0] for r in done if r.score}) == 1 else AP
 
 
 def pareto_front(results: Sequence[Result]) -> list[Result]:

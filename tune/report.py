@@ -16,6 +16,7 @@ from mipnet.report.template import STYLE
 from mipnet.runs import Run
 from tune.plots import cost_plot, curves_plot, effect_plot, label_of
 from tune.ranking import (
+    AP,
     LOSS,
     Result,
     cost_unit,
@@ -40,6 +41,8 @@ from tune.tables import (
 from tune.template import MORE_STYLE, PAGE
 
 IN_COLOUR = 4
+LEAST_SPREAD = 0.02
+"""AP between the palest and the darkest cell of a table, if not more: noise shall not look like an effect."""
 
 
 def markdown(summary: Summary) -> str:
@@ -55,7 +58,7 @@ def markdown(summary: Summary) -> str:
         "",
     ]
     if best and best.score:
-        lines += [f"**Best: {best.point.words}** with {100 * best.score.ap:.1f}{plus_minus(best)}.", ""]
+        lines += [f"**Best: {best.point.words}** with {came_to(best, results)}.", ""]
     lines += ["| # | " + " | ".join(name for name, _ in header) + " |", "|" + "---|" * (len(header) + 1)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     if words := kept(results):
@@ -91,7 +94,7 @@ def text(summary: Summary) -> str:
     if words := kept(results):
         lines.append(f"all of them: {words}")
     if best and best.score:
-        lines += ["", f"best      {best.point.words}: {100 * best.score.ap:.1f}{plus_minus(best)}"]
+        lines += ["", f"best      {best.point.words}: {came_to(best, results)}"]
         lines.append(f"config    {search.folder.path('best.yaml')}")
     else:
         lines += ["", "no trial came to its end"]
@@ -104,6 +107,13 @@ def text(summary: Summary) -> str:
 
 def states(results: Sequence[Result]) -> str:
     return ", ".join(f"{count} {status}" for status, count in counts(results).items()) or "no trial yet"
+
+
+def came_to(result: Result, results: Sequence[Result]) -> str:
+    """The figure that ranked it, in words."""
+    measure = measure_of(results)
+    error = plus_minus(result) if measure is AP else ""
+    return f"{measure.title} {measure.shown(measure.of(result))}{error}"
 
 
 def plus_minus(result: Result) -> str:
@@ -195,8 +205,8 @@ def notices(summary: Summary) -> list[str]:
         found.append("The search is not over: the same command goes on with it.")
     if len(finished(results)) > 1 and measure_of(results) is LOSS:
         found.append(
-            "All configurations have the same AP. They are ranked by the loss of λ = 0 over the last epoch, "
-            "which the plots show instead."
+            "No configuration finds people yet, or all find the same: AP cannot rank them. They are ranked "
+            "by the loss of λ = 0 over the last epoch, which the plots show instead."
         )
     if finished(results) and not any(len(r.trials) > 1 for r in results):
         found.append(
@@ -227,6 +237,13 @@ def tiles(summary: Summary) -> list[dict[str, str]]:
             "figure": f"{100 * best.score.ap:.1f}",
             "unit": plus_minus(best),
             "below": f"loss of λ = 0: {best.score.loss:.4f}",
+        }
+        if measure_of(summary.results) is not LOSS
+        else {
+            "title": f"its {LOSS.title}",
+            "figure": LOSS.shown(best.score.loss),
+            "unit": "",
+            "below": f"{metric_name(summary.search.config)}: {100 * best.score.ap:.1f}",
         },
     ]
     if baseline and baseline.score and baseline is not best:
@@ -292,15 +309,15 @@ def pairs_of(results: Sequence[Result]) -> dict[str, Any] | None:
     if not table:
         return None
     discounts, thresholds = (sorted({pair[i] for pair in table}) for i in (0, 1))
-    most = max(mean for mean, _ in table.values())
+    means = [mean for mean, _ in table.values()]
+    most, spread = max(means), max(max(means) - min(means), LEAST_SPREAD)
     rows = []
     for discount in discounts:
         cells = []
         for threshold in thresholds:
             mean, chosen = table.get((discount, threshold), (0.0, 0))
-            cells.append(
-                {"text": f"{100 * mean:.1f}", "chosen": chosen, "share": mean / most if most else 0.0}
-            )
+            share = max(1 - (most - mean) / spread, 0.0)
+            cells.append({"text": f"{100 * mean:.1f}", "chosen": chosen, "share": share})
         rows.append({"discount": f"{discount:g}", "cells": cells})
     return {"thresholds": [f"{t:g}" for t in thresholds], "rows": rows}
 

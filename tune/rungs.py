@@ -15,6 +15,9 @@ from typing import NamedTuple
 from tune.samplers import Sampler, Tried
 from tune.spaces import Point
 
+FOUND = 0.01
+"""Occlusion AP from which on a network finds people: below it the figure is luck, and taken as none."""
+
 
 class Score(NamedTuple):
     """What a training is judged by.
@@ -31,7 +34,7 @@ class Score(NamedTuple):
     @property
     def order(self) -> tuple[float, float]:
         """Larger is better."""
-        return self.ap, -self.loss
+        return self.ap if self.ap >= FOUND else 0.0, -self.loss
 
 
 def mean_score(scores: Sequence[Score]) -> Score:

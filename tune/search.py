@@ -17,7 +17,7 @@ from mipnet.config import Config, from_dict, preset, read_yaml
 from mipnet.config.checks import require
 from mipnet.config.flags import chosen, option, parse
 from mipnet.config.presets import describe
-from mipnet.errors import ConfigError, UserError
+from mipnet.errors import ConfigError, mendable
 from mipnet.runs import locked
 from mipnet.storage import Folder
 from tune.records import open_search, search_name
@@ -54,12 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         return run(argv)
-    except UserError as error:
-        print(f"{COMMAND}: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
         print(f"{COMMAND}: interrupted; the same command goes on where it was", file=sys.stderr)
         return 130
+    except Exception as error:
+        known = mendable(error)
+        if known is None:
+            raise
+        print(f"{COMMAND}: {' '.join(str(known).split())}", file=sys.stderr)
+        return known.exit_code
 
 
 def run(argv: Sequence[str]) -> int:

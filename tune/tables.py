@@ -177,11 +177,16 @@ def columns(results: Sequence[Result]) -> list[Column]:
         *([("seeds", seeds)] if several else []),
         ("loss λ = 0", lambda r: f"{r.score.loss:.4f}" if r.score else "–"),
         ("epochs", lambda r: str(r.epochs)),
-        (f"{unit_name} multiply-adds", lambda r: f"{r.cost / unit:.3g}"),
+        (f"{unit_name} mult-adds", lambda r: f"{r.cost / unit:.3g}"),
         ("parameters", lambda r: f"{r.parameters / 1e6:.3g} M"),
-        ("time", lambda r: duration(r.seconds)),
+        ("time", lambda r: minutes(r.seconds)),
         ("status", lambda r: r.status),
     ]
+
+
+def minutes(seconds: float) -> str:
+    """As short as a table wants it: 41 s, 6 min, 3 h 05 min."""
+    return f"{round(seconds / 60)} min" if 100 <= seconds < 3600 else duration(seconds)
 
 
 def seeds(result: Result) -> str:

@@ -10,6 +10,7 @@ tr.best > :first-child { box-shadow: inset 4px 0 var(--series-0); }
 tr.stopped > *, tr.unfinished > *, tr.failed > * { color: var(--muted); }
 tr:hover > * { background: var(--panel); }
 .dot { color: var(--series-0); }
+.trials th, .trials td { padding: 5px 8px; }
 .two { display: grid; grid-template-columns: repeat(auto-fill, minmax(400px, 1fr)); gap: 24px 32px; }
 .heat td { text-align: center; min-width: 74px; }
 .heat td span { display: block; font-size: 11.5px; color: var(--muted); }
@@ -51,13 +52,13 @@ PAGE = """<!DOCTYPE html>
 <p class="muted">Ranked by the {{ metric }}, in percent; of equals the one with the lower loss and then the
 cheaper one comes first. {% if kept %}All of them: {{ kept }}. {% endif %}
 {{ '' }}A <span class="dot">●</span> stands on the Pareto front against multiply-adds.</p>
-<div class="wide figures"><table>
-<thead><tr><th scope="col">#</th>
-{% for column in columns %}<th scope="col">{{ column }}</th>{% endfor %}<th></th></tr></thead>
+<div class="wide figures trials"><table>
+<thead><tr><th scope="col">#</th><th></th>
+{% for column in columns %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in rows %}<tr class="{{ row.kind }}"><td>{{ row.rank }}</td>
-{% for text in row.cells %}<td>{{ text }}</td>{% endfor %}
-<td class="dot">{{ '●' if row.front }}</td></tr>
+<td class="dot">{{ '●' if row.front }}</td>
+{% for text in row.cells %}<td>{{ text }}</td>{% endfor %}</tr>
 {% endfor %}</tbody>
 </table></div>
 </section>{% endif %}
@@ -86,7 +87,7 @@ and by how many configurations a pair was chosen.</p>
 {% for t in pairs.thresholds %}<th scope="col">NMS {{ t }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in pairs.rows %}<tr><th scope="row">{{ row.discount }}</th>
 {% for c in row.cells %}<td style="background: color-mix(in srgb, var(--series-0)
- {{ (42 * c.share ** 3) | round | int }}%, transparent)">{{ c.text }}
+ {{ (42 * c.share) | round | int }}%, transparent)">{{ c.text }}
 <span>{{ 'chosen by ' ~ c.chosen if c.chosen else ' ' }}</span></td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 </section>{% endif %}

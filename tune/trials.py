@@ -16,7 +16,7 @@ from mipnet.config import Config
 from mipnet.config.schema import ResourcesConfig
 from mipnet.data.layouts import boxes_of
 from mipnet.data.records import Boxes
-from mipnet.errors import UserError
+from mipnet.errors import UserError, mendable
 from mipnet.evaluation.occlusion import occlusion_ap
 from mipnet.evaluation.protocols import evaluate_poses
 from mipnet.inference.pipeline import predict_poses
@@ -25,6 +25,7 @@ from mipnet.raysession import quieten
 from mipnet.runs import MODEL, Run, load_run, locked
 from mipnet.storage import Folder
 from mipnet.tracking.tracker import Tracker
+from mipnet.training.trainer import innermost
 from tune.records import TRIAL, note_failure, note_scores
 from tune.spaces import Space, pairs
 
@@ -80,12 +81,17 @@ def train_trial(job: Mapping[str, Any], work: Work) -> None:
                     train_to_rung(run, work, tracker, job["until"])
                 status = "FINISHED"
             except Exception as error:
-                tracker.set_tags({"trial.failed": str(error)})
+                tracker.set_tags({"trial.failed": reason(error)})
                 raise
             finally:
                 tracker.close(status)
     except Exception as error:
-        note_failure(run, str(error) or type(error).__name__)
+        note_failure(run, reason(error))
+
+
+def reason(error: Exception) -> str:
+    """Why a trial failed, in a line: Ray's errors are whole tracebacks."""
+    return str(mendable(error) or innermost(error))
 
 
 def lock_soon(run: Run, stack: ExitStack) -> None:

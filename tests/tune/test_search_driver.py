@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import ray
 from ray.tune.search import Searcher
 
 from mipnet.config.schema import ResourcesConfig
@@ -18,6 +20,7 @@ from tune.rungs import Board, Score, Trial
 from tune.samplers import make_sampler
 from tune.search import main, rungs_of
 from tune.spaces import Point, named
+from tune.trials import Work, train_trial
 
 SCRIPT = Path(__file__).parents[2] / "tune" / "search.py"
 
@@ -138,3 +141,23 @@ def test_it_runs_from_anywhere(script: Path, tmp_path) -> None:
     for word in ("placement", "instances", "full", "--register-best", "nsga2"):
         assert word in done.stdout
     assert "usage: python tune/search.py" in done.stdout
+
+
+def test_a_trial_needs_no_tune_where_it_runs(search: Run, tmp_path: Path) -> None:
+    """On a cluster's nodes ``mipnet`` is installed, and ``tune`` is not."""
+    here = search.folder
+    work = Work(here, here, here, named("full", search.config), ResourcesConfig(), "", {}, [], False)
+    (tmp_path / "trial.pkl").write_bytes(ray.cloudpickle.dumps((train_trial, work)))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "mipnet").symlink_to(SCRIPT.parents[1] / "mipnet")
+    script = (
+        "import pickle, sys\n"
+        "trial, work = pickle.load(open('trial.pkl', 'rb'))\n"
+        "assert not any(name.split('.')[0] == 'tune' for name in sys.modules)\n"
+        "print(trial.__name__, work.space.instances)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "train_trial (1, 2, 3, 4)", done.stderr

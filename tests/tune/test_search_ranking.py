@@ -37,6 +37,18 @@ def test_ap_ranks_then_loss_then_cost(search: Run, record) -> None:
     assert measure_of(results) is AP
 
 
+def test_an_ap_of_luck_neither_ranks_nor_is_plotted(search: Run, record) -> None:
+    record((1,), 0.009, loss=0.03, number=0)
+    record((2,), 0.0, loss=0.02, number=1)
+    results = ranked(search)
+    assert [r.point.places for r in results] == [(2,), (1,)]
+    assert measure_of(results) is LOSS
+    record((3,), 0.02, loss=0.04, number=2)
+    results = ranked(search)
+    assert [r.point.places for r in results] == [(3,), (2,), (1,)]
+    assert measure_of(results) is AP
+
+
 def test_seeds_are_averaged_with_their_standard_error(search: Run, record) -> None:
     for seed, ap in enumerate((0.1, 0.2, 0.3)):
         record((2,), ap, seed=seed, loss=0.01 * seed)
@@ -72,6 +84,12 @@ def test_a_failed_seed_does_not_spoil_the_others(search: Run, record) -> None:
     assert result.status == "finished"
     assert result.score is not None
     assert result.score.ap == pytest.approx(0.2)
+
+
+def test_of_equal_pairs_the_configurations_own_is_kept(search: Run, record) -> None:
+    record((2,), 0.0, pairs={(0.5, 0.8): 0.0, (0.9, 0.9): 0.0, (1.0, 0.9): 0.0})
+    (result,) = ranked(search)
+    assert (result.discount, result.oks_nms) == (0.9, 0.9)
 
 
 def test_the_pair_is_chosen_by_its_mean_over_seeds(search: Run, record) -> None:

@@ -16,7 +16,7 @@ from mipnet.config import from_dict, to_yaml
 from mipnet.runs import Run
 from tune.ranking import rank
 from tune.records import TRIAL, read_trials
-from tune.report import html, markdown, text
+from tune.report import html, markdown, pairs_of, text
 from tune.tables import Summary, best_config, summarise, to_json
 
 EVIL = '<script>alert("x")</script>&$a$'
@@ -98,6 +98,19 @@ def test_search_json_holds_every_trial_ranked(many: Run) -> None:
     assert found["best"] == best["name"]
 
 
+def test_the_front_is_marked_beside_the_rank(many: Run) -> None:
+    rows = Page(html(summary_of(many))).rows
+    marks = {row[0]: row[1] for row in rows if row[0].isdigit()}
+    assert marks == {"1": "●", "2": "●", "3": "●", "4": "", "5": ""}
+
+
+def test_the_heat_map_makes_nothing_of_noise(search: Run, record) -> None:
+    record((2,), pairs={(0.5, 0.9): 0.200, (0.9, 0.9): 0.201})
+    record((3,), number=1, pairs={(0.5, 0.9): 0.200, (0.9, 0.9): 0.201})
+    low, high = (row["cells"][0]["share"] for row in pairs_of(summary_of(search).results)["rows"])
+    assert (low, high) == (pytest.approx(0.95), 1.0)
+
+
 def test_the_best_configuration_is_a_file_that_train_takes(many: Run, tmp_path: Path) -> None:
     summary = summary_of(many)
     assert summary.best is not None
@@ -161,12 +174,12 @@ def test_markdown_and_terminal_say_the_same(many: Run) -> None:
     lines = markdown(summary).splitlines()
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     assert table[1][:6] == ["1", "2", "1, 2", "0.9", "34.0", "2.0"]
-    assert "**Best: N = 2, places 1, 2** with 34.0 ± 2.0." in lines
+    assert "**Best: N = 2, places 1, 2** with occlusion AP 34.0 ± 2.0." in lines
     assert any(line.startswith("Pareto front of occlusion AP") and "N = 1 (10.0)" in line for line in lines)
     assert "Mean occlusion AP by N: N = 1: 10.0 (1); N = 2: 28.0 (2)." in lines
     assert "- n2-p1.2.3-r4-lr0.005-s0: its process ended without a word" in lines
     said = text(summary)
-    assert "best      N = 2, places 1, 2: 34.0 ± 2.0" in said
+    assert "best      N = 2, places 1, 2: occlusion AP 34.0 ± 2.0" in said
     assert "ranked by the occlusion AP (AP of tune in det5 boxes)" in said
 
 
@@ -193,7 +206,7 @@ def test_what_a_reader_must_know_is_said(search: Run, record) -> None:
     assert "The search is not over" not in page.text
     assert "They are ranked by the loss" in page.text
     assert "One seed each" in page.text
-    assert "Loss of λ = 0 against cost" in page.texts
+    assert "Loss (λ = 0) against cost" in page.texts
     assert "Validation occlusion AP" not in page.texts  # a line at zero
 
 
