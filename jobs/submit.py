@@ -88,6 +88,11 @@ def read_resources(job: str, flags: Sequence[str]) -> ResourcesConfig | None:
     """
     if any(flag in ("-h", "--help") for flag in flags):
         raise UserError("--help needs no cluster", f"python jobs/{job}.py --help")
+    if job == "search":
+        sys.path.insert(0, str(PROJECT))  # tune/ is not installed
+        from tune.search import read
+
+        return read(flags)[1].resources
     with suppress(ModuleNotFoundError):
         module = importlib.import_module(f"mipnet.commands.{job}")
         if hasattr(module, "read"):

@@ -11,11 +11,11 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: the folder above is where ``tune`` is found
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from mipnet.commands.common import STORAGE_HELP, storage_at
+from mipnet.commands.common import CONFIG_HELP, STORAGE_HELP, chosen_base, storage_at
 from mipnet.commands.train import SECTIONS
-from mipnet.config import Config, from_dict, preset, read_yaml
+from mipnet.config import Config, from_dict, read_yaml
 from mipnet.config.checks import require
-from mipnet.config.flags import chosen, option, parse
+from mipnet.config.flags import option, parse
 from mipnet.config.presets import describe
 from mipnet.errors import ConfigError, mendable
 from mipnet.runs import locked
@@ -42,7 +42,7 @@ class Options:
     retry: bool = option(False, "try failed trials again")
     register_best: bool = option(False, "register the best network with the alias 'candidate'")
     preset: str = option("tiny", "what to start from")
-    config: str = option("", "YAML file of settings on top of the preset; flags win over it")
+    config: str = option("", CONFIG_HELP)
     name: str = option("", "the search's name [preset, space and digest of the settings]")
     new: bool = option(False, "start another search instead of continuing")
     storage: str = option("", STORAGE_HELP)
@@ -82,10 +82,7 @@ def run(argv: Sequence[str]) -> int:
 
 def read(argv: Sequence[str]) -> tuple[Options, Config]:
     """Flags over YAML over preset, validated."""
-    path = chosen(argv, "--config", "")
-    from_file = read_yaml(path) if path else {}
-    name = chosen(argv, "--preset", str(from_file.get("preset", "tiny")))
-    base = from_dict({**from_file, "preset": name}, preset(name))
+    base = chosen_base(argv)
     spaces = "\n".join(f"  {name:<10} {space.__doc__}" for name, space in NAMED.items())
     about = (
         "Search for N, the places of the MIMBs, reduction, learning rate, γ and NMS threshold. Spaces:\n"

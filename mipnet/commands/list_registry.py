@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mipnet.commands.common import STORAGE_HELP
 from mipnet.config import preset
 from mipnet.config.flags import option, parse, say
+from mipnet.inference.tables import aligned
 from mipnet.storage import Folder, default_storage
 from mipnet.tracking.champions import moves
 from mipnet.tracking.versions import RESULT, Registry, Version, moment, open_registry
@@ -28,11 +29,9 @@ def main(command: str, argv: Sequence[str]) -> int:
     options, _ = parse(command, "The versions of a model.", Options, [], preset("tiny"), argv)
     storage = Folder.of(options.storage) if options.storage else default_storage()
     with open_registry(storage, options.name) as registry:
-        rows = [COLUMNS, *(row(registry, version) for version in registry.versions())]
+        rows: list[Sequence[str]] = [COLUMNS, *(row(registry, version) for version in registry.versions())]
         done = moves(registry)
-    widths = [max(len(r[i]) for r in rows) for i in range(len(COLUMNS))]
-    for cells in rows:
-        say("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    say("\n".join(aligned(rows, len(COLUMNS))))
     if done:
         say("\nchampions")
     for move in done:

@@ -40,6 +40,11 @@ def run(*argv: str, env: dict[str, str] | None = None) -> subprocess.CompletedPr
         (["trian"], "unknown job 'trian'; did you mean 'train'?"),
         (["train", "--", "--epochz", "3"], "--epochz: unknown flag; did you mean '--epochs'?"),
         (["train", "--", "--model.places", "9"], "model.places: 9 is not a place of hrnet"),
+        (
+            ["search", "--", "--space", "placement", "--sedes", "2"],
+            "--sedes: unknown flag; did you mean '--seeds'",
+        ),
+        (["evaluate", "--", "m", "--data.box-nms", "0"], "data.box_nms: 0.0 is not above 0"),
         (["train"], "no cluster to submit to; give --address http://HEAD:8265"),
         (["train", "--address", "10.0.0.1:6379"], "jobs go to http://HEAD:8265, not to Ray's own port"),
         (["logs", "--address", "http://127.0.0.1:9"], "no cluster answers at http://127.0.0.1:9"),
