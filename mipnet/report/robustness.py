@@ -26,8 +26,9 @@ def robustness_picture(curves: Sequence[Robustness]) -> bytes:
         figure = Figure(figsize=(3.6 * columns, 2.9 * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, curve in zip(panels, curves, strict=False):
+            kept = [100 * share for share in curve.kept]
             axes.fill_between(
-                curve.confidence, [100 * k for k in curve.kept], color="#e5e7eb", lw=0, label="boxes kept"
+                curve.confidence, kept, color="#eef0f3", ec="#9ca3af", lw=0.8, label="boxes kept"
             )
             for view, ap in curve.ap.items():
                 axes.plot(
@@ -36,12 +37,13 @@ def robustness_picture(curves: Sequence[Robustness]) -> bytes:
                 )  # fmt: skip
             axes.set_title(f"{curve.split}, {curve.source}", loc="left", fontsize=10)
             axes.set_xlabel("least confidence of a box")
-            axes.set_ylabel("AP (%)")
+            axes.set_ylabel("AP, boxes kept (%)")
             axes.set_ylim(0, 100)
             axes.set_xlim(0, 1)
         for axes in panels[len(curves) :]:
             axes.remove()
-        panels[0].legend(frameon=False, fontsize=8, loc="best")
+        lines, names = panels[0].get_legend_handles_labels()
+        figure.legend(lines, names, ncols=len(names), frameon=False, fontsize=8, loc="outside lower center")
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=150)
     return file.getvalue()
