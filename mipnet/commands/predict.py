@@ -19,6 +19,7 @@ from mipnet.errors import DataError, UserError
 from mipnet.storage import Folder, parent_of
 
 BOX_HELP = "give detections as [{image_id or file_name, bbox: [x, y, w, h], score}]"
+FEW = 32  # pictures that are read twice rather than start a cluster for nothing
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
@@ -65,6 +66,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     config = from_dict(settings, trained)
     if not options.boxes:
         say("no --boxes: each whole image is taken as one box")
+    check_few(pictures, config.data.max_bad_share)
     digest = digest_of(listed, model.read("weights.safetensors"), config, config.evaluation)
     parts = Parts.open(out, digest, len(pictures.uris))
     if parts.resumed:
@@ -130,6 +132,33 @@ def find_pictures(places: Sequence[str]) -> Pictures:
     uris = sorted(found, key=address_order)
     names = [plain_address(found[uri]) for uri in uris]
     return Pictures(uris, names, image_ids(names))
+
+
+def check_few(pictures: Pictures, max_bad_share: float) -> None:
+    """Try to read the pictures before a cluster is touched, if that takes no time.
+
+    Raises:
+        DataError: more than ``max_bad_share`` of them cannot be read.
+    """
+    if len(pictures.uris) > FEW:
+        return
+    from mipnet.data.faults import check_readable
+
+    unreadable = [
+        name for uri, name in zip(pictures.uris, pictures.names, strict=True) if picture(uri) is None
+    ]
+    check_readable(unreadable, len(pictures.uris), max_bad_share)
+
+
+def picture(uri: str) -> Any:
+    """(H, W, 3) uint8 RGB, None if it cannot be read."""
+    from mipnet.data.crops import decode_image
+    from mipnet.data.records import read_uri
+
+    try:
+        return decode_image(read_uri(uri))
+    except OSError:
+        return None
 
 
 def plain_address(uri: str) -> str:
@@ -211,16 +240,11 @@ def draw_overlays(out: Folder, pictures: Pictures, count: int, joints: Any) -> N
 
     import pyarrow.parquet as pq
 
-    from mipnet.data.crops import decode_image
-    from mipnet.data.records import read_uri
     from mipnet.inference.overlays import draw_poses, encode_jpeg
 
     rows = pq.read_table(io.BytesIO(out.read("results.parquet"))).slice(0, count).to_pylist()
     for uri, row in zip(pictures.uris, rows, strict=False):
-        try:
-            image = decode_image(read_uri(uri)) if row["readable"] else None
-        except OSError:
-            image = None
+        image = picture(uri) if row["readable"] else None
         if image is None:
             continue
         drawn = draw_poses(image, row["poses"], joints)
