@@ -97,6 +97,6 @@ def test_crowd_index_is_crowdposes_own(shared: Path) -> None:
             for a, b in zip(people.first[:-1], people.first[1:], strict=True)
         ]
     )
-    # Its authors counted people whose joints the file leaves out, so not every image can agree.
+    # Not every image agrees; its authors may have counted people whom the file leaves out.
     assert np.mean(np.abs(ours - stated) <= 0.0051) > 0.5
     assert np.corrcoef(ours, stated)[0, 1] > 0.85
