@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
+import importlib.util
 import logging
 import os
 import re
@@ -22,7 +22,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -93,11 +93,10 @@ def read_resources(job: str, flags: Sequence[str]) -> ResourcesConfig | None:
         from tune.search import read
 
         return read(flags)[1].resources
-    with suppress(ModuleNotFoundError):
-        module = importlib.import_module(f"mipnet.commands.{job}")
-        if hasattr(module, "read"):
-            return module.read(job, flags)[1].resources
-    return None
+    if importlib.util.find_spec(f"mipnet.commands.{job}") is None:
+        return None
+    module = importlib.import_module(f"mipnet.commands.{job}")
+    return module.read(job, flags)[1].resources if hasattr(module, "read") else None
 
 
 def connect(address: str) -> Any:

@@ -56,6 +56,8 @@ def main(command: str, argv: Sequence[str]) -> int:
     options, settings = parse_flags(command, argv)
     if not options.model and not options.results:
         raise UserError("no model to evaluate", "e.g. mipnet evaluate models:/mipnet@candidate")
+    if options.robustness and not options.model:
+        raise UserError("--robustness: results of other methods have no boxes to leave out", "name a model")
     out = output_folder(options.out) if options.out else None
     if not options.model:
         entries, text = others_alone(options, settings)
@@ -71,6 +73,10 @@ def main(command: str, argv: Sequence[str]) -> int:
 
     model, trained = usable_model(options.model, storage)
     config = on_dataset(options.dataset, settings, trained)
+    if options.robustness and all(source == "gt" for source in config.data.boxes):
+        raise UserError(
+            "--robustness: ground-truth boxes have no confidence", "name a detector's with --data.boxes"
+        )
     unreadable = Unreadable()
     files, others = None, []
     if not config.data.generated:
@@ -137,18 +143,10 @@ def others_alone(options: Options, settings: Mapping[str, Any]) -> tuple[list[En
 
 
 def curves(poses: Found, config: Config, files: Mapping[str, CocoFile], out: Folder | None) -> str:
-    """Say the robustness table, keep it and its picture, and return it for the table's file.
-
-    Raises:
-        UserError: no box source has confidences.
-    """
+    """Say the robustness table, keep it and its picture, and return it for the table's file."""
     from mipnet.inference.robustness import robustness, robustness_table
 
     found = robustness(poses, config, config.evaluation, files)
-    if not found:
-        raise UserError(
-            "--robustness: ground-truth boxes have no confidence", "name a detector's with --data.boxes"
-        )
     text = "\nAP as the least confidence of a box rises\n" + robustness_table(found)
     say(text)
     if out:

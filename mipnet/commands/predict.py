@@ -60,7 +60,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     from mipnet.raysession import connect, probe_files, quieten
 
     quieten(options.verbose)
-    from mipnet.inference.batch import Parts, digest_of, predict_parts, write_outcome
+    from mipnet.inference.batch import Parts, digest_of, known_unreadable, predict_parts, write_outcome
 
     model, trained = usable_model(options.model, storage)
     config = from_dict(settings, trained)
@@ -71,7 +71,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     parts = Parts.open(out, digest, len(pictures.uris))
     if parts.resumed:
         say(f"going on: {parts.resumed} of {parts.images} images are done")
-    unreadable: list[str] = []
+    unreadable = known_unreadable(parts)
     if parts.resumed < parts.images:
         with connect(config.resources, options.verbose) as resources:
             probe_files([model.path("model.json"), pictures.uris[0]])

@@ -35,13 +35,13 @@ class Parts:
         folder: of the part files.
         images: how many there are to predict in all.
         size: of a part, in images.
-        resumed: images that an earlier start has done.
+        done: the parts that an earlier start has written.
     """
 
     folder: Folder
     images: int
     size: int
-    resumed: int
+    done: frozenset[int]
 
     @classmethod
     def open(cls, out: Folder, digest: str, images: int, size: int = IMAGES_PER_PART) -> Parts:
@@ -64,9 +64,14 @@ class Parts:
         else:
             out.remove(PARTS)
             folder.write(PLAN, json.dumps(plan) + "\n")
-        parts = cls(folder, images, plan["size"], 0)
-        done = [number for number in range(len(parts)) if parts.is_done(number)]
-        return cls(folder, images, plan["size"], sum(len(parts.range(number)) for number in done))
+        there = folder.names()  # one listing, not a question for each part
+        done = frozenset(int(name[:6]) for name in there if name.endswith(".parquet"))
+        return cls(folder, images, plan["size"], done)
+
+    @property
+    def resumed(self) -> int:
+        """Images that an earlier start has done."""
+        return sum(len(self.range(number)) for number in self.done)
 
     def __len__(self) -> int:
         return -(-self.images // self.size)
@@ -77,9 +82,6 @@ class Parts:
 
     def name(self, number: int) -> str:
         return f"{number:06d}.parquet"
-
-    def is_done(self, number: int) -> bool:
-        return self.folder.exists(self.name(number))
 
     def read(self) -> Iterator[Any]:
         """The tables of all parts, in order."""
@@ -130,9 +132,10 @@ def predict_parts(
 
     names = names or {}
     part_of = boxes.image // parts.size
-    open_parts = [number for number in range(len(parts)) if not parts.is_done(number)]
+    open_parts = [number for number in range(len(parts)) if number not in parts.done]
     wanted = np.flatnonzero(np.isin(part_of, open_parts))
-    waiting = {number: int((part_of == number).sum()) for number in open_parts}
+    starts = np.searchsorted(part_of, np.arange(len(parts) + 1))  # boxes are sorted by image
+    waiting = {number: int(starts[number + 1] - starts[number]) for number in open_parts}
     n, k = config.model.instances, config.data.joints.num_joints
     keypoints: dict[int, np.ndarray] = {}
     found = boxes.boxes.copy()
@@ -142,7 +145,7 @@ def predict_parts(
 
     def finish(number: int) -> None:
         nonlocal done
-        images, rows = parts.range(number), np.flatnonzero(part_of == number)
+        images, rows = parts.range(number), np.arange(starts[number], starts[number + 1])
         mine = Boxes(boxes.images, boxes.image[rows], found[rows], boxes.scores[rows], boxes.group[rows])
         values = keypoints.pop(number, np.zeros((len(rows), n, k, 3), np.float32))
         _, sizes = box_to_crop(np.nan_to_num(mine.boxes, nan=1.0), config.input.size, config.input.padding)
@@ -166,11 +169,9 @@ def predict_parts(
         check_readable([*unreadable, *named(boxes, bad)], parts.images, config.data.max_bad_share)
         for number in np.unique(part_of[rows]).tolist():
             here = part_of[rows] == number
-            first = int(np.searchsorted(part_of, number))
             if number not in keypoints:
-                count = int((part_of == number).sum())
-                keypoints[number] = np.full((count, n, k, 3), np.nan, np.float32)
-            keypoints[number][rows[here] - first] = batch["keypoints"][here]
+                keypoints[number] = np.full((waiting[number], n, k, 3), np.nan, np.float32)
+            keypoints[number][rows[here] - starts[number]] = batch["keypoints"][here]
             waiting[number] -= int(here.sum())
             if waiting[number] == 0:
                 finish(number)
@@ -186,11 +187,10 @@ def known_unreadable(parts: Parts) -> list[str]:
     import pyarrow.parquet as pq
 
     names: list[str] = []
-    for number in range(len(parts)):
-        if parts.is_done(number):
-            file = io.BytesIO(parts.folder.read(parts.name(number)))
-            table = pq.read_table(file, columns=["file_name", "readable"])
-            names += [row["file_name"] for row in table.to_pylist() if not row["readable"]]
+    for number in sorted(parts.done):
+        file = io.BytesIO(parts.folder.read(parts.name(number)))
+        table = pq.read_table(file, columns=["file_name", "readable"])
+        names += [row["file_name"] for row in table.to_pylist() if not row["readable"]]
     return names
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from mipnet.cli import main
 from mipnet.commands.evaluate import on_dataset
 from mipnet.config import preset
 from mipnet.config.presets import DATASETS
@@ -47,3 +49,13 @@ def test_other_joints_are_refused_in_one_line() -> None:
 def test_a_misspelt_data_set_gets_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"--dataset: 'ochumann' is unknown; did you mean 'ochuman'\?"):
         on_dataset("ochumann", {}, TRAINED)
+
+
+def test_robustness_without_confidences_is_said_at_once(
+    small_models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["evaluate", str(small_models[0]), "--robustness", "--storage", str(tmp_path)]
+    assert main([*argv, "--data.boxes", "gt"]) == 2
+    assert "--robustness: ground-truth boxes have no confidence" in capsys.readouterr().err
+    assert main(["evaluate", "--robustness", "--results", "a=b.json"]) == 2
+    assert "have no boxes to leave out; name a model" in capsys.readouterr().err
