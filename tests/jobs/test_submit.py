@@ -164,9 +164,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     ]
     words += [f"--temp-dir={folder}/t", "--disable-usage-stats"]
     words += [f"--dashboard-agent-listen-port={agent}"]  # the default is one that any other Ray here has
+    # A job runs the `python` that the head finds: that of this Ray, whether or not it is activated here.
+    path = os.pathsep.join([str(Path(sys.executable).parent), clean.get("PATH", "")])
     head = subprocess.Popen(
         [str(Path(sys.executable).with_name("ray")), *words],
-        env=clean | env,
+        env=clean | env | {"PATH": path},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
