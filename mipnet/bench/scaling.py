@@ -77,7 +77,7 @@ def train(config: Config, cutter: ray.ObjectRef, plan: WindowPlan, ranks: int, t
             steps,
             train_loop_config={"config": to_dict(config), "plan": plan, "cutter": cutter},
             datasets={"train": lambda: window_numbers(plan, 0)},
-            dataset_config=PlannedSplit(cutter, plan.batch_size, tasks),
+            dataset_config=PlannedSplit(cutter, plan, tasks),
             scaling_config=ScalingConfig(num_workers=ranks, resources_per_worker={"CPU": 1}),
             run_config=RunConfig(name="bench", storage_path=scratch),
         )

@@ -41,7 +41,7 @@ class Streamed:
 
 def stream(cutter: ray.ObjectRef, plan: WindowPlan, tasks: int, ranks: int = 1) -> list[Streamed]:
     """The whole plan through Ray Data, as training takes it; one result for each consuming rank."""
-    split = PlannedSplit(cutter, plan.batch_size, tasks)
+    split = PlannedSplit(cutter, plan, tasks)
     shards = split.configure({"train": window_numbers(plan, 0)}, ranks)
     # From when every task has delivered a window until the last windows begin: in between as much is made as
     # is taken, while before it stock is built up and after it used up.

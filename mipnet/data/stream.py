@@ -2,9 +2,10 @@
 
 A row that goes in is the number of a window (``mipnet.data.windows``). One task reads the window's images,
 decodes each once, cuts all of its people straight to their places in the shuffled window, and yields blocks
-of exactly one rank's share of one step. With ``preserve_order`` Ray's splitter deals these blocks to the
-ranks in turn, so rank r gets block r of every step, however many tasks and ranks there are. Each block
-carries its step and share, and the training loop refuses a block that is not the one it expects.
+of exactly one rank's share of it, step by step. With ``preserve_order`` Ray's splitter deals these blocks to
+the ranks in turn, so rank r gets block r of every window, however many tasks and ranks there are, and takes
+its batches out of it without a copy. Each sample carries its step and slot, and the training loop refuses a
+batch that is not the one it expects.
 """
 
 from __future__ import annotations
@@ -48,12 +49,19 @@ class WindowCutter:
     plan: WindowPlan
     settings: CropSettings
 
-    def cut(self, window: int, empty: Callable[[tuple[int, ...]], np.ndarray] | None = None) -> Block:
+    def cut(
+        self,
+        window: int,
+        empty: Callable[[tuple[int, ...]], np.ndarray] | None = None,
+        ranks: int | None = None,
+    ) -> Block:
         """All samples of a window in their shuffled order.
 
         Args:
             window: its number.
             empty: gives the uint8 array of a shape into which the crops go; a new one by default.
+            ranks: puts the samples in the order of so many ranks, each one's of all steps together, and fills
+                the last window up to the size of the others: with step -1, at the end of each rank's part.
 
         Returns:
             image (n, h, w, 3) uint8 RGB; joints (n, N, K, 3) float32 in crop px, v = 0 where not labelled
@@ -63,27 +71,32 @@ class WindowCutter:
         """
         epoch, image_index, sample, slot = self.plan.samples(window)
         n, (width, height) = len(sample), self.settings.size
+        steps, places = np.divmod(slot, self.plan.batch_size)
+        row = slot
+        if ranks is not None:
+            n, row = self.plan.batch_size * self.plan.window_batches, self.plan.rank_rows(slot, ranks)
         joints_shape = (n, self.settings.instances, self.settings.skeleton.num_joints, 3)
         block: Block = {
             "image": (empty or new_pixels)((n, height, width, 3)),
             "joints": np.zeros(joints_shape, np.float32),
-            "sample": np.empty(n, np.int64),
-            "epoch": np.empty(n, np.int64),
+            "sample": np.zeros(n, np.int64),
+            "epoch": np.zeros(n, np.int64),
             "people": np.zeros((n, self.settings.instances), np.int64),
-            "step": self.plan.steps(window).start + np.arange(n) // self.plan.batch_size,
-            "slot": np.arange(n) % self.plan.batch_size,
+            "step": np.full(n, -1),
+            "slot": np.zeros(n, np.int64),
             "corrupt": np.zeros(n, bool),
         }
-        block["sample"][slot], block["epoch"][slot] = sample, epoch
+        block["sample"][row], block["epoch"][row] = sample, epoch
+        block["step"][row], block["slot"][row] = self.plan.steps(window).start + steps, places
         starts = np.flatnonzero(np.diff(image_index, prepend=-1))
-        for begin, end in zip(starts, [*starts[1:], n], strict=True):
+        for begin, end in zip(starts, [*starts[1:], len(sample)], strict=True):
             self._cut_image(
-                int(image_index[begin]), epoch[begin:end], sample[begin:end], slot[begin:end], block
+                int(image_index[begin]), epoch[begin:end], sample[begin:end], row[begin:end], block
             )
         return block
 
     def _cut_image(
-        self, image_index: int, epochs: np.ndarray, samples: np.ndarray, slots: np.ndarray, block: Block
+        self, image_index: int, epochs: np.ndarray, samples: np.ndarray, rows: np.ndarray, block: Block
     ) -> None:
         first, last = self.people.first[image_index : image_index + 2]
         boxes, keypoints = self.people.boxes[first:last], self.people.keypoints[first:last]
@@ -92,17 +105,17 @@ class WindowCutter:
         except OSError:  # missing, not permitted, a folder, or the disk's fault
             image = None
         if image is None:
-            block["image"][slots] = 0
-            block["corrupt"][slots] = True
-            block["people"][slots] = self.people.ids[samples][:, None]
+            block["image"][rows] = 0
+            block["corrupt"][rows] = True
+            block["people"][rows] = self.people.ids[samples][:, None]
             return
-        for epoch, sample, slot in zip(epochs.tolist(), samples.tolist(), slots.tolist(), strict=True):
+        for epoch, sample, row in zip(epochs.tolist(), samples.tolist(), rows.tolist(), strict=True):
             rng = sample_rng(self.plan.seed, epoch, sample)
             joints, people = cut_crop(
-                image, boxes, keypoints, sample - int(first), self.settings, rng, block["image"][slot]
+                image, boxes, keypoints, sample - int(first), self.settings, rng, block["image"][row]
             )
-            block["joints"][slot] = joints
-            block["people"][slot] = self.people.ids[first + people]
+            block["joints"][row] = joints
+            block["people"][row] = self.people.ids[first + people]
 
 
 class Breather(ExecutionCallback):
@@ -158,21 +171,23 @@ class PlannedSplit(DataConfig):
 
     Args:
         cutter: a reference to the ``WindowCutter`` in the object store, shared by all tasks.
-        batch_size: the global batch.
+        plan: its order.
         stream_workers: at most this many tasks at once; 0 leaves it to Ray.
     """
 
-    def __init__(self, cutter: ray.ObjectRef, batch_size: int, stream_workers: int = 0) -> None:
+    def __init__(self, cutter: ray.ObjectRef, plan: WindowPlan, stream_workers: int = 0) -> None:
         super().__init__(enable_shard_locality=False)
-        self.cutter, self.batch_size, self.stream_workers = cutter, batch_size, stream_workers
+        self.cutter, self.stream_workers = cutter, stream_workers
+        self.window_samples = plan.window_batches * plan.batch_size
 
     def configure(
         self, datasets: dict[str, Dataset], world_size: int, *args: Any, **kwargs: Any
     ) -> list[dict[str, DataIterator]]:
         """One iterator per rank for every data set of window numbers."""
         output: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
+        share = self.window_samples // world_size
         for name, windows in datasets.items():
-            blocks = cut_windows(windows, self.cutter, self.batch_size // world_size, self.stream_workers)
+            blocks = cut_windows(windows, self.cutter, world_size, share, self.stream_workers)
             for rank, iterator in enumerate(blocks.streaming_split(world_size, equal=True)):
                 output[rank][name] = iterator
         return output
@@ -187,19 +202,22 @@ def window_numbers(plan: WindowPlan, from_step: int) -> Dataset:
     )
 
 
-def cut_windows(windows: Dataset, cutter: Any, share: int, stream_workers: int = 0) -> Dataset:
-    """Blocks of exactly ``share`` samples, in order.
+def cut_windows(windows: Dataset, cutter: Any, ranks: int, share: int, stream_workers: int = 0) -> Dataset:
+    """Blocks of exactly ``share`` samples, in order: of every window one for each rank.
 
-    Each window is a whole number of shares, so the blocks are cut inside the task that made the window: Ray
-    fuses the steps into one task, which copies nothing between tasks. It does so only where they agree on how
-    they compute, so the number of tasks is limited by the CPUs of the whole and not by ``compute``.
+    The blocks are cut inside the task that made the window: Ray fuses the steps into one task, which copies
+    nothing between tasks. It does so only where they agree on how they compute, so the number of tasks is
+    limited by the CPUs of the whole and not by ``compute``.
     """
     blocks = windows.map_batches(
         cut_batch,
         batch_size=1,
-        fn_kwargs={"cutter": cutter},
+        fn_kwargs={"cutter": cutter, "ranks": ranks},
         num_cpus=1,
     ).repartition(target_num_rows_per_block=share, strict=False)
+    # A task hands over its window at once and ends. Ray's own 2 would make it wait, its CPU idle, for a turn
+    # of the loop (a tenth of a second) for every two ranks.
+    blocks.context._max_num_blocks_in_streaming_gen_buffer = max(ranks, 2)
     return settle(blocks, True, decoding_nodes(ray.nodes()), stream_workers)
 
 
@@ -209,7 +227,7 @@ def pixel_memory() -> PixelMemory:
     return PixelMemory()
 
 
-def cut_batch(batch: Block, cutter: Any) -> Iterator[Block]:
+def cut_batch(batch: Block, cutter: Any, ranks: int) -> Iterator[Block]:
     """The samples of the windows of a batch, each window in one piece.
 
     Ray cuts it into the ranks' blocks: views, so that the only copy of a crop is that into the object store.
@@ -220,7 +238,7 @@ def cut_batch(batch: Block, cutter: Any) -> Iterator[Block]:
     keep_memory()  # decoded images are large as well: without it decoding takes a quarter longer (measured)
     local: WindowCutter = ray.get(cutter)
     for window in batch["window"].tolist():
-        yield local.cut(window, pixel_memory().empty)
+        yield local.cut(window, pixel_memory().empty, ranks)
 
 
 def stream_factory(plan: WindowPlan, position: Callable[[], int]) -> Callable[[], Dataset]:

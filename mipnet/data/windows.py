@@ -75,6 +75,18 @@ class WindowPlan:
         slot = np.random.default_rng([SHUFFLE, self.seed, window]).permutation(end - begin)
         return epoch, image, sample, slot
 
+    def rank_rows(self, slot: np.ndarray, ranks: int) -> np.ndarray:
+        """The rows of a window's slots when each rank's samples of all of the window's steps lie together.
+
+        Args:
+            slot: (n,) int64, places in the shuffled window.
+            ranks: how many share each batch equally, in its order.
+        """
+        share = self.batch_size // ranks
+        step, place = np.divmod(slot, self.batch_size)
+        rank, place = np.divmod(place, share)
+        return (rank * self.window_batches + step) * share + place
+
     def _part(self, epoch: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Samples begin : end of an epoch's sequence."""
         order = np.random.default_rng([ORDER, self.seed, epoch]).permutation(len(self.first) - 1)

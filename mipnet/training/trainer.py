@@ -129,7 +129,7 @@ def train(
             "cutter": cutter,
         },
         datasets={"train": stream_factory(plan, lambda: position(run.folder))},
-        dataset_config=PlannedSplit(cutter, config.train.batch_size, tasks),
+        dataset_config=PlannedSplit(cutter, plan, tasks),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpu is True,

@@ -135,8 +135,8 @@ def batches(
             unread.look_at(batch)
             wanted = ("image", "joints", "corrupt")
             yield {name: batch[name].to(step.device, non_blocking=True) for name in wanted}
-        if expected == until < plan.total_steps:
-            return  # another start goes on from here
+        if expected == until:
+            return  # another start goes on from here, or the rest fills the last window
     if expected != plan.total_steps:
         raise RuntimeError(f"the stream ended at step {expected} of {plan.total_steps}")
 
