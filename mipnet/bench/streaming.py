@@ -97,10 +97,10 @@ def usage() -> dict[int, tuple[str, float]]:
             kind = CONSUMER
         elif title.startswith("ray::SplitCoordinator"):
             kind = LOOP
-        elif title.startswith("ray::") and "consume" not in title:
+        elif "cut_batch" in title or title.startswith("ray::IDLE"):  # between two tasks
             kind = TASKS
         else:
-            kind = CONSUMER if title.startswith("ray::") else REST
+            kind = CONSUMER if title.startswith("ray::consume") else REST
         found[process.pid] = kind, times.user + times.system
     return found
 
