@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mipnet.commands.common import check_json
 from mipnet.config import Config, from_dict, preset
 from mipnet.config.checks import require
 from mipnet.config.flags import chosen, option, parse
@@ -43,11 +44,14 @@ def read(
 
     Raises:
         ConfigError: an unknown flag or preset, or a value that cannot work.
+        UserError: the file of ``--json`` cannot be written.
     """
     base = preset(chosen(argv, "--preset", DEFAULT))
     found, settings = parse(command, about, options, sections, base, argv)
     for name, smallest in {"rounds": 1, "threads": 1, **least}.items():
         require(f"--{name}", getattr(found, name), at_least=smallest)
+    if found.json:
+        check_json(found.json)
     return found, settings, from_dict(settings, base)
 
 

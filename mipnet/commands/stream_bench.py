@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from mipnet.commands.common import STORAGE_HELP, data_folder, storage_at
+from mipnet.commands.common import STORAGE_HELP, check_json, data_folder, storage_at
 from mipnet.config import Config, from_dict, preset
 from mipnet.config.flags import option, parse, say
 from mipnet.config.schema import AugmentConfig, InputConfig, ScenesConfig, TargetConfig
@@ -104,6 +104,8 @@ def read(command: str, argv: Sequence[str], options: type) -> tuple[Any, Config]
         "How fast training samples are made. Any data set in COCO's layout: --data ROOT --data.train SPLIT."
     )
     own, settings = parse(command, about, options, SECTIONS, base, argv)
+    if own.json:
+        check_json(own.json)
     return own, from_dict(settings, base)
 
 
