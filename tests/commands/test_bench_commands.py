@@ -58,3 +58,23 @@ def test_a_file_that_cannot_be_is_refused_before_anything_is_measured(
 def test_what_cannot_work_is_refused(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *argv]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["stream", "--rounds", "0"], "--rounds: 0 is below 1; nearest is 1"),
+        (["stream", "--samples", "0"], "--samples: 0 is below 1; nearest is 1"),
+        (["stream", "--cores", "0"], "--cores: 0 is below 1; nearest is 1"),
+        (["scaling", "--gpu-rate", "0"], "--gpu-rate: 0 is below 1; nearest is 1"),
+        (["scaling", "--size", "x"], "--size: 'x' is not a size; give HEIGHTxWIDTH"),
+        (["scaling", "--train-size", "x"], "--train-size: 'x' is not a size; give HEIGHTxWIDTH"),
+        (["scaling", "--workers", "3", "5"], "--workers: batches of 64 cannot be split among 3, 5 ranks"),
+    ],
+)
+def test_nothing_is_rendered_or_started_for_what_cannot_work(
+    argv: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *argv, "--storage", str(tmp_path / "storage")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "storage" / "data").exists()
