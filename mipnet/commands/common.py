@@ -39,13 +39,18 @@ def chosen_base(argv: Sequence[str]) -> Config:
     return from_dict({**from_file, "preset": name}, preset(name))
 
 
+def storage_named(uri: str) -> Folder:
+    """The storage that ``--storage`` names, or the default one; only to be read from."""
+    return Folder.of(uri) if uri else default_storage()
+
+
 def storage_at(uri: str) -> Folder:
     """The storage, after making sure that it can be written to.
 
     Raises:
         UserError: it cannot.
     """
-    storage = Folder.of(uri) if uri else default_storage()
+    storage = storage_named(uri)
     storage.write(".writable", "")
     return storage
 
