@@ -121,8 +121,7 @@ class _Samples:
 
 def _samples(buffers: Buffers, fine: np.ndarray) -> _Samples:
     """A pixel whose four samples show one part is shaded once, at its centre; edges, and parts for which
-    ``fine``
-    (256,) uint8 is not 0, keep all four."""
+    ``fine`` (256,) uint8 is not 0, keep all four."""
     ids, depth = buffers.identity, buffers.depth
     one = np.ascontiguousarray(ids[::2, ::2])
     same = (
