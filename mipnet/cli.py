@@ -6,7 +6,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mipnet import __version__
 from mipnet.errors import ConfigError, mendable, nearest
@@ -76,11 +76,16 @@ def run(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: the exit status, with a user's errors as one line on stderr."""
+    """Entry point."""
+    return exit_status("mipnet", run, sys.argv[1:] if argv is None else argv)
+
+
+def exit_status(program: str, command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Run a command line: its exit status, with a user's errors as one line on stderr."""
     try:
-        return run(sys.argv[1:] if argv is None else argv)
+        return command(argv)
     except KeyboardInterrupt:
-        print("mipnet: interrupted; the same command goes on where it was", file=sys.stderr)
+        print(f"{program}: interrupted; the same command goes on where it was", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our lines, head or less, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -89,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = mendable(error)
         if known is None:
             raise
-        print(f"mipnet: {' '.join(str(known).split())}", file=sys.stderr)
+        print(f"{program}: {' '.join(str(known).split())}", file=sys.stderr)
         return known.exit_code
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import HRNET
 
 from mipnet.config.schema import DataConfig, EvaluationConfig
 from mipnet.data.layouts import open_split
@@ -24,8 +25,6 @@ from mipnet.models.build import build_model
 from mipnet.models.mimb import MIMB
 from mipnet.storage import Folder
 from mipnet.training.losses import heatmap_loss
-
-TINY = {"width": 8, "modules": (1,), "blocks": 1, "stem_channels": 8, "stage1_blocks": 1}
 
 
 @pytest.mark.parametrize("instances", [2, 3, 4])
@@ -81,7 +80,7 @@ def test_the_discount_is_the_papers() -> None:
 def test_the_shared_part_sees_each_image_once() -> None:
     """Its running variance is that of n values, not of n·N: the only difference to repeated images."""
     torch.manual_seed(0)
-    once = build_model("hrnet", 5, 3, (2,), **TINY).double().train()
+    once = build_model("hrnet", 5, 3, (2,), **HRNET).double().train()
     norm = once.backbone.stages[0].bn2
     values: list[torch.Tensor] = []
     norm.register_forward_hook(lambda _m, x, _y: values.append(x[0].transpose(0, 1).flatten(1)))

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from mipnet.config import to_yaml
 from mipnet.evaluation.occlusion import SCORE
 from mipnet.report.curves import Curve
+from mipnet.report.document import document
 from mipnet.report.page import duration
-from mipnet.report.template import STYLE
 from mipnet.runs import Run
 from tune.plots import cost_plot, curves_plot, effect_plot, label_of
 from tune.ranking import (
@@ -38,7 +36,7 @@ from tune.tables import (
     metric_name,
     pair_table,
 )
-from tune.template import MORE_STYLE, PAGE
+from tune.template import BODY, STYLE
 
 IN_COLOUR = 4
 LEAST_SPREAD = 0.02
@@ -141,12 +139,11 @@ def html(summary: Summary, date: datetime | None = None) -> str:
     search, results, best = summary.search, summary.results, summary.best
     header = columns(results)
     front = {r.point for r in pareto_front(results)}
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(PAGE).render(
+    return document(
+        "search",
+        BODY,
+        style=STYLE,
         name=search.name,
-        style=STYLE + MORE_STYLE,
         facts=facts(summary, date or datetime.now().astimezone()),
         notices=notices(summary),
         tiles=tiles(summary),
@@ -161,7 +158,6 @@ def html(summary: Summary, date: datetime | None = None) -> str:
             }
             for rank, r in enumerate(results, 1)
         ],
-        words=2,  # columns of words, from the left
         kept=kept(results),
         cost=cost_plot(results),
         effects=effect_plots(results),

@@ -11,13 +11,14 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: the folder above is where ``tune`` is found
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from mipnet.cli import exit_status
 from mipnet.commands.common import CONFIG_HELP, STORAGE_HELP, chosen_base, storage_at
 from mipnet.commands.train import SECTIONS
 from mipnet.config import Config, from_dict, read_yaml
 from mipnet.config.checks import require
 from mipnet.config.flags import option, parse
 from mipnet.config.presets import describe
-from mipnet.errors import ConfigError, mendable
+from mipnet.errors import ConfigError
 from mipnet.runs import locked
 from mipnet.storage import Folder
 from tune.records import open_search, search_name
@@ -50,19 +51,8 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status, with a user's errors as one line on stderr."""
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        return run(argv)
-    except KeyboardInterrupt:
-        print(f"{COMMAND}: interrupted; the same command goes on where it was", file=sys.stderr)
-        return 130
-    except Exception as error:
-        known = mendable(error)
-        if known is None:
-            raise
-        print(f"{COMMAND}: {' '.join(str(known).split())}", file=sys.stderr)
-        return known.exit_code
+    """Entry point."""
+    return exit_status(COMMAND, run, sys.argv[1:] if argv is None else argv)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -1,10 +1,9 @@
-"""The search report's skeleton; its look is that of a run's report."""
+"""The sections of the search's report (Jinja2), and their look on top of that of all reports."""
 
 from __future__ import annotations
 
-MORE_STYLE = """
+STYLE = """
 .tile p.figure.long { font-size: 22px; line-height: 1.6; }
-.figures th.words, .figures td.words { text-align: left; }
 tr.best > * { font-weight: 650; }
 tr.best > :first-child { box-shadow: inset 4px 0 var(--series-0); }
 tr.stopped > *, tr.unfinished > *, tr.failed > * { color: var(--muted); }
@@ -18,26 +17,7 @@ tr:hover > * { background: var(--panel); }
 @media print { .two { grid-template-columns: 1fr 1fr; } }
 """
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{{ name }} – MIPNet search</title>
-<style>{{ style | safe }}</style>
-</head>
-<body>
-<main>
-<header>
-<p class="kicker">MIPNet search</p>
-<h1>{{ name }}</h1>
-<dl class="facts">
-{% for label, value in facts %}<div><dt>{{ label }}</dt><dd>{{ value }}</dd></div>
-{% endfor %}</dl>
-{% for notice in notices %}<p class="notice">{{ notice }}</p>
-{% endfor %}</header>
-
+BODY = """\
 {% if tiles %}<section>
 <h2>Result</h2>
 <div class="tiles">
@@ -136,8 +116,4 @@ and by how many configurations a pair was chosen.</p>
 <td><code>{{ value }}</code></td></tr>
 {% endfor %}</tbody></table></div>
 </section>
-<footer>One file with everything in it; nothing is loaded from elsewhere.</footer>
-</main>
-</body>
-</html>
 """

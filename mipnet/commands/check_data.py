@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from mipnet.commands.checks import check_split, split_sources
-from mipnet.commands.common import CONFIG_HELP, STORAGE_HELP, chosen_base, output_folder
+from mipnet.commands.common import CONFIG_HELP, STORAGE_HELP, chosen_base, output_folder, storage_named
 from mipnet.commands.progress import Progress
 from mipnet.config import Config, from_dict
 from mipnet.config.flags import option, parse, say
@@ -22,7 +22,7 @@ from mipnet.data.records import CocoFile, Images
 from mipnet.data.statistics import Statistics, statistics_of
 from mipnet.errors import UserError, first_few
 from mipnet.inference.tables import aligned
-from mipnet.storage import Folder, default_storage
+from mipnet.storage import Folder
 
 NOT_AUGMENTED = AugmentConfig(flip=0, scale=0, rotation_probability=0, shift=0, half_body=0, colour=0)
 
@@ -95,7 +95,7 @@ def folder_of(config: Config, storage: str) -> Folder:
         return folder
     from mipnet.data.generate import benchmark_name
 
-    home = Folder.of(storage) if storage else default_storage()
+    home = storage_named(storage)
     folder = home.join("data").join(benchmark_name(config.scenes))
     if not folder.exists("manifest.json"):
         raise UserError(

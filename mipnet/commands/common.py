@@ -15,7 +15,7 @@ from mipnet.commands.progress import Progress
 from mipnet.config import Config, from_dict, preset, read_yaml, to_yaml
 from mipnet.config.flags import chosen, say
 from mipnet.config.schema import ResourcesConfig
-from mipnet.errors import UserError
+from mipnet.errors import UserError, refusal
 from mipnet.storage import Folder, default_storage
 
 if TYPE_CHECKING:
@@ -39,13 +39,18 @@ def chosen_base(argv: Sequence[str]) -> Config:
     return from_dict({**from_file, "preset": name}, preset(name))
 
 
+def storage_named(uri: str) -> Folder:
+    """The storage that ``--storage`` names, or the default one; only to be read from."""
+    return Folder.of(uri) if uri else default_storage()
+
+
 def storage_at(uri: str) -> Folder:
     """The storage, after making sure that it can be written to.
 
     Raises:
         UserError: it cannot.
     """
-    storage = Folder.of(uri) if uri else default_storage()
+    storage = storage_named(uri)
     storage.write(".writable", "")
     return storage
 
@@ -63,6 +68,23 @@ def output_folder(where: str) -> Folder:
     except UserError as error:
         raise UserError(error.what, error.mend.replace("--storage", "--out")) from None
     return folder
+
+
+def check_json(path: str) -> None:
+    """Make sure that the file of ``--json`` can be written: its folder is made, an old file stays as it is.
+
+    Raises:
+        UserError: it cannot.
+    """
+    file = Path(path)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new = not file.exists()
+        file.open("a").close()
+        if new:
+            file.unlink()
+    except OSError as error:
+        raise refusal(error, f"cannot write {path}", "choose another file with --json") from None
 
 
 def usable_model(uri: str, storage: Folder) -> tuple[Folder, Config]:

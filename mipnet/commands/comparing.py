@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mipnet import __version__
-from mipnet.commands.common import data_folder, one_image_each, usable_model
+from mipnet.commands.common import STORAGE_HELP, data_folder, one_image_each, usable_model
 from mipnet.commands.evaluate import on_dataset
 from mipnet.commands.progress import Progress
 from mipnet.commands.unreadable import Unreadable
 from mipnet.config import Config, from_dict
-from mipnet.config.flags import say
+from mipnet.config.flags import option, say
+from mipnet.config.presets import DATASETS
 from mipnet.errors import ConfigError
 from mipnet.evaluation.promotion import Judgement, comparison_table, judge
 from mipnet.storage import Folder
@@ -33,6 +34,17 @@ TOLERANCE_HELP = (
     "0.8 and 1.3 on hard, 1.6 on easy), shrinking with the root of their number, and never below 0.25 (the "
     "paper's spread over runs on COCO, 0.16 to 0.19, times the root of 2)"
 )
+
+
+@dataclass(frozen=True)
+class ComparingOptions:
+    """Flags of the commands that compare; their own come on top."""
+
+    dataset: str = option("", f"a data set as downloaded, --data says where: {', '.join(DATASETS)}")
+    tolerance: str = option("", TOLERANCE_HELP)
+    name: str = option("mipnet", "name of the registered model")
+    storage: str = option("", STORAGE_HELP)
+    verbose: bool = option(False, "show Ray's own messages")
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mipnet.commands.common import STORAGE_HELP
+from mipnet.commands.common import STORAGE_HELP, storage_named
 from mipnet.config import preset
 from mipnet.config.flags import option, parse, say
 from mipnet.errors import UserError
-from mipnet.storage import Folder, default_storage
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     from mipnet.models.weights import read_description
     from mipnet.tracking.registry import resolve_model
 
-    storage = Folder.of(options.storage) if options.storage else default_storage()
+    storage = storage_named(options.storage)
     with TemporaryDirectory() as scratch:
         folder = resolve_model(options.model, storage).download(Path(scratch))
         names = export_checkpoint(folder, options.out)

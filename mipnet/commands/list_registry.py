@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mipnet.commands.common import STORAGE_HELP
+from mipnet.commands.common import STORAGE_HELP, storage_named
 from mipnet.config import preset
 from mipnet.config.flags import option, parse, say
 from mipnet.inference.tables import aligned
-from mipnet.storage import Folder, default_storage
 from mipnet.tracking.champions import moves
 from mipnet.tracking.versions import RESULT, Registry, Version, moment, open_registry
 
@@ -27,7 +26,7 @@ class Options:
 def main(command: str, argv: Sequence[str]) -> int:
     """One line a version, the newest first, then the champions in their order."""
     options, _ = parse(command, "The versions of a model.", Options, [], preset("tiny"), argv)
-    storage = Folder.of(options.storage) if options.storage else default_storage()
+    storage = storage_named(options.storage)
     with open_registry(storage, options.name) as registry:
         rows: list[Sequence[str]] = [COLUMNS, *(row(registry, version) for version in registry.versions())]
         done = moves(registry)

@@ -7,46 +7,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mipnet.config import from_dict, preset
-from mipnet.config.checks import require
-from mipnet.config.flags import chosen, option, parse, say
-
-DEFAULT = "coco-hrnet-w32-256x192"
+from mipnet.commands.bench_flags import DEFAULT, BenchOptions, begin, read
+from mipnet.config.flags import option, say
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(BenchOptions):
     """Flags of ``mipnet bench merge``."""
 
     preset: str = option(DEFAULT, "whose joints, heatmaps, discount and threshold")
     poses: int = option(40, "poses of an image, all λ counted")
     images: int = option(20, "images of a round")
     crops: int = option(32, "crops whose heatmaps are decoded in a round, each with all its λ")
-    rounds: int = option(5, "rounds that count")
-    threads: int = option(1, "CPU threads")
     device: str = option("auto", "where heatmaps are decoded: auto, cpu or cuda")
     seed: int = option(0, "of the poses")
-    json: str = option("", "file for the whole measurement")
 
 
 def main(command: str, argv: Sequence[str]) -> int:
     """Print a table for merging and one for each decoder, after a look that the results are the same."""
-    base = preset(chosen(argv, "--preset", DEFAULT))
-    description = "Decoding and merging, beside loops over joints and over pairs of poses."
-    options, settings = parse(command, description, Options, ["model", "evaluation"], base, argv)
-    for name in ("rounds", "threads", "poses", "images", "crops"):
-        require(f"--{name}", getattr(options, name), at_least=1)
+    about = "Decoding and merging, beside loops over joints and over pairs of poses."
+    least = {"poses": 1, "images": 1, "crops": 1}
+    options, _, config = read(command, about, Options, ["model", "evaluation"], argv, least)
     import json
 
     import numpy as np
-    import torch
 
     from mipnet.bench import merge as bench
-    from mipnet.bench.device import choose_device
     from mipnet.bench.rounds import as_json, in_turns, machine, table
 
-    config, device = from_dict(settings, base), choose_device(options.device)
-    torch.set_num_threads(options.threads)
+    device = begin(options)
     n, skeleton, evaluation = config.model.instances, config.data.joints, config.evaluation
     measured: dict[str, Any] = {}
     facts = {"preset": options.preset, "machine": machine(device.type), "threads": options.threads}

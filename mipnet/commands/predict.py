@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -201,7 +202,7 @@ def read_boxes(path: str, pictures: Pictures) -> Any:
     """Detections for the images, by image_id or file_name.
 
     Raises:
-        DataError: the file is broken, or none of its boxes belongs to an image.
+        DataError: the file is broken, none of its boxes belongs to an image, or one may belong to several.
     """
     from mipnet.data.records import Boxes, read_json
 
@@ -209,18 +210,27 @@ def read_boxes(path: str, pictures: Pictures) -> Any:
     detections = read_json(folder, name, "check --boxes")
     if not isinstance(detections, list):
         raise DataError(f"{path} is not a list", BOX_HELP)
+    short = [PurePosixPath(name).name for name in pictures.names]
     index: dict[Any, int] = {image_id: i for i, image_id in enumerate(pictures.ids)}
-    index |= {PurePosixPath(name).name: i for i, name in enumerate(pictures.names)}
-    index |= {name: i for i, name in enumerate(pictures.names)}
+    for names in (short, pictures.names):  # whole names go before short ones
+        index |= {name: i for i, name in enumerate(names)}
+    several = {name for name, count in Counter(pictures.names).items() if count > 1}
+    several |= {name for name, count in Counter(short).items() if count > 1} - set(pictures.names)
     rows = []
     for number, d in enumerate(detections):
         try:
-            i = index.get(d["file_name"] if "file_name" in d else d["image_id"])
+            of = d["file_name"] if "file_name" in d else d["image_id"]
+            i = index.get(of)
             x, y, w, h, score = *map(float, d["bbox"]), float(d.get("score", 1.0))
             if not (w > 0 and h > 0 and np.isfinite([x, y, w, h, score]).all()):
                 raise ValueError
         except (KeyError, TypeError, ValueError, AttributeError):
             raise DataError(f"{path}: detection {number} is not a usable box", BOX_HELP) from None
+        if of in several:
+            raise DataError(
+                f"{path}: detection {number} is of {of!r:.50}, as several images are called",
+                "give it a whole path as file_name, or an image_id",
+            )
         if i is not None:
             rows.append((i, x, y, w, h, score))
     if not rows:

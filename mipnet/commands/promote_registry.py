@@ -6,27 +6,21 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mipnet.commands.common import STORAGE_HELP, storage_at
-from mipnet.commands.comparing import SECTIONS, TOLERANCE_HELP, compare_versions, tolerance_of
+from mipnet.commands.common import storage_at
+from mipnet.commands.comparing import SECTIONS, ComparingOptions, compare_versions, tolerance_of
 from mipnet.config import preset
 from mipnet.config.flags import option, parse, say
-from mipnet.config.presets import DATASETS
 from mipnet.errors import UserError
 from mipnet.tracking.champions import Decision, check_unmoved, move_champion, record_decision
 from mipnet.tracking.versions import CHAMPION, open_registry
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(ComparingOptions):
     """Flags of ``mipnet registry promote``."""
 
     version: str = option("candidate", "number, alias, models:/…, or the name or id of its run", True)
-    dataset: str = option("", f"a data set as downloaded, --data says where: {', '.join(DATASETS)}")
-    tolerance: str = option("", TOLERANCE_HELP)
     force: bool = option(False, "promote it even if it is worse; that is recorded")
-    name: str = option("mipnet", "name of the registered model")
-    storage: str = option("", STORAGE_HELP)
-    verbose: bool = option(False, "show Ray's own messages")
 
 
 def main(command: str, argv: Sequence[str]) -> int:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mipnet.commands.common import STORAGE_HELP
+from mipnet.commands.common import STORAGE_HELP, storage_named
 from mipnet.config import preset
 from mipnet.config.flags import option, parse, say
-from mipnet.storage import Folder, default_storage
 from mipnet.tracking.champions import roll_back
 from mipnet.tracking.versions import open_registry
 
@@ -25,7 +24,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     """Go back one champion; given again, one more."""
     about = "Make the earlier champion champion again; given again, the one before it."
     options, _ = parse(command, about, Options, [], preset("tiny"), argv)
-    storage = Folder.of(options.storage) if options.storage else default_storage()
+    storage = storage_named(options.storage)
     with open_registry(storage, options.name) as registry:
         now, before, skipped = roll_back(registry)
     for number in skipped:

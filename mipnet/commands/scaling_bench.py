@@ -47,8 +47,10 @@ class Options:
 def main(command: str, argv: Sequence[str]) -> int:
     """Measure, and work out what 8, 64 and 512 GPUs need."""
     options, config = read(command, argv, Options)
-    storage, size = storage_at(options.storage), crop_size(options.size)
+    size, train_size = crop_size(options.size, "--size"), crop_size(options.train_size, "--train-size")
     numbers = counts(options.workers)
+    ranks = ranks_of(numbers, config.train.batch_size)
+    storage = storage_at(options.storage)
 
     from mipnet.bench.rounds import machine
     from mipnet.raysession import connect
@@ -60,7 +62,7 @@ def main(command: str, argv: Sequence[str]) -> int:
         say(found["machine"])
         say(found["data"])
         found["stream"] = bench_streams(config, people, size, numbers, options)
-        found["training"] = bench_training(config, people, numbers, options)
+        found["training"] = bench_training(config, people, train_size, ranks, options)
         found["sizing"] = bench_sizing(found["stream"], people, options)
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=2) + "\n")
@@ -77,6 +79,24 @@ def counts(given: Sequence[str]) -> list[int]:
     if not all(text.isdecimal() and int(text) > 0 for text in given):
         raise ConfigError(f"--workers: {' '.join(given)!r} are not numbers of workers", "give e.g. 1 2 4")
     return sorted({int(text) for text in given})
+
+
+def ranks_of(numbers: Sequence[int], batch: int) -> list[int]:
+    """Those among whom a batch can be split evenly.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    from mipnet.errors import ConfigError
+
+    found = [n for n in numbers if batch % n == 0]
+    if not found:
+        several = ", ".join(map(str, numbers))
+        raise ConfigError(
+            f"--workers: batches of {batch} cannot be split among {several} ranks",
+            "give another number as well, e.g. 1, or another --train.batch-size",
+        )
+    return found
 
 
 def bench_streams(
@@ -117,7 +137,7 @@ def bench_streams(
         taken = sum(run.samples for run in some)
         rows[n] = {
             "rate": timing.rate,
-            "efficiency": efficiency(timing, own[0], n),
+            "efficiency": efficiency(timing, n, own[0], numbers[0]),
             "waited": sum(run.waited for run in some) / sum(run.seconds for run in some),
             "bytes_per_sample": sum(run.size for run in some) / taken,
             "megabytes_per_second": sum(run.size for run in some) / sum(run.seconds for run in some) / 1e6,
@@ -127,7 +147,7 @@ def bench_streams(
 
 
 def bench_training(
-    config: Config, people: People, numbers: Sequence[int], options: Options
+    config: Config, people: People, size: tuple[int, int], numbers: Sequence[int], options: Options
 ) -> dict[str, Any]:
     """Training steps on 1, 2, 4 … ranks at the same global batch, with one decoding task for each."""
     import ray
@@ -135,28 +155,26 @@ def bench_training(
     from mipnet.bench import scaling
     from mipnet.bench.rounds import as_json, in_turns, table
 
-    size = crop_size(options.train_size)
     config = replace(config, input=InputConfig(*size))
     cutter = make_cutter(config, people, size, options.samples // 4)
     reference = ray.put(cutter)
-    usable = [n for n in numbers if cutter.plan.batch_size % n == 0]
-    runs: dict[int, list[scaling.Trained]] = {n: [] for n in usable}
+    runs: dict[int, list[scaling.Trained]] = {n: [] for n in numbers}
 
     def some_steps(ranks: int) -> tuple[float, float]:
         run = scaling.train(config, reference, cutter.plan, ranks, ranks)
         runs[ranks].append(run)
         return run.samples, run.seconds
 
-    ways: dict[str, Way] = {f"training, {n} rank(s)": partial(some_steps, n) for n in usable}
+    ways: dict[str, Way] = {f"training, {n} rank(s)": partial(some_steps, n) for n in numbers}
     timings = in_turns(ways, next(iter(ways)), max(options.rounds - 1, 1), warmup=0)
-    say(f"\ntraining, {options.train_size}, global batches of {cutter.plan.batch_size}, on CPUs")
+    say(f"\ntraining, {size[1]}x{size[0]}, global batches of {cutter.plan.batch_size}, on CPUs")
     say(table(timings, "samples"))
     rows = {}
-    for n, timing in zip(usable, timings, strict=True):
+    for n, timing in zip(numbers, timings, strict=True):
         seconds = sum(run.seconds for run in runs[n])
         rows[n] = {
             "rate": timing.rate,
-            "efficiency": efficiency(timing, timings[0], n),
+            "efficiency": efficiency(timing, n, timings[0], numbers[0]),
             "waited": sum(run.waited for run in runs[n]) / seconds,
             "bytes_per_sample": n * sum(run.size for run in runs[n]) / sum(run.samples for run in runs[n]),
             "megabytes_per_second": n * sum(run.size for run in runs[n]) / seconds / 1e6,
@@ -165,11 +183,11 @@ def bench_training(
     return {**json.loads(as_json("training", timings, {})), "scaling": rows}
 
 
-def efficiency(timing: Timing, one: Timing, n: int) -> float:
-    """The rate as a share of n times that of one, the median over the rounds."""
+def efficiency(timing: Timing, n: int, first: Timing, least: int) -> float:
+    """The rate of each of n workers as a share of that of each of the least, the median over the rounds."""
     from statistics import median
 
-    return median(many / (n * single) for many, single in zip(timing.rates, one.rates, strict=True))
+    return median((a / n) / (b / least) for a, b in zip(timing.rates, first.rates, strict=True))
 
 
 def rows_table(rows: dict[int, dict[str, float]], unit: str) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mipnet.commands.common import STORAGE_HELP
+from mipnet.commands.common import STORAGE_HELP, storage_named
 from mipnet.config import preset
 from mipnet.config.flags import option, parse, say
-from mipnet.storage import Folder, default_storage
 from mipnet.tracking.versions import Lineage, open_registry
 
 
@@ -24,7 +23,7 @@ class Options:
 def main(command: str, argv: Sequence[str]) -> int:
     """Print a version's run, configuration, data, commit, search, results and decisions."""
     options, _ = parse(command, "Where a version comes from.", Options, [], preset("tiny"), argv)
-    storage = Folder.of(options.storage) if options.storage else default_storage()
+    storage = storage_named(options.storage)
     with open_registry(storage, options.name) as registry:
         rows = Lineage(registry, registry.find(options.version)).rows()
     width = max(len(what) for what, _ in rows)

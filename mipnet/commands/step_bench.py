@@ -6,47 +6,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mipnet.commands.bench_flags import BenchOptions, begin, read
 from mipnet.config import from_dict, preset
-from mipnet.config.checks import Problem, require
-from mipnet.config.flags import chosen, option, parse, say
-
-DEFAULT = "coco-hrnet-w32-256x192"
+from mipnet.config.checks import Problem
+from mipnet.config.flags import option, say
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(BenchOptions):
     """Flags of ``mipnet bench step``."""
 
-    preset: str = option(DEFAULT, "whose network and crops")
     batch: int = option(0, "samples in a step; 0: 4 on a CPU, 64 on a GPU")
     steps: int = option(0, "steps in a round; 0: 1 on a CPU, 10 on a GPU")
-    rounds: int = option(5, "rounds that count")
-    threads: int = option(1, "CPU threads")
-    device: str = option("auto", "auto, cpu or cuda")
     compile: str = option("auto", "time torch.compile as well: true, false, or auto, on a GPU only")
-    json: str = option("", "file for the whole measurement")
 
 
 def main(command: str, argv: Sequence[str]) -> int:
     """Print the table, the gradients' difference, and on a GPU memory and the share of its peak."""
-    base = preset(chosen(argv, "--preset", DEFAULT))
-    description = "A training step beside the plain one: the whole network over the images repeated N times."
-    options, settings = parse(command, description, Options, ["model", "input"], base, argv)
-    for name in ("rounds", "threads"):
-        require(f"--{name}", getattr(options, name), at_least=1)
-    for name in ("batch", "steps"):
-        require(f"--{name}", getattr(options, name), at_least=0)
+    about = "A training step beside the plain one: the whole network over the images repeated N times."
+    least = {"batch": 0, "steps": 0}
+    options, settings, config = read(command, about, Options, ["model", "input"], argv, least)
     if options.compile not in ("auto", "true", "false"):
         raise Problem("--compile", options.compile, "is unknown", "give true, false or auto")
-    import torch
-
-    from mipnet.bench.device import bf16_peak, choose_device
+    from mipnet.bench.device import bf16_peak
     from mipnet.bench.rounds import as_json, in_turns, machine, table
     from mipnet.bench.step import PLAIN, StepWay, gradient_difference, operations, variants
 
-    config, device = from_dict(settings, base), choose_device(options.device)
+    device = begin(options)
     gpu = device.type == "cuda"
-    torch.set_num_threads(options.threads)
     batch, steps = options.batch or (64 if gpu else 4), options.steps or (10 if gpu else 1)
     small = from_dict(settings, preset("debug"))
     difference = gradient_difference(small)

@@ -12,8 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from mipnet.commands.common import STORAGE_HELP, data_folder, storage_at
+from mipnet.commands.common import STORAGE_HELP, check_json, data_folder, storage_at
 from mipnet.config import Config, from_dict, preset
+from mipnet.config.checks import require
 from mipnet.config.flags import option, parse, say
 from mipnet.config.schema import AugmentConfig, InputConfig, ScenesConfig, TargetConfig
 from mipnet.errors import ConfigError
@@ -104,14 +105,22 @@ def read(command: str, argv: Sequence[str], options: type) -> tuple[Any, Config]
         "How fast training samples are made. Any data set in COCO's layout: --data ROOT --data.train SPLIT."
     )
     own, settings = parse(command, about, options, SECTIONS, base, argv)
+    for name in ("rounds", "samples", "cores", "gpu_rate"):
+        require(f"--{name.replace('_', '-')}", getattr(own, name, 1), at_least=1)
+    if own.json:
+        check_json(own.json)
     return own, from_dict(settings, base)
 
 
-def crop_size(text: str) -> tuple[int, int]:
-    """(width, height) of 'HEIGHTxWIDTH'."""
+def crop_size(text: str, flag: str = "--sizes") -> tuple[int, int]:
+    """(width, height) of 'HEIGHTxWIDTH'.
+
+    Raises:
+        ConfigError: it is something else; names the flag.
+    """
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found:
-        raise ConfigError(f"--sizes: {text!r} is not a size", "give HEIGHTxWIDTH, e.g. 256x192")
+        raise ConfigError(f"{flag}: {text!r} is not a size", "give HEIGHTxWIDTH, e.g. 256x192")
     return int(found[2]), int(found[1])
 
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mipnet.commands.common import STORAGE_HELP
+from mipnet.commands.common import STORAGE_HELP, storage_named
 from mipnet.config import Config, from_dict, preset
 from mipnet.config.flags import chosen, option, parse, say
 from mipnet.config.presets import baseline
-from mipnet.storage import Folder, default_storage
 
 if TYPE_CHECKING:
     from mipnet.models.costs import Part
@@ -37,7 +36,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     if options.model:
         from mipnet.tracking.registry import model_config, resolve_model
 
-        storage = Folder.of(options.storage) if options.storage else default_storage()
+        storage = storage_named(options.storage)
         base = model_config(resolve_model(options.model, storage))
     if options.skeleton:
         settings["data"] = {"skeleton": options.skeleton}

@@ -22,11 +22,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mipnet.commands.common import STORAGE_HELP
+from mipnet.commands.common import STORAGE_HELP, storage_named
 from mipnet.config import preset
 from mipnet.config.flags import option, parse, say
 from mipnet.errors import UserError
-from mipnet.storage import Folder, default_storage
+from mipnet.storage import Folder
 from mipnet.tracking.tracker import SQLITE, tracking_uri
 
 SECONDS_TO_START = 120
@@ -50,7 +50,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     if server.startswith(("http://", "https://")):
         say(f"MLFLOW_TRACKING_URI names a server, open {server}")
         return 0
-    storage = Folder.of(options.storage) if options.storage else default_storage()
+    storage = storage_named(options.storage)
     store = tracking_uri(storage)
     if store.startswith(SQLITE) and not Path(store.removeprefix(SQLITE)).exists():
         raise UserError(

@@ -312,6 +312,9 @@ def validate(config: Config) -> Config:
         raise Problem("data.evaluate", (), "is empty", "name at least one split")
     if not config.data.boxes:
         raise Problem("data.boxes", (), "is empty", "name at least one box source, e.g. gt")
+    sources = config.data.boxes
+    if len({source.partition("=")[0] for source in sources}) < len(sources):  # the tables go by the name
+        raise Problem("data.boxes", sources, "has one name twice", "give each source a name of its own")
     require("data.box_nms", config.data.box_nms, above=0, at_most=1)
     require("data.max_bad_share", config.data.max_bad_share, at_least=0, at_most=1)
     for f in fields(ScenesConfig):

@@ -17,7 +17,8 @@ SIDE = 16
 """A fingerprint has SIDE² bits: is each cell of a small grey picture brighter than its right neighbour?"""
 SAME_BITS = 20
 """Fingerprints of one picture, saved again or scaled, differ in fewer bits; those of two pictures in more.
-Measured on 80 of COCO: 99 in 100 of the former in less than 24, the two most alike of the latter in 92."""
+Measured on 80 of COCO, saved again at qualities 40 to 80 and at 0.3 to 1 of their size: 96 to 99 in 100 of
+the former do, and the two most alike of the latter differ in 92."""
 FLAT = 4.0
 """Grey levels (standard deviation) below which a picture has no content to compare."""
 

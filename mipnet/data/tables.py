@@ -1,7 +1,7 @@
 """Pictures that are rows of a Parquet table: ``TABLE.parquet#row=N`` is the address of one.
 
-The picture is a binary column (``image``, ``bytes``, ``content`` or ``jpeg``), or the field ``bytes`` of a
-struct column ``image``. A row group is read at once and kept, so rows in their order cost one reading.
+The picture is a column named ``image``, ``bytes``, ``content`` or ``jpeg``: binary, or a struct with a binary
+field ``bytes``. A row group is read at once and kept, so rows in their order cost one reading.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def read_row(uri: str) -> bytes | None:
 
     Raises:
         FileNotFoundError: there is no such row, or it is empty.
+        DataError: no table, or none with pictures.
     """
     found = ROW.fullmatch(uri)
     if not found:

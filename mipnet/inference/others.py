@@ -67,7 +67,9 @@ def read_results(folder: Folder, name: str, file: CocoFile) -> list[dict[str, An
         if not isinstance(pose, dict) or not {"image_id", "keypoints", "score"} <= pose.keys():
             problem = "lacks image_id, keypoints or score"
         elif not isinstance(pose["image_id"], int | str) or pose["image_id"] not in ids:
-            problem = f"is of image {pose['image_id']!r:.50}, which {file.path} does not have"
+            problem = (
+                f"is of image {pose['image_id']!r:.50}, which {file.path} does not have, or not only once"
+            )
         elif not numbers(pose["keypoints"]) or not numbers([pose["score"]]):
             problem = "has keypoints or a score that are not numbers"
         elif len(pose["keypoints"]) != width:
@@ -81,11 +83,14 @@ def read_results(folder: Folder, name: str, file: CocoFile) -> list[dict[str, An
 
 
 def image_ids(file: CocoFile) -> dict[int | str, int]:
-    """Image id by id, by file name and by that without folder and ending."""
-    ids: dict[int | str, int] = {}
+    """Image id by id, by file name, and by that without folder and ending where one image alone has it."""
+    short: dict[str, set[int]] = {}
     for number, info in file.coco.imgs.items():
         path = PurePosixPath(info["file_name"])
-        ids |= {info["file_name"]: number, path.name: number, path.stem: number}
+        for name in (path.name, path.stem):
+            short.setdefault(name, set()).add(number)
+    ids: dict[int | str, int] = {name: min(owners) for name, owners in short.items() if len(owners) == 1}
+    ids |= {info["file_name"]: number for number, info in file.coco.imgs.items()}
     return ids | {number: number for number in file.coco.imgs}
 
 

@@ -11,14 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 
 from mipnet.config import PRESETS, Config, preset, to_dict, to_yaml
 from mipnet.evaluation.occlusion import SCORE, OcclusionAP, occlusion_ap
 from mipnet.evaluation.protocols import METRICS, RULES
 from mipnet.inference.overlays import encode_jpeg
 from mipnet.report.curves import Curve, Rows, learning_curves, overview
-from mipnet.report.template import PAGE, STYLE
+from mipnet.report.document import document
+from mipnet.report.template import BODY
 
 PACKAGES = ("mipnet", "torch", "ray", "mlflow", "numpy", "opencv-python-headless", "pycocotools")
 MERGED = "merged"
@@ -64,15 +64,13 @@ def write_report(
     ceilings = ceilings or {}
     trained = state.get("trained") or {}
     best = trained.get("best") or {}
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     known = config.preset in PRESETS
     columns = METRICS[config.data.protocol]
     rows = table_rows(table, ceilings, columns)
-    return environment.from_string(PAGE).render(
+    return document(
+        "run",
+        BODY,
         name=name,
-        style=STYLE,
         facts=facts(config, state, parameters, date or datetime.now().astimezone()),
         notices=notices(config, state, table),
         tiles=tiles(table, ceilings, best, occlusion_ap(config.data, metrics)),

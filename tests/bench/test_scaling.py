@@ -10,8 +10,17 @@ import ray
 
 from mipnet.bench import scaling
 from mipnet.bench.plain_loader import PlainLoader
+from mipnet.bench.rounds import Timing
 from mipnet.bench.streaming import CONSUMER, LOOP, REST, TASKS, bare, stream
-from mipnet.commands.scaling_bench import Options, bench_sizing, bench_training, counts, rows_table
+from mipnet.commands.scaling_bench import (
+    Options,
+    bench_sizing,
+    bench_training,
+    counts,
+    efficiency,
+    ranks_of,
+    rows_table,
+)
 from mipnet.commands.stream_bench import IDLE, make_cutter, spent
 from mipnet.config import Config, preset
 from mipnet.errors import ConfigError
@@ -48,7 +57,7 @@ def test_the_stream_is_measured_in_its_middle(ray_session, config, small_people)
 @pytest.mark.slow
 def test_training_on_one_and_two_ranks(ray_session, config, small_people, capsys):
     found = bench_training(
-        config, small_people, [1, 2, 3], Options(samples=120, rounds=1, train_size="64x64")
+        config, small_people, (64, 64), ranks_of([1, 2, 3], 4), Options(samples=120, rounds=1)
     )
     assert list(found["scaling"]) == [1, 2]  # a batch of four has no third part
     assert found["scaling"][1]["efficiency"] == 1
@@ -86,6 +95,12 @@ def test_numbers_of_workers(monkeypatch):
     assert counts(("4", "1")) == [1, 4]
     with pytest.raises(ConfigError, match="not numbers"):
         counts(("two",))
+
+
+def test_efficiency_is_per_worker_whatever_the_first_number():
+    two, four = Timing("2", (100.0, 120.0), (1.0, 1.0)), Timing("4", (150.0, 180.0), (1.5, 1.5))
+    assert efficiency(two, 2, two, 2) == 1
+    assert efficiency(four, 4, two, 2) == pytest.approx(0.75)
 
 
 def test_table_of_rows():

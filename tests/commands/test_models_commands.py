@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import HRNET
 
 from mipnet.cli import main
 from mipnet.commands.phases import initial_weights
@@ -19,14 +20,12 @@ from mipnet.models.weights import DESCRIPTION, load_model
 from mipnet.runs import Run
 from mipnet.storage import Folder
 
-TINY = {"width": 8, "modules": [1], "blocks": 1, "stem_channels": 8, "stage1_blocks": 1}
-
 
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
     """A training checkpoint of a small single-instance network, as the reference writes it."""
     torch.manual_seed(0)
-    model = build_model("hrnet", 17, 1, (), **TINY)
+    model = build_model("hrnet", 17, 1, (), **HRNET)
     state = to_reference(model.architecture, model.state_dict())
     state = {f"module.{name}": tensor for name, tensor in state.items()}
     torch.save({"epoch": 210, "model": "pose_hrnet", "state_dict": state}, tmp_path / "published.pth")
@@ -74,7 +73,7 @@ def test_an_encoder_says_what_is_unused_and_what_stays_random(
 def run_from(init: str, tmp_path: Path, skeleton: str = "coco17") -> Run:
     config = from_dict(
         {
-            "model": {**TINY, "places": [2]},
+            "model": {**HRNET, "places": [2]},
             "train": {"init": init},
             "data": {"skeleton": skeleton},
             "input": {"width": 32, "height": 48},

@@ -132,6 +132,10 @@ BAD = [
     ({"data": {"evaluate": []}}, "data.evaluate: [] is empty; name at least one split"),
     ({"data": {"boxes": []}}, "data.boxes: [] is empty; name at least one box source, e.g. gt"),
     (
+        {"data": {"boxes": ["d=a.json", "gt", "d=b.json"]}},
+        "data.boxes: [d=a.json, gt, d=b.json] has one name twice; give each source a name of its own",
+    ),
+    (
         {"scenes": {"easy": 0, "medium": 0, "hard": 0}},
         "scenes.easy + medium + hard: 0 is below 1; nearest is 1",
     ),

@@ -16,8 +16,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import tiny
 
-from mipnet.config import Config, from_dict, preset, to_dict
+from mipnet.config import Config, to_dict
 from mipnet.data.layouts import open_split
 from mipnet.inference.pipeline import predict_poses
 from mipnet.inference.predictor import Predictor
@@ -32,15 +33,8 @@ CROPS = 24
 
 
 def config() -> Config:
-    model = {
-        "width": 16,
-        "modules": [1],
-        "places": [1, 2],
-        "blocks": 1,
-        "stage1_blocks": 1,
-        "stem_channels": 16,
-    }
-    return from_dict({"model": model, "input": {"width": 48, "height": 64}}, preset("debug"))
+    wider = {"width": 16, "stem_channels": 16}
+    return tiny(model=wider, input={"width": 48, "height": 64})
 
 
 def crops(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from mipnet.config.schema import DataConfig
 from mipnet.data.layouts import open_split
 from mipnet.data.records import CocoFile
 from mipnet.errors import DataError
-from mipnet.inference.others import other_entries, read_results
+from mipnet.inference.others import image_ids, other_entries, read_results
 from mipnet.storage import Folder
 
 
@@ -55,6 +55,26 @@ def test_images_by_file_name_and_no_category(file: CocoFile, tmp_path: Path, end
     for pose in poses:
         del pose["category_id"]
     assert read_results(write(tmp_path, poses), "poses.json", file) == perfect(file)
+
+
+def test_a_short_name_of_two_images_is_of_neither(small_coco: Folder, tmp_path: Path) -> None:
+    content = json.loads(small_coco.read("annotations/person_keypoints_train.json"))
+    content["images"][1]["file_name"] = "day/0.jpg"  # the image before it is 0.jpg
+    content["images"][3]["file_name"] = "night/2.jpg"
+    content["images"][2]["file_name"] = "day/2.jpg"
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "train").mkdir()
+    write(tmp_path / "annotations", content, "person_keypoints_train.json")
+    file = open_split(DataConfig(), Folder.of(tmp_path), "train")
+    ids = image_ids(file)
+    assert (ids["0.jpg"], ids["day/0.jpg"], ids["day/2.jpg"], ids["night/2.jpg"]) == (0, 1, 2, 3)
+    assert not {"0", "2", "2.jpg"} & ids.keys()
+    assert ids["4"] == ids["4.jpg"] == ids[4] == 4
+    poses = [{**perfect(file)[0], "image_id": "2.jpg"}]
+    with pytest.raises(
+        DataError, match=r"result 0 is of image '2\.jpg', which .* does not have, or not only"
+    ):
+        read_results(write(tmp_path, poses), "poses.json", file)
 
 
 @pytest.mark.parametrize(

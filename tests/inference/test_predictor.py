@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import tiny
 
-from mipnet.config import Config, from_dict, preset, to_dict
+from mipnet.config import Config, to_dict
 from mipnet.data.geometry import crop_affine, invert_affine, transform_points, warp_crop
 from mipnet.errors import UserError
 from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps
@@ -22,22 +23,9 @@ from mipnet.models.weights import DESCRIPTION, load_model, save_model
 from mipnet.training.checkpoint import model_from_config
 
 
-def tiny(instances: int = 2) -> Config:
-    model = {
-        "instances": instances,
-        "width": 8,
-        "modules": [1],
-        "places": [1, 2] if instances > 1 else [],
-        "blocks": 1,
-        "stage1_blocks": 1,
-        "stem_channels": 8,
-    }
-    return from_dict({"model": model, "input": {"width": 32, "height": 48}}, preset("debug"))
-
-
 def save(folder: Path, instances: int = 2) -> Config:
     """A network with random weights large enough for its maps to have clear peaks."""
-    config = tiny(instances)
+    config = tiny(model={"instances": instances, "places": [1, 2] if instances > 1 else []})
     torch.manual_seed(3)
     model = model_from_config(config)
     torch.nn.init.normal_(model.backbone.head.weight)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from networks import HRNET
 from torch import Tensor
 
 from mipnet.config import preset
@@ -23,14 +24,13 @@ from mipnet.models.weights import load_model, read_weights
 from mipnet.skeletons import COCO17, CROWDPOSE14
 from mipnet.training.checkpoint import model_from_config
 
-TINY = {"width": 8, "modules": [1], "blocks": 1, "stem_channels": 8, "stage1_blocks": 1}
 State = dict[str, Tensor]
 
 
 def network(joints: int = 17, instances: int = 2, places: tuple[int, ...] = (1, 2), **body) -> State:
     """A random small network under the reference's names."""
     torch.manual_seed(0)
-    model = build_model("hrnet", joints, instances, places, **{**TINY, **body})
+    model = build_model("hrnet", joints, instances, places, **{**HRNET, **body})
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if "running" in name:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import tiny
 
-from mipnet.config import Config, from_dict, preset
 from mipnet.models.precision import Precision, native_bf16, resolve_precision
 from mipnet.training.checkpoint import load_checkpoint, model_from_config, save_checkpoint
 from mipnet.training.step import TrainStep
@@ -59,21 +59,9 @@ def test_this_machines_capabilities_are_known_by_these_names() -> None:
         assert "bf16" in known
 
 
-def small() -> Config:
-    model = {
-        "width": 8,
-        "modules": [1],
-        "places": [1, 2],
-        "blocks": 1,
-        "stage1_blocks": 1,
-        "stem_channels": 8,
-    }
-    return from_dict({"model": model, "input": {"width": 32, "height": 48}}, preset("debug"))
-
-
 def make(precision: Precision) -> TrainStep:
     torch.manual_seed(0)
-    return TrainStep(model_from_config(small()), small(), 10, CPU, precision)
+    return TrainStep(model_from_config(tiny()), tiny(), 10, CPU, precision)
 
 
 def test_a_continued_run_keeps_the_precision_it_began_with(tmp_path: Path) -> None:

@@ -6,18 +6,16 @@ import re
 import subprocess
 import sys
 from datetime import datetime
-from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
 import pytest
+from pages import EVIL, Page
 
 from mipnet.config import Config, from_dict, preset
 from mipnet.evaluation.occlusion import SCORE
 from mipnet.report.page import duration, write_report
 
-VOID = {"meta", "img", "br", "hr", "link"}
-EVIL = '<script>alert("x")</script>&$a$'
 VALUES = {
     "AP": 0.512, "AP50": 0.623, "AP75": 0.534, "APM": 0.445, "APL": 0.556, "AR": 0.667, "R50": 0.778,
     "AP_overlap": 0.489,
@@ -48,44 +46,6 @@ STATE = {
     "seconds": 3725,
     "version": "7",
 }
-
-
-class Page(HTMLParser):
-    """The text and the tags of a document; complains where tags are not closed in order."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.rows: list[list[str]] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-        if "td" in self.open or "th" in self.open:
-            self.rows[-1][-1] += data
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.texts)
 
 
 def report(**changed: Any) -> str:

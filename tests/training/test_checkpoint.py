@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from networks import tiny
 
-from mipnet.config import Config, from_dict, preset, to_dict
+from mipnet.config import Config, from_dict, to_dict
 from mipnet.errors import UserError
 from mipnet.models.weights import load_model
 from mipnet.training.checkpoint import (
@@ -27,17 +28,8 @@ from mipnet.training.step import TrainStep
 HISTORY = [{"step": 2, "loss": 0.5}, {"step": 4, "loss": float("nan")}]
 
 
-def tiny(**sections: Any) -> Config:
-    model = {
-        "width": 8,
-        "modules": [1],
-        "places": [1, 2],
-        "blocks": 1,
-        "stage1_blocks": 1,
-        "stem_channels": 8,
-    }
-    small = {"model": model, "input": {"width": 32, "height": 48}, "train": {"ema": 0.9}}
-    return from_dict(sections, from_dict(small, preset("debug")))
+def averaging(**sections: Any) -> Config:
+    return tiny(**{"train": {"ema": 0.9}, **sections})
 
 
 def make(config: Config, seed: int = 0) -> TrainStep:
@@ -54,7 +46,7 @@ def train(step: TrainStep, steps: int) -> None:
 
 @pytest.fixture(scope="module")
 def trained() -> TrainStep:
-    step = make(tiny())
+    step = make(averaging())
     train(step, 2)
     return step
 
@@ -66,7 +58,7 @@ def saved(trained: TrainStep, tmp_path: Path) -> Path:
 
 
 def test_round_trip(trained: TrainStep, saved: Path) -> None:
-    other = make(tiny(), seed=5)
+    other = make(averaging(), seed=5)
     history = load_checkpoint(saved, other)
     assert history[0] == HISTORY[0]
     assert history[1]["loss"] != history[1]["loss"]  # nan stays nan
@@ -113,7 +105,7 @@ def truncate(path: Path) -> None:
 
 
 def another_network(path: Path) -> None:
-    other = make(tiny(model={"width": 12}))
+    other = make(averaging(model={"width": 12}))
     torch.save(other.state_dict(), path)
 
 
@@ -147,7 +139,7 @@ def test_what_cannot_be_continued_is_a_user_error_in_one_line(
     BREAK[kind](saved / TRAINING)
     monkeypatch.chdir(saved)
     with pytest.raises(UserError, match=r"cannot continue from .+; start another run with --new") as caught:
-        load_checkpoint(saved, make(tiny()))
+        load_checkpoint(saved, make(averaging()))
     message = str(caught.value)
     assert str(saved) in message
     assert len(message.splitlines()) == 1
@@ -158,7 +150,7 @@ def test_what_cannot_be_continued_is_a_user_error_in_one_line(
 def test_a_checkpoint_without_average_does_not_continue_a_run_with_one(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, make(tiny(train={"ema": 0.0})), [])
     with pytest.raises(UserError, match="cannot continue"):
-        load_checkpoint(tmp_path, make(tiny()))
+        load_checkpoint(tmp_path, make(averaging()))
 
 
 def test_folder_names_sort_and_tell_the_step() -> None:
@@ -172,7 +164,7 @@ def test_folder_names_sort_and_tell_the_step() -> None:
 @pytest.mark.parametrize("backbone", ["hrnet", "simplebaseline"])
 def test_the_network_is_the_one_configured(backbone: str) -> None:
     changes = {"backbone": backbone, "instances": 3, "places": [2], "reduction": 2}
-    config = from_dict({"model": changes, "input": {"width": 64, "height": 96}}, tiny())
+    config = from_dict({"model": changes, "input": {"width": 64, "height": 96}}, averaging())
     model = model_from_config(config)
     assert model.architecture is not None
     expected = to_dict(config)["model"]

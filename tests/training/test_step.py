@@ -14,10 +14,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from networks import tiny
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mipnet.config import Config, from_dict, preset
+from mipnet.config import Config
 from mipnet.models.precision import Precision
 from mipnet.training.checkpoint import model_from_config
 from mipnet.training.optimise import learning_rate
@@ -25,26 +26,6 @@ from mipnet.training.step import TrainStep, flatten_statistics
 
 CPU = torch.device("cpu")
 CORRUPT = torch.tensor([True, False, False, True])
-
-
-def tiny(**sections: Any) -> Config:
-    """An HRNet of two branches, 8 channels wide, on crops of 32x48 px."""
-    small = from_dict(
-        {
-            "model": {
-                "width": 8,
-                "modules": [1],
-                "places": [1, 2],
-                "blocks": 1,
-                "stage1_blocks": 1,
-                "stem_channels": 8,
-            },
-            "input": {"width": 32, "height": 48},
-            "train": {"batch_size": 4},
-        },
-        preset("debug"),
-    )
-    return from_dict(sections, small)
 
 
 def make(config: Config, total_steps: int = 40, precision: Precision = "fp32") -> TrainStep:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_step import CORRUPT, batch, different, make, poison_activation, run_ranks, snapshot, tiny
+from networks import tiny
+from test_step import CORRUPT, batch, different, make, poison_activation, run_ranks, snapshot
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

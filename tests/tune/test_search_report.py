@@ -6,10 +6,10 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from pages import EVIL, Page
 
 from mipnet.commands.train import read
 from mipnet.config import from_dict, to_yaml
@@ -18,46 +18,6 @@ from tune.ranking import rank
 from tune.records import TRIAL, read_trials
 from tune.report import html, markdown, pairs_of, text
 from tune.tables import Summary, best_config, summarise, to_json
-
-EVIL = '<script>alert("x")</script>&$a$'
-
-
-class Page(HTMLParser):
-    """The texts, tags and table rows of a document; complains where tags are not closed in order."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.rows: list[list[str]] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag != "meta":
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-        if "td" in self.open or "th" in self.open:
-            self.rows[-1][-1] += data.strip()
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
 
 
 def summary_of(search: Run, over: bool = True) -> Summary:

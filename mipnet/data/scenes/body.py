@@ -1,9 +1,8 @@
 """A 3-D body: proportions, and the joints and limb frames of a pose (forward kinematics).
 
 Space is in metres, right-handed: x toward the person's left at yaw 0, y up, z toward the viewer, the ground
-point under the pelvis at the origin. A frame's columns are its own x (the person's left), y (up along
-the limb)
-and z (front); limbs hang along -y.
+point under the pelvis at the origin. A frame's columns are its own x (the person's left), y (up along the
+limb) and z (front); limbs hang along -y.
 """
 
 from __future__ import annotations

@@ -29,10 +29,9 @@ def detector_boxes(
     """What a detector might find: (M, 4) float32 x, y, w, h in px and (M,) float32 scores, best first.
 
     Every box is jittered and scored by how much of its person shows, with noise. "det5" then keeps what
-    survives
-    non-maximum suppression at IoU 0.5, so of two people embracing often one is lost; "union" merges
-    people whose
-    true boxes overlap with IoU > 0.4 into one box around both. A pure function of its arguments.
+    survives non-maximum suppression at IoU 0.5, so of two people embracing often one is lost; "union" first
+    merges people whose true boxes overlap with IoU > 0.4 into one box around both. A pure function of its
+    arguments.
 
     Raises:
         ValueError: ``kind`` is neither.

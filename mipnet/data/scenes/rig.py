@@ -1,9 +1,8 @@
 """From a posed body and its clothes to the list of solid parts that the rasteriser draws, in pixels.
 
-A part is either a *sweep* (an elliptic cross-section carried along a segment, tapering, with rounded
-ends) or an
-*ellipsoid*. Local coordinates of a part are metres in its frame, from its first end; y runs along the sweep.
-Screen space here: x right, y down, z toward the viewer, all in pixels.
+A part is either a *sweep* (an elliptic cross-section carried along a segment, tapering, with rounded ends) or
+an *ellipsoid*. Local coordinates of a part are metres in its frame, from its first end; y runs along the
+sweep. Screen space here: x right, y down, z toward the viewer, all in pixels.
 """
 
 from __future__ import annotations

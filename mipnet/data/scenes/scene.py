@@ -26,8 +26,7 @@ def render_scene(difficulty: str, seed: int, index: int) -> Scene:
     """Scene ``index`` of the series ``seed``: the same arguments give the same bytes.
 
     The largest box IoU between two people is below 0.1 ("easy"), 0.1 to 0.5 ("medium") or 0.5 to 0.9
-    ("hard");
-    everybody shows at least 30 % of their silhouette.
+    ("hard"); everybody shows at least 30 % of their silhouette.
 
     Raises:
         ValueError: ``difficulty`` is none of ``DIFFICULTIES``.

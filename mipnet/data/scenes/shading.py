@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -120,8 +121,7 @@ class _Samples:
 
 def _samples(buffers: Buffers, fine: np.ndarray) -> _Samples:
     """A pixel whose four samples show one part is shaded once, at its centre; edges, and parts for which
-    ``fine``
-    (256,) uint8 is not 0, keep all four."""
+    ``fine`` (256,) uint8 is not 0, keep all four."""
     ids, depth = buffers.identity, buffers.depth
     one = np.ascontiguousarray(ids[::2, ::2])
     same = (
@@ -200,7 +200,7 @@ def shade_people(
             own = (at.part == i + 1).nonzero()[0]
             if own.size:
                 build, look = people[who]
-                _DETAIL[kind](colour, own, lx[own], ly[own], lz[own], build, look)
+                _DETAIL[kind](_Surface(colour, own, lx[own], ly[own], lz[own]), build, look)
 
     colour *= gain
     colour *= light.sky[:, None] + lit * (light.sun - light.sky)[:, None]
@@ -219,99 +219,73 @@ def shade_people(
 # --- painted details ------------------------------------------------------------------------------------
 
 
-def _paint(colour: np.ndarray, own: np.ndarray, where: np.ndarray, rgb: tuple[float, float, float]) -> None:
-    colour[:, own[where]] = np.array(rgb, dtype=np.float32)[:, None]
+class _Surface(NamedTuple):
+    """The visible samples of one part: their columns ``own`` (n,) in colour (3, …), and x, y, z (n,) in the
+    part's frame, in metres."""
+
+    colour: np.ndarray
+    own: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    z: np.ndarray
+
+    def paint(self, where: np.ndarray, rgb: tuple[float, float, float]) -> None:
+        self.colour[:, self.own[where]] = np.array(rgb, dtype=np.float32)[:, None]
 
 
-def _head(
-    colour: np.ndarray,
-    own: np.ndarray,
-    lx: np.ndarray,
-    ly: np.ndarray,
-    lz: np.ndarray,
-    build: Build,
-    look: Look,
-) -> None:
+def _head(at: _Surface, build: Build, look: Look) -> None:
     face = look.face
     size = 1.0 / build.head
-    ux, uy, uz = lx * (size / HEAD_HALF[0]), ly * (size / HEAD_HALF[1]), lz * (size / HEAD_HALF[2])
+    ux, uy, uz = at.x * (size / HEAD_HALF[0]), at.y * (size / HEAD_HALF[1]), at.z * (size / HEAD_HALF[2])
     side = np.abs(ux)
     front = uz > 0.1
     brow_hair = shade(face.hair, 0.85)
     if face.beard:
-        _paint(colour, own, (uy < -0.34 - 0.25 * (side < 0.34) * (uy > -0.62)) & (uz > -0.35), brow_hair)
+        at.paint((uy < -0.34 - 0.25 * (side < 0.34) * (uy > -0.62)) & (uz > -0.35), brow_hair)
     elif face.moustache:
-        _paint(colour, own, front & (side < 0.36) & (np.abs(uy + 0.36) < 0.07), brow_hair)
+        at.paint(front & (side < 0.36) & (np.abs(uy + 0.36) < 0.07), brow_hair)
     mouth = -0.55 + face.smile * 0.9 * ux * ux
-    _paint(colour, own, front & (side < 0.3) & (np.abs(uy - mouth) < 0.062), face.lips)
+    at.paint(front & (side < 0.3) & (np.abs(uy - mouth) < 0.062), face.lips)
     eye_x = (side - 0.385) * (1 / 0.2)
     eye_y = (uy - 0.11) * (1 / 0.135)
-    _paint(colour, own, front & (eye_x * eye_x + eye_y * eye_y < 1), (244.0, 242.0, 238.0))
-    _paint(colour, own, front & (eye_x * eye_x * 3.2 + eye_y * eye_y < 0.95), face.iris)
-    _paint(
-        colour,
-        own,
+    at.paint(front & (eye_x * eye_x + eye_y * eye_y < 1), (244.0, 242.0, 238.0))
+    at.paint(front & (eye_x * eye_x * 3.2 + eye_y * eye_y < 0.95), face.iris)
+    at.paint(
         front & (np.abs(side - 0.39) < 0.25) & (np.abs(uy - 0.345 + 0.1 * side) < 0.055),
         brow_hair,
     )
     if face.glasses:
         ring = ((side - 0.4) * (1 / 0.3)) ** 2 + ((uy - 0.1) * (1 / 0.24)) ** 2
-        _paint(
-            colour,
-            own,
+        at.paint(
             front & ((np.abs(ring - 1) < 0.32) | ((side < 0.1) & (np.abs(uy - 0.16) < 0.05))),
             (30.0, 28.0, 30.0),
         )
     line = face.hairline + 0.16 * face.fringe * ux - 0.22 * side * side
     back = uz < -0.05 - 0.5 * (uy + 0.1)
-    _paint(colour, own, (uy > line) | (back & (uy > -0.62) & (line < 2)), look.hair_colours[0])
+    at.paint((uy > line) | (back & (uy > -0.62) & (line < 2)), look.hair_colours[0])
 
 
-def _chest(
-    colour: np.ndarray,
-    own: np.ndarray,
-    lx: np.ndarray,
-    ly: np.ndarray,
-    lz: np.ndarray,
-    build: Build,
-    look: Look,
-) -> None:
+def _chest(at: _Surface, build: Build, look: Look) -> None:
     top = 0.36 * build.torso
-    front = lz > 0
-    side = np.abs(lx)
+    front = at.z > 0
+    side = np.abs(at.x)
     if look.jacket:
-        _paint(colour, own, front & (side < 0.035 + 0.05 * ly), look.jacket)
+        at.paint(front & (side < 0.035 + 0.05 * at.y), look.jacket)
     elif look.zip_line:
-        _paint(colour, own, front & (side < 0.007), shade(look.shirt.base, 0.55))
+        at.paint(front & (side < 0.007), shade(look.shirt.base, 0.55))
     if look.emblem and not look.jacket:
-        _paint(colour, own, front & (lx * lx + (ly - 0.2) ** 2 < 0.055**2), look.emblem)
-    _paint(colour, own, front & (ly > top - look.neckline + 1.1 * side - 0.02), look.face.skin)
+        at.paint(front & (at.x * at.x + (at.y - 0.2) ** 2 < 0.055**2), look.emblem)
+    at.paint(front & (at.y > top - look.neckline + 1.1 * side - 0.02), look.face.skin)
     if look.pack:
-        _paint(colour, own, front & (np.abs(side - 0.1) < 0.017), shade(look.pack, 0.7))
+        at.paint(front & (np.abs(side - 0.1) < 0.017), shade(look.pack, 0.7))
 
 
-def _shoulder(
-    colour: np.ndarray,
-    own: np.ndarray,
-    lx: np.ndarray,
-    ly: np.ndarray,
-    lz: np.ndarray,
-    build: Build,
-    look: Look,
-) -> None:
-    _paint(colour, own, ly < 0.012 + 0.2 * look.neckline, look.face.skin)
+def _shoulder(at: _Surface, build: Build, look: Look) -> None:
+    at.paint(at.y < 0.012 + 0.2 * look.neckline, look.face.skin)
 
 
-def _foot(
-    colour: np.ndarray,
-    own: np.ndarray,
-    lx: np.ndarray,
-    ly: np.ndarray,
-    lz: np.ndarray,
-    build: Build,
-    look: Look,
-) -> None:
-    _paint(colour, own, lz > 0.019, look.shoe.alt)
+def _foot(at: _Surface, build: Build, look: Look) -> None:
+    at.paint(at.z > 0.019, look.shoe.alt)
 
 
 _DETAIL = {rig.HEAD: _head, rig.CHEST: _chest, rig.TRAPEZIUS: _shoulder, rig.FOOT: _foot}

@@ -1,0 +1,16 @@
+"""A network of a few thousand parameters, for tests that train or run one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mipnet.config import Config, from_dict, preset
+
+HRNET = {"width": 8, "modules": [1], "blocks": 1, "stem_channels": 8, "stage1_blocks": 1}
+"""An HRNet of two branches, 8 channels wide."""
+
+
+def tiny(**sections: Any) -> Config:
+    """That with N = 2 and a MIMB at both places, on crops of 32x48 px, with more settings on top."""
+    small = {"model": {**HRNET, "places": [1, 2]}, "input": {"width": 32, "height": 48}}
+    return from_dict(sections, from_dict(small, preset("debug")))
