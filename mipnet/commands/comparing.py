@@ -170,7 +170,7 @@ def measure(
 
     quieten(verbose)
     from mipnet.inference.entries import flat_metrics
-    from mipnet.inference.evaluate import evaluate_splits
+    from mipnet.inference.evaluate import predict_splits, score_splits
 
     with connect(config.resources, verbose) as resources:
         probe_storage(registry.storage)
@@ -182,7 +182,7 @@ def measure(
             mine, model = configs[version.number], folders[version.number]
             probe_files([model.path("model.json"), *one_image_each(files)])
             with Progress(f"evaluating version {version.number}", "box", verbose) as progress:
-                entries = evaluate_splits(
+                poses = predict_splits(
                     model,
                     mine,
                     mine.evaluation,
@@ -193,7 +193,7 @@ def measure(
                     progress.update,
                     unreadable,
                 )
-            found[version.number] = flat_metrics(entries)
+            found[version.number] = flat_metrics(score_splits(poses, mine, mine.evaluation, files))
             about = identity(mine, data, files)
             registry.keep_evaluation(version, key_of(about), about, found[version.number])
     return found, files

@@ -25,7 +25,7 @@ from mipnet.data.records import CocoFile, People
 from mipnet.data.windows import WindowPlan
 from mipnet.evaluation.occlusion import SCORE, occlusion_ap
 from mipnet.inference.entries import Entry, flat_metrics
-from mipnet.inference.evaluate import evaluate_splits
+from mipnet.inference.evaluate import predict_splits, score_splits
 from mipnet.inference.overlays import encode_jpeg
 from mipnet.inference.tables import table
 from mipnet.models.costs import count_parameters
@@ -184,7 +184,7 @@ def evaluate_phase(
     files = {split: files[split] for split in config.data.evaluate}
     say(f"evaluating {', '.join(config.data.evaluate)} in boxes {', '.join(config.data.boxes)}")
     with Progress("evaluating", "box", plain) as progress:
-        entries = evaluate_splits(
+        poses = predict_splits(
             run.folder.join(MODEL),
             config,
             config.evaluation,
@@ -195,6 +195,7 @@ def evaluate_phase(
             progress.update,
             Unreadable(run.folder),
         )
+    entries = score_splits(poses, config, config.evaluation, files)
     limits = ceilings(config, files)
     text = table(config.data, entries, limits)
     results = run.folder.join(RESULTS)

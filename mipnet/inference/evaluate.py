@@ -20,22 +20,6 @@ Found = dict[tuple[str, str], Poses]
 """The poses of each split in the boxes of each source, nothing merged yet."""
 
 
-def evaluate_splits(
-    model: Folder,
-    config: Config,
-    evaluation: EvaluationConfig,
-    data: Folder,
-    files: Mapping[str, CocoFile],
-    sources: Sequence[str],
-    resources: ResourcesConfig,
-    progress: Callable[[int, int], None] = lambda done, of: None,
-    unreadable: Callable[[list[str]], object] = lambda names: None,
-) -> list[Entry]:
-    """All lines of the tables: ``predict_splits``, then ``score_splits``; their arguments and errors."""
-    poses = predict_splits(model, config, evaluation, data, files, sources, resources, progress, unreadable)
-    return score_splits(poses, config, evaluation, files)
-
-
 def predict_splits(
     model: Folder,
     config: Config,

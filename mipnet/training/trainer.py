@@ -23,7 +23,7 @@ from mipnet.data.windows import WindowPlan
 from mipnet.errors import UserError, mendable
 from mipnet.evaluation.occlusion import SCORE, occlusion_ap
 from mipnet.inference.entries import flat_metrics
-from mipnet.inference.evaluate import evaluate_splits
+from mipnet.inference.evaluate import predict_splits, score_splits
 from mipnet.runs import TRAINING, Run
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import step_of
@@ -233,17 +233,18 @@ def validator(config: Config, checkpoints: Folder, data: Folder, rows: Any) -> V
         spare = ray.cluster_resources().get("GPU", 0) - config.resources.workers
         resources = replace(config.resources, gpu=config.resources.gpu is True and spare >= 1)
         name = checkpoint.path.rstrip("/").rpartition("/")[2]
-        entries = evaluate_splits(
+        files = {config.data.tune: open_split(config.data, data, config.data.tune)}
+        poses = predict_splits(
             checkpoints.join(name),
             config,
             config.evaluation,
             data,
-            {config.data.tune: open_split(config.data, data, config.data.tune)},
+            files,
             [source],
             resources,
             unreadable=lambda names: rows.add.remote({"unreadable": names}),
         )
-        found = flat_metrics(entries)
+        found = flat_metrics(score_splits(poses, config, config.evaluation, files))
         metrics = {SCORE: occlusion_ap(config.data, found).value, **found}
         rows.add.remote({"step": step_of(name), **metrics})
         return metrics
