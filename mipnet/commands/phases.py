@@ -20,6 +20,7 @@ from mipnet.config import Config
 from mipnet.config.flags import say
 from mipnet.config.presets import missing_start
 from mipnet.data.capacity import capacity
+from mipnet.data.crops import crop_settings
 from mipnet.data.generate import benchmark_name
 from mipnet.data.records import CocoFile, People
 from mipnet.data.windows import WindowPlan
@@ -40,7 +41,7 @@ from mipnet.tracking.datasets import describe_datasets
 from mipnet.tracking.registry import register_model, resolve_model
 from mipnet.tracking.tracker import Tracker, tracking_uri
 from mipnet.training.checkpoint import HISTORY, folder_name, model_from_config
-from mipnet.training.trainer import Rows, crop_settings, make_plan, position, train
+from mipnet.training.trainer import Rows, make_plan, position, train
 
 CROPS = "training-crops.jpg"
 

@@ -145,13 +145,13 @@ def describe(people: People, config: Config) -> dict[str, Any]:
 
 def make_cutter(config: Config, people: People, size: tuple[int, int], samples: int) -> WindowCutter:
     """Cuts a plan of at least so many samples."""
+    from mipnet.data.crops import crop_settings
     from mipnet.data.stream import WindowCutter
     from mipnet.data.windows import WindowPlan
-    from mipnet.training.trainer import crop_settings
 
     train = config.train
     epochs = max(-(-samples // len(people)), 1)
-    plan = WindowPlan(people.first, train.seed, epochs, train.batch_size, train.window_batches)
+    plan = WindowPlan(people.groups, train.seed, epochs, train.batch_size, train.window_batches)
     settings = crop_settings(replace(config, input=InputConfig(*size)))
     return WindowCutter(people, plan, settings)
 
@@ -180,9 +180,10 @@ def bench_loaders(cutter: WindowCutter, options: Options) -> dict[str, Any]:
     with one_core(), TemporaryDirectory() as scratch:
         differences = {"files": loading.difference(seen)}
         if len(cutter.people.images) <= MOST_PACKED:
-            packed = loading.packed(Folder.of(scratch))
-            ways["windows, packed"] = packed.cut_fast
-            differences["packed shards"] = packed.difference(seen)
+            packed = loading.packed(Folder.of(scratch).join("images"))
+            tiled = loading.tiled(Folder.of(scratch).join("tiles"))
+            ways |= {"windows, packed": packed.cut_fast, "windows, tiles": tiled.cut_fast}
+            differences |= {"packed shards": packed.difference(seen), "tiles": tiled.difference(seen)}
         timings = in_turns(ways, "plain loader", options.rounds)
     fast, slow = loading.bytes_per_sample()
     say(table(timings, "samples"))

@@ -1,10 +1,10 @@
 """The training stream on Ray Data: planned windows in, equal rank blocks of uint8 crops and joints out.
 
-A row that goes in is the number of a window (``mipnet.data.windows``). One task reads the window's images,
-decodes each once, cuts all of its people straight to their places in the shuffled window, and yields blocks
-of exactly one rank's share of one step. With ``preserve_order`` Ray's splitter deals these blocks to the
-ranks in turn, so rank r gets block r of every step, however many tasks and ranks there are. Each block
-carries its step and share, and the training loop refuses a block that is not the one it expects.
+A row that goes in is the number of a window (``mipnet.data.windows``). One task reads the window's images, or
+its people's tiles, decodes each once, cuts all of its people straight to their places in the shuffled window,
+and yields blocks of exactly one rank's share of one step. With ``preserve_order`` Ray's splitter deals these
+blocks to the ranks in turn, so rank r gets block r of every step, however many tasks and ranks there are.
+Each block carries its step and share, and the training loop refuses a block that is not the one it expects.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ray.train import DataConfig
 from mipnet.data.buffers import PixelMemory, new_pixels
 from mipnet.data.crops import CropSettings, cut_crop, decode_image
 from mipnet.data.records import People
+from mipnet.data.tiles import check_limits
 from mipnet.data.windows import WindowPlan, sample_rng
 from mipnet.memory import keep_memory
 
@@ -42,11 +43,18 @@ class WindowCutter:
         people: the data set.
         plan: the order of its samples.
         settings: how a crop is cut.
+
+    Raises:
+        DataError: it would show more than the people's tiles, if they have some.
     """
 
     people: People
     plan: WindowPlan
     settings: CropSettings
+
+    def __post_init__(self) -> None:
+        if self.people.tiles:
+            check_limits(self.people.tiles, self.settings)
 
     def cut(self, window: int, empty: Callable[[tuple[int, ...]], np.ndarray] | None = None) -> Block:
         """All samples of a window in their shuffled order.
@@ -61,7 +69,7 @@ class WindowCutter:
             person; step (n,) int64 and slot (n,) int64, its place in the step's global
             batch; corrupt (n,) bool: its image could not be read, the crop is black and no joint counts.
         """
-        epoch, image_index, sample, slot = self.plan.samples(window)
+        epoch, picture, sample, slot = self.plan.samples(window)
         n, (width, height) = len(sample), self.settings.size
         joints_shape = (n, self.settings.instances, self.settings.skeleton.num_joints, 3)
         block: Block = {
@@ -75,20 +83,21 @@ class WindowCutter:
             "corrupt": np.zeros(n, bool),
         }
         block["sample"][slot], block["epoch"][slot] = sample, epoch
-        starts = np.flatnonzero(np.diff(image_index, prepend=-1))
+        starts = np.flatnonzero(np.diff(picture, prepend=-1))
         for begin, end in zip(starts, [*starts[1:], n], strict=True):
-            self._cut_image(
-                int(image_index[begin]), epoch[begin:end], sample[begin:end], slot[begin:end], block
+            self._cut_picture(
+                int(picture[begin]), epoch[begin:end], sample[begin:end], slot[begin:end], block
             )
         return block
 
-    def _cut_image(
-        self, image_index: int, epochs: np.ndarray, samples: np.ndarray, slots: np.ndarray, block: Block
+    def _cut_picture(
+        self, picture: int, epochs: np.ndarray, samples: np.ndarray, slots: np.ndarray, block: Block
     ) -> None:
-        first, last = self.people.first[image_index : image_index + 2]
-        boxes, keypoints = self.people.boxes[first:last], self.people.keypoints[first:last]
+        """The samples of an image, or the one of a tile."""
+        near, part = self.people.neighbours(int(samples[0])), self.people.part(picture)
+        boxes, keypoints = self.people.boxes[near], self.people.keypoints[near]
         try:
-            image = decode_image(self.people.images.read(image_index))
+            image = decode_image(self.people.pictures.read(picture))
         except OSError:  # missing, not permitted, a folder, or the disk's fault
             image = None
         if image is None:
@@ -98,11 +107,11 @@ class WindowCutter:
             return
         for epoch, sample, slot in zip(epochs.tolist(), samples.tolist(), slots.tolist(), strict=True):
             rng = sample_rng(self.plan.seed, epoch, sample)
-            joints, people = cut_crop(
-                image, boxes, keypoints, sample - int(first), self.settings, rng, block["image"][slot]
-            )
+            out = block["image"][slot]
+            primary = sample - near.start
+            joints, people = cut_crop(image, boxes, keypoints, primary, self.settings, rng, out, part)
             block["joints"][slot] = joints
-            block["people"][slot] = self.people.ids[first + people]
+            block["people"][slot] = self.people.ids[near.start + people]
 
 
 class Breather(ExecutionCallback):
