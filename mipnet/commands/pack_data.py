@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from mipnet.commands.common import open_splits, output_folder
@@ -84,7 +84,8 @@ def main(command: str, argv: Sequence[str]) -> int:
         say("verified: every image is the same in both" + (", every tile shows its part" if tiling else ""))
     if tiling:
         say(tiling.error(packings[-1].target).line())
-    say(f"next      mipnet train --data {out.uri} (and the other --data settings as before)")
+    crops = f" --preset {options.preset}" if tiling else ""
+    say(f"next      mipnet train{crops} --data {out.uri} (and the other --data settings as before)")
     return 0
 
 
@@ -97,7 +98,8 @@ def plan(config: Config, data: Folder, out: Folder, options: Options) -> tuple[l
 
     wanted = config.data
     splits = list(options.splits or dict.fromkeys((wanted.train, wanted.tune, *wanted.evaluate)))
-    about = {"layout": wanted.layout, "skeleton": wanted.skeleton, "splits": splits}
+    skeleton = wanted.skeleton if isinstance(wanted.skeleton, str) else asdict(wanted.skeleton)
+    about = {"layout": wanted.layout, "skeleton": skeleton, "splits": splits}
     folders: dict[str, dict[str, PackedImage]] = {}
     digests: dict[str, dict[str, str]] = {}
     tiles, tiling = [], None
