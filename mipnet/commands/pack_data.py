@@ -98,6 +98,11 @@ def plan(config: Config, data: Folder, out: Folder, options: Options) -> tuple[l
 
     wanted = config.data
     splits = list(options.splits or dict.fromkeys((wanted.train, wanted.tune, *wanted.evaluate)))
+    if options.tiles and wanted.train not in splits:
+        raise ConfigError(
+            f"--tiles are for the split to train on, {wanted.train}, which is not among --splits",
+            "add it there, or name another with --data.train",
+        )
     skeleton = wanted.skeleton if isinstance(wanted.skeleton, str) else asdict(wanted.skeleton)
     about = {"layout": wanted.layout, "skeleton": skeleton, "splits": splits}
     folders: dict[str, dict[str, PackedImage]] = {}
@@ -130,11 +135,6 @@ def plan(config: Config, data: Folder, out: Folder, options: Options) -> tuple[l
         )
         for uri, images in folders.items()
     ]
-    if options.tiles and tiling is None:
-        raise ConfigError(
-            f"--tiles are for the split to train on, {wanted.train}, which is not among --splits",
-            "add it there, or name another with --data.train",
-        )
     return [*packings, *tiles], tiling
 
 

@@ -187,9 +187,9 @@ def bench_sizing(streams: dict[str, Any], people: People, options: Options) -> l
     from mipnet.bench.scaling import sizing, sizing_table
 
     tasks, row = max(streams["scaling"].items())
-    some = range(min(len(people.pictures), 50))
-    per_image = sum(len(people.pictures.read(i)) for i in some) / len(some)
-    image_bytes = per_image * len(people.pictures) / len(people)
+    some = range(min(len(people.images), 50))
+    per_image = sum(len(people.images.read(i)) for i in some) / len(some)
+    image_bytes = per_image * len(people.images) / len(people)
     rows = sizing(options.gpu_rate, row["rate"] / tasks, row["bytes_per_sample"], image_bytes)
     say(
         f"\nif a GPU trains on {options.gpu_rate:,} samples/s (--gpu-rate) and a core makes "

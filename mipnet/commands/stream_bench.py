@@ -16,7 +16,7 @@ from mipnet.commands.common import STORAGE_HELP, data_folder, storage_at
 from mipnet.config import Config, from_dict, preset
 from mipnet.config.flags import option, parse, say
 from mipnet.config.schema import AugmentConfig, InputConfig, ScenesConfig, TargetConfig
-from mipnet.errors import ConfigError
+from mipnet.errors import ConfigError, DataError
 from mipnet.memory import keep_memory
 from mipnet.storage import Folder
 
@@ -129,9 +129,21 @@ def bench_resources(config: Config, tasks: int) -> Any:
 
 
 def training_people(config: Config, data: Any) -> People:
-    from mipnet.data.layouts import open_split
+    """The people of the split to train on, with images: tiles are made from them where they are compared.
 
-    return open_split(config.data, data, config.data.train).people()[0]
+    Raises:
+        DataError: there are tiles alone.
+    """
+    from mipnet.data.layouts import open_split
+    from mipnet.data.records import absent
+
+    people = open_split(config.data, data, config.data.train).people()[0]
+    if people.tiles and absent(people.images):
+        raise DataError(
+            f"{config.data.train} in {data.uri} is packed as tiles, and the plain loader reads images",
+            "give the data set as it was before it was packed",
+        )
+    return replace(people, tiles=None)
 
 
 def describe(people: People, config: Config) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class WindowCutter:
     settings: CropSettings
 
     def __post_init__(self) -> None:
+        if len(self.plan.first) != len(self.people.groups):
+            raise ValueError("the plan is not that of the people's pictures: make it from their groups")
         if self.people.tiles:
             check_limits(self.people.tiles, self.settings)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mipnet.cli import main
 from mipnet.commands.checks import check_split
+from mipnet.commands.phases import keep_order
 from mipnet.config import preset
 from mipnet.config.schema import AugmentConfig, DataConfig, InputConfig
 from mipnet.data.crops import CropSettings, Part, crop_settings, cut_crop
@@ -28,6 +29,7 @@ from mipnet.data.tiling import GRID, encode, tile_box
 from mipnet.data.windows import WindowPlan
 from mipnet.errors import DataError
 from mipnet.report.crops import training_grid
+from mipnet.runs import Run
 from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
 
@@ -148,6 +150,11 @@ def test_training_on_them_differs_in_the_order_alone(tiled, small_people):
     assert np.max(apart) <= 16
 
 
+def test_a_plan_by_images_is_refused(tiled):
+    with pytest.raises(ValueError, match="make it from their groups"):
+        WindowCutter(tiled, WindowPlan(tiled.first, 5, 2, 8, 2), SETTINGS)
+
+
 def test_their_windows_are_a_pure_function_and_mix_all_images(tiled, small_people):
     one, other = cutter_of(tiled), cutter_of(replace(tiled))
     for window in range(one.plan.num_windows):
@@ -266,6 +273,22 @@ def test_only_training_reads_them(packed, tiled, small_coco):
     by_image = WindowPlan(tiled.first, 0, 1, 8, 2)
     assert training_grid(tiled, plan, crops) is not None
     assert training_grid(replace(tiled, tiles=None), by_image, crops) is None
+
+
+def test_a_run_goes_on_with_what_it_began_with(tiled, small_people, tmp_path):
+    run = Run("run", Folder.of(tmp_path), preset("tiny"))
+    keep_order(run, tiled)
+    keep_order(run, tiled)
+    run.reload()
+    with pytest.raises(DataError, match="run run began with tiles and would go on with images"):
+        keep_order(run, small_people)
+
+
+def test_the_benchmark_needs_images(packed, capsys, tmp_path):
+    flags = ["--data", packed.uri, "--data.train", "train", "--bare", "--storage", str(tmp_path)]
+    assert main(["bench", "stream", *flags]) == 2
+    assert "train in" in (said := capsys.readouterr().err)
+    assert "is packed as tiles, and the plain loader reads images" in said
 
 
 def test_a_split_that_is_evaluated_too_keeps_its_images(small_coco, tmp_path, capsys):
