@@ -81,7 +81,11 @@ def main(command: str, argv: Sequence[str]) -> int:
     if problems:
         raise DataError(f"the packed data set is damaged: {first_few(problems)}", "remove it and pack again")
     if options.verify:
-        say("verified: every image is the same in both" + (", every tile shows its part" if tiling else ""))
+        images = ["every image is the same in both"] if any(not p.place for p in packings) else []
+        say(
+            "verified: "
+            + ", ".join([*images, *(["every tile shows its part of the image"] if tiling else [])])
+        )
     if tiling:
         say(tiling.error(packings[-1].target).line())
     crops = f" --preset {options.preset}" if tiling else ""

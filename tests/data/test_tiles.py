@@ -189,7 +189,7 @@ def test_what_is_packed(packed, small_coco):
 def test_the_error_is_said_and_damage_is_found(small_coco, tmp_path, capsys, monkeypatch):
     assert command(small_coco, tmp_path / "good", "--verify") == 0
     said = capsys.readouterr().out
-    assert "every tile shows its part" in said
+    assert "verified: every tile shows its part of the image" in said
     assert "30 training crops from tiles and from images: 0." in said
     assert "% by more than 8" in said
     monkeypatch.setattr("mipnet.data.tiling.encode", lambda pixels: encode(pixels[::-1]))
