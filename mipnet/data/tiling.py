@@ -3,8 +3,8 @@
 A tile is clipped to the image, and otherwise reaches as far as the largest scale, every rotation and shift,
 and both half bodies take a crop. It is not scaled down: for 256x192 one of 86 people of COCO is large enough
 for that, and crops from halves of such tiles are 2.5 grey levels off (3.9 for 96x64), because bilinear crops
-of the image do not average. It begins at a multiple of 16 px,
-where a JPEG's blocks begin, so that the image's own rounding is repeated instead of added to.
+of the image do not average. It begins at a multiple of 16 px, where a JPEG's blocks begin, so that the
+image's own rounding is repeated instead of added to.
 """
 
 from __future__ import annotations
