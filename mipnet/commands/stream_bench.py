@@ -17,7 +17,7 @@ from mipnet.config import Config, from_dict, preset
 from mipnet.config.checks import require
 from mipnet.config.flags import option, parse, say
 from mipnet.config.schema import AugmentConfig, InputConfig, ScenesConfig, TargetConfig
-from mipnet.errors import ConfigError
+from mipnet.errors import ConfigError, DataError
 from mipnet.memory import keep_memory
 from mipnet.storage import Folder
 
@@ -138,9 +138,21 @@ def bench_resources(config: Config, tasks: int) -> Any:
 
 
 def training_people(config: Config, data: Any) -> People:
-    from mipnet.data.layouts import open_split
+    """The people of the split to train on, with images: tiles are made from them where they are compared.
 
-    return open_split(config.data, data, config.data.train).people()[0]
+    Raises:
+        DataError: there are tiles alone.
+    """
+    from mipnet.data.layouts import open_split
+    from mipnet.data.records import absent
+
+    people = open_split(config.data, data, config.data.train).people()[0]
+    if people.tiles and absent(people.images):
+        raise DataError(
+            f"{config.data.train} in {data.uri} is packed as tiles, and the plain loader reads images",
+            "give the data set as it was before it was packed",
+        )
+    return replace(people, tiles=None)
 
 
 def describe(people: People, config: Config) -> dict[str, Any]:
@@ -154,13 +166,13 @@ def describe(people: People, config: Config) -> dict[str, Any]:
 
 def make_cutter(config: Config, people: People, size: tuple[int, int], samples: int) -> WindowCutter:
     """Cuts a plan of at least so many samples."""
+    from mipnet.data.crops import crop_settings
     from mipnet.data.stream import WindowCutter
     from mipnet.data.windows import WindowPlan
-    from mipnet.training.trainer import crop_settings
 
     train = config.train
     epochs = max(-(-samples // len(people)), 1)
-    plan = WindowPlan(people.first, train.seed, epochs, train.batch_size, train.window_batches)
+    plan = WindowPlan(people.groups, train.seed, epochs, train.batch_size, train.window_batches)
     settings = crop_settings(replace(config, input=InputConfig(*size)))
     return WindowCutter(people, plan, settings)
 
@@ -189,9 +201,10 @@ def bench_loaders(cutter: WindowCutter, options: Options) -> dict[str, Any]:
     with one_core(), TemporaryDirectory() as scratch:
         differences = {"files": loading.difference(seen)}
         if len(cutter.people.images) <= MOST_PACKED:
-            packed = loading.packed(Folder.of(scratch))
-            ways["windows, packed"] = packed.cut_fast
-            differences["packed shards"] = packed.difference(seen)
+            packed = loading.packed(Folder.of(scratch).join("images"))
+            tiled = loading.tiled(Folder.of(scratch).join("tiles"))
+            ways |= {"windows, packed": packed.cut_fast, "windows, tiles": tiled.cut_fast}
+            differences |= {"packed shards": packed.difference(seen), "tiles": tiled.difference(seen)}
         timings = in_turns(ways, "plain loader", options.rounds)
     fast, slow = loading.bytes_per_sample()
     say(table(timings, "samples"))

@@ -15,7 +15,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.validation_config import ValidationConfig
 
 from mipnet.config import Config, to_dict
-from mipnet.data.crops import CropSettings
+from mipnet.data.crops import crop_settings
 from mipnet.data.layouts import open_split
 from mipnet.data.records import People
 from mipnet.data.stream import PlannedSplit, WindowCutter, stream_factory
@@ -82,7 +82,7 @@ class Failures(UserCallback):
 def make_plan(config: Config, people: People) -> WindowPlan:
     """The order of all samples of the run."""
     train = config.train
-    return WindowPlan(people.first, train.seed, train.epochs, train.batch_size, train.window_batches)
+    return WindowPlan(people.groups, train.seed, train.epochs, train.batch_size, train.window_batches)
 
 
 def train(
@@ -162,16 +162,6 @@ def train(
     if outcome.get("stopped"):
         raise UserError(f"training stopped at step {outcome['step']}: {outcome['stopped']}", exit_code=1)
     return best_of(run, until, validate)
-
-
-def crop_settings(config: Config) -> CropSettings:
-    return CropSettings(
-        config.input.size,
-        config.input.padding,
-        config.model.instances,
-        config.data.joints,
-        config.augment,
-    )
 
 
 def position(folder: Folder) -> int:

@@ -56,6 +56,11 @@ def test_packed_shards_give_the_same(small_people, tmp_path):
     packed = both.packed(Folder.of(tmp_path))
     assert "shard-" in str(packed.cutter.people.images.uris[0])
     check(packed, 60)
+    tiled = both.tiled(Folder.of(tmp_path / "tiles"))
+    assert tiled.cutter.plan.first.tolist() == list(range(31))
+    found = tiled.difference(60)
+    assert 1 < found.largest <= 16
+    assert found.joints == 0
     a, b = both.cutter.cut(1), packed.cutter.cut(1)
     assert all(np.array_equal(a[k], b[k]) for k in a)
 
@@ -124,7 +129,7 @@ def test_the_command_writes_what_it_says(small_coco, tmp_path, capsys):
     assert f"x {loader['ways']['windows']['ratio']:.2f}" in said
     assert len(loader["ways"]["plain loader"]["rates"]) == 2
     assert loader["bytes"]["ratio"] > 6
-    assert loader["pixels"].keys() == {"files", "packed shards"}
+    assert loader["pixels"].keys() == {"files", "packed shards", "tiles"}
     assert loader["pixels"]["packed shards"]["largest"] <= 1
     assert len(loader["ways"]["windows, packed"]["rates"]) == 2
     assert found["mixing"]["windows"][0]["window_batches"] == 1

@@ -131,6 +131,14 @@ def test_mistakes_are_said(small_coco, tmp_path, capsys):
     assert "is the data set itself" in said
 
 
+def test_joints_of_ones_own(small_coco, tmp_path):
+    own = {"joints": list(COCO17.joints), "sigmas": [0.05] * 17, "flip_pairs": []}
+    (tmp_path / "own.yaml").write_text(json.dumps(own))  # JSON is YAML
+    assert command(small_coco, tmp_path / "packed", "--data.skeleton", str(tmp_path / "own.yaml")) == 0
+    manifest = json.loads((tmp_path / "packed" / "train" / "pack.json").read_text())
+    assert manifest["settings"]["skeleton"]["joints"] == list(COCO17.joints)
+
+
 def test_it_is_one_file_a_shard(packing):
     pack(packing)
     file = pq.ParquetFile(io.BytesIO(packing.target.read("shard-00000.parquet")))

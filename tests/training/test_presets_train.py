@@ -14,6 +14,7 @@ from mipnet.commands.summary_models import summary
 from mipnet.config import PRESETS, Config, from_dict, preset, to_yaml
 from mipnet.config.presets import PAPERS, baseline
 from mipnet.config.schema import validate
+from mipnet.data.crops import crop_settings
 from mipnet.data.layouts import open_split
 from mipnet.data.records import People
 from mipnet.data.stream import WindowCutter
@@ -22,7 +23,6 @@ from mipnet.models.costs import count_parameters
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import model_from_config
 from mipnet.training.step import TrainStep
-from mipnet.training.trainer import crop_settings
 
 BATCH = 2
 # Of 17 joints: the single-instance network's, and MIPNet's.
