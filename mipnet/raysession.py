@@ -24,6 +24,8 @@ from mipnet.storage import Folder, parent_of
 SECONDS_TO_ANSWER = 10.0
 CORES_BESIDE_WORKERS = 3
 """Logical CPUs of a local Ray for decoding and for the processes that validate beside the training."""
+LEAST_STORE = 2.0**30
+"""Bytes of a local Ray's object store, of which only what is used takes memory."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,14 @@ class Growth:
 
 
 @contextmanager
-def connect(resources: ResourcesConfig, verbose: bool = False) -> Iterator[ResourcesConfig]:
+def connect(resources: ResourcesConfig, verbose: bool = False, window: int = 0) -> Iterator[ResourcesConfig]:
     """A Ray connection for the time of the ``with`` block; yields ``resources`` with ``gpu`` settled.
+
+    Args:
+        resources: what will be asked for.
+        verbose: show Ray's own messages.
+        window: bytes of a window of training samples, if any will be streamed; a Ray that is started here
+            gets shared memory for them.
 
     ``RAY_ADDRESS`` names a cluster to join (inside a submitted job Ray sets it); without it a new Ray is
     started on this machine, never one joined that somebody left running.
@@ -63,9 +71,11 @@ def connect(resources: ResourcesConfig, verbose: bool = False) -> Iterator[Resou
         # beside them share the cores, as processes always have; Ray must only not refuse to place them.
         cores = os.cpu_count() or 1
         wanted = resources.workers + max(resources.stream_workers, resources.predict_workers)
+        cpus = max(cores, wanted + CORES_BESIDE_WORKERS)
+        store = resources.object_store_gb * 2**30 or _local_store(window, cpus - resources.workers)
         options |= {
-            "num_cpus": max(cores, wanted + CORES_BESIDE_WORKERS),
-            "object_store_memory": int(resources.object_store_gb * 2**30),
+            "num_cpus": cpus,
+            "object_store_memory": int(store),
             "include_dashboard": False,
         }
         on_gpu = resources.gpu is True  # auto asks for nothing that is not there
@@ -92,6 +102,15 @@ def connect(resources: ResourcesConfig, verbose: bool = False) -> Iterator[Resou
         yield resources
     finally:
         ray.shutdown()
+
+
+def _local_store(window: int, tasks: int) -> float:
+    """Bytes for a local object store: never more than Ray itself would take, 30 % of the memory."""
+    import psutil
+
+    from mipnet.data.capacity import store_for
+
+    return max(LEAST_STORE, min(store_for(window, tasks), 0.3 * psutil.virtual_memory().total))
 
 
 def _running_here() -> str:

@@ -84,7 +84,7 @@ def on_cluster(search: Run, options: Options, space: Space, storage: Folder, arg
     """Train what is left, then evaluate the best configuration and the baseline."""
     config = search.config
     wanted = [] if config.data.generated else one_image_each(check_data(config, Folder.of(config.data.root)))
-    with connect(config.resources, options.verbose) as resources:
+    with connect(config.resources, options.verbose, config.window_bytes) as resources:
         probe_storage(storage)
         data = data_folder(config, storage, options.verbose)
         probe_files(wanted)

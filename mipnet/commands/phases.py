@@ -78,7 +78,7 @@ def train_phase(
     )
     resources = config.resources
     threads = resources.workers * max(resources.cpus_per_worker, 1)
-    room = capacity(ray.nodes(), plan, crop_settings(config), threads, resources.stream_workers)
+    room = capacity(ray.nodes(), config, threads)
     say(room.line())
     note_start(run, tracker, done)
     initial = initial_weights(run)

@@ -17,6 +17,7 @@ from mipnet.commands.stream_bench import (
     describe,
     make_cutter,
     read,
+    sized,
     training_people,
 )
 from mipnet.config import Config
@@ -56,7 +57,8 @@ def main(command: str, argv: Sequence[str]) -> int:
     from mipnet.raysession import connect
 
     keep_memory()
-    with connect(bench_resources(config, max(numbers)), options.verbose):
+    resources, window = bench_resources(config, max(numbers)), sized(config, size).window_bytes
+    with connect(resources, options.verbose, window):
         people = training_people(config, data_folder(config, storage, options.verbose))
         found: dict[str, Any] = {"benchmark": "scaling", "machine": machine(), **describe(people, config)}
         say(found["machine"])

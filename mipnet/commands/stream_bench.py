@@ -70,7 +70,8 @@ def main(command: str, argv: Sequence[str]) -> int:
     try:
         alone = options.bare and data_is_there(config, storage)
         resources = bench_resources(config, options.cores + 1)
-        with nullcontext() if alone else connect(resources, options.verbose):
+        window = max(sized(config, size).window_bytes for size in sizes)
+        with nullcontext() if alone else connect(resources, options.verbose, window):
             people = training_people(config, data_folder(config, storage, options.verbose))
             found: dict[str, Any] = {"benchmark": "stream", "machine": machine(), **describe(people, config)}
             say(found["machine"])
@@ -124,6 +125,11 @@ def crop_size(text: str, flag: str = "--sizes") -> tuple[int, int]:
     return int(found[2]), int(found[1])
 
 
+def sized(config: Config, size: tuple[int, int]) -> Config:
+    """With crops of (width, height)."""
+    return replace(config, input=InputConfig(*size))
+
+
 def data_is_there(config: Config, storage: Folder) -> bool:
     """Whether nothing has to be rendered, for which Ray would be needed."""
     from mipnet.data.generate import benchmark_name
@@ -132,9 +138,7 @@ def data_is_there(config: Config, storage: Folder) -> bool:
 
 
 def bench_resources(config: Config, tasks: int) -> Any:
-    return replace(
-        config.resources, workers=1, gpu=False, cpus_per_worker=1, stream_workers=tasks, object_store_gb=1.0
-    )
+    return replace(config.resources, workers=1, gpu=False, cpus_per_worker=1, stream_workers=tasks)
 
 
 def training_people(config: Config, data: Any) -> People:
@@ -173,7 +177,7 @@ def make_cutter(config: Config, people: People, size: tuple[int, int], samples: 
     train = config.train
     epochs = max(-(-samples // len(people)), 1)
     plan = WindowPlan(people.groups, train.seed, epochs, train.batch_size, train.window_batches)
-    settings = crop_settings(replace(config, input=InputConfig(*size)))
+    settings = crop_settings(sized(config, size))
     return WindowCutter(people, plan, settings)
 
 

@@ -96,7 +96,7 @@ def carry_out(run: Run, storage: Folder, argv: Sequence[str], verbose: bool) -> 
 
     if run.config.train.init and "trained" not in run.state:
         phases.fetch_initial(run)
-    with connect(run.config.resources, verbose) as resources:
+    with connect(run.config.resources, verbose, run.config.window_bytes) as resources:
         run.config = config = replace(run.config, resources=resources)
         probe_storage(storage)
         with timed(run, "data"):

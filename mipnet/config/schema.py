@@ -209,7 +209,9 @@ class ResourcesConfig:
     stream_workers: int = _option(0, "at most this many decoding tasks at once; 0: Ray decides")
     predict_workers: int = _option(1, "processes that run the network in validation and prediction")
     max_failures: int = _option(3, "restarts after lost workers before the run gives up")
-    object_store_gb: float = _option(1.0, "shared memory of a local Ray; a cluster keeps its own")
+    object_store_gb: float = _option(
+        0.0, "shared memory of a local Ray; 0: what decoding needs; a cluster keeps its own"
+    )
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,16 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    @property
+    def window_samples(self) -> int:
+        """Training samples that one decoding task cuts and shuffles."""
+        return self.train.window_batches * self.train.batch_size
+
+    @property
+    def window_bytes(self) -> int:
+        """Of their crops: uint8 RGB."""
+        return self.window_samples * 3 * self.input.width * self.input.height
 
     @property
     def heatmap_size(self) -> tuple[int, int]:
@@ -341,7 +353,8 @@ def validate(config: Config) -> Config:
     resources = config.resources
     require("resources.workers", resources.workers, at_least=1)
     require("resources.predict_workers", resources.predict_workers, at_least=1)
-    require("resources.object_store_gb", resources.object_store_gb, at_least=0.1)
+    if resources.object_store_gb:
+        require("resources.object_store_gb", resources.object_store_gb, at_least=0.1)
     for name in ("cpus_per_worker", "stream_workers", "max_failures"):
         require(f"resources.{name}", getattr(resources, name), at_least=0)
     if train.batch_size % resources.workers:

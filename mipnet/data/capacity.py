@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mipnet.data.crops import CropSettings
+from mipnet.config import Config
 from mipnet.data.stream import decoding_nodes
-from mipnet.data.windows import WindowPlan
 
 SHARE_OF_MEMORY = 0.5
 """Of a node's memory, for windows; the rest is for the training, decoded images and the page cache."""
@@ -36,29 +35,38 @@ class Capacity:
 
     def line(self) -> str:
         where = "nodes labelled for data" if self.apart else "CPUs beside the training"
+        wanted = store_for(self.window, self.tasks)
+        short = f", where all of them want {wanted / 1e9:,.1f}; lower --train.window-batches"
         return (
             f"stream: {self.tasks} decoding task(s) on {where}, each with a window of {self.samples} crops "
             f"({self.window / 1e6:,.0f} MB); object store {self.store / 1e9:,.1f} GB"
+            + (short if self.store < wanted else "")
         )
+
+
+def store_for(window: int, tasks: int) -> float:
+    """Bytes of object store in which decoding does not wait for room.
+
+    Ray Data gives a stream half of it. Each task has a window there, the consumer takes its batches out of
+    one, and one is ready.
+    """
+    return 2.0 * (tasks + 2) * window
 
 
 def capacity(
     nodes: Sequence[Mapping[str, Any]],
-    plan: WindowPlan,
-    settings: CropSettings,
+    config: Config,
     training_cpus: float,
-    wanted: int = 0,
 ) -> Capacity:
     """What the cluster, as it is now, has for decoding.
 
     Args:
         nodes: as ``ray.nodes()`` tells them.
-        plan, settings: how large a window is.
+        config: says how large a window is, and how many tasks at most: without ``resources.stream_workers``
+            one for each CPU that is left, unless memory is short.
         training_cpus: that the training processes take.
-        wanted: at most this many tasks; 0: one for each CPU that is left, unless memory is short.
     """
-    samples = plan.window_batches * plan.batch_size
-    window = samples * 3 * settings.size[0] * settings.size[1]
+    window, wanted = config.window_bytes, config.resources.stream_workers
     labels = decoding_nodes(nodes) or {}
     alive = [node for node in nodes if node["Alive"] and labels.items() <= node["Labels"].items()]
     cpus = sum(node["Resources"].get("CPU", 0) for node in alive) - (0 if labels else training_cpus)
@@ -72,4 +80,4 @@ def capacity(
     tasks = max(min(int(cpus), wanted or int(cpus), room), 1)
     store = sum(node["Resources"].get("object_store_memory", 0) for node in alive)
     limit = max(min(wanted or room, room), 1) if wanted or room < cpus else 0
-    return Capacity(tasks, limit, window, samples, store, bool(labels))
+    return Capacity(tasks, limit, window, config.window_samples, store, bool(labels))
