@@ -100,7 +100,7 @@ def read(command: str, argv: Sequence[str], options: type) -> tuple[Any, Config]
         base,
         augment=AugmentConfig(),
         scenes=ScenesConfig(easy=60, medium=60, hard=60, validation=1),
-        train=replace(base.train, batch_size=64, window_batches=8),
+        train=replace(base.train, batch_size=64, window_batches=16),  # windows as large as the presets'
     )
     about = (
         "How fast training samples are made. Any data set in COCO's layout: --data ROOT --data.train SPLIT."
