@@ -36,7 +36,6 @@ def tiny() -> Config:
         train=TrainConfig(
             epochs=4,
             batch_size=16,
-            window_batches=32,  # 9 MB; a smaller window is too little work for a task
             learning_rate=5e-3,
             optimizer="adamw",
             weight_decay=1e-2,
