@@ -632,7 +632,7 @@ def on_ray(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands in this process use the session's Ray instead of their own."""
 
     @contextmanager
-    def connected(resources: ResourcesConfig, verbose: bool = False) -> Iterator[ResourcesConfig]:
+    def connected(resources: ResourcesConfig, *_: object) -> Iterator[ResourcesConfig]:
         yield replace(resources, gpu=False)
 
     monkeypatch.setattr(raysession, "connect", connected)

@@ -12,6 +12,7 @@ import ray
 from ray.train import Checkpoint as RayCheckpoint
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.validation_config import ValidationConfig
 
 from mipnet.config import Config, to_dict
@@ -117,7 +118,7 @@ def train(
     until = math.ceil(plan.total_steps * min(epochs or math.inf, config.train.epochs) / config.train.epochs)
     cutter = ray.put(WindowCutter(people, plan, crop_settings(config)))
     resources = config.resources
-    trainer = TorchTrainer(
+    trainer = Trainer(
         train_worker,
         train_loop_config={
             "config": to_dict(config),
@@ -162,6 +163,21 @@ def train(
     if outcome.get("stopped"):
         raise UserError(f"training stopped at step {outcome['step']}: {outcome['stopped']}", exit_code=1)
     return best_of(run, until, validate)
+
+
+class Trainer(TorchTrainer):
+    """Ends at once where there is no dashboard.
+
+    Ray Train's own clean-up after a lost driver asks the dashboard whether the driver lives. A Ray that was
+    started for this command has no dashboard and ends with its driver: there the question is only waited
+    for, ten seconds at the end of every training (measured).
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        if ray._private.worker.get_dashboard_url():
+            return callbacks
+        return [each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback)]
 
 
 def position(folder: Folder) -> int:
