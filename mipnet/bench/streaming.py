@@ -43,12 +43,21 @@ def stream(cutter: ray.ObjectRef, plan: WindowPlan, tasks: int, ranks: int = 1) 
     """The whole plan through Ray Data, as training takes it; one result for each consuming rank."""
     split = PlannedSplit(cutter, plan, tasks)
     shards = split.configure({"train": window_numbers(plan, 0)}, ranks)
-    # From when every task has delivered a window until the last windows begin: in between as much is made as
-    # is taken, while before it stock is built up and after it used up.
-    away = tasks * plan.window_batches
-    begin, end = min(away, plan.total_steps // 3), max(plan.total_steps - away, plan.total_steps * 2 // 3)
+    begin, end = steady(plan, tasks)
     share = plan.batch_size // ranks
     return ray.get([consume.remote(shard["train"], share, begin, end) for shard in shards])
+
+
+def steady(plan: WindowPlan, tasks: int) -> tuple[int, int]:
+    """The batches between which as much is made as is taken.
+
+    Windows come as tasks end, all at about the same time, so whole rounds of them count: from the arrival of
+    the second round, when all stock is used up, to that of the last for which all tasks are at work.
+    """
+    rounds = plan.num_windows // tasks - 1
+    if rounds < 2:  # too little to be steady
+        return plan.total_steps // 3, plan.total_steps * 2 // 3
+    return tasks * plan.window_batches, rounds * tasks * plan.window_batches
 
 
 @ray.remote(num_cpus=0)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import ray
 
 from mipnet.bench import scaling
 from mipnet.bench.plain_loader import PlainLoader
 from mipnet.bench.rounds import Timing
-from mipnet.bench.streaming import CONSUMER, LOOP, REST, TASKS, bare, stream
+from mipnet.bench.streaming import CONSUMER, LOOP, REST, TASKS, bare, steady, stream
 from mipnet.commands.scaling_bench import (
     Options,
     bench_sizing,
@@ -23,6 +24,7 @@ from mipnet.commands.scaling_bench import (
 )
 from mipnet.commands.stream_bench import IDLE, make_cutter, spent
 from mipnet.config import Config, preset
+from mipnet.data.windows import WindowPlan
 from mipnet.errors import ConfigError
 
 
@@ -37,9 +39,9 @@ def test_the_stream_is_measured_in_its_middle(ray_session, config, small_people)
     cutter = make_cutter(config, small_people, (32, 48), 120)
     reference, plan = ray.put(cutter), cutter.plan
     (run,) = stream(reference, plan, 2)
-    # 30 steps; the first and the last two windows of two batches do not count
-    assert run.samples == (plan.total_steps - 8) * 4 == 88
-    assert run.size == pytest.approx(88 * (48 * 32 * 3 + 2 * 17 * 3 * 4 + 5 * 8 + 2 * 8 + 1), rel=0.1)
+    # 15 windows of two batches by two tasks: the first round and what comes after the sixth do not count
+    assert run.samples == (6 - 1) * 2 * 2 * 4 == 80
+    assert run.size == pytest.approx(80 * (48 * 32 * 3 + 2 * 17 * 3 * 4 + 5 * 8 + 2 * 8 + 1), rel=0.1)
     assert 0 <= run.waited <= run.seconds
     assert run.usage.keys() == {TASKS, LOOP, CONSUMER, REST}
     assert list(spent([run], 2)) == [TASKS, LOOP, CONSUMER, REST, IDLE]
@@ -51,6 +53,15 @@ def test_the_stream_is_measured_in_its_middle(ray_session, config, small_people)
     samples, seconds = scaling.plain(loader, plan, 2, 20)
     assert samples == 20
     assert seconds > 0
+
+
+def test_only_whole_rounds_of_windows_count():
+    """Windows of several tasks arrive together: from any batch to any other would count some twice."""
+    plan = WindowPlan(np.arange(961), seed=0, epochs=1, batch_size=4, window_batches=8)
+    assert plan.num_windows == 30
+    assert steady(plan, 3) == (3 * 8, 27 * 8)
+    assert steady(plan, 4) == (4 * 8, 24 * 8)
+    assert steady(plan, 16) == (80, 160)  # one round only
 
 
 @pytest.mark.ray
