@@ -57,8 +57,8 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     plan: WindowPlan = settings["plan"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    # One core stays for decoding, validation and Ray: on two cores a second thread trains a fifth more samples
-    # while nothing else runs and less than half as many while a checkpoint is validated (measured).
+    # One core stays for decoding, validation and Ray: on two cores a second thread trains a fifth more
+    # samples while nothing else runs, and less than half as many while a checkpoint is validated (measured).
     share_of_cores = max(((os.cpu_count() or 1) - 1) // context.get_local_world_size(), 1)
     torch.set_num_threads(settings["threads"] or share_of_cores)
     keep_memory()
