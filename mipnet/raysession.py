@@ -45,14 +45,14 @@ class Growth:
 def connect(resources: ResourcesConfig, verbose: bool = False, window: int = 0) -> Iterator[ResourcesConfig]:
     """A Ray connection for the time of the ``with`` block; yields ``resources`` with ``gpu`` settled.
 
+    ``RAY_ADDRESS`` names a cluster to join (inside a submitted job Ray sets it); without it a new Ray is
+    started on this machine, never one joined that somebody left running.
+
     Args:
         resources: what will be asked for.
         verbose: show Ray's own messages.
         window: bytes of a window of training samples, if any will be streamed; a Ray that is started here
             gets shared memory for them.
-
-    ``RAY_ADDRESS`` names a cluster to join (inside a submitted job Ray sets it); without it a new Ray is
-    started on this machine, never one joined that somebody left running.
 
     Raises:
         UserError: the cluster does not answer, or can never give what ``resources`` ask for.
@@ -105,12 +105,16 @@ def connect(resources: ResourcesConfig, verbose: bool = False, window: int = 0) 
 
 
 def _local_store(window: int, tasks: int) -> float:
-    """Bytes for a local object store: never more than Ray itself would take, 30 % of the memory."""
-    import psutil
+    """Bytes for a local object store: never more than Ray itself would take (30 % of the memory that is free,
+    in a container of its limit), nor than /dev/shm has: a larger store Ray would put on the disk."""
+    from ray._private import utils
 
     from mipnet.data.capacity import store_for
 
-    return max(LEAST_STORE, min(store_for(window, tasks), 0.3 * psutil.virtual_memory().total))
+    most = utils.resolve_object_store_memory(utils.estimate_available_memory())
+    if sys.platform == "linux":
+        most = min(most, int(0.95 * utils.get_shared_memory_bytes()))
+    return max(LEAST_STORE, min(store_for(window, tasks), most))
 
 
 def _running_here() -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError
-from mipnet.raysession import _probe_here, connect, settle_gpu
+from mipnet.raysession import LEAST_STORE, _local_store, _probe_here, connect, settle_gpu
 from mipnet.storage import Folder
 
 TWO_NODES = """
@@ -51,6 +51,18 @@ def test_auto_takes_gpus_if_each_worker_gets_one(wanted, gpus, chosen, said, cap
     settled = settle_gpu(ResourcesConfig(workers=4, gpu=wanted), gpus)
     assert (settled.gpu, settled.workers) == (chosen, 4)
     assert capsys.readouterr().out == said
+
+
+def test_a_local_store_holds_the_windows_and_fits_into_the_machine(monkeypatch):
+    from ray._private import utils
+
+    monkeypatch.setattr(utils, "estimate_available_memory", lambda: 20 * 2**30)
+    monkeypatch.setattr(utils, "get_shared_memory_bytes", lambda: 100 * 2**30)
+    assert _local_store(0, 4) == LEAST_STORE  # nothing is streamed
+    assert _local_store(2**28, 4) == 2 * 6 * 2**28
+    assert _local_store(2**30, 4) == pytest.approx(6 * 2**30)  # 30 % of what is free
+    monkeypatch.setattr(utils, "get_shared_memory_bytes", lambda: 2 * 2**30)
+    assert _local_store(2**30, 4) == pytest.approx(1.9 * 2**30)
 
 
 def test_a_node_that_sees_other_files_says_so(tmp_path):

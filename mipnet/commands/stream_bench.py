@@ -71,7 +71,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     had = keep_to(options.cores)
     try:
         alone = options.bare and data_is_there(config, storage)
-        resources = bench_resources(config, options.cores + 1)
+        resources = bench_resources(config, tasks_on(options.cores))
         window = max(sized(config, size).window_bytes for size in sizes)
         with nullcontext() if alone else connect(resources, options.verbose, window):
             people = training_people(config, data_folder(config, storage, options.verbose))
@@ -141,6 +141,11 @@ def data_is_there(config: Config, storage: Folder) -> bool:
 
 def bench_resources(config: Config, tasks: int) -> Any:
     return replace(config.resources, workers=1, gpu=False, cpus_per_worker=1, stream_workers=tasks)
+
+
+def tasks_on(cores: int) -> int:
+    """One more than cores: a task that has ended is replaced only at the next turn of Ray Data's loop."""
+    return cores + 1
 
 
 def training_people(config: Config, data: Any) -> People:
@@ -240,8 +245,7 @@ def bench_ray(cutter: WindowCutter, options: Options) -> dict[str, Any]:
         return bares[-1].samples, bares[-1].samples / bares[-1].rate
 
     def through_ray() -> tuple[float, float]:
-        # One more than cores: a task that has ended is replaced only at the next turn of Ray Data's loop.
-        (run,) = stream(reference, plan, cores + 1)
+        (run,) = stream(reference, plan, tasks_on(cores))
         runs.append(run)
         return run.samples, run.seconds
 

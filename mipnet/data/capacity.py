@@ -53,11 +53,7 @@ def store_for(window: int, tasks: int) -> float:
     return 2.0 * (tasks + 2) * window
 
 
-def capacity(
-    nodes: Sequence[Mapping[str, Any]],
-    config: Config,
-    training_cpus: float,
-) -> Capacity:
+def capacity(nodes: Sequence[Mapping[str, Any]], config: Config, training_cpus: float) -> Capacity:
     """What the cluster, as it is now, has for decoding.
 
     Args:

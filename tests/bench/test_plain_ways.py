@@ -154,17 +154,3 @@ def test_commands(
     assert all(len(way["ratios"]) == 2 for way in timings["ways"].values())
     assert len(timings["ways"]) >= 2
     assert "torch" in found["machine"]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["step", "--rounds", "0"], "--rounds: 0 is below 1"),
-        (["step", "--compile", "maybe"], "--compile: 'maybe' is unknown; give true, false or auto"),
-        (["inference", "--batch", "-1"], "--batch: -1 is below 0"),
-        (["merge", "--poses", "0"], "--poses: 0 is below 1"),
-    ],
-)
-def test_mistakes_end_in_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", *words]) == 2
-    assert message in capsys.readouterr().err

@@ -47,7 +47,9 @@ def test_a_file_that_cannot_be_is_refused_before_anything_is_measured(
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
+        (["step", "--rounds", "0"], "--rounds: 0 is below 1; nearest is 1"),
         (["step", "--batch", "-1"], "--batch: -1 is below 0; nearest is 0"),
+        (["inference", "--batch", "-1"], "--batch: -1 is below 0; nearest is 0"),
         (["inference", "--threads", "0"], "--threads: 0 is below 1; nearest is 1"),
         (["merge", "--poses", "0"], "--poses: 0 is below 1; nearest is 1"),
         (["step", "--compile", "x"], "--compile: 'x' is unknown; give true, false or auto"),
