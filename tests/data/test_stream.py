@@ -75,6 +75,15 @@ def test_order_and_pixels_do_not_depend_on_tasks_or_ranks(ray_session, cutter):
 
 
 @pytest.mark.ray
+def test_windows_larger_than_rays_blocks_are_not_cut_otherwise(ray_session, cutter, monkeypatch):
+    """As those of 1024 crops of 384x288 are: 340 MB, where Ray would cut at 128."""
+    alone = streamed(cutter, ranks=1, tasks=1)
+    monkeypatch.setattr(ray.data.DataContext.get_current(), "target_max_block_size", 8192)
+    assert alone[0]["image"].nbytes > 8192
+    assert same(alone, streamed(cutter, ranks=2, tasks=2))
+
+
+@pytest.mark.ray
 def test_a_later_start_continues_the_same_sequence(ray_session, cutter):
     """A stream starts at a window's border; the batches before the wanted step are the caller's to skip."""
     assert same(streamed(cutter, ranks=2, tasks=2, from_step=7), streamed(cutter, ranks=1, tasks=2)[4:])
