@@ -19,11 +19,14 @@ from typing import Any
 from mipnet.config.flags import say
 from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError, causes, reason_of
+from mipnet.machine import cores
 from mipnet.storage import Folder, parent_of
 
 SECONDS_TO_ANSWER = 10.0
 CORES_BESIDE_WORKERS = 3
 """Logical CPUs of a local Ray for decoding and for the processes that validate beside the training."""
+LEAST_URGENT = "19"
+"""Niceness of a local Ray's workers, of which those that train are excepted; Ray's own is 15."""
 LEAST_STORE = 2.0**30
 """Bytes of a local Ray's object store, of which only what is used takes memory."""
 
@@ -69,9 +72,8 @@ def connect(resources: ResourcesConfig, verbose: bool = False, window: int = 0) 
     if address == "local":
         # Logical CPUs: on a small machine the training process, the decoding tasks and the validation
         # beside them share the cores, as processes always have; Ray must only not refuse to place them.
-        cores = os.cpu_count() or 1
         wanted = resources.workers + max(resources.stream_workers, resources.predict_workers)
-        cpus = max(cores, wanted + CORES_BESIDE_WORKERS)
+        cpus = max(cores(), wanted + CORES_BESIDE_WORKERS)
         store = resources.object_store_gb * 2**30 or _local_store(window, cpus - resources.workers)
         options |= {
             "num_cpus": cpus,
@@ -81,6 +83,7 @@ def connect(resources: ResourcesConfig, verbose: bool = False, window: int = 0) 
         on_gpu = resources.gpu is True  # auto asks for nothing that is not there
         here = {"CPU": float(options["num_cpus"]), "GPU": float(gpus_here() if on_gpu else 0)}
         check_room(replace(resources, gpu=on_gpu), [here], Growth())
+        os.environ.setdefault("RAY_worker_niceness", LEAST_URGENT)
     try:
         with contextlib.nullcontext() if verbose else _stderr_closed():
             ray.init(address=address, **options)
@@ -192,8 +195,6 @@ def quieten(verbose: bool) -> None:
         "RAY_DEDUP_LOGS": "1",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
-        # A local Ray shares the machine as any program does, instead of yielding to all others.
-        "RAY_worker_niceness": "0",
         # A small machine starts more processes than cores; no warning needed for that.
         "RAY_worker_maximum_startup_concurrency": "16",
     }

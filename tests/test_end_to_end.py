@@ -263,6 +263,7 @@ def test_a_killed_training_process_is_replaced(trained, tmp_path):
             if "RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_text():
                 workers.append(pid)
     (worker,) = workers
+    assert os.getpriority(os.PRIO_PROCESS, worker) == os.getpriority(os.PRIO_PROCESS, 0), "it gives way"
     os.kill(worker, signal.SIGKILL)
     said, complained = driver.communicate(timeout=600)
     assert driver.returncode == 0, complained

@@ -21,6 +21,7 @@ from mipnet.data.stream import PlannedSplit, window_numbers
 from mipnet.data.windows import WindowPlan
 from mipnet.training.checkpoint import model_from_config
 from mipnet.training.step import TrainStep
+from mipnet.training.trainer import FIRST
 from mipnet.training.worker import Unread, batches, timed
 
 CLUSTERS = (8, 64, 512)
@@ -79,7 +80,7 @@ def train(config: Config, cutter: ray.ObjectRef, plan: WindowPlan, ranks: int, t
             datasets={"train": lambda: window_numbers(plan, 0)},
             dataset_config=PlannedSplit(cutter, plan, tasks),
             scaling_config=ScalingConfig(num_workers=ranks, resources_per_worker={"CPU": 1}),
-            run_config=RunConfig(name="bench", storage_path=scratch),
+            run_config=RunConfig(name="bench", storage_path=scratch, worker_runtime_env=FIRST),
         )
         return Trained(**trainer.fit().return_value)
 

@@ -13,7 +13,7 @@ import ray
 from mipnet.data.buffers import PixelMemory
 from mipnet.data.stream import PlannedSplit, WindowCutter, window_numbers
 from mipnet.data.windows import WindowPlan
-from mipnet.memory import keep_memory
+from mipnet.machine import keep_memory
 
 Usage = dict[str, float]
 """Seconds of CPU by kind of process."""

@@ -23,7 +23,7 @@ from mipnet.commands.stream_bench import (
 from mipnet.config import Config
 from mipnet.config.flags import option, say
 from mipnet.config.schema import InputConfig
-from mipnet.memory import keep_memory
+from mipnet.machine import keep_memory
 
 if TYPE_CHECKING:
     from mipnet.bench.rounds import Timing, Way

@@ -18,7 +18,7 @@ from mipnet.config.checks import require
 from mipnet.config.flags import option, parse, say
 from mipnet.config.schema import AugmentConfig, InputConfig, ScenesConfig, TargetConfig
 from mipnet.errors import ConfigError, DataError
-from mipnet.memory import keep_memory
+from mipnet.machine import keep_memory
 from mipnet.storage import Folder
 
 if TYPE_CHECKING:

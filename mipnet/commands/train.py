@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from mipnet.config.flags import option, parse, say
 from mipnet.config.presets import baseline, describe
 from mipnet.errors import first_few, mendable
 from mipnet.evaluation.occlusion import SCORE
+from mipnet.machine import cores
 from mipnet.runs import MODEL, RESULTS, Run, locked, open_run
 from mipnet.storage import Folder, default_storage
 
@@ -188,7 +188,7 @@ def open_tracker(
         tags={
             **source_tags("train", argv),
             "preset": run.config.preset,
-            "cluster": cluster_summary(ray.nodes(), os.cpu_count() or 1),
+            "cluster": cluster_summary(ray.nodes(), cores()),
             "restarts": str(len(run.state.get("events", []))),
             **(tags or {}),
         },

@@ -203,9 +203,7 @@ class ResourcesConfig:
     gpu: bool | Literal["auto"] = _option(
         "auto", "train and predict on GPUs; auto: if the cluster has one for each worker"
     )
-    cpus_per_worker: int = _option(
-        0, "CPU threads of a training process; 0: all cores but one, shared evenly"
-    )
+    cpus_per_worker: int = _option(0, "CPU threads of a training process; 0: all cores, shared evenly")
     stream_workers: int = _option(0, "at most this many decoding tasks at once; 0: Ray decides")
     predict_workers: int = _option(1, "processes that run the network in validation and prediction")
     max_failures: int = _option(3, "restarts after lost workers before the run gives up")

@@ -27,7 +27,7 @@ from mipnet.data.crops import CropSettings, cut_crop, decode_image
 from mipnet.data.records import People
 from mipnet.data.tiles import check_limits
 from mipnet.data.windows import WindowPlan, sample_rng
-from mipnet.memory import keep_memory
+from mipnet.machine import keep_memory
 
 Block = dict[str, np.ndarray]
 

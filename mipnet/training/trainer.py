@@ -25,6 +25,7 @@ from mipnet.errors import UserError, mendable
 from mipnet.evaluation.occlusion import SCORE, occlusion_ap
 from mipnet.inference.entries import flat_metrics
 from mipnet.inference.evaluate import predict_splits, score_splits
+from mipnet.machine import cores
 from mipnet.runs import TRAINING, Run
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import step_of
@@ -32,6 +33,13 @@ from mipnet.training.files import storage_options
 from mipnet.training.worker import train_worker
 
 Validate = Callable[[RayCheckpoint], dict[str, Any]]
+
+FIRST = {"env_vars": {"RAY_worker_niceness": "0"}}
+"""Runtime environment of the processes that train: they come before Ray's other workers, which are nicer.
+
+The threads of a training process wait for one another at every operator. Where any of them has to share its
+core, all do: on two cores, a second thread gained nothing while decoding and validation had equal rights.
+"""
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,7 @@ def train(
         run_config=RunConfig(
             name=TRAINING,
             **storage_options(run.folder),
+            worker_runtime_env=FIRST,
             failure_config=FailureConfig(max_failures=resources.max_failures),
             callbacks=[Failures(rows)],
             checkpoint_config=CheckpointConfig(
@@ -237,7 +246,12 @@ def validator(config: Config, checkpoints: Folder, data: Folder, rows: Any) -> V
     def tables(checkpoint: RayCheckpoint) -> dict[str, Any]:
         # On a GPU only if the training leaves one: a validation that waits for it would come too late.
         spare = ray.cluster_resources().get("GPU", 0) - config.resources.workers
-        resources = replace(config.resources, gpu=config.resources.gpu is True and spare >= 1)
+        resources = replace(
+            config.resources,
+            gpu=config.resources.gpu is True and spare >= 1,
+            # Not one for each core: those who train have them all, and threads wait for one another.
+            cpus_per_worker=config.resources.cpus_per_worker or max(cores() - 1, 1),
+        )
         name = checkpoint.path.rstrip("/").rpartition("/")[2]
         files = {config.data.tune: open_split(config.data, data, config.data.tune)}
         poses = predict_splits(

@@ -23,7 +23,7 @@ from mipnet.config import Config, from_dict
 from mipnet.data.records import People
 from mipnet.data.windows import WindowPlan
 from mipnet.errors import first_few
-from mipnet.memory import keep_memory
+from mipnet.machine import cores, keep_memory
 from mipnet.models.network import MIPNet
 from mipnet.models.precision import resolve_precision
 from mipnet.models.starting import start_from_folder
@@ -57,9 +57,8 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     plan: WindowPlan = settings["plan"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    # One core stays for decoding, validation and Ray: on two cores a second thread trains a fifth more
-    # samples while nothing else runs, and less than half as many while a checkpoint is validated (measured).
-    share_of_cores = max(((os.cpu_count() or 1) - 1) // context.get_local_world_size(), 1)
+    # All cores: what else Ray runs here, decoding and validation too, gives way (the trainer's FIRST).
+    share_of_cores = max(cores() // context.get_local_world_size(), 1)
     torch.set_num_threads(settings["threads"] or share_of_cores)
     keep_memory()
     torch.manual_seed(config.train.seed)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import ray
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
-from mipnet.training.trainer import Trainer
+from mipnet.raysession import LEAST_URGENT
+from mipnet.training.trainer import FIRST, Trainer
 
 
 def cleans_up(trainer: TorchTrainer) -> bool:
@@ -21,3 +24,16 @@ def test_nothing_waits_for_a_dashboard_that_is_not_there(ray_session, monkeypatc
     assert not cleans_up(Trainer(print))
     monkeypatch.setattr(ray._private.worker, "get_dashboard_url", lambda: "127.0.0.1:8265")
     assert cleans_up(Trainer(print))
+
+
+@ray.remote(num_cpus=0)
+def niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+@pytest.mark.ray
+def test_those_who_train_come_before_all_other_workers(ray_session):
+    """Ray's own setting, read by its processes as they start: fails as well if Ray renames it."""
+    others, training = ray.get([niceness.remote(), niceness.options(runtime_env=FIRST).remote()])
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert (others, training) == (min(ours + int(LEAST_URGENT), 19), ours)
