@@ -1,4 +1,4 @@
-"""Prediction on Ray Data: decode once per image, cut every box, run the network in an actor pool.
+"""Prediction: decode once per image, cut every box, run the network; on Ray Data where that is worth it.
 
 Validation, ``mipnet evaluate`` and ``mipnet predict`` all come through ``predict_poses``. Rows are never
 split evenly between consumers, so none is dropped; every box asked for is answered or named as unreadable.
@@ -7,7 +7,7 @@ split evenly between consumers, so none is dropped; every box asked for is answe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,7 +26,7 @@ from mipnet.data.records import Boxes
 from mipnet.data.stream import settle
 from mipnet.inference.poses import Poses
 from mipnet.inference.predictor import Predictor
-from mipnet.memory import keep_memory
+from mipnet.machine import cores, keep_memory
 from mipnet.storage import Folder
 
 Block = dict[str, np.ndarray]
@@ -85,15 +85,23 @@ def answers(
     if not len(boxes):
         return
     images = np.unique(boxes.image)
+    cutting = boxes, config.input.size, config.input.padding, images
+    network = model, evaluation, resources.gpu is True, resources.cpus_per_worker
+    if here_is_best(resources, ray.nodes()):
+        actor = PoseActor(*network)
+        for ids in np.array_split(
+            np.arange(len(images)), min(len(images), math.ceil(len(boxes) / evaluation.batch_size))
+        ):
+            yield actor(cut_boxes(ids, *cutting))
+        return
     # Enough blocks to keep all cores busy, few enough that a block is worth a task.
     blocks = max(1, min(len(images), math.ceil(len(boxes) / 64)))
-    cutter = ray.put((boxes, config.input.size, config.input.padding, images))
     ready = (
         ray.data.range(len(images), override_num_blocks=blocks)
-        .map_batches(cut_boxes, batch_size=None, fn_kwargs={"task": cutter}, num_cpus=1)
+        .map_batches(cut_batch, batch_size=None, fn_kwargs={"cutting": ray.put(cutting)}, num_cpus=1)
         .map_batches(
             PoseActor,
-            fn_constructor_args=(model, evaluation, resources.gpu is True, resources.cpus_per_worker),
+            fn_constructor_args=network,
             batch_size=evaluation.batch_size,
             compute=ActorPoolStrategy(min_size=1, max_size=resources.predict_workers),
             num_cpus=1,
@@ -103,16 +111,43 @@ def answers(
     yield from settle(ready, preserve_order=False).iter_batches(batch_size=None, batch_format="numpy")
 
 
-def cut_boxes(batch: Block, task: Any) -> Block:
+def here_is_best(resources: ResourcesConfig, nodes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether this process does a prediction sooner than others that have to be started for it.
+
+    One process of the only node is asked for, without a GPU: beside the network on a CPU, decoding is next to
+    nothing, and each process takes seconds of a core to start, which a training beside it pays for.
+
+    Args:
+        resources: for the prediction.
+        nodes: as ``ray.nodes()`` tells them.
+    """
+    alone = sum(node["Alive"] for node in nodes) == 1
+    return alone and resources.predict_workers == 1 and resources.gpu is not True
+
+
+def cut_batch(batch: Block, cutting: Any) -> Block:
+    """``cut_boxes`` as a task; its other arguments come as a reference."""
+    cv2.setNumThreads(1)  # tasks are the parallelism
+    return cut_boxes(batch["id"], *ray.get(cutting))
+
+
+def cut_boxes(
+    ids: np.ndarray, boxes: Boxes, input_size: tuple[int, int], padding: float, images: np.ndarray
+) -> Block:
     """The crops of all boxes of some images; a black crop stands for an image that cannot be read.
+
+    Args:
+        ids: (n,) int64, which of ``images``.
+        boxes: all boxes.
+        input_size: (w, h) of a crop in px.
+        padding: as ``InputConfig.padding``.
+        images: (I,) int64, those images of ``boxes`` that have any.
 
     Returns:
         crop (B, h, w, 3) uint8 RGB; box (B,) int64 index; bbox (B, 4) float64 x, y, w, h, the whole image
         where it was nan; center, size (B, 2) float32 in image px; corrupt (B,) bool.
     """
-    cv2.setNumThreads(1)  # tasks are the parallelism
-    boxes, input_size, padding, images = ray.get(task)
-    chosen = images[batch["id"]]
+    chosen = images[ids]
     rows = np.concatenate(
         [np.arange(*np.searchsorted(boxes.image, [image, image + 1])) for image in chosen.tolist()]
     )
@@ -147,16 +182,14 @@ def cut_boxes(batch: Block, task: Any) -> Block:
 
 
 class PoseActor:
-    """A process of the pool that holds the network."""
+    """Holds the network: in each process of the pool, or in this one."""
 
     def __init__(self, model: Folder, evaluation: EvaluationConfig, gpu: bool, threads: int) -> None:
-        import os
-
         import torch
 
         keep_memory()
         if not gpu:
-            torch.set_num_threads(threads or max((os.cpu_count() or 1) - 1, 1))
+            torch.set_num_threads(threads or cores())
         with TemporaryDirectory() as scratch:
             folder = model.download(Path(scratch))
             self.predictor = Predictor.load(folder, evaluation, "cuda" if gpu else "cpu")
