@@ -339,8 +339,12 @@ def test_a_ray_that_somebody_left_running_is_not_joined(tmp_path):
             said.append(line)
             if "Ray runtime started" in line:
                 break
-        assert stale.poll() is None, "".join(said)
-        assert Path("/tmp/ray/ray_current_cluster").exists()  # what Ray would join by itself
+        joined = Path("/tmp/ray/ray_current_cluster")  # what Ray would join by itself
+        deadline = time.monotonic() + 60
+        while not joined.exists():  # written after it has said that it runs
+            assert stale.poll() is None, "".join(said)
+            assert time.monotonic() < deadline, "Ray has not said where it runs"
+            time.sleep(0.05)
         argv = ["data", "generate", "--preset", "debug", "--scenes.easy", "0", "--scenes.hard", "0"]
         done = command(*argv, "--scenes.validation", "1", "--storage", str(tmp_path / "storage"))
         assert done.returncode == 0, done.stderr
