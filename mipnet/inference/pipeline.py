@@ -89,9 +89,8 @@ def answers(
     network = model, evaluation, resources.gpu is True, resources.cpus_per_worker
     if here_is_best(resources, ray.nodes()):
         actor = PoseActor(*network)
-        for ids in np.array_split(
-            np.arange(len(images)), min(len(images), math.ceil(len(boxes) / evaluation.batch_size))
-        ):
+        parts = min(len(images), math.ceil(len(boxes) / evaluation.batch_size))
+        for ids in np.array_split(np.arange(len(images)), parts):
             yield actor(cut_boxes(ids, *cutting))
         return
     # Enough blocks to keep all cores busy, few enough that a block is worth a task.
