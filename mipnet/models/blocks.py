@@ -84,7 +84,12 @@ def initialise(backbone: nn.Module, last: nn.Conv2d) -> None:
     still sets how far a step goes: one step of Adam at lr 1e-3 replaces such weights altogether, which is
     harmless on top of ImageNet weights and needless noise when a small network starts from scratch.
     ``last`` keeps 0.001 and no bias: the first heatmaps are then nearly zero, as the targets mostly are.
+
+    A network without memory, on the device "meta", has no weights to draw; drawing none of them there makes
+    PyTorch load its compiler's decompositions (1.6 s of a core at each load of a model).
     """
+    if last.weight.is_meta:
+        return
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -26,11 +26,11 @@ def fold(model: MIPNet, size: tuple[int, int]) -> MIPNet:
     Returns:
         in eval mode; it cannot be trained or saved (``architecture`` is None).
     """
-    folded = copy.deepcopy(model).requires_grad_(False)
+    folded = copy.deepcopy(model).requires_grad_(False).eval()
     folded.architecture = None
     names = {module: name for name, module in folded.named_modules()}
     with torch.no_grad():
-        for convolution, norm in _pairs(model, size):
+        for convolution, norm in _pairs(folded, size):
             conv, bn = folded.get_submodule(convolution), folded.get_submodule(norm)
             assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
             assert isinstance(bn, nn.BatchNorm2d)
@@ -55,28 +55,31 @@ def fold(model: MIPNet, size: tuple[int, int]) -> MIPNet:
 
 
 def _pairs(model: MIPNet, size: tuple[int, int]) -> list[tuple[str, str]]:
-    """Names of (convolution, batch norm) where the second reads what the first wrote, each used once."""
-    shapes = copy.deepcopy(model).to("meta").eval()
-    written: dict[int, str] = {}
-    kept: list[Tensor] = []  # alive until the end, so that no id is given twice
+    """Names of (convolution, batch norm) where the second reads what the first wrote, each used once.
+
+    Seen from one black crop. The device "meta" would compute nothing, but takes a second of a core to import.
+    """
     runs: dict[str, int] = {}
     reads: dict[str, list[str | None]] = {}
-    for name, module in shapes.named_modules():
+    hooks = []
+    for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
 
             def wrote(module: nn.Module, inputs: object, output: Tensor, name: str = name) -> None:
-                kept.append(output)
-                written[id(output)] = name
+                output.written_by = name  # type: ignore[attr-defined]
                 runs[name] = runs.get(name, 0) + 1
 
-            module.register_forward_hook(wrote)
+            hooks.append(module.register_forward_hook(wrote))
         elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
 
             def read(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                reads.setdefault(name, []).append(written.get(id(inputs[0])))
+                reads.setdefault(name, []).append(getattr(inputs[0], "written_by", None))
 
-            module.register_forward_pre_hook(read)
+            hooks.append(module.register_forward_pre_hook(read))
+    weight = next(model.parameters())
     with torch.no_grad():
-        shapes(torch.empty(1, 3, *size, dtype=next(shapes.parameters()).dtype, device="meta"))
+        model(torch.zeros(1, 3, *size, dtype=weight.dtype, device=weight.device))
+    for hook in hooks:
+        hook.remove()
     norms = {name: sources[0] for name, sources in reads.items() if len(sources) == 1}
     return [(source, name) for name, source in norms.items() if source is not None and runs[source] == 1]

@@ -76,7 +76,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
         raise UserError(
             f"{folder} holds an encoder, which has no heatmaps", "start a training from it: --train.init"
         )
-    load_weights(model.to_empty(device=device), state, str(Path(folder) / WEIGHTS))
+    load_weights(model, state, str(Path(folder) / WEIGHTS))
     return model.eval(), extra
 
 
@@ -124,13 +124,17 @@ def read_weights(folder: str | Path, device: str | torch.device = "cpu") -> dict
 
 
 def load_weights(model: MIPNet, state: Mapping[str, Tensor], source: str = "the weights") -> None:
-    """Fill the whole of ``model``.
+    """Give ``model`` copies of all tensors of ``state``, on their device, in place of its own.
+
+    To fill a network on "meta" instead would take PyTorch's symbolic shapes: half a second of a core.
 
     Raises:
         UserError: a name is missing or unexpected, or a shape differs; the model is then left as it was.
     """
-    check_fit(model.state_dict(), state, source)
-    model.load_state_dict(state)
+    expected = model.state_dict()
+    check_fit(expected, state, source)
+    own = {name: tensor.to(expected[name].dtype, copy=True) for name, tensor in state.items()}
+    model.load_state_dict(own, assign=True)
 
 
 def warm_start(

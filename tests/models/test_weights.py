@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,25 @@ def test_weights_that_do_not_fit(saved: Path) -> None:
     assert "lacks backbone.head.bias" in message
     assert "unknown backbone.tail.bias" in message
     assert "backbone.head.weight [5, 7, 1, 1] instead of [5, 8, 1, 1]" in message
+
+
+def test_loading_a_network_is_quick(saved: Path) -> None:
+    """What "meta" tensors are computed with takes seconds of a core to import, at every start."""
+    program = (
+        "import sys, torch\n"
+        "from mipnet.models.fold import fold\n"
+        "from mipnet.models.weights import load_model\n"
+        f"fold(load_model({str(saved)!r})[0], (64, 64))(torch.zeros(1, 3, 64, 64))\n"
+        "print(sorted({'sympy', 'torch._dynamo', 'torch._inductor'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_file_of_another_precision_gives_weights_of_the_networks(saved: Path) -> None:
+    path = saved / "weights.safetensors"
+    save_file({name: t.half() if t.is_floating_point() else t for name, t in load_file(path).items()}, path)
+    assert {p.dtype for p in load_model(saved)[0].parameters()} == {torch.float32}
 
 
 def test_a_refused_state_changes_nothing() -> None:
