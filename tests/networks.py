@@ -12,5 +12,9 @@ HRNET = {"width": 8, "modules": [1], "blocks": 1, "stem_channels": 8, "stage1_bl
 
 def tiny(**sections: Any) -> Config:
     """That with N = 2 and a MIMB at both places, on crops of 32x48 px, with more settings on top."""
-    small = {"model": {**HRNET, "places": [1, 2]}, "input": {"width": 32, "height": 48}}
+    small = {
+        "model": {**HRNET, "places": [1, 2]},
+        "input": {"width": 32, "height": 48},
+        "train": {"accumulate": 1},
+    }
     return from_dict(sections, from_dict(small, preset("debug")))

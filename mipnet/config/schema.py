@@ -162,7 +162,9 @@ class TrainConfig:
         "auto", "bf16 runs the network under autocast; auto: where the device computes in bf16 natively"
     )
     accumulate: int = _option(
-        1, "parts of a worker's share of a batch, in turns: less memory; batch norm sees a part each"
+        1,
+        "parts of a worker's share of a batch, each with its own batch norm: in turns, for less memory; "
+        "on a CPU side by side, on its cores",
     )
     channels_last: bool = _option(True, "memory format of the network; false is the plain, contiguous one")
     recompute: bool = _option(False, "activation checkpointing: less memory for a second forward pass")

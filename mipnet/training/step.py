@@ -6,6 +6,8 @@ batch-norm statistics on the device; how often that happened is read with the ot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -23,6 +25,7 @@ from mipnet.models.recompute import recompute_activations
 from mipnet.models.targets import heatmap_targets
 from mipnet.training.losses import heatmap_loss
 from mipnet.training.optimise import build_optimizer, learning_rate
+from mipnet.training.parts import Twin, flatten_statistics
 
 
 class TrainStep:
@@ -34,6 +37,8 @@ class TrainStep:
         total_steps: length of the schedule.
         device: where to compute.
         precision: of the network's forward and backward pass; a continued run keeps the one it began with.
+        at_once: how many parts of a batch to compute side by side, see ``parts_at_once``; with the caller's
+            number of CPU threads each. Never changes a result.
     """
 
     def __init__(
@@ -43,6 +48,7 @@ class TrainStep:
         total_steps: int,
         device: torch.device,
         precision: Precision = "fp32",
+        at_once: int = 1,
     ) -> None:
         self.config, self.total_steps, self.device, self.precision = config, total_steps, device, precision
         train = config.train
@@ -70,29 +76,36 @@ class TrainStep:
         self.average = [p.detach().clone() for p in self.parameters] if train.ema else []
         self.step = 0
         self._sums = torch.zeros(4 + config.model.instances, device=device)
+        # The first part is the network's own.
+        self._twins = [Twin(self.model) for _ in range(train.accumulate - 1)] if at_once > 1 else []
         self.set_training_mode()
+        self._threads = ThreadPoolExecutor(at_once, "part", torch.set_num_threads, (torch.get_num_threads(),))
 
     def set_training_mode(self) -> None:
         """Training mode, with batch norm in eval mode where the configuration freezes it."""
-        self.model.train()
-        if self.config.train.freeze_batchnorm:
-            for module in self.model.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+        for network in (self.model, *(twin.network for twin in self._twins)):
+            network.train()
+            if self.config.train.freeze_batchnorm:
+                for module in network.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
 
-    def loss(self, images: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, images: Tensor, joints: Tensor, network: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         """The loss () and the loss of each λ (N,).
 
         Args:
             images: (B, h, w, 3) uint8 RGB.
             joints: (B, N, K, 3) float32 in crop px, v = 0 for joints that do not count.
+            network: the one to compute it with, if not ours.
         """
         target = self.config.target
         targets, weights = heatmap_targets(
             joints, self.config.input.size, self.config.heatmap_size, target.sigma, target.kind
         )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            heatmaps = self.network(normalise(images).contiguous(memory_format=self.layout))
+            heatmaps = (self.network if network is None else network)(
+                normalise(images).contiguous(memory_format=self.layout)
+            )
         return heatmap_loss(heatmaps, targets, weights, self.config.train.loss)
 
     def __call__(self, images: Tensor, joints: Tensor, corrupt: Tensor | None = None) -> None:
@@ -113,10 +126,7 @@ class TrainStep:
         self.optimizer.step()
         self.statistics.copy_(torch.where(finite, self.statistics, self._statistics_before))
         if self.average:
-            # Not lerp: its weight is a plain number, and a masked update must leave the average alone too.
-            change = torch._foreach_sub(self.parameters, self.average)
-            torch._foreach_mul_(change, (1 - train.ema) * finite)
-            torch._foreach_add_(self.average, change)
+            self._move_average(finite)
 
         bad = torch.zeros((), device=self.device) if corrupt is None else corrupt.sum()
         values = torch.cat([torch.stack([norm, finite.float()]), per_instance])
@@ -124,24 +134,59 @@ class TrainStep:
         self._sums += torch.cat([values[:2], torch.stack([1 - finite.float(), bad]), values[2:]])
         self.step += 1
 
+    @torch.no_grad()
+    def _move_average(self, finite: Tensor) -> None:
+        # Not lerp: its weight is a plain number, and a masked update must leave the average alone too.
+        change = torch._foreach_sub(self.parameters, self.average)
+        torch._foreach_mul_(change, (1 - self.config.train.ema) * finite)
+        torch._foreach_add_(self.average, change)
+
     def _gradients(self, images: Tensor, joints: Tensor) -> Tensor:
-        """Set the gradients of the mean loss over all parts; returns the loss of each λ (N,)."""
-        parts, network = self.config.train.accumulate, self.network
-        losses = []
-        for part, (some_images, some_joints) in enumerate(
-            zip(images.chunk(parts), joints.chunk(parts), strict=True), start=1
-        ):
+        """Set the gradients of the mean loss over all parts; returns the loss of each λ (N,).
+
+        Each part begins with the statistics from before the step; they become the mean of what the parts make
+        of them, as they do over ranks.
+        """
+        count = self.config.train.accumulate
+        parts = list(zip(images.chunk(count), joints.chunk(count), strict=True))
+        losses, statistics = self._side_by_side(parts) if self._twins else self._in_turns(parts)
+        self.statistics.copy_(torch.stack(statistics).mean(dim=0))
+        return torch.stack(losses).mean(dim=0)
+
+    def _in_turns(self, parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+        """Add up the parts' gradients; returns losses and statistics of each."""
+        losses, statistics, network = [], [], self.network
+        for part, (images, joints) in enumerate(parts, start=1):
             alone: AbstractContextManager[Any] = nullcontext()
-            if isinstance(network, DistributedDataParallel) and part < parts:
+            if isinstance(network, DistributedDataParallel) and part < len(parts):
                 alone = network.no_sync()  # the ranks' gradients are averaged once, with the last part
             with alone:
-                loss, per_instance = self.loss(some_images, some_joints)
-                after = self.statistics.clone() if self.config.train.recompute else None
-                (loss / parts).backward()
-            if after is not None:
-                self.statistics.copy_(after)  # the second forward pass has moved them once more
+                self.statistics.copy_(self._statistics_before)
+                loss, per_instance = self.loss(images, joints)
+                statistics.append(self.statistics.clone())  # recomputing moves them once more
+                (loss / len(parts)).backward()
             losses.append(per_instance)
-        return torch.stack(losses).mean(dim=0)
+        return losses, statistics
+
+    def _side_by_side(self, parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+        """The same, with a thread for each part; added up in their order, so to the same bits."""
+        for twin in self._twins:
+            twin.statistics.copy_(self._statistics_before)
+            twin.network.zero_grad(set_to_none=True)
+
+        def part(network: nn.Module, images: Tensor, joints: Tensor) -> Tensor:
+            loss, per_instance = self.loss(images, joints, network)
+            (loss / len(parts)).backward()
+            return per_instance
+
+        networks = [self.network, *(twin.network for twin in self._twins)]
+        begun = [self._threads.submit(part, net, *its) for net, its in zip(networks, parts, strict=True)]
+        losses = [each.result() for each in begun]
+        for twin in self._twins:
+            found = [(p.grad, q.grad) for p, q in zip(self.parameters, twin.parameters, strict=True)]
+            pairs = [(sum_, grad) for sum_, grad in found if sum_ is not None and grad is not None]
+            torch._foreach_add_([sum_ for sum_, _ in pairs], [grad for _, grad in pairs])
+        return losses, [self.statistics, *(twin.statistics for twin in self._twins)]
 
     def read_metrics(self) -> dict[str, float]:
         """Means since the last call, over all ranks; waits for the device.
@@ -199,23 +244,3 @@ class TrainStep:
         for mine, saved in zip(self.average, state["average"], strict=True):
             mine.copy_(saved)
         torch.set_rng_state(state["torch_rng"].cpu())
-
-
-def flatten_statistics(module: nn.Module) -> Tensor:
-    """Put all floating-point buffers of a module into one vector, of which they become views.
-
-    So saving, restoring and averaging them is one operation each instead of one per layer.
-    """
-    owners = [
-        (owner, name, buffer)
-        for owner in module.modules()
-        for name, buffer in owner.named_buffers(recurse=False)
-        if buffer.is_floating_point() and name in owner._buffers
-    ]
-    device = next(module.parameters()).device
-    flat = torch.cat([b.reshape(-1) for _, _, b in owners]) if owners else torch.zeros(0, device=device)
-    position = 0
-    for owner, name, buffer in owners:
-        owner._buffers[name] = flat[position : position + buffer.numel()].view(buffer.shape)
-        position += buffer.numel()
-    return flat

@@ -29,6 +29,7 @@ from mipnet.models.precision import resolve_precision
 from mipnet.models.starting import start_from_folder
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import folder_name, load_checkpoint, model_from_config, save_checkpoint
+from mipnet.training.parts import parts_at_once
 from mipnet.training.step import TrainStep
 
 Row = dict[str, float]
@@ -58,17 +59,18 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     # All cores: what else Ray runs here, decoding and validation too, gives way (the trainer's FIRST).
-    share_of_cores = max(cores() // context.get_local_world_size(), 1)
-    torch.set_num_threads(settings["threads"] or share_of_cores)
+    threads = settings["threads"] or max(cores() // context.get_local_world_size(), 1)
+    device = ray.train.torch.get_device()
+    at_once = parts_at_once(config.train, device, world, threads)
+    torch.set_num_threads(threads // at_once)
     keep_memory()
     torch.manual_seed(config.train.seed)
     model = model_from_config(config)
     checkpoint = ray.train.get_checkpoint()
     if settings["initial"] and not checkpoint:
         start_from(model, settings["initial"], config)
-    device = ray.train.torch.get_device()
     precision = resolve_precision(config.train.precision, device)
-    step = TrainStep(model, config, plan.total_steps, device, precision)
+    step = TrainStep(model, config, plan.total_steps, device, precision, at_once)
     history: list[Row] = []
     if checkpoint:
         with folder_of(checkpoint) as folder:

@@ -28,9 +28,9 @@ CPU = torch.device("cpu")
 CORRUPT = torch.tensor([True, False, False, True])
 
 
-def make(config: Config, total_steps: int = 40, precision: Precision = "fp32") -> TrainStep:
+def make(config: Config, total_steps: int = 40, precision: Precision = "fp32", at_once: int = 1) -> TrainStep:
     torch.manual_seed(0)
-    return TrainStep(model_from_config(config), config, total_steps, CPU, precision)
+    return TrainStep(model_from_config(config), config, total_steps, CPU, precision, at_once)
 
 
 def batch(count: int = 4, instances: int = 2, seed: int = 1) -> tuple[Tensor, Tensor]:
@@ -275,6 +275,7 @@ def test_moving_average_by_hand() -> None:
         expected = [0.75 * a + 0.25 * p.detach() for a, p in zip(expected, step.parameters, strict=True)]
     for a, b in zip(step.average, expected, strict=True):
         torch.testing.assert_close(a, b)
+        assert not a.requires_grad  # or it would keep the graph of every step
 
 
 def test_evaluated_weights_are_the_average_and_do_not_move_with_training() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from test_step import CORRUPT, batch, different, make, poison_activation, run_ra
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mipnet.models.precision import Precision
+from mipnet.training.parts import parts_at_once
 from mipnet.training.step import TrainStep
 
 WAITS = {"_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal"}
@@ -80,14 +83,73 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
 
 
 def test_batch_norm_sees_each_part() -> None:
-    step = make(tiny(train={"accumulate": 2}))
+    """And its statistics become the mean of the parts', as over ranks."""
+    step, alone = make(tiny(train={"accumulate": 2})), make(tiny())
     images, joints = batch()
-    alone = make(tiny())
+    start, seen = alone.statistics.clone(), []
     for part in (slice(0, 2), slice(2, 4)):
+        alone.statistics.copy_(start)
         with torch.no_grad():
             alone.loss(images[part], joints[part])
+        seen.append(alone.statistics.clone())
     step(images, joints)
-    torch.testing.assert_close(step.statistics, alone.statistics)
+    torch.testing.assert_close(step.statistics, (seen[0] + seen[1]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("parts", "at_once", "train"),
+    [(2, 2, {}), (4, 3, {"ema": 0.9, "clip_norm": 1.0}), (2, 2, {"freeze_batchnorm": True})],
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_parts_side_by_side_make_the_same_update_to_the_bit(
+    precision: Precision, parts: int, at_once: int, train: dict[str, Any]
+) -> None:
+    config = tiny(train={**train, "accumulate": parts})
+    size, instances = 2 * parts, config.model.instances
+    turns, threads = make(config, 40, precision), make(config, 40, precision, at_once)
+    for seed in range(3):
+        for step in (turns, threads):
+            step(*batch(size, instances, seed))
+            step.set_training_mode()  # as after an evaluation in between
+    assert not different(snapshot(turns), snapshot(threads))
+    assert threads.read_metrics() == turns.read_metrics()
+    again = make(config, 40, precision, at_once)
+    again.load_state_dict(copy.deepcopy(turns.state_dict()))
+    for step in (turns, again):
+        step(*batch(size, instances, 7))
+    assert not different(snapshot(turns), snapshot(again))
+
+
+def test_the_last_part_counts() -> None:
+    """Masked as a whole, or the twins' gradients and statistics would be lost unseen."""
+    step = make(tiny(train={"accumulate": 2}), at_once=2)
+    step(*batch())
+    before = snapshot(step)
+    poison = step._twins[0].network.backbone.head.weight
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            step._twins[0].network.backbone.head, "weight", nn.Parameter(torch.full_like(poison, torch.nan))
+        )
+        patch.setattr(step._twins[0], "parameters", list(step._twins[0].network.parameters()))
+        step(*batch(seed=3))
+    assert not different(before, snapshot(step))
+    assert step.read_metrics()["skipped"] == 1
+
+
+@pytest.mark.parametrize(
+    ("train", "device", "ranks", "threads", "expected"),
+    [
+        ({}, "cpu", 1, 8, 1),
+        ({"accumulate": 4}, "cpu", 1, 8, 4),
+        ({"accumulate": 4}, "cpu", 1, 2, 2),
+        ({"accumulate": 4}, "cpu", 2, 8, 1),
+        ({"accumulate": 4}, "cuda", 1, 8, 1),
+        ({"accumulate": 4, "compile": True}, "cpu", 1, 8, 1),
+        ({"accumulate": 4, "recompute": True}, "cpu", 1, 8, 1),
+    ],
+)
+def test_parts_at_once(train: dict[str, Any], device: str, ranks: int, threads: int, expected: int) -> None:
+    assert parts_at_once(tiny(train=train).train, torch.device(device), ranks, threads) == expected
 
 
 def test_a_bad_part_masks_the_whole_update() -> None:
