@@ -16,5 +16,6 @@ def tiny(**sections: Any) -> Config:
         "model": {**HRNET, "places": [1, 2]},
         "input": {"width": 32, "height": 48},
         "train": {"accumulate": 1},
+        "evaluation": {"precision": "fp32"},
     }
     return from_dict(sections, from_dict(small, preset("debug")))
