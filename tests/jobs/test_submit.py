@@ -82,11 +82,15 @@ def test_what_the_cluster_can_never_give_is_refused() -> None:
     fixed = Client(two, ["node_1234"])
     submit.check_cluster(fixed, submit.read_resources("train", ["--workers", "2"]))
     with pytest.raises(UserError, match="16 workers of 1 CPU do not fit into Ray's cluster"):
-        submit.check_cluster(fixed, submit.read_resources("train", ["--workers", "16"]))
+        submit.check_cluster(
+            fixed, submit.read_resources("train", ["--workers", "16", "--train.accumulate", "1"])
+        )
     with pytest.raises(UserError, match="2 workers of 1 CPU and 1 GPU do not fit"):
         submit.check_cluster(fixed, submit.read_resources("train", ["--workers", "2", "--gpu"]))
     growing = Client(two, ["gpu_worker"])
-    submit.check_cluster(growing, submit.read_resources("train", ["--workers", "16"]))
+    submit.check_cluster(
+        growing, submit.read_resources("train", ["--workers", "16", "--train.accumulate", "1"])
+    )
 
 
 def test_secrets_stay_here_and_the_commit_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
