@@ -11,7 +11,10 @@ HRNET = {"width": 8, "modules": [1], "blocks": 1, "stem_channels": 8, "stage1_bl
 
 
 def tiny(**sections: Any) -> Config:
-    """That with N = 2 and a MIMB at both places, on crops of 32x48 px, with more settings on top."""
+    """That with N = 2 and a MIMB at both places, on crops of 32x48 px, with more settings on top.
+
+    In one part and evaluated in fp32, on any machine.
+    """
     small = {
         "model": {**HRNET, "places": [1, 2]},
         "input": {"width": 32, "height": 48},

@@ -86,7 +86,7 @@ def initialise(backbone: nn.Module, last: nn.Conv2d) -> None:
     ``last`` keeps 0.001 and no bias: the first heatmaps are then nearly zero, as the targets mostly are.
 
     A network without memory, on the device "meta", has no weights to draw; drawing none of them there makes
-    PyTorch load its compiler's decompositions (1.6 s of a core at each load of a model).
+    PyTorch load its compiler's decompositions, about a second of a core.
     """
     if last.weight.is_meta:
         return

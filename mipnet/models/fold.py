@@ -17,7 +17,7 @@ def fold(model: MIPNet, size: tuple[int, int]) -> MIPNet:
 
     In eval mode a batch norm is one factor and one term per channel, which the convolution's weight and bias
     can take over, and z of a MIMB is one constant vector per λ. Which batch norm reads which convolution is
-    seen from a run without data, so this holds for any backbone; one that reads anything else stays.
+    seen from a run on one crop, so this holds for any backbone; one that reads anything else stays.
 
     Args:
         model: is not changed.

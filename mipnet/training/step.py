@@ -27,6 +27,9 @@ from mipnet.training.losses import heatmap_loss
 from mipnet.training.optimise import build_optimizer, learning_rate
 from mipnet.training.parts import Twin, flatten_statistics
 
+Part = tuple[Tensor, Tensor]
+"""Images and joints of a part of a batch."""
+
 
 class TrainStep:
     """A network with what it takes to train it.
@@ -76,10 +79,12 @@ class TrainStep:
         self.average = [p.detach().clone() for p in self.parameters] if train.ema else []
         self.step = 0
         self._sums = torch.zeros(4 + config.model.instances, device=device)
-        # The first part is the network's own.
-        self._twins = [Twin(self.model) for _ in range(train.accumulate - 1)] if at_once > 1 else []
+        self._twins: list[Twin] = []
+        if at_once > 1:
+            self._twins = [Twin(self.model) for _ in range(train.accumulate - 1)]  # the first part is ours
+            each = torch.get_num_threads()
+            self._threads = ThreadPoolExecutor(at_once, "part", torch.set_num_threads, (each,))
         self.set_training_mode()
-        self._threads = ThreadPoolExecutor(at_once, "part", torch.set_num_threads, (torch.get_num_threads(),))
 
     def set_training_mode(self) -> None:
         """Training mode, with batch norm in eval mode where the configuration freezes it."""
@@ -117,8 +122,7 @@ class TrainStep:
         self._statistics_before.copy_(self.statistics)
         self.optimizer.zero_grad(set_to_none=True)
         per_instance = self._gradients(images, joints)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients_of(self.parameters))
         finite = torch.isfinite(norm)  # the same on all ranks: the gradients are already averaged
         if train.clip_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, train.clip_norm, norm)
@@ -149,44 +153,44 @@ class TrainStep:
         """
         count = self.config.train.accumulate
         parts = list(zip(images.chunk(count), joints.chunk(count), strict=True))
-        losses, statistics = self._side_by_side(parts) if self._twins else self._in_turns(parts)
-        self.statistics.copy_(torch.stack(statistics).mean(dim=0))
-        return torch.stack(losses).mean(dim=0)
+        found = self._side_by_side(parts) if self._twins else self._in_turns(parts)
+        losses, statistics = (torch.stack(each).mean(dim=0) for each in zip(*found, strict=True))
+        self.statistics.copy_(statistics)
+        return losses
 
-    def _in_turns(self, parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
-        """Add up the parts' gradients; returns losses and statistics of each."""
-        losses, statistics, network = [], [], self.network
-        for part, (images, joints) in enumerate(parts, start=1):
+    def _in_turns(self, parts: Sequence[Part]) -> list[tuple[Tensor, Tensor]]:
+        """Add up the parts' gradients; returns what ``_one`` does, of each."""
+        found, network = [], self.network
+        for number, part in enumerate(parts, start=1):
             alone: AbstractContextManager[Any] = nullcontext()
-            if isinstance(network, DistributedDataParallel) and part < len(parts):
+            if isinstance(network, DistributedDataParallel) and number < len(parts):
                 alone = network.no_sync()  # the ranks' gradients are averaged once, with the last part
             with alone:
-                self.statistics.copy_(self._statistics_before)
-                loss, per_instance = self.loss(images, joints)
-                statistics.append(self.statistics.clone())  # recomputing moves them once more
-                (loss / len(parts)).backward()
-            losses.append(per_instance)
-        return losses, statistics
+                found.append(self._one(network, self.statistics, part, len(parts)))
+        return found
 
-    def _side_by_side(self, parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    def _side_by_side(self, parts: Sequence[Part]) -> list[tuple[Tensor, Tensor]]:
         """The same, with a thread for each part; added up in their order, so to the same bits."""
         for twin in self._twins:
-            twin.statistics.copy_(self._statistics_before)
             twin.network.zero_grad(set_to_none=True)
-
-        def part(network: nn.Module, images: Tensor, joints: Tensor) -> Tensor:
-            loss, per_instance = self.loss(images, joints, network)
-            (loss / len(parts)).backward()
-            return per_instance
-
-        networks = [self.network, *(twin.network for twin in self._twins)]
-        begun = [self._threads.submit(part, net, *its) for net, its in zip(networks, parts, strict=True)]
-        losses = [each.result() for each in begun]
+        ours: tuple[nn.Module, Tensor] = (self.network, self.statistics)
+        networks = [ours, *((twin.network, twin.statistics) for twin in self._twins)]
+        begun = [
+            self._threads.submit(self._one, *network, part, len(parts))
+            for network, part in zip(networks, parts, strict=True)
+        ]
+        found = [each.result() for each in begun]
         for twin in self._twins:
-            found = [(p.grad, q.grad) for p, q in zip(self.parameters, twin.parameters, strict=True)]
-            pairs = [(sum_, grad) for sum_, grad in found if sum_ is not None and grad is not None]
-            torch._foreach_add_([sum_ for sum_, _ in pairs], [grad for _, grad in pairs])
-        return losses, [self.statistics, *(twin.statistics for twin in self._twins)]
+            torch._foreach_add_(gradients_of(self.parameters), gradients_of(twin.parameters))
+        return found
+
+    def _one(self, network: nn.Module, statistics: Tensor, part: Part, of: int) -> tuple[Tensor, Tensor]:
+        """Add the gradients of a part to a network's; returns the loss of each λ and the statistics."""
+        statistics.copy_(self._statistics_before)
+        loss, per_instance = self.loss(*part, network)
+        after = statistics.clone()  # recomputing moves them once more
+        (loss / of).backward()
+        return per_instance, after
 
     def read_metrics(self) -> dict[str, float]:
         """Means since the last call, over all ranks; waits for the device.
@@ -244,3 +248,8 @@ class TrainStep:
         for mine, saved in zip(self.average, state["average"], strict=True):
             mine.copy_(saved)
         torch.set_rng_state(state["torch_rng"].cpu())
+
+
+def gradients_of(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Of those that took part in the loss."""
+    return [p.grad for p in parameters if p.grad is not None]
