@@ -7,7 +7,6 @@ batch-norm statistics on the device; how often that happened is read with the ot
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -25,10 +24,9 @@ from mipnet.models.recompute import recompute_activations
 from mipnet.models.targets import heatmap_targets
 from mipnet.training.losses import heatmap_loss
 from mipnet.training.optimise import build_optimizer, learning_rate
-from mipnet.training.parts import Twin, flatten_statistics
 
-Part = tuple[Tensor, Tensor]
-"""Images and joints of a part of a batch."""
+MicroBatch = tuple[Tensor, Tensor]
+"""Images (b, h, w, 3) and joints (b, N, K, 3) of one of the ``train.accumulate`` parts of a batch."""
 
 
 class TrainStep:
@@ -40,8 +38,6 @@ class TrainStep:
         total_steps: length of the schedule.
         device: where to compute.
         precision: of the network's forward and backward pass; a continued run keeps the one it began with.
-        at_once: how many parts of a batch to compute side by side, see ``parts_at_once``; with the caller's
-            number of CPU threads each. Never changes a result.
     """
 
     def __init__(
@@ -51,7 +47,6 @@ class TrainStep:
         total_steps: int,
         device: torch.device,
         precision: Precision = "fp32",
-        at_once: int = 1,
     ) -> None:
         self.config, self.total_steps, self.device, self.precision = config, total_steps, device, precision
         train = config.train
@@ -79,21 +74,15 @@ class TrainStep:
         self.average = [p.detach().clone() for p in self.parameters] if train.ema else []
         self.step = 0
         self._sums = torch.zeros(4 + config.model.instances, device=device)
-        self._twins: list[Twin] = []
-        if at_once > 1:
-            self._twins = [Twin(self.model) for _ in range(train.accumulate - 1)]  # the first part is ours
-            each = torch.get_num_threads()
-            self._threads = ThreadPoolExecutor(at_once, "part", torch.set_num_threads, (each,))
         self.set_training_mode()
 
     def set_training_mode(self) -> None:
         """Training mode, with batch norm in eval mode where the configuration freezes it."""
-        for network in (self.model, *(twin.network for twin in self._twins)):
-            network.train()
-            if self.config.train.freeze_batchnorm:
-                for module in network.modules():
-                    if isinstance(module, _BatchNorm):
-                        module.eval()
+        self.model.train()
+        if self.config.train.freeze_batchnorm:
+            for module in self.model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
 
     def loss(self, images: Tensor, joints: Tensor, network: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         """The loss () and the loss of each λ (N,).
@@ -146,50 +135,46 @@ class TrainStep:
         torch._foreach_add_(self.average, change)
 
     def _gradients(self, images: Tensor, joints: Tensor) -> Tensor:
-        """Set the gradients of the mean loss over all parts; returns the loss of each λ (N,).
+        """Set the gradients of the mean loss over all micro-batches; returns the loss of each λ (N,).
 
-        Each part begins with the statistics from before the step; they become the mean of what the parts make
-        of them, as they do over ranks.
+        Each micro-batch begins with the statistics from before the step; they become the mean of what the
+        micro-batches make of them, as they do over ranks.
         """
         count = self.config.train.accumulate
         parts = list(zip(images.chunk(count), joints.chunk(count), strict=True))
-        found = self._side_by_side(parts) if self._twins else self._in_turns(parts)
-        losses, statistics = (torch.stack(each).mean(dim=0) for each in zip(*found, strict=True))
-        self.statistics.copy_(statistics)
-        return losses
+        losses, statistics = zip(*self._run(parts), strict=True)
+        self.statistics.copy_(torch.stack(statistics).mean(dim=0))
+        return torch.stack(losses).mean(dim=0)
 
-    def _in_turns(self, parts: Sequence[Part]) -> list[tuple[Tensor, Tensor]]:
-        """Add up the parts' gradients; returns what ``_one`` does, of each."""
+    def _run(self, parts: Sequence[MicroBatch]) -> list[tuple[Tensor, Tensor]]:
+        """Run the micro-batches one after another; returns ``_backward`` of each, gradients added up."""
         found, network = [], self.network
         for number, part in enumerate(parts, start=1):
-            alone: AbstractContextManager[Any] = nullcontext()
+            unsynchronised: AbstractContextManager[Any] = nullcontext()
             if isinstance(network, DistributedDataParallel) and number < len(parts):
-                alone = network.no_sync()  # the ranks' gradients are averaged once, with the last part
-            with alone:
-                found.append(self._one(network, self.statistics, part, len(parts)))
+                unsynchronised = network.no_sync()  # all-reduce the gradients once, with the last one
+            with unsynchronised:
+                found.append(self._backward(network, self.statistics, part, len(parts)))
         return found
 
-    def _side_by_side(self, parts: Sequence[Part]) -> list[tuple[Tensor, Tensor]]:
-        """The same, with a thread for each part; added up in their order, so to the same bits."""
-        for twin in self._twins:
-            twin.network.zero_grad(set_to_none=True)
-        ours: tuple[nn.Module, Tensor] = (self.network, self.statistics)
-        networks = [ours, *((twin.network, twin.statistics) for twin in self._twins)]
-        begun = [
-            self._threads.submit(self._one, *network, part, len(parts))
-            for network, part in zip(networks, parts, strict=True)
-        ]
-        found = [each.result() for each in begun]
-        for twin in self._twins:
-            torch._foreach_add_(gradients_of(self.parameters), gradients_of(twin.parameters))
-        return found
+    def _backward(
+        self, network: nn.Module, statistics: Tensor, part: MicroBatch, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """Forward and backward pass of one of ``count`` micro-batches.
 
-    def _one(self, network: nn.Module, statistics: Tensor, part: Part, of: int) -> tuple[Tensor, Tensor]:
-        """Add the gradients of a part to a network's; returns the loss of each λ and the statistics."""
+        Args:
+            network: gets the gradients, added to those that it has.
+            statistics: its batch-norm statistics.
+            part: the micro-batch.
+            count: the loss is divided by it.
+
+        Returns:
+            the loss of each λ (N,), and the statistics after the forward pass.
+        """
         statistics.copy_(self._statistics_before)
         loss, per_instance = self.loss(*part, network)
-        after = statistics.clone()  # recomputing moves them once more
-        (loss / of).backward()
+        after = statistics.clone()  # activation checkpointing updates them a second time in backward()
+        (loss / count).backward()
         return per_instance, after
 
     def read_metrics(self) -> dict[str, float]:
@@ -251,5 +236,25 @@ class TrainStep:
 
 
 def gradients_of(parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Of those that took part in the loss."""
+    """Gradients of the parameters that have one."""
     return [p.grad for p in parameters if p.grad is not None]
+
+
+def flatten_statistics(module: nn.Module) -> Tensor:
+    """Put all floating-point buffers of a module into one vector, of which they become views.
+
+    So saving, restoring and averaging them is one operation each instead of one per layer.
+    """
+    owners = [
+        (owner, name, buffer)
+        for owner in module.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+        if buffer.is_floating_point() and name in owner._buffers
+    ]
+    device = next(module.parameters()).device
+    flat = torch.cat([b.reshape(-1) for _, _, b in owners]) if owners else torch.zeros(0, device=device)
+    position = 0
+    for owner, name, buffer in owners:
+        owner._buffers[name] = flat[position : position + buffer.numel()].view(buffer.shape)
+        position += buffer.numel()
+    return flat

@@ -29,7 +29,7 @@ from mipnet.models.precision import resolve_precision
 from mipnet.models.starting import start_from_folder
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import folder_name, load_checkpoint, model_from_config, save_checkpoint
-from mipnet.training.parts import parts_at_once
+from mipnet.training.cpu_step import CpuTrainStep, parallel_micro_batches
 from mipnet.training.step import TrainStep
 
 Row = dict[str, float]
@@ -61,8 +61,8 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     # All cores: what else Ray runs here, decoding and validation too, gives way (the trainer's FIRST).
     threads = settings["threads"] or max(cores() // context.get_local_world_size(), 1)
     device = ray.train.torch.get_device()
-    at_once = parts_at_once(config.train, device, world, threads)
-    torch.set_num_threads(threads // at_once)
+    parallel = parallel_micro_batches(config.train, device, world, threads)
+    torch.set_num_threads(threads // parallel)
     keep_memory()
     torch.manual_seed(config.train.seed)
     model = model_from_config(config)
@@ -70,7 +70,10 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     if settings["initial"] and not checkpoint:
         start_from(model, settings["initial"], config)
     precision = resolve_precision(config.train.precision, device)
-    step = TrainStep(model, config, plan.total_steps, device, precision, at_once)
+    if parallel > 1:
+        step: TrainStep = CpuTrainStep(model, config, plan.total_steps, precision, parallel)
+    else:
+        step = TrainStep(model, config, plan.total_steps, device, precision)
     history: list[Row] = []
     if checkpoint:
         with folder_of(checkpoint) as folder:

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mipnet.config import Config
 from mipnet.models.precision import Precision
 from mipnet.training.checkpoint import model_from_config
+from mipnet.training.cpu_step import CpuTrainStep
 from mipnet.training.optimise import learning_rate
 from mipnet.training.step import TrainStep, flatten_statistics
 
@@ -28,9 +29,14 @@ CPU = torch.device("cpu")
 CORRUPT = torch.tensor([True, False, False, True])
 
 
-def make(config: Config, total_steps: int = 40, precision: Precision = "fp32", at_once: int = 1) -> TrainStep:
+def make(config: Config, total_steps: int = 40, precision: Precision = "fp32") -> TrainStep:
     torch.manual_seed(0)
-    return TrainStep(model_from_config(config), config, total_steps, CPU, precision, at_once)
+    return TrainStep(model_from_config(config), config, total_steps, CPU, precision)
+
+
+def make_parallel(config: Config, parallel: int = 2, precision: Precision = "fp32") -> CpuTrainStep:
+    torch.manual_seed(0)
+    return CpuTrainStep(model_from_config(config), config, 40, precision, parallel)
 
 
 def batch(count: int = 4, instances: int = 2, seed: int = 1) -> tuple[Tensor, Tensor]:

@@ -11,12 +11,21 @@ from typing import Any
 import pytest
 import torch
 from networks import tiny
-from test_step import CORRUPT, batch, different, make, poison_activation, run_ranks, snapshot
+from test_step import (
+    CORRUPT,
+    batch,
+    different,
+    make,
+    make_parallel,
+    poison_activation,
+    run_ranks,
+    snapshot,
+)
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mipnet.models.precision import Precision
-from mipnet.training.parts import parts_at_once
+from mipnet.training.cpu_step import parallel_micro_batches
 from mipnet.training.step import TrainStep
 
 WAITS = {"_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal"}
@@ -97,40 +106,38 @@ def test_batch_norm_sees_each_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "at_once", "train"),
+    ("parts", "parallel", "train"),
     [(2, 2, {}), (4, 3, {"ema": 0.9, "clip_norm": 1.0}), (2, 2, {"freeze_batchnorm": True})],
 )
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_parts_side_by_side_make_the_same_update_to_the_bit(
-    precision: Precision, parts: int, at_once: int, train: dict[str, Any]
+def test_parallel_micro_batches_make_the_same_update_to_the_bit(
+    precision: Precision, parts: int, parallel: int, train: dict[str, Any]
 ) -> None:
     config = tiny(train={**train, "accumulate": parts})
     size, instances = 2 * parts, config.model.instances
-    turns, threads = make(config, 40, precision), make(config, 40, precision, at_once)
+    turns, threads = make(config, 40, precision), make_parallel(config, parallel, precision)
     for seed in range(3):
         for step in (turns, threads):
             step(*batch(size, instances, seed))
-            step.set_training_mode()  # as after an evaluation in between
     assert not different(snapshot(turns), snapshot(threads))
     assert threads.read_metrics() == turns.read_metrics()
-    again = make(config, 40, precision, at_once)
+    again = make_parallel(config, parallel, precision)
     again.load_state_dict(copy.deepcopy(turns.state_dict()))
     for step in (turns, again):
         step(*batch(size, instances, 7))
     assert not different(snapshot(turns), snapshot(again))
 
 
-def test_the_last_part_counts() -> None:
-    """Masked as a whole, or the twins' gradients and statistics would be lost unseen."""
-    step = make(tiny(train={"accumulate": 2}), at_once=2)
+def test_the_last_micro_batch_counts() -> None:
+    """A replica's bad gradients mask the update as a whole, or they would be lost unseen."""
+    step = make_parallel(tiny(train={"accumulate": 2}))
     step(*batch())
     before = snapshot(step)
-    poison = step._twins[0].network.backbone.head.weight
+    replica = step.replicas[0]
+    poison = torch.full_like(replica.network.backbone.head.weight, torch.nan)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            step._twins[0].network.backbone.head, "weight", nn.Parameter(torch.full_like(poison, torch.nan))
-        )
-        patch.setattr(step._twins[0], "parameters", list(step._twins[0].network.parameters()))
+        patch.setattr(replica.network.backbone.head, "weight", nn.Parameter(poison))
+        patch.setattr(replica, "parameters", list(replica.network.parameters()))
         step(*batch(seed=3))
     assert not different(before, snapshot(step))
     assert step.read_metrics()["skipped"] == 1
@@ -148,8 +155,11 @@ def test_the_last_part_counts() -> None:
         ({"accumulate": 4, "recompute": True}, "cpu", 1, 8, 1),
     ],
 )
-def test_parts_at_once(train: dict[str, Any], device: str, ranks: int, threads: int, expected: int) -> None:
-    assert parts_at_once(tiny(train=train).train, torch.device(device), ranks, threads) == expected
+def test_parallel_micro_batches(
+    train: dict[str, Any], device: str, ranks: int, threads: int, expected: int
+) -> None:
+    found = parallel_micro_batches(tiny(train=train).train, torch.device(device), ranks, threads)
+    assert found == expected
 
 
 def test_a_bad_part_masks_the_whole_update() -> None:
