@@ -1,3 +1,68 @@
-"""MIPNet on Ray: multi-instance top-down pose estimation, from generated scenes to a served model."""
+"""MIPNet on Ray: multi-instance top-down pose estimation, from generated scenes to a served model.
+
+What stands in ``__all__`` is for other people's code and stays where it is. It is imported at first use, so
+that ``import mipnet`` and the command line's ``--help`` cost nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mipnet.api import TrainedRun, load_predictor, train
+    from mipnet.config import Config, preset
+    from mipnet.errors import UserError
+    from mipnet.evaluation.coco import evaluate_keypoints
+    from mipnet.evaluation.decoding import decode_heatmaps
+    from mipnet.evaluation.oks import oks_nms
+    from mipnet.inference.image_predictor import ImagePoses, ImagePredictor
+    from mipnet.models.backbone import Backbone
+    from mipnet.models.build import build_model
+    from mipnet.models.network import MIPNet
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Backbone",
+    "Config",
+    "ImagePoses",
+    "ImagePredictor",
+    "MIPNet",
+    "TrainedRun",
+    "UserError",
+    "build_model",
+    "decode_heatmaps",
+    "evaluate_keypoints",
+    "load_predictor",
+    "oks_nms",
+    "preset",
+    "train",
+]
+
+_HOMES = {
+    "Backbone": "mipnet.models.backbone",
+    "Config": "mipnet.config",
+    "ImagePoses": "mipnet.inference.image_predictor",
+    "ImagePredictor": "mipnet.inference.image_predictor",
+    "MIPNet": "mipnet.models.network",
+    "TrainedRun": "mipnet.api",
+    "UserError": "mipnet.errors",
+    "build_model": "mipnet.models.build",
+    "decode_heatmaps": "mipnet.evaluation.decoding",
+    "evaluate_keypoints": "mipnet.evaluation.coco",
+    "load_predictor": "mipnet.api",
+    "oks_nms": "mipnet.evaluation.oks",
+    "preset": "mipnet.config",
+    "train": "mipnet.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

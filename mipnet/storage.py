@@ -275,3 +275,8 @@ def default_storage() -> Folder:
     from platformdirs import user_data_dir
 
     return Folder.of(user_data_dir("mipnet"))
+
+
+def storage_named(uri: str) -> Folder:
+    """The storage that ``--storage`` names, or the default one; only to be read from."""
+    return Folder.of(uri) if uri else default_storage()

@@ -14,17 +14,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from mipnet.data.crops import decode_image
-from mipnet.inference.predictor import Predictor
+from mipnet.inference.image_predictor import ImagePredictor
 from mipnet.storage import Folder
 from mipnet.tracking.registry import register_model
 from mipnet.tracking.tracker import prepare_mlflow
@@ -69,13 +67,12 @@ def own_truth(model: Path, small_coco: Folder, root: Path) -> Path:
     shutil.copytree(small_coco.local_path, root)
     path = root / "annotations" / "person_keypoints_train.json"
     content = json.loads(path.read_text())
-    predictor = Predictor.load(model)
+    predictor = ImagePredictor.load(model)
     for image in content["images"]:
         pixels = decode_image((root / "train" / image["file_name"]).read_bytes())
         for person in content["annotations"]:
             if person["image_id"] == image["id"]:
-                joints = predictor.poses(pixels, np.array([person["bbox"]]))[0]["keypoints"]
-                table = np.array(joints).reshape(-1, 3)
+                table = predictor(pixels, [person["bbox"]]).keypoints[0].astype(float)
                 table[:, :2] = table[:, :2].clip(0, [119, 99])
                 table[:, 2] = 2
                 person["keypoints"] = table.ravel().tolist()
@@ -91,26 +88,9 @@ def encoded(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode()
 
 
-def installed_wheel(folder: Path) -> Path:
-    """The project as its wheel holds it, for PYTHONPATH: what the reading side installs."""
-    source, wheels, site = folder / "source", folder / "wheels", folder / "site"
-    project = Path(__file__).resolve().parents[1]
-    shutil.copytree(project / "mipnet", source / "mipnet", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(project / name, source)
-    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(wheels)]
-    done = subprocess.run([*pip, str(source)], text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = wheels.glob("mipnet-*.whl")
-    with zipfile.ZipFile(wheel) as packed:
-        packed.extractall(site)
-    return site
-
-
 def expected(model: Path, data: Folder) -> list[list[dict[str, Any]]]:
-    predictor = Predictor.load(model)
-    images = [decode_image(path.read_bytes()) for path in pictures(data)]
-    return [predictor.poses(image, np.array(boxes)) for image, boxes in zip(images, BOXES, strict=True)]
+    predictor = ImagePredictor.load(model)
+    return [predictor(p, boxes).to_coco() for p, boxes in zip(pictures(data), BOXES, strict=True)]
 
 
 def check_same(answer: list[list[dict[str, Any]]], wanted: list[list[dict[str, Any]]]) -> None:

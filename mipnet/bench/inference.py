@@ -13,7 +13,7 @@ from mipnet.bench.plain import Repeated
 from mipnet.bench.step import PLAIN, random_batch
 from mipnet.config import Config
 from mipnet.evaluation.decoding import flip_back
-from mipnet.inference.predictor import Predictor
+from mipnet.inference.crop_predictor import CropPredictor
 from mipnet.models.fold import fold
 from mipnet.models.images import normalise
 from mipnet.models.network import MIPNet
@@ -53,7 +53,7 @@ def ways(config: Config, model: MIPNet, device: torch.device) -> dict[str, Heatm
     def predicted(network: MIPNet, layout: torch.memory_format, tf32: bool, bf16: bool) -> Heatmaps:
         network = network.to(memory_format=layout)  # type: ignore[call-overload]
         evaluation = replace(config.evaluation, precision="bf16" if bf16 else "fp32")
-        predictor = Predictor(network, config, evaluation, device)
+        predictor = CropPredictor(network, config, evaluation, device)
 
         def run(crops: Tensor) -> Tensor:
             set_tf32(tf32)

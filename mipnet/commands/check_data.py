@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from mipnet.commands.checks import check_split, split_sources
-from mipnet.commands.common import CONFIG_HELP, STORAGE_HELP, chosen_base, output_folder, storage_named
+from mipnet.commands.common import CONFIG_HELP, STORAGE_HELP, chosen_base, output_folder
 from mipnet.commands.progress import Progress
 from mipnet.config import Config, from_dict
 from mipnet.config.flags import option, parse, say
@@ -23,7 +23,7 @@ from mipnet.data.records import CocoFile, Images
 from mipnet.data.statistics import Statistics, statistics_of
 from mipnet.errors import UserError, first_few
 from mipnet.inference.tables import aligned
-from mipnet.storage import Folder
+from mipnet.storage import Folder, storage_named
 
 NOT_AUGMENTED = AugmentConfig(flip=0, scale=0, rotation_probability=0, shift=0, half_body=0, colour=0)
 

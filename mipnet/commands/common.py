@@ -16,7 +16,7 @@ from mipnet.config import Config, from_dict, preset, read_yaml, to_yaml
 from mipnet.config.flags import chosen, say
 from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError, refusal
-from mipnet.storage import Folder, default_storage
+from mipnet.storage import Folder, storage_named
 
 if TYPE_CHECKING:
     from mipnet.data.records import CocoFile
@@ -37,11 +37,6 @@ def chosen_base(argv: Sequence[str]) -> Config:
     from_file = read_yaml(path) if path else {}
     name = chosen(argv, "--preset", str(from_file.get("preset", "tiny")))
     return from_dict({**from_file, "preset": name}, preset(name))
-
-
-def storage_named(uri: str) -> Folder:
-    """The storage that ``--storage`` names, or the default one; only to be read from."""
-    return Folder.of(uri) if uri else default_storage()
 
 
 def storage_at(uri: str) -> Folder:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mipnet.commands.common import STORAGE_HELP, storage_named
+from mipnet.commands.common import STORAGE_HELP
 from mipnet.config import preset
 from mipnet.config.flags import option, parse, say
 from mipnet.errors import UserError
+from mipnet.storage import storage_named
 
 
 @dataclass(frozen=True)

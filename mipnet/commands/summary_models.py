@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mipnet.commands.common import STORAGE_HELP, storage_named
+from mipnet.commands.common import STORAGE_HELP
 from mipnet.config import Config, from_dict, preset
 from mipnet.config.flags import chosen, option, parse, say
 from mipnet.config.presets import baseline
+from mipnet.storage import storage_named
 
 if TYPE_CHECKING:
     from mipnet.models.costs import Part

@@ -64,16 +64,35 @@ def main(command: str, argv: Sequence[str]) -> int:
     """Run or continue a training to its registered model."""
     options, config = read(command, argv)
     storage = storage_at(options.storage)
-    run = open_run(storage, config, options.name, options.new)
+    run = complete_run(config, storage, options.name, options.new, options.verbose, argv)
+    if not run.finished:
+        return 1
+    say(run.folder.read("summary.txt").decode())
+    return 0
+
+
+def complete_run(
+    config: Config,
+    storage: Folder,
+    name: str = "",
+    new: bool = False,
+    verbose: bool = False,
+    argv: Sequence[str] | None = None,
+) -> Run:
+    """Begin a run or continue it; it is not ``finished`` if MLflow did not take all that it was told.
+
+    Args:
+        config, storage, name, new: as for ``open_run``.
+        verbose: show Ray's own messages.
+        argv: the flags of ``mipnet train``; None for a call from Python.
+    """
+    run = open_run(storage, config, name, new)
     with locked(run):
         if run.finished:
             say(f"run {run.name} is finished; --new starts another\n")
         else:
-            carry_out(run, storage, argv, options.verbose)
-        if not run.finished:
-            return 1
-        say(run.folder.read("summary.txt").decode())
-    return 0
+            carry_out(run, storage, argv, verbose)
+    return run
 
 
 def read(command: str, argv: Sequence[str]) -> tuple[Options, Config]:
@@ -84,7 +103,7 @@ def read(command: str, argv: Sequence[str]) -> tuple[Options, Config]:
     return options, from_dict(settings, baseline(base) if options.baseline else base)
 
 
-def carry_out(run: Run, storage: Folder, argv: Sequence[str], verbose: bool) -> None:
+def carry_out(run: Run, storage: Folder, argv: Sequence[str] | None, verbose: bool) -> None:
     """All phases that are not done yet."""
     say(f"run {run.name}\n  {run.folder.uri}")
     files = None if run.config.data.generated else open_data(run, Folder.of(run.config.data.root))
@@ -103,7 +122,8 @@ def carry_out(run: Run, storage: Folder, argv: Sequence[str], verbose: bool) -> 
             data = data_folder(config, storage, verbose)
         files = open_data(run, data) if files is None else files
         probe_files(one_image_each(files))
-        tracker = open_tracker(run, storage, argv)
+        tags = {"command": "mipnet.train()"} if argv is None else None
+        tracker = open_tracker(run, storage, argv or (), tags)
         status = "FAILED"
         try:
             with SystemMetrics(tracker.metrics, run.state["begun"], disk_of(storage)):

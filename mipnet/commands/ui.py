@@ -22,11 +22,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mipnet.commands.common import STORAGE_HELP, storage_named
+from mipnet.commands.common import STORAGE_HELP
 from mipnet.config import preset
 from mipnet.config.flags import option, parse, say
 from mipnet.errors import UserError
-from mipnet.storage import Folder
+from mipnet.storage import Folder, storage_named
 from mipnet.tracking.tracker import SQLITE, tracking_uri
 
 SECONDS_TO_START = 120

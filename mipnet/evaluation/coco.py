@@ -32,14 +32,39 @@ def keypoint_results(
         category_id: the person's category.
     """
     return [
-        {"image_id": image_id, "category_id": category_id, "keypoints": keypoints, "score": score}
+        {
+            "image_id": image_id,
+            "category_id": category_id,
+            "keypoints": keypoints.ravel().tolist(),
+            "score": score,
+        }
         for image_id, keypoints, score in zip(
             np.asarray(image_ids).tolist(),
-            np.asarray(poses, np.float64).reshape(len(poses), -1).tolist(),
+            np.asarray(poses, np.float64),
             np.asarray(scores, np.float64).tolist(),
             strict=True,
         )
     ]
+
+
+def pose_results(
+    image_ids: Sequence[int | str] | np.ndarray,
+    poses: np.ndarray,
+    scores: np.ndarray,
+    instances: np.ndarray,
+    boxes: np.ndarray,
+    category_id: int = 1,
+) -> list[dict[str, Any]]:
+    """``keypoint_results`` that also tell each pose's ``instance`` (its λ) and ``box``.
+
+    Args:
+        image_ids, poses, scores, category_id: as for ``keypoint_results``.
+        instances: (M,) int64; boxes: (M, 4) x, y, w, h in px, rounded to a hundredth.
+    """
+    results = keypoint_results(image_ids, poses, scores, category_id)
+    for result, instance, box in zip(results, instances.tolist(), boxes.tolist(), strict=True):
+        result |= {"instance": instance, "box": [round(v, 2) for v in box]}
+    return results
 
 
 def evaluate_keypoints(

@@ -24,8 +24,8 @@ from mipnet.data.faults import check_readable
 from mipnet.data.geometry import box_to_crop, crop_affine, warp_crop
 from mipnet.data.records import Boxes
 from mipnet.data.stream import settle
+from mipnet.inference.crop_predictor import CropPredictor
 from mipnet.inference.poses import Poses
-from mipnet.inference.predictor import Predictor
 from mipnet.machine import cores, keep_memory
 from mipnet.storage import Folder
 
@@ -191,7 +191,7 @@ class PoseActor:
             torch.set_num_threads(threads or cores())
         with TemporaryDirectory() as scratch:
             folder = model.download(Path(scratch))
-            self.predictor = Predictor.load(folder, evaluation, "cuda" if gpu else "cpu")
+            self.predictor = CropPredictor.load(folder, evaluation, "cuda" if gpu else "cpu")
 
     def __call__(self, batch: Block) -> Block:
         keypoints = self.predictor(batch["crop"], batch["center"], batch["size"])

@@ -10,7 +10,7 @@ import numpy as np
 from mipnet.config import Config
 from mipnet.config.schema import EvaluationConfig
 from mipnet.data.records import Boxes
-from mipnet.evaluation.coco import keypoint_results
+from mipnet.evaluation.coco import pose_results
 from mipnet.evaluation.merging import Instances, merge_data_set, pose_scores
 
 
@@ -62,10 +62,11 @@ def merged_results(
         evaluation.oks_nms,
         instances,
     )
-    ids = boxes.images.ids[boxes.image[kept.boxes]]
-    results = keypoint_results(ids, poses.keypoints[kept.boxes, kept.instances], kept.scores, category_id)
-    for result, box, instance in zip(
-        results, boxes.boxes[kept.boxes].tolist(), kept.instances.tolist(), strict=True
-    ):
-        result |= {"instance": instance, "box": [round(v, 2) for v in box]}
-    return results
+    return pose_results(
+        boxes.images.ids[boxes.image[kept.boxes]],
+        poses.keypoints[kept.boxes, kept.instances],
+        kept.scores,
+        kept.instances,
+        boxes.boxes[kept.boxes],
+        category_id,
+    )

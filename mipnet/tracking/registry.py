@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.metadata
 import io
 import json
 import urllib.error
@@ -23,6 +24,20 @@ CANDIDATE = "candidate"
 SECONDS_TO_ANSWER = 10.0
 ARTIFACT = "network"
 """Name of the model folder among the registered model's artifacts."""
+PACKAGE = Path(__file__).parents[1]
+"""Our code, of which each version carries a copy: it is on no package index that a server could ask."""
+PREDICTOR_PACKAGES = (
+    "numpy",
+    "opencv-python-headless",
+    "platformdirs",
+    "pyarrow",
+    "pycocotools",
+    "pydantic",
+    "pyyaml",
+    "safetensors",
+    "torch",
+)
+"""What ``mipnet.load_predictor`` imports from others."""
 
 
 def register_model(
@@ -54,8 +69,6 @@ def register_model(
     import mlflow
     from mlflow import MlflowClient
 
-    from mipnet import __version__
-
     client = MlflowClient()
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     if versions:
@@ -69,7 +82,8 @@ def register_model(
                 registered_model_name=name,
                 signature=_signature(),
                 step=step,
-                pip_requirements=[f"mipnet=={__version__}"],
+                code_paths=[str(PACKAGE)],
+                pip_requirements=_requirements(),
                 await_registration_for=120,
             )
         version = info.registered_model_version
@@ -80,6 +94,11 @@ def register_model(
     _link(client, run_id, name, str(version))
     client.set_registered_model_alias(name, CANDIDATE, version)
     return str(version)
+
+
+def _requirements() -> list[str]:
+    """What a server of the model has to install, in the versions that are installed here."""
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in PREDICTOR_PACKAGES]
 
 
 def _link(client: Any, run_id: str, name: str, version: str) -> None:

@@ -2,13 +2,13 @@
 
 Text is always base64 of an encoded picture, never a path: whoever can send requests to a server must not read
 its files. Arrays and ``pathlib`` paths, which no request can hold, are for callers in Python.
+
+This file is copied into every registered version, so it imports the public face of ``mipnet`` only.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,7 @@ from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
-from mipnet.data.crops import decode_image
-from mipnet.inference.predictor import Predictor
+import mipnet
 
 
 class PoseModel(PythonModel):
@@ -29,53 +28,37 @@ class PoseModel(PythonModel):
     """
 
     def load_context(self, context: Any) -> None:
-        self.predictor = Predictor.load(context.artifacts["network"])
+        self.predictor = mipnet.load_predictor(context.artifacts["network"])
 
     # MLflow derives signatures from annotations of this method; the registered signature says more.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """For each row the poses of its picture, best first, as COCO results with instance and box."""
         rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
         # One after the other: all pictures of a large batch at once would fill the memory.
-        return [self.predictor.poses(*_input(row, number)) for number, row in enumerate(rows)]
+        return [self._poses(row, number) for number, row in enumerate(rows)]
+
+    def _poses(self, row: dict[str, Any], number: int) -> list[dict[str, Any]]:
+        """The poses of one row.
+
+        Raises:
+            MlflowException: the row is not usable; the server answers 400 with its message.
+        """
+        image, boxes = row.get("image"), row.get("boxes")
+        if isinstance(boxes, float) and np.isnan(boxes):  # a table's cell of a row without boxes
+            boxes = None
+        try:
+            if image is None or isinstance(image, str | bytes):
+                image = _decode_base64(image)
+            return self.predictor(image, boxes).to_coco()
+        except ValueError as error:
+            raise MlflowException(f"row {number}: {error}", INVALID_PARAMETER_VALUE) from None
 
 
-def _input(row: dict[str, Any], number: int) -> tuple[np.ndarray, np.ndarray]:
-    """((H, W, 3) uint8 RGB, (P, 4) boxes) of a row.
-
-    Raises:
-        MlflowException: the row is not usable; the server answers 400 with its message.
-    """
-    image = _pixels(row.get("image"))
-    if image is None:
-        raise _refusal(number, "'image' is not the base64 of a picture")
-    boxes = row.get("boxes")
-    if boxes is None or (
-        isinstance(boxes, float) and np.isnan(boxes)
-    ):  # nan: a table's for what is not there
-        boxes = [[0, 0, image.shape[1], image.shape[0]]]
+def _decode_base64(text: str | bytes | None) -> bytes:
     try:
-        table = np.array([[x, y, w, h] for x, y, w, h in boxes], np.float64).reshape(-1, 4)
-    except (TypeError, ValueError):
-        table = np.full((1, 4), np.nan)
-    if not (np.isfinite(table).all() and (table[:, 2:] > 0).all()):
-        raise _refusal(number, "'boxes' is not a list of [x, y, width, height]")
-    return image, table
-
-
-def _pixels(image: Any) -> np.ndarray | None:
-    """(H, W, 3) uint8 RGB; None if it is no picture."""
-    if isinstance(image, np.ndarray):
-        return image if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 else None
-    if isinstance(image, Path):
-        return decode_image(image.read_bytes())
-    try:
-        return decode_image(base64.b64decode(image, validate=True))
-    except (TypeError, ValueError, binascii.Error):
-        return None
-
-
-def _refusal(number: int, what: str) -> MlflowException:
-    return MlflowException(f"row {number}: {what}", INVALID_PARAMETER_VALUE)
+        return base64.b64decode(text or "", validate=True)
+    except ValueError:
+        raise ValueError("'image' is not the base64 of a picture") from None
 
 
 set_model(PoseModel())

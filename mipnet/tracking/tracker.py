@@ -50,7 +50,6 @@ def prepare_mlflow(storage: Folder) -> str:
     if uri.startswith(SQLITE):
         Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     settings = {
-        "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -63,7 +62,10 @@ def prepare_mlflow(storage: Folder) -> str:
 
     for name in ("mlflow", "alembic"):  # after the import, which sets them anew
         logging.getLogger(name).setLevel(logging.ERROR)
+    named = "MLFLOW_TRACKING_URI" in os.environ
     mlflow.set_tracking_uri(uri)
+    if not named:  # MLflow has set it for subprocesses, but the next storage has a store of its own
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
     return uri
 
 

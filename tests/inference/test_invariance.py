@@ -20,8 +20,8 @@ from networks import tiny
 
 from mipnet.config import Config, to_dict
 from mipnet.data.layouts import open_split
+from mipnet.inference.crop_predictor import CropPredictor
 from mipnet.inference.pipeline import predict_poses
-from mipnet.inference.predictor import Predictor
 from mipnet.models.images import normalise
 from mipnet.models.targets import heatmap_targets
 from mipnet.models.weights import save_model
@@ -67,8 +67,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(folder, model, {"config": to_dict(config())})
 
 
-def predictor(folder: Path, decoder: str) -> Predictor:
-    return Predictor.load(folder, dataclasses.replace(config().evaluation, decoder=decoder))  # type: ignore[arg-type]
+def predictor(folder: Path, decoder: str) -> CropPredictor:
+    return CropPredictor.load(folder, dataclasses.replace(config().evaluation, decoder=decoder))  # type: ignore[arg-type]
 
 
 def boxes(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from mipnet.config import Config, to_dict
 from mipnet.data.geometry import crop_affine, invert_affine, transform_points, warp_crop
 from mipnet.errors import UserError
 from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps
-from mipnet.inference.predictor import Predictor
+from mipnet.inference.crop_predictor import CropPredictor
 from mipnet.models.images import MEAN, STD, normalise
 from mipnet.models.precision import native_bf16
 from mipnet.models.weights import DESCRIPTION, load_model, save_model
@@ -40,8 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def with_settings(folder: Path, **settings: Any) -> Predictor:
-    return Predictor.load(folder, dataclasses.replace(tiny().evaluation, **settings))
+def with_settings(folder: Path, **settings: Any) -> CropPredictor:
+    return CropPredictor.load(folder, dataclasses.replace(tiny().evaluation, **settings))
 
 
 def crops(count: int = 3) -> np.ndarray:
@@ -49,12 +49,12 @@ def crops(count: int = 3) -> np.ndarray:
 
 
 def test_load_gives_a_network_in_eval_mode_with_its_configuration(folder: Path) -> None:
-    predictor = Predictor.load(folder)
+    predictor = CropPredictor.load(folder)
     assert not any(m.training for m in predictor.model.modules())
     assert predictor.config == tiny()
     assert predictor.evaluation == tiny().evaluation
     other = dataclasses.replace(tiny().evaluation, decoder="argmax")
-    assert Predictor.load(str(folder), other).evaluation.decoder == "argmax"
+    assert CropPredictor.load(str(folder), other).evaluation.decoder == "argmax"
 
 
 def test_normalise_by_hand() -> None:
@@ -126,7 +126,7 @@ def test_argmax_by_hand(folder: Path) -> None:
 
 
 def test_instances_differ_and_rows_do_not_depend_on_their_neighbours(folder: Path) -> None:
-    predictor = Predictor.load(folder)
+    predictor = CropPredictor.load(folder)
     centers, sizes = np.full((3, 2), 20.0), np.full((3, 2), 48.0)
     together = predictor(crops(), centers, sizes)
     alone = predictor(crops()[1:2], centers[:1], sizes[:1])
@@ -136,7 +136,7 @@ def test_instances_differ_and_rows_do_not_depend_on_their_neighbours(folder: Pat
 
 
 def test_an_empty_batch(folder: Path) -> None:
-    poses = Predictor.load(folder)(crops(0), np.zeros((0, 2)), np.zeros((0, 2)))
+    poses = CropPredictor.load(folder)(crops(0), np.zeros((0, 2)), np.zeros((0, 2)))
     assert poses.shape == (0, 2, 17, 3)
     assert poses.dtype == np.float32
 
@@ -145,13 +145,13 @@ def test_inputs_are_not_changed_and_may_be_read_only(folder: Path) -> None:
     pixels, centers, sizes = crops(), np.full((3, 2), 20.0), np.full((3, 2), 48.0)
     for array in (pixels, centers, sizes):
         array.flags.writeable = False  # as Ray hands them out
-    Predictor.load(folder)(pixels, centers, sizes)
+    CropPredictor.load(folder)(pixels, centers, sizes)
     np.testing.assert_array_equal(pixels, crops())
 
 
 def test_the_baseline_predicts_too(tmp_path: Path) -> None:
     save(tmp_path, instances=1)
-    poses = Predictor.load(tmp_path)(crops(), np.full((3, 2), 20.0), np.full((3, 2), 48.0))
+    poses = CropPredictor.load(tmp_path)(crops(), np.full((3, 2), 20.0), np.full((3, 2), 48.0))
     assert poses.shape == (3, 1, 17, 3)
 
 
@@ -171,7 +171,7 @@ def test_a_mark_in_the_image_is_found_where_it_is(flip_test: bool) -> None:
     """Cut, mirror, decode and send back: no half pixel may be lost on the way."""
     config = tiny()
     evaluation = dataclasses.replace(config.evaluation, decoder="quarter", flip_test=flip_test)
-    predictor = Predictor(Spot(), config, evaluation, torch.device("cpu"))  # type: ignore[arg-type]
+    predictor = CropPredictor(Spot(), config, evaluation, torch.device("cpu"))  # type: ignore[arg-type]
     image = np.zeros((200, 200, 3), np.uint8)
     image[90:95, 110:115] = 255  # its middle is (112, 92)
     center, size = np.array([104.0, 100.0]), np.array([64.0, 96.0])
@@ -201,13 +201,13 @@ def test_a_model_whose_crops_are_unknown(tmp_path: Path, change: Any, message: s
     change(content)
     (tmp_path / DESCRIPTION).write_text(json.dumps(content))
     with pytest.raises(UserError, match=message) as caught:
-        Predictor.load(tmp_path)
+        CropPredictor.load(tmp_path)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_no_model_at_all(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no model\.json"):
-        Predictor.load(tmp_path)
+        CropPredictor.load(tmp_path)
 
 
 def test_cells_to_image_is_used_with_the_maps_own_size(folder: Path) -> None:
@@ -215,30 +215,3 @@ def test_cells_to_image_is_used_with_the_maps_own_size(folder: Path) -> None:
     middle = torch.tensor([[[[4.0, 6.0]]]])
     found = cells_to_image(middle, torch.tensor([[50.0, 60.0]]), torch.tensor([[64.0, 96.0]]), (8, 12))
     assert found.flatten().tolist() == [50.0, 60.0]
-
-
-def test_poses_of_one_image_are_merged_best_first(folder: Path) -> None:
-    predictor = Predictor.load(folder)
-    image = np.random.default_rng(1).integers(0, 256, (120, 160, 3), np.uint8)
-    boxes = np.array([[10, 10, 40, 80], [90, 20, 50, 70.0]])
-    found = predictor.poses(image, boxes, np.array([0.5, 0.9]), image_id=7)
-    assert found
-    assert {r["image_id"] for r in found} == {7}
-    scores = [r["score"] for r in found]
-    assert scores == sorted(scores, reverse=True)
-    assert {tuple(r["box"]) for r in found} <= {tuple(b) for b in boxes.tolist()}
-    assert {r["instance"] for r in found} <= {0, 1}
-
-    first = next(r for r in found if r["instance"] == 0 and r["box"] == boxes[0].tolist())
-    center, size = np.array([30.0, 50.0]), np.array([80 * 2 / 3, 80.0]) * 1.25
-    crop = warp_crop(image, crop_affine(center, size, 0.0, (32, 48)), (32, 48))
-    pose = predictor(crop[None], center[None], size[None])[0, 0]
-    np.testing.assert_allclose(np.reshape(first["keypoints"], (17, 3)), pose, atol=0.02)
-
-    alone = predictor.poses(image, boxes[:1])
-    same = next(r for r in alone if r["instance"] == 0)
-    assert same["score"] == pytest.approx(2 * first["score"], rel=1e-3)  # box scores are 1 by default
-
-
-def test_an_image_without_boxes_has_no_poses(folder: Path) -> None:
-    assert Predictor.load(folder).poses(np.zeros((10, 10, 3), np.uint8), np.zeros((0, 4))) == []

@@ -15,7 +15,7 @@ from torch import Tensor
 from mipnet.config import preset
 from mipnet.config.presets import baseline
 from mipnet.errors import ConfigError, UserError
-from mipnet.inference.predictor import Predictor
+from mipnet.inference.crop_predictor import CropPredictor
 from mipnet.models.build import build_model
 from mipnet.models.importing import config_for, export_checkpoint, import_checkpoint, is_checkpoint
 from mipnet.models.reference_names import to_reference
@@ -50,7 +50,7 @@ def test_weights_for_a_skeleton_of_ones_own(tmp_path: Path) -> None:
     file = saved(network(16), tmp_path)
     done = import_checkpoint(file, tmp_path / "model", joints=str(tmp_path / "mine.yaml"))
     (tmp_path / "mine.yaml").unlink()
-    predictor = Predictor.load(tmp_path / "model")
+    predictor = CropPredictor.load(tmp_path / "model")
     assert predictor.config.data.joints.joints == tuple(joints)
     assert predictor.config == done.config
     model = model_from_config(done.config)
@@ -77,7 +77,7 @@ def test_the_round_trip_is_bit_exact(
 
 def test_an_imported_model_says_how_to_run_it(tmp_path: Path) -> None:
     done = import_checkpoint(saved(network(), tmp_path), tmp_path / "model", (64, 96))
-    predictor = Predictor.load(tmp_path / "model")
+    predictor = CropPredictor.load(tmp_path / "model")
     assert predictor.config == done.config
     assert predictor.config.input.size == (64, 96)
     assert predictor.evaluation.decoder == "quarter"

@@ -19,13 +19,11 @@ from registering import (
     check_same,
     encoded,
     expected,
-    installed_wheel,
     pictures,
     serving,
 )
 
 from mipnet.data.crops import decode_image
-from mipnet.inference.predictor import Predictor
 from mipnet.storage import Folder
 
 Register = Callable[..., int]
@@ -82,10 +80,11 @@ def test_no_boxes_is_the_whole_image_and_an_empty_list_is_nobody(model: Any, sma
         ({"boxes": [[1, 2, 0, 4]]}, "row 1: 'boxes' is not a list of"),
         ({"boxes": [[1, 2, float("nan"), 4]]}, "row 1: 'boxes' is not a list of"),
         ({"boxes": "all"}, "row 1: 'boxes' is not a list of"),
-        ({"image": "bm90IGEgcGljdHVyZQ=="}, "row 1: 'image' is not the base64 of a picture"),
+        ({"image": "bm90IGEgcGljdHVyZQ=="}, "row 1: 'image' is not a picture that can be decoded"),
         ({"image": "PATH"}, "row 1: 'image' is not the base64 of a picture"),
-        ({"image": np.zeros((5, 5, 3))}, "row 1: 'image' is not the base64 of a picture"),
-        ({"image": np.zeros((5, 5), np.uint8)}, "row 1: 'image' is not the base64 of a picture"),
+        ({"image": ""}, "row 1: 'image' is not a picture that can be decoded"),
+        ({"image": np.zeros((5, 5, 3))}, "row 1: 'image' is float64 (5, 5, 3), not (H, W, 3) uint8 RGB"),
+        ({"image": np.zeros((5, 5), np.uint8)}, "row 1: 'image' is uint8 (5, 5), not (H, W, 3) uint8 RGB"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(
@@ -102,49 +101,22 @@ def test_a_row_that_cannot_be_used_is_named(
     assert message in str(caught.value)
 
 
-def test_more_boxes_than_a_batch_are_answered_alike(small_models: list[Path], small_coco: Folder) -> None:
-    predictor = Predictor.load(small_models[0])
-    image = decode_image(pictures(small_coco)[0].read_bytes())
-    rng = np.random.default_rng(0)
-    count = 2 * predictor.evaluation.batch_size + 1
-    boxes = np.column_stack([rng.uniform(0, 40, (count, 2)), rng.uniform(20, 60, (count, 2))])
-    centers = boxes[:, :2] + boxes[:, 2:] / 2
-    seen = []
-    call = type(predictor).__call__
-
-    class Watching(Predictor):
-        def __call__(self, crops: np.ndarray, centers: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-            seen.append((len(crops), centers))
-            return call(self, crops, centers, sizes)
-
-    predictor.__class__ = Watching
-    poses = predictor.poses(image, boxes)
-    assert [n for n, _ in seen] == [predictor.evaluation.batch_size] * 2 + [1]
-    assert np.concatenate([c for _, c in seen]) == pytest.approx(centers)
-    assert {tuple(p["box"]) for p in poses} <= {tuple(b) for b in boxes.round(2).tolist()}
-
-
 @pytest.mark.slow
 def test_the_champion_is_served_over_http(
     register: Register, model_store: Folder, small_models: list[Path], small_coco: Folder, tmp_path: Path
 ) -> None:
-    """By the project's wheel alone, which is all that the reading side has of it."""
+    """And a path in a request is never opened."""
     from mlflow import MlflowClient
 
     from mipnet.tracking.tracker import tracking_uri
 
     version = register("served")
     MlflowClient().set_registered_model_alias("served", "champion", str(version))
-    site = installed_wheel(tmp_path / "wheel")
-    wheel = {"PYTHONPATH": str(site)}
-    asked = [sys.executable, "-c", "import mipnet; print(mipnet.__file__)"]
-    found = subprocess.run(asked, env={**os.environ, **wheel}, cwd=tmp_path, text=True, capture_output=True)
-    assert found.stdout.startswith(str(site))
     files = pictures(small_coco)
     rows = [{"image": encoded(f), "boxes": boxes} for f, boxes in zip(files, BOXES, strict=True)]
     wanted = expected(small_models[0], small_coco)
     store = tracking_uri(model_store)
-    with serving("models:/served@champion", store, tmp_path / "log", wheel) as address:
+    with serving("models:/served@champion", store, tmp_path / "log") as address:
         for part in (slice(0, 1), slice(0, 3)):
             status, answer = ask(address, {"dataframe_records": rows[part]})
             assert status == 200, answer
@@ -192,3 +164,58 @@ def test_http_gives_the_poses_of_mipnet_predict(
     by_image = [[r for r in results if r["file_name"] == str(f)] for f in files]
     assert all(by_image)
     check_same(answer["predictions"], by_image)
+
+
+ALONE = r"""
+import importlib.metadata, json, re, sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in str(finder)]
+sys.path[:] = [place for place in sys.path if place not in ("", CHECKOUT)]
+try:
+    import mipnet
+except ImportError:
+    pass
+else:
+    raise SystemExit(f"mipnet is importable: {mipnet.__file__}")
+import mlflow
+model = mlflow.pyfunc.load_model("models:/alone@candidate")
+poses = model.predict([{"image": text, "boxes": boxes} for text, boxes in json.load(sys.stdin)])
+import mipnet
+files = [module.__file__ for name, module in sys.modules.items() if name.startswith("mipnet.")]
+found = {name for file in files for name in re.findall(r"^(?:import|from) (\w+)", open(file).read(), re.M)}
+homes = importlib.metadata.packages_distributions()
+packages = [package for name in found - {"mipnet"} for package in homes.get(name, [])]
+print(json.dumps([mipnet.__file__, poses, packages, "ray" in sys.modules]))
+"""
+
+
+@pytest.mark.slow
+def test_a_version_carries_its_code_and_names_what_else_it_needs(
+    register: Register, model_store: Folder, small_models: list[Path], small_coco: Folder, tmp_path: Path
+) -> None:
+    """The reading side has nothing of ours; a package of our name on an index would be somebody else's."""
+    import mlflow
+
+    from mipnet.tracking.tracker import tracking_uri
+
+    register("alone")
+    files = pictures(small_coco)
+    checkout = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE.replace("CHECKOUT", repr(checkout))],
+        input=json.dumps([(encoded(f), boxes) for f, boxes in zip(files, BOXES, strict=True)]),
+        env={**os.environ, "MLFLOW_TRACKING_URI": tracking_uri(model_store)},
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    where, poses, packages, ray = json.loads(done.stdout.splitlines()[-1])
+    assert Path(where).parts[-3:] == ("code", "mipnet", "__init__.py")
+    assert checkout not in where
+    check_same(poses, expected(small_models[0], small_coco))
+    assert not ray
+    requirements = mlflow.artifacts.load_text("models:/alone@candidate/requirements.txt")
+    named = {line.partition("==")[0].lower() for line in requirements.split()}
+    assert "mipnet" not in named
+    assert {"torch", "pycocotools"} <= {package.lower() for package in packages}  # that any would be seen
+    assert {package.lower() for package in packages} <= named

@@ -1,0 +1,93 @@
+"""A trained model to call and a training to run: what ``import mipnet`` offers beside its parts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from mipnet.config import Config, preset
+from mipnet.errors import UserError
+from mipnet.storage import storage_named
+
+if TYPE_CHECKING:
+    from mipnet.inference.image_predictor import ImagePredictor
+
+
+def load_predictor(
+    model: str | PathLike[str], device: str = "auto", storage: str | PathLike[str] = ""
+) -> ImagePredictor:
+    """A trained network, ready to be called with a picture and boxes.
+
+    Ray is never imported, and MLflow only for an address that begins with ``models:`` or ``runs:``.
+
+    Args:
+        model: models:/NAME@ALIAS, models:/NAME/VERSION, the name of a run, or a folder with model.json.
+        device: "cpu", "cuda", "cuda:1", …; "auto" is a GPU if PyTorch has one.
+        storage: where runs and, unless MLFLOW_TRACKING_URI names a server, registered models lie; by default
+            a folder in the user's data directory, as for ``mipnet train``.
+
+    Raises:
+        UserError: there is no such model, or it cannot be used.
+    """
+    import torch
+
+    from mipnet.inference.image_predictor import ImagePredictor
+    from mipnet.tracking.registry import resolve_model
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder = resolve_model(str(model), storage_named(str(storage)))
+    with TemporaryDirectory() as scratch:
+        return ImagePredictor.load(folder.download(Path(scratch)), device=device)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What ``train`` came to.
+
+    Attributes:
+        name: of the run; ``load_predictor`` takes it.
+        folder: where configuration, weights, results and report lie.
+        metrics: ``split/source/view/metric`` -> value, 0 to 1.
+        version: of the registered model; "" if the configuration registers none.
+    """
+
+    name: str
+    folder: str
+    metrics: dict[str, float]
+    version: str
+
+
+def train(
+    config: Config | str = "tiny",
+    name: str = "",
+    new: bool = False,
+    storage: str | PathLike[str] = "",
+    verbose: bool = False,
+) -> TrainedRun:
+    """What ``mipnet train`` does: data, training, evaluation, registration; the same call continues.
+
+    Args:
+        config: of the run, or the name of a preset.
+        name: of the run; by default preset and digest of the settings.
+        new: start another run instead of continuing.
+        storage: a folder or URI for data sets, runs and checkpoints.
+        verbose: show Ray's own messages.
+
+    Raises:
+        UserError: something is wrong with the settings, the data or the cluster; or the run is trained, but
+            MLflow does not answer.
+    """
+    from mipnet.commands.train import complete_run
+    from mipnet.runs import RESULTS
+
+    config = preset(config) if isinstance(config, str) else config
+    run = complete_run(config, storage_named(str(storage)), name, new, verbose)
+    if not run.finished:
+        raise UserError(f"run {run.name} is trained, but MLflow does not answer", "call train again")
+    metrics = json.loads(run.folder.read(f"{RESULTS}/metrics.json"))
+    return TrainedRun(run.name, run.folder.uri, metrics, run.state.get("version", ""))
