@@ -203,7 +203,7 @@ class Tracker:
             self._failures += 1
 
     def _open(self) -> MlflowClient:
-        prepare_mlflow(self.storage)
+        where = prepare_mlflow(self.storage)
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -216,11 +216,9 @@ class Tracker:
         else:
             found = client.get_experiment_by_name(self.experiment)
             if found is None:
-                where = (
-                    None if os.environ["MLFLOW_TRACKING_URI"].startswith("http") else self._artifact_root()
-                )
+                place = None if where.startswith("http") else self._artifact_root()
                 with contextlib.suppress(MlflowException):  # somebody else was quicker
-                    client.create_experiment(self.experiment, artifact_location=where)
+                    client.create_experiment(self.experiment, artifact_location=place)
                 found = client.get_experiment_by_name(self.experiment)
             run = client.create_run(found.experiment_id, run_name=self.name, tags=self.tags)
             self.run_id = run.info.run_id
