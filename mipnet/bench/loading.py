@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import cycle
@@ -13,8 +12,6 @@ from mipnet.bench.plain_loader import PlainLoader, stack
 from mipnet.data.buffers import PixelMemory
 from mipnet.data.pack import PackedImage, Packing, pack, pieces
 from mipnet.data.stream import WindowCutter
-from mipnet.data.tiles import PLACE, TILES, limits
-from mipnet.data.tiling import Tiling
 from mipnet.storage import Folder, parent_of
 
 
@@ -46,33 +43,17 @@ class Loading:
 
     def packed(self, scratch: Folder) -> Loading:
         """The same from shards, which are packed into ``scratch``."""
-        images = self.cutter.people.images
-        packing = self._packing(scratch)
-        pack(packing)
+        people, images = self.cutter.people, self.cutter.people.images
+        folder, _ = parent_of(str(images.uris[0]))
+        names = [str(uri).removeprefix(f"{folder.uri}/") for uri in images.uris]
+        rows = [
+            PackedImage(name, number, "[]") for name, number in zip(names, images.ids.tolist(), strict=True)
+        ]
+        pack(Packing(folder, scratch, rows, 500, {}))
         found = pieces(scratch)
-        uris = np.array([scratch.path(found.get(image.name, image.name)) for image in packing.images])
-        people = replace(self.cutter.people, images=replace(images, uris=uris))
+        uris = np.array([scratch.path(found.get(name, name)) for name in names])
+        people = replace(people, images=replace(images, uris=uris))
         return replace(self, cutter=replace(self.cutter, people=people))
-
-    def tiled(self, scratch: Folder) -> Loading:
-        """The same from a tile for each person, in fully random order."""
-        tiling = Tiling(self.cutter.people, self.cutter.settings)
-        about = {TILES: limits(self.cutter.settings)}
-        pack(replace(self._packing(scratch), settings=about, cut=tiling.cut, place=PLACE))
-        people = tiling.packed(scratch)
-        plan = replace(self.cutter.plan, first=people.groups)
-        return replace(self, cutter=replace(self.cutter, people=people, plan=plan))
-
-    def _packing(self, scratch: Folder) -> Packing:
-        people = self.cutter.people
-        folder, _ = parent_of(str(people.images.uris[0]))
-        rows = []
-        for image, uri in enumerate(people.images.uris):
-            ids = people.ids[people.first[image] : people.first[image + 1]].tolist()
-            shown = json.dumps([{"id": i} for i in ids])
-            name = str(uri).removeprefix(f"{folder.uri}/")
-            rows.append(PackedImage(name, int(people.images.ids[image]), shown))
-        return Packing(folder, scratch, rows, 500, {})
 
     def cut_plain(self) -> float:
         """Batches of single samples, until there are a quarter of ``samples``."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from mipnet.commands.bench_flags import BenchOptions, begin, read
+from mipnet.commands.bench_flags import NetworkOptions, begin, read_network, write_json
 from mipnet.config import from_dict, preset
 from mipnet.config.checks import Problem
 from mipnet.config.flags import option, say
 
 
 @dataclass(frozen=True)
-class Options(BenchOptions):
+class Options(NetworkOptions):
     """Flags of ``mipnet bench step``."""
 
     batch: int = option(0, "samples in a step; 0: 4 on a CPU, 64 on a GPU")
@@ -24,12 +23,11 @@ class Options(BenchOptions):
 def main(command: str, argv: Sequence[str]) -> int:
     """Print the table, the gradients' difference, and on a GPU memory and the share of its peak."""
     about = "A training step beside the plain one: the whole network over the images repeated N times."
-    least = {"batch": 0, "steps": 0}
-    options, settings, config = read(command, about, Options, ["model", "input"], argv, least)
+    options, settings, config = read_network(command, about, Options, argv)
     if options.compile not in ("auto", "true", "false"):
         raise Problem("--compile", options.compile, "is unknown", "give true, false or auto")
     from mipnet.bench.device import bf16_peak
-    from mipnet.bench.rounds import as_json, in_turns, machine, table
+    from mipnet.bench.rounds import in_turns, machine, measured, table
     from mipnet.bench.step import PLAIN, StepWay, gradient_difference, operations, variants
 
     device = begin(options)
@@ -61,6 +59,5 @@ def main(command: str, argv: Sequence[str]) -> int:
             memory[t.name] = ways[t.name].peak_memory
             say(f"{t.name:<26} {100 * shares[t.name]:5.1f} % of it, {memory[t.name] / 2**30:.1f} GiB at most")
         facts |= {"share_of_bf16_peak": shares, "peak_memory_bytes": memory}
-    if options.json:
-        Path(options.json).write_text(as_json("step", timings, facts), encoding="utf-8")
+    write_json(options.json, measured("step", timings, facts))
     return 0
