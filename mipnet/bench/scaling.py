@@ -24,8 +24,8 @@ from mipnet.training.trainer import fit
 
 
 @dataclass(frozen=True)
-class FirstSteps(WindowPlan):
-    """The beginning of a plan.
+class ShortPlan(WindowPlan):
+    """The first steps of a plan.
 
     Attributes:
         length: in steps.
@@ -38,32 +38,7 @@ class FirstSteps(WindowPlan):
         return self.length
 
 
-@dataclass(frozen=True)
-class Point:
-    """What training on so many workers came to.
-
-    Attributes:
-        workers: training processes.
-        rates: samples per second of all of them, one for each round.
-        waited: the share of each round's time for which rank 0 waited for data.
-    """
-
-    workers: int
-    rates: list[float]
-    waited: list[float]
-
-    @property
-    def rate(self) -> float:
-        """Samples per second over all rounds, which have equally many samples."""
-        return harmonic_mean(self.rates)
-
-    @property
-    def waiting(self) -> float:
-        """The share of the time of all rounds."""
-        return float(np.average(self.waited, weights=1 / np.array(self.rates)))
-
-
-def room(resources: ResourcesConfig, nodes: Sequence[Mapping[str, Any]]) -> int:
+def max_workers(resources: ResourcesConfig, nodes: Sequence[Mapping[str, Any]]) -> int:
     """The most workers that fit into the cluster as it is now, beside a CPU that decodes.
 
     Args:
@@ -80,7 +55,7 @@ def room(resources: ResourcesConfig, nodes: Sequence[Mapping[str, Any]]) -> int:
     return max(min(places, most), 1)
 
 
-def counts(config: Config, most: int) -> list[int]:
+def worker_counts(config: Config, most: int) -> list[int]:
     """1, 2, 4, … and ``most`` workers, without those among whom the batch cannot be split."""
     numbers = sorted({*(2**i for i in range(most.bit_length())), most})
     return [number for number in numbers if _possible(with_workers(config, number))]
@@ -98,31 +73,31 @@ def _possible(config: Config) -> bool:
     return True
 
 
-def decoding_tasks(config: Config) -> int:
-    """How many windows are cut at the same time while the configured workers train."""
-    resources = config.resources
-    return capacity(ray.nodes(), config, resources.workers * max(resources.cpus_per_worker, 1)).tasks
-
-
-def measure(config: Config, people: People, scratch: Folder, rounds: int) -> Point:
+def measure(config: Config, workers: int, people: People, scratch: Folder, rounds: int) -> dict[str, Any]:
     """Train from random weights through the stream, without checkpoints.
 
     In a round every decoding task makes one window. Windows come as tasks end, all at about the same time:
     over whole rounds as much is made as is taken. The first, with all that has to start, does not count.
 
     Args:
-        config: with the number of workers.
+        config: what is trained.
+        workers: on so many.
         people: what to train on.
         scratch: a folder that all nodes share.
         rounds: how many count.
 
+    Returns:
+        see ``summary``.
+
     Raises:
         UserError: the training failed.
     """
-    tasks, settings = decoding_tasks(config), config.train
+    config = with_workers(config, workers)
+    settings = config.train
+    tasks = capacity(ray.nodes(), config, workers * max(config.resources.cpus_per_worker, 1)).tasks
     log_steps = tasks * settings.window_batches
     steps = (1 + rounds) * log_steps
-    plan = FirstSteps(
+    plan = ShortPlan(
         people.first, settings.seed, settings.epochs, settings.batch_size, settings.window_batches, steps
     )
     config = replace(
@@ -139,44 +114,42 @@ def measure(config: Config, people: People, scratch: Folder, rounds: int) -> Poi
             plan,
             until=steps + 1,
             tasks=tasks,
-            mend="mend that, and run the same command again",
+            mend="run the same command again",
         )
     finally:
         scratch.remove(name)
-    rows = found["history"][1:]
-    return Point(
-        config.resources.workers,
-        [row["samples_per_second"] for row in rows],
-        [row["waited_for_data"] for row in rows],
-    )
+    return summary(workers, found["history"][1:])
 
 
-def scaling(points: Sequence[Point]) -> list[dict[str, Any]]:
-    """Each point's figures; the speed-up is over the first, the efficiency is that of each worker."""
-    first = points[0]
+def summary(workers: int, rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """What so many workers came to.
+
+    Args:
+        workers: training processes.
+        rounds: their logged rows, each of equally many samples; rank 0 tells for how long it waited.
+    """
+    rates = [row["samples_per_second"] for row in rounds]
+    waited = [row["waited_for_data"] for row in rounds]
+    return {
+        "workers": workers,
+        "samples_per_second": harmonic_mean(rates),
+        "waited_for_data": float(np.average(waited, weights=1 / np.array(rates))),
+        "rounds": {"samples_per_second": rates, "waited_for_data": waited},
+    }
+
+
+def compared(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The points with their speed-up over the first, and the share of it that each worker keeps."""
+    speed_ups = [p["samples_per_second"] / points[0]["samples_per_second"] for p in points]
     return [
-        {
-            "workers": point.workers,
-            "samples_per_second": point.rate,
-            "speed_up": point.rate / first.rate,
-            "efficiency": point.rate / first.rate * first.workers / point.workers,
-            "waited_for_data": point.waiting,
-            "rounds": {"samples_per_second": point.rates, "waited_for_data": point.waited},
-        }
-        for point in points
+        {**p, "speed_up": speed_up, "efficiency": speed_up * points[0]["workers"] / p["workers"]}
+        for p, speed_up in zip(points, speed_ups, strict=True)
     ]
 
 
-def scaling_table(found: Sequence[Mapping[str, Any]]) -> str:
+def scaling_table(points: Sequence[Mapping[str, Any]]) -> str:
     rows = [("workers", "samples/s", "speed-up", "efficiency", "waiting for data")]
-    for point in found:
-        rows.append(
-            (
-                str(point["workers"]),
-                f"{point['samples_per_second']:,.4g}",
-                f"x {point['speed_up']:.2f}",
-                f"{point['efficiency']:.0%}",
-                f"{point['waited_for_data']:.1%}",
-            )
-        )
+    for p in points:
+        ratios = f"x {p['speed_up']:.2f}", f"{p['efficiency']:.0%}", f"{p['waited_for_data']:.1%}"
+        rows.append((str(p["workers"]), f"{p['samples_per_second']:,.4g}", *ratios))
     return "\n".join(aligned(rows, 0))

@@ -25,6 +25,7 @@ class NetworkOptions:
     """Flags of ``mipnet bench step`` and ``inference``; their own come on top."""
 
     preset: str = option(DEFAULT, "whose network and crops")
+    batch: int = option(0, "samples of a batch; 0: 4 on a CPU, 64 on a GPU")
     rounds: int = option(5, "rounds that count")
     threads: int = option(1, "CPU threads")
     device: str = option("auto", "auto, cpu or cuda")
@@ -67,8 +68,9 @@ def read(
     return found, settings, from_dict(settings, base)
 
 
-def begin(options: NetworkOptions) -> torch.device:
-    """The device to measure on, once PyTorch keeps to the threads asked for.
+def begin(options: NetworkOptions, config: Config) -> tuple[torch.device, int, dict[str, Any]]:
+    """The device to measure on, once PyTorch keeps to the threads asked for; the samples of a batch; and the
+    conditions to keep with the measurement.
 
     Raises:
         ConfigError: there is no such device.
@@ -76,10 +78,19 @@ def begin(options: NetworkOptions) -> torch.device:
     import torch
 
     from mipnet.bench.device import choose_device
+    from mipnet.bench.rounds import machine
 
     device = choose_device(options.device)
     torch.set_num_threads(options.threads)
-    return device
+    batch = options.batch or (64 if device.type == "cuda" else 4)
+    facts = {
+        "preset": options.preset,
+        "instances": config.model.instances,
+        "batch": batch,
+        "threads": options.threads,
+        "machine": machine(device.type),
+    }
+    return device, batch, facts
 
 
 def write_json(path: str, found: Mapping[str, Any]) -> None:

@@ -14,7 +14,6 @@ from mipnet.config.flags import option, say
 class Options(NetworkOptions):
     """Flags of ``mipnet bench inference``."""
 
-    batch: int = option(0, "crops in a forward pass; 0: 4 on a CPU, 64 on a GPU")
     steps: int = option(0, "forward passes in a round; 0: 1 on a CPU, 20 on a GPU")
     flip: bool = option(True, "the flip test")
 
@@ -24,27 +23,18 @@ def main(command: str, argv: Sequence[str]) -> int:
     about = "Crops to heatmaps, beside the whole network over the images repeated N times."
     options, _, config = read_network(command, about, Options, argv)
     from mipnet.bench.inference import difference, repeat, trained, ways
-    from mipnet.bench.rounds import in_turns, machine, measured, table
+    from mipnet.bench.rounds import in_turns, measured, table
     from mipnet.bench.step import PLAIN, random_batch
     from mipnet.inference.tables import aligned
 
-    device = begin(options)
+    device, batch, facts = begin(options, config)
     config = replace(config, evaluation=replace(config.evaluation, flip_test=options.flip))
-    gpu = device.type == "cuda"
-    batch, steps = options.batch or (64 if gpu else 4), options.steps or (20 if gpu else 1)
+    steps = options.steps or (20 if device.type == "cuda" else 1)
     crops = random_batch(config, batch, seed=1)[0].to(device)
     found = ways(config, trained(config, device), device)
     expected = found[PLAIN](crops)
     differences = {name: difference(run(crops), expected) for name, run in found.items()}
-    facts = {
-        "preset": options.preset,
-        "instances": config.model.instances,
-        "flip": options.flip,
-        "batch": batch,
-        "threads": options.threads,
-        "machine": machine(device.type),
-        "heatmap_differences": differences,
-    }
+    facts |= {"flip": options.flip, "heatmap_differences": differences}
     flip = "with" if options.flip else "without"
     say(f"{options.preset}, N = {config.model.instances}, {flip} flip test, batch {batch}")
     say(f"{facts['machine']}, {options.threads} CPU threads\n")

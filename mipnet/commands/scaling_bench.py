@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mipnet.commands.bench_flags import JSON_HELP, read, write_json
 from mipnet.commands.common import CONFIG_HELP, STORAGE_HELP, chosen_base, data_folder, storage_at
+from mipnet.config import to_dict
 from mipnet.config.flags import option, say
 from mipnet.machine import cores
 
@@ -34,13 +36,14 @@ def main(command: str, argv: Sequence[str]) -> int:
     base = chosen_base(argv)
     options, settings, config = read(command, about, Options, SECTIONS, base, argv, {"rounds": 1})
     storage = storage_at(options.storage)
+    given = "workers" in settings.get("resources", {})
 
     from mipnet.raysession import connect, probe_files, probe_storage
 
     with connect(config.resources, options.verbose, config.window_bytes) as resources:
         import ray
 
-        from mipnet.bench.scaling import counts, measure, room, scaling, scaling_table, with_workers
+        from mipnet.bench.scaling import compared, max_workers, measure, scaling_table, worker_counts
         from mipnet.data.layouts import open_split
         from mipnet.tracking.provenance import cluster_summary
 
@@ -49,25 +52,20 @@ def main(command: str, argv: Sequence[str]) -> int:
         data = data_folder(config, storage, options.verbose)
         people = open_split(config.data, data, config.data.train).people()[0]
         probe_files([str(people.images.uris[0])])
-        given = "workers" in settings.get("resources", {})
-        facts = {
+        found: dict[str, Any] = {
             "benchmark": "scaling",
-            "preset": config.preset,
+            "config": to_dict(config),
             "machine": cluster_summary(ray.nodes(), cores()),
-            "batch": config.train.batch_size,
-            "size": list(config.input.size),
-            "gpu": resources.gpu,
-            "people": len(people),
-            "images": len(people.images),
+            "data": f"{len(people)} people in {len(people.images)} images",
         }
-        say(f"{facts['machine']}; {len(people)} people in {len(people.images)} images")
+        say(f"{found['machine']}; {found['data']}")
         points = []
-        for number in counts(config, resources.workers if given else room(resources, ray.nodes())):
-            say(f"training on {number} worker(s), global batches of {config.train.batch_size}")
-            points.append(
-                measure(with_workers(config, number), people, storage.join("bench"), options.rounds)
-            )
-    found = scaling(points)
-    say(f"\n{scaling_table(found)}")
-    write_json(options.json, {**facts, "points": found})
+        for workers in worker_counts(
+            config, resources.workers if given else max_workers(resources, ray.nodes())
+        ):
+            say(f"training on {workers} worker(s), global batches of {config.train.batch_size}")
+            points.append(measure(config, workers, people, storage.join("bench"), options.rounds))
+    found["points"] = compared(points)
+    say(f"\n{scaling_table(found['points'])}")
+    write_json(options.json, found)
     return 0

@@ -15,7 +15,6 @@ from mipnet.config.flags import option, say
 class Options(NetworkOptions):
     """Flags of ``mipnet bench step``."""
 
-    batch: int = option(0, "samples in a step; 0: 4 on a CPU, 64 on a GPU")
     steps: int = option(0, "steps in a round; 0: 1 on a CPU, 10 on a GPU")
     compile: str = option("auto", "time torch.compile as well: true, false, or auto, on a GPU only")
 
@@ -27,24 +26,16 @@ def main(command: str, argv: Sequence[str]) -> int:
     if options.compile not in ("auto", "true", "false"):
         raise Problem("--compile", options.compile, "is unknown", "give true, false or auto")
     from mipnet.bench.device import bf16_peak
-    from mipnet.bench.rounds import in_turns, machine, measured, table
+    from mipnet.bench.rounds import in_turns, measured, table
     from mipnet.bench.step import PLAIN, StepWay, gradient_difference, operations, variants
 
-    device = begin(options)
+    device, batch, facts = begin(options, config)
     gpu = device.type == "cuda"
-    batch, steps = options.batch or (64 if gpu else 4), options.steps or (10 if gpu else 1)
-    small = from_dict(settings, preset("debug"))
-    difference = gradient_difference(small)
-    facts: dict[str, object] = {
-        "preset": options.preset,
-        "instances": config.model.instances,
-        "batch": batch,
-        "threads": options.threads,
-        "machine": machine(device.type),
-        "gradient_difference_fp64": difference,
-    }
+    steps = options.steps or (10 if gpu else 1)
+    difference = gradient_difference(from_dict(settings, preset("debug")))
+    facts["gradient_difference_fp64"] = difference
     say(f"{options.preset}, N = {config.model.instances}, batch {batch}, {options.threads} CPU threads")
-    say(str(facts["machine"]))
+    say(facts["machine"])
     say(f"gradients, fp64, preset debug: largest relative difference {difference:.1e}\n")
     compile = gpu if options.compile == "auto" else options.compile == "true"
     ways = {v.name: StepWay(config, v, batch, steps, device) for v in variants(device, compile)}
