@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import cycle
+from itertools import cycle, islice
 
 import numpy as np
 
@@ -77,28 +77,21 @@ class Loading:
         """What each way hands over for a sample, (fast, plain)."""
         block = self.cutter.cut(0)
         one = self.plain.load(0, int(block["sample"][0]))
-        return sum(column.nbytes for column in block.values()) / len(block["step"]), float(
-            sum(column.nbytes for column in one.values())
-        )
+        fast, plain = (sum(column.nbytes for column in way.values()) for way in (block, one))
+        return fast / len(block["step"]), float(plain)
 
     def difference(self, samples: int) -> Difference:
         """How the fast way's crops differ from the plain way's, over so many samples."""
-        largest = values = other = joints_apart = 0.0
-        plan, seen = self.cutter.plan, 0
-        for window in range(plan.num_windows):
-            block = self.cutter.cut(window)
-            for i, (epoch, sample) in enumerate(
-                zip(block["epoch"].tolist(), block["sample"].tolist(), strict=True)
-            ):
-                crop, joints = self.plain.crop(epoch, sample)
-                apart = np.abs(block["image"][i].astype(np.int16) - crop)
-                largest = max(largest, float(apart.max()))
-                values, other = values + apart.size, other + np.count_nonzero(apart)
-                joints_apart = max(joints_apart, float(np.abs(block["joints"][i] - joints).max()))
-                seen += 1
-                if seen >= samples:
-                    return Difference(seen, largest, other / values, joints_apart)
-        return Difference(seen, largest, other / max(values, 1), joints_apart)
+        blocks = map(self.cutter.cut, range(self.cutter.plan.num_windows))
+        rows = ((block, row) for block in blocks for row in range(len(block["step"])))
+        found = []
+        for block, row in islice(rows, samples):
+            crop, joints = self.plain.crop(int(block["epoch"][row]), int(block["sample"][row]))
+            apart = np.abs(block["image"][row].astype(np.int16) - crop)
+            joints_apart = np.abs(block["joints"][row] - joints).max()
+            found.append((apart.max(), np.count_nonzero(apart) / apart.size, joints_apart))
+        largest, shares, joints_apart = zip(*found, strict=True)
+        return Difference(len(found), float(max(largest)), float(np.mean(shares)), float(max(joints_apart)))
 
 
 @dataclass(frozen=True)
