@@ -22,6 +22,8 @@ from mipnet.machine import cores
 from mipnet.storage import Folder
 from mipnet.training.trainer import fit
 
+WARM_UP = 2  # rounds: where they last a second, the processes that decode are still starting in the second
+
 
 @dataclass(frozen=True)
 class ShortPlan(WindowPlan):
@@ -77,7 +79,8 @@ def measure(config: Config, workers: int, people: People, scratch: Folder, round
     """Train from random weights through the stream, without checkpoints.
 
     In a round every decoding task makes one window. Windows come as tasks end, all at about the same time:
-    over whole rounds as much is made as is taken. The first, with all that has to start, does not count.
+    over whole rounds as much is made as is taken. The first two, in which workers and tasks start, do not
+    count.
 
     Args:
         config: what is trained.
@@ -96,7 +99,7 @@ def measure(config: Config, workers: int, people: People, scratch: Folder, round
     settings = config.train
     tasks = capacity(ray.nodes(), config, workers * max(config.resources.cpus_per_worker, 1)).tasks
     log_steps = tasks * settings.window_batches
-    steps = (1 + rounds) * log_steps
+    steps = (WARM_UP + rounds) * log_steps
     plan = ShortPlan(
         people.first, settings.seed, settings.epochs, settings.batch_size, settings.window_batches, steps
     )
@@ -118,7 +121,7 @@ def measure(config: Config, workers: int, people: People, scratch: Folder, round
         )
     finally:
         scratch.remove(name)
-    return summary(workers, found["history"][1:])
+    return summary(workers, found["history"][WARM_UP:])
 
 
 def summary(workers: int, rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mipnet.machine import keep_memory
 
 Usage = dict[str, float]
 """Seconds of CPU by kind of process."""
+LEAST_ROUNDS = 3  # of windows, of which the first fills the stock and in the last tasks run out of work
 TASKS, LOOP, CONSUMER, REST = "decoding tasks", "Ray Data's loop", "consumer", "Ray's other processes"
 
 
@@ -45,10 +46,12 @@ def steady(plan: WindowPlan, tasks: int) -> tuple[int, int]:
 
     Windows come as tasks end, all at about the same time, so whole rounds of them count: from the arrival of
     the second round, when all stock is used up, to that of the last for which all tasks are at work.
+
+    Args:
+        plan: of at least ``LEAST_ROUNDS`` rounds.
+        tasks: that cut windows at the same time.
     """
     rounds = plan.num_windows // tasks - 1
-    if rounds < 2:  # too little to be steady
-        return plan.total_steps // 3, plan.total_steps * 2 // 3
     return tasks * plan.window_batches, rounds * tasks * plan.window_batches
 
 

@@ -62,6 +62,7 @@ def main(command: str, argv: Sequence[str]) -> int:
 
     from mipnet.bench.device import on_cores
     from mipnet.bench.rounds import machine
+    from mipnet.bench.streaming import LEAST_ROUNDS
     from mipnet.data.layouts import open_split
     from mipnet.raysession import connect
 
@@ -86,7 +87,9 @@ def main(command: str, argv: Sequence[str]) -> int:
                 cutter = make_cutter(config, people, size, options.samples // options.rounds)
                 found["sizes"][name] = {"loader": bench_loaders(cutter, options)}
                 if not options.bare:
-                    long = make_cutter(config, people, size, RAY_SAMPLES * options.samples // RAY_ROUNDS)
+                    steady = LEAST_ROUNDS * tasks * config.window_samples
+                    samples = max(RAY_SAMPLES * options.samples // RAY_ROUNDS, steady)
+                    long = make_cutter(config, people, size, samples)
                     found["sizes"][name]["stream"] = bench_ray(long, options)
     write_json(options.json, found)
     return 0

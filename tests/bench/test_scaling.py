@@ -41,7 +41,7 @@ def test_training_on_one_and_two_workers(ray_session, small_people, tmp_path):
     scratch = Folder.of(tmp_path)
     points = [measure(small(), workers, small_people, scratch, rounds=2) for workers in (1, 2)]
     for point in points:
-        assert len(point["rounds"]["samples_per_second"]) == 2  # the first round is no more than a start
+        assert len(point["rounds"]["samples_per_second"]) == 2  # those of the start are left out
         assert point["samples_per_second"] > 0
         assert 0 <= point["waited_for_data"] < 1
     assert [p["workers"] for p in compared(points)] == [1, 2]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import ray
 
-from mipnet.bench.streaming import CONSUMER, LOOP, REST, TASKS, bare, steady, stream
+from mipnet.bench.streaming import CONSUMER, LEAST_ROUNDS, LOOP, REST, TASKS, bare, steady, stream
 from mipnet.commands.stream_bench import IDLE, make_cutter, spent
 from mipnet.config import preset
 from mipnet.data.windows import WindowPlan
@@ -38,4 +38,5 @@ def test_only_whole_rounds_of_windows_count():
     assert plan.num_windows == 30
     assert steady(plan, 3) == (3 * 8, 27 * 8)
     assert steady(plan, 4) == (4 * 8, 24 * 8)
-    assert steady(plan, 16) == (80, 160)  # one round only
+    assert steady(plan, 10) == (10 * 8, 20 * 8)  # the fewest rounds
+    assert plan.num_windows // 10 == LEAST_ROUNDS
