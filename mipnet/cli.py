@@ -30,8 +30,7 @@ COMMANDS = {
     "bench stream": "how fast training samples are made, beside the plain way",
     "bench step": "time a training step beside one that computes the whole network for each λ",
     "bench inference": "time crops to heatmaps beside the plain way",
-    "bench merge": "time decoding and merging beside plain loops",
-    "bench scaling": "the stream and training on 1, 2, 4 … cores, and what a cluster needs",
+    "bench scaling": "samples/s of a training on 1, 2, 4, … workers of this cluster or machine",
 }
 """Each verb is the module of that name in ``mipnet.commands``."""
 

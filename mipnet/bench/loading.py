@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import cycle
+from itertools import cycle, islice
 
 import numpy as np
 
@@ -13,8 +12,6 @@ from mipnet.bench.plain_loader import PlainLoader, stack
 from mipnet.data.buffers import PixelMemory
 from mipnet.data.pack import PackedImage, Packing, pack, pieces
 from mipnet.data.stream import WindowCutter
-from mipnet.data.tiles import PLACE, TILES, limits
-from mipnet.data.tiling import Tiling
 from mipnet.storage import Folder, parent_of
 
 
@@ -46,33 +43,17 @@ class Loading:
 
     def packed(self, scratch: Folder) -> Loading:
         """The same from shards, which are packed into ``scratch``."""
-        images = self.cutter.people.images
-        packing = self._packing(scratch)
-        pack(packing)
+        people, images = self.cutter.people, self.cutter.people.images
+        folder, _ = parent_of(str(images.uris[0]))
+        names = [str(uri).removeprefix(f"{folder.uri}/") for uri in images.uris]
+        rows = [
+            PackedImage(name, number, "[]") for name, number in zip(names, images.ids.tolist(), strict=True)
+        ]
+        pack(Packing(folder, scratch, rows, 500, {}))
         found = pieces(scratch)
-        uris = np.array([scratch.path(found.get(image.name, image.name)) for image in packing.images])
-        people = replace(self.cutter.people, images=replace(images, uris=uris))
+        uris = np.array([scratch.path(found.get(name, name)) for name in names])
+        people = replace(people, images=replace(images, uris=uris))
         return replace(self, cutter=replace(self.cutter, people=people))
-
-    def tiled(self, scratch: Folder) -> Loading:
-        """The same from a tile for each person, in fully random order."""
-        tiling = Tiling(self.cutter.people, self.cutter.settings)
-        about = {TILES: limits(self.cutter.settings)}
-        pack(replace(self._packing(scratch), settings=about, cut=tiling.cut, place=PLACE))
-        people = tiling.packed(scratch)
-        plan = replace(self.cutter.plan, first=people.groups)
-        return replace(self, cutter=replace(self.cutter, people=people, plan=plan))
-
-    def _packing(self, scratch: Folder) -> Packing:
-        people = self.cutter.people
-        folder, _ = parent_of(str(people.images.uris[0]))
-        rows = []
-        for image, uri in enumerate(people.images.uris):
-            ids = people.ids[people.first[image] : people.first[image + 1]].tolist()
-            shown = json.dumps([{"id": i} for i in ids])
-            name = str(uri).removeprefix(f"{folder.uri}/")
-            rows.append(PackedImage(name, int(people.images.ids[image]), shown))
-        return Packing(folder, scratch, rows, 500, {})
 
     def cut_plain(self) -> float:
         """Batches of single samples, until there are a quarter of ``samples``."""
@@ -96,28 +77,21 @@ class Loading:
         """What each way hands over for a sample, (fast, plain)."""
         block = self.cutter.cut(0)
         one = self.plain.load(0, int(block["sample"][0]))
-        return sum(column.nbytes for column in block.values()) / len(block["step"]), float(
-            sum(column.nbytes for column in one.values())
-        )
+        fast, plain = (sum(column.nbytes for column in way.values()) for way in (block, one))
+        return fast / len(block["step"]), float(plain)
 
     def difference(self, samples: int) -> Difference:
         """How the fast way's crops differ from the plain way's, over so many samples."""
-        largest = values = other = joints_apart = 0.0
-        plan, seen = self.cutter.plan, 0
-        for window in range(plan.num_windows):
-            block = self.cutter.cut(window)
-            for i, (epoch, sample) in enumerate(
-                zip(block["epoch"].tolist(), block["sample"].tolist(), strict=True)
-            ):
-                crop, joints = self.plain.crop(epoch, sample)
-                apart = np.abs(block["image"][i].astype(np.int16) - crop)
-                largest = max(largest, float(apart.max()))
-                values, other = values + apart.size, other + np.count_nonzero(apart)
-                joints_apart = max(joints_apart, float(np.abs(block["joints"][i] - joints).max()))
-                seen += 1
-                if seen >= samples:
-                    return Difference(seen, largest, other / values, joints_apart)
-        return Difference(seen, largest, other / max(values, 1), joints_apart)
+        blocks = map(self.cutter.cut, range(self.cutter.plan.num_windows))
+        rows = ((block, row) for block in blocks for row in range(len(block["step"])))
+        found = []
+        for block, row in islice(rows, samples):
+            crop, joints = self.plain.crop(int(block["epoch"][row]), int(block["sample"][row]))
+            apart = np.abs(block["image"][row].astype(np.int16) - crop)
+            joints_apart = np.abs(block["joints"][row] - joints).max()
+            found.append((apart.max(), np.count_nonzero(apart) / apart.size, joints_apart))
+        largest, shares, joints_apart = zip(*found, strict=True)
+        return Difference(len(found), float(max(largest)), float(np.mean(shares)), float(max(joints_apart)))
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,19 @@ in alternating order, and what counts is the ratio within a round.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from mipnet.inference.tables import aligned
 
 Way = Callable[[], float | tuple[float, float]]
-"""Does the work once and returns how much it was, in the units of the table (samples, images, poses); with it
-the seconds that count, where something had to be started up first."""
+"""Does the work once and returns how much it was, in the units of the table (samples, crops); with it the
+seconds that count, where something had to be started up first."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,6 @@ def in_turns(
     plain: str,
     rounds: int = 5,
     warmup: int = 1,
-    told: Callable[[int, int], None] = lambda done, total: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:
     """Time each way once a round; odd rounds go through them backwards, so that none always comes first.
@@ -58,7 +59,6 @@ def in_turns(
         ways: what to compare, by name.
         plain: which of them the ratios refer to.
         rounds: how often; the first ``warmup`` more are not counted.
-        told: called with (rounds done, rounds in all).
         clock: seconds.
 
     Returns:
@@ -75,7 +75,6 @@ def in_turns(
                 work, seconds = work
             if turn >= warmup:
                 rates[name].append(work / max(seconds, 1e-9))
-        told(turn + 1, warmup + rounds)
     return [
         Timing(name, tuple(own), tuple(a / b for a, b in zip(own, rates[plain], strict=True)))
         for name, own in rates.items()
@@ -84,15 +83,12 @@ def in_turns(
 
 def table(timings: list[Timing], unit: str) -> str:
     """Median rate with its spread (lowest to highest), and ratio with its spread, one line for each way."""
-    width = max(len(timing.name) for timing in timings)
-    lines = [f"{'':<{width}}  {unit + '/s':>12}  {'spread':>19}  {'ratio':>7}  {'spread':>15}"]
+    rows = [("", f"{unit}/s", "spread", "ratio", "spread")]
     for t in timings:
         spread = f"{min(t.rates):,.4g} – {max(t.rates):,.4g}"
         ratios = f"{min(t.ratios):.2f} – {max(t.ratios):.2f}"
-        lines.append(
-            f"{t.name:<{width}}  {t.rate:>12,.4g}  {spread:>19}  {f'x {t.ratio:.2f}':>7}  {ratios:>15}"
-        )
-    return "\n".join(lines)
+        rows.append((t.name, f"{t.rate:,.4g}", spread, f"x {t.ratio:.2f}", ratios))
+    return "\n".join(aligned(rows, 1))
 
 
 def machine(device: str = "cpu") -> str:
@@ -112,14 +108,10 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def as_json(name: str, timings: list[Timing], facts: Mapping[str, object]) -> str:
-    """The whole measurement, to keep and to compare: every round's rate and ratio."""
-    found = {
-        "benchmark": name,
-        **facts,
-        "ways": {
-            t.name: {"rate": t.rate, "ratio": t.ratio, "rates": list(t.rates), "ratios": list(t.ratios)}
-            for t in timings
-        },
+def measured(name: str, timings: list[Timing], facts: Mapping[str, object]) -> dict[str, Any]:
+    """The whole measurement, to keep as JSON and to compare: every round's rate and ratio."""
+    ways = {
+        t.name: {"rate": t.rate, "ratio": t.ratio, "rates": list(t.rates), "ratios": list(t.ratios)}
+        for t in timings
     }
-    return json.dumps(found, indent=2) + "\n"
+    return {"benchmark": name, **facts, "ways": ways}

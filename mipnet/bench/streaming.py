@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from mipnet.machine import keep_memory
 
 Usage = dict[str, float]
 """Seconds of CPU by kind of process."""
+LEAST_ROUNDS = 3  # of windows, of which the first fills the stock and in the last tasks run out of work
 TASKS, LOOP, CONSUMER, REST = "decoding tasks", "Ray Data's loop", "consumer", "Ray's other processes"
 
 
@@ -27,25 +27,18 @@ class Streamed:
     Attributes:
         samples: that arrived in ``seconds``, after the stream had come to its pace.
         seconds: of the steady part.
-        waited: of those, for how many the consumer waited for a batch.
-        size: bytes that arrived.
         usage: CPU seconds of this machine's processes of the session in that time.
     """
 
     samples: int
     seconds: float
-    waited: float
-    size: int
     usage: Usage
 
 
-def stream(cutter: ray.ObjectRef, plan: WindowPlan, tasks: int, ranks: int = 1) -> list[Streamed]:
-    """The whole plan through Ray Data, as training takes it; one result for each consuming rank."""
-    split = PlannedSplit(cutter, plan, tasks)
-    shards = split.configure({"train": window_numbers(plan, 0)}, ranks)
-    begin, end = steady(plan, tasks)
-    share = plan.batch_size // ranks
-    return ray.get([consume.remote(shard["train"], share, begin, end) for shard in shards])
+def stream(cutter: ray.ObjectRef, plan: WindowPlan, tasks: int) -> Streamed:
+    """The whole plan through Ray Data to one consumer, as training takes it."""
+    (shard,) = PlannedSplit(cutter, plan, tasks).configure({"train": window_numbers(plan, 0)}, 1)
+    return ray.get(consume.remote(shard["train"], plan.batch_size, *steady(plan, tasks)))
 
 
 def steady(plan: WindowPlan, tasks: int) -> tuple[int, int]:
@@ -53,40 +46,34 @@ def steady(plan: WindowPlan, tasks: int) -> tuple[int, int]:
 
     Windows come as tasks end, all at about the same time, so whole rounds of them count: from the arrival of
     the second round, when all stock is used up, to that of the last for which all tasks are at work.
+
+    Args:
+        plan: of at least ``LEAST_ROUNDS`` rounds.
+        tasks: that cut windows at the same time.
     """
     rounds = plan.num_windows // tasks - 1
-    if rounds < 2:  # too little to be steady
-        return plan.total_steps // 3, plan.total_steps * 2 // 3
     return tasks * plan.window_batches, rounds * tasks * plan.window_batches
 
 
 @ray.remote(num_cpus=0)
-def consume(shard: Any, share: int, begin: int, end: int) -> Streamed:
-    """Take a rank's batches as the training loop does, and look at every page of them.
+def consume(shard: Any, batch_size: int, begin: int, end: int) -> Streamed:
+    """Take the batches as the training loop does, and look at every page of them.
 
     What is told is from the arrival of batch ``begin`` to that of batch ``end``.
     """
-    samples = size = 0
-    waited = started = seconds = 0.0
+    started = seconds = 0.0
     before, after = {}, {}
-    asked = time.perf_counter()
-    batches = shard.iter_torch_batches(batch_size=share, prefetch_batches=2, device="cpu")
+    batches = shard.iter_torch_batches(batch_size=batch_size, prefetch_batches=2, device="cpu")
     for number, batch in enumerate(batches):
-        now = time.perf_counter()
-        if number == end:
-            seconds, after = now - started, usage()
         if number == begin:
-            started, before = now, usage()
-        if begin <= number < end:
-            waited += now - asked if number > begin else 0
-            samples += len(batch["step"])
-            size += sum(column.nbytes for column in batch.values())
+            started, before = time.perf_counter(), usage()
+        if number == end:
+            seconds, after = time.perf_counter() - started, usage()
         batch["image"].view(-1)[::4096].sum()
-        asked = time.perf_counter()
     spent: Usage = dict.fromkeys((TASKS, LOOP, CONSUMER, REST), 0.0)
     for process, (kind, cpu) in after.items():
         spent[kind] += cpu - before.get(process, (kind, 0.0))[1]
-    return Streamed(samples, seconds, waited, size, spent)
+    return Streamed((end - begin) * batch_size, seconds, spent)
 
 
 def usage() -> dict[int, tuple[str, float]]:
@@ -155,10 +142,3 @@ def bare(cutter: ray.ObjectRef, plan: WindowPlan, tasks: int) -> Bare:
         sum(samples / seconds for samples, seconds, _ in found),
         sum(cpu for *_, cpu in found) / samples,
     )
-
-
-def keep_to(cores: int) -> set[int]:
-    """Bind this process, and what it starts from now on, to so many of its cores; returns those it had."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(before)[:cores])
-    return before

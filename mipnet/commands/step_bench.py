@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from mipnet.commands.bench_flags import BenchOptions, begin, read
+from mipnet.commands.bench_flags import NetworkOptions, begin, read_network, write_json
 from mipnet.config import from_dict, preset
 from mipnet.config.checks import Problem
 from mipnet.config.flags import option, say
 
 
 @dataclass(frozen=True)
-class Options(BenchOptions):
+class Options(NetworkOptions):
     """Flags of ``mipnet bench step``."""
 
-    batch: int = option(0, "samples in a step; 0: 4 on a CPU, 64 on a GPU")
     steps: int = option(0, "steps in a round; 0: 1 on a CPU, 10 on a GPU")
     compile: str = option("auto", "time torch.compile as well: true, false, or auto, on a GPU only")
 
@@ -24,29 +22,20 @@ class Options(BenchOptions):
 def main(command: str, argv: Sequence[str]) -> int:
     """Print the table, the gradients' difference, and on a GPU memory and the share of its peak."""
     about = "A training step beside the plain one: the whole network over the images repeated N times."
-    least = {"batch": 0, "steps": 0}
-    options, settings, config = read(command, about, Options, ["model", "input"], argv, least)
+    options, settings, config = read_network(command, about, Options, argv)
     if options.compile not in ("auto", "true", "false"):
         raise Problem("--compile", options.compile, "is unknown", "give true, false or auto")
     from mipnet.bench.device import bf16_peak
-    from mipnet.bench.rounds import as_json, in_turns, machine, table
+    from mipnet.bench.rounds import in_turns, measured, table
     from mipnet.bench.step import PLAIN, StepWay, gradient_difference, operations, variants
 
-    device = begin(options)
+    device, batch, facts = begin(options, config)
     gpu = device.type == "cuda"
-    batch, steps = options.batch or (64 if gpu else 4), options.steps or (10 if gpu else 1)
-    small = from_dict(settings, preset("debug"))
-    difference = gradient_difference(small)
-    facts: dict[str, object] = {
-        "preset": options.preset,
-        "instances": config.model.instances,
-        "batch": batch,
-        "threads": options.threads,
-        "machine": machine(device.type),
-        "gradient_difference_fp64": difference,
-    }
+    steps = options.steps or (10 if gpu else 1)
+    difference = gradient_difference(from_dict(settings, preset("debug")))
+    facts["gradient_difference_fp64"] = difference
     say(f"{options.preset}, N = {config.model.instances}, batch {batch}, {options.threads} CPU threads")
-    say(str(facts["machine"]))
+    say(facts["machine"])
     say(f"gradients, fp64, preset debug: largest relative difference {difference:.1e}\n")
     compile = gpu if options.compile == "auto" else options.compile == "true"
     ways = {v.name: StepWay(config, v, batch, steps, device) for v in variants(device, compile)}
@@ -61,6 +50,5 @@ def main(command: str, argv: Sequence[str]) -> int:
             memory[t.name] = ways[t.name].peak_memory
             say(f"{t.name:<26} {100 * shares[t.name]:5.1f} % of it, {memory[t.name] / 2**30:.1f} GiB at most")
         facts |= {"share_of_bf16_peak": shares, "peak_memory_bytes": memory}
-    if options.json:
-        Path(options.json).write_text(as_json("step", timings, facts), encoding="utf-8")
+    write_json(options.json, measured("step", timings, facts))
     return 0

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from mipnet.commands.common import STORAGE_HELP, check_json, data_folder, storage_at
-from mipnet.config import Config, from_dict, preset
-from mipnet.config.checks import require
-from mipnet.config.flags import option, parse, say
+from mipnet.commands.bench_flags import JSON_HELP, read, write_json
+from mipnet.commands.common import STORAGE_HELP, data_folder, storage_at
+from mipnet.config import Config, preset
+from mipnet.config.flags import option, say
 from mipnet.config.schema import AugmentConfig, InputConfig, ScenesConfig, TargetConfig
-from mipnet.errors import ConfigError, DataError
+from mipnet.errors import ConfigError
 from mipnet.machine import keep_memory
 from mipnet.storage import Folder
 
 if TYPE_CHECKING:
-    from mipnet.bench.streaming import Streamed
+    from mipnet.bench.streaming import Bare, Streamed
     from mipnet.data.records import People
     from mipnet.data.stream import WindowCutter
-    from mipnet.data.windows import WindowPlan
 
 SECTIONS = ["data", "scenes", "augment", "model.instances", "train.batch_size", "train.window_batches"]
 RAY_ROUNDS, RAY_SAMPLES = 3, 4  # few and long: starting and ending a stream takes seconds that do not count
 MOST_PACKED = 2000  # images that are packed for a comparison
 IDLE = "idle, or taken by others"
-ON_CORES = "on {} core(s), without Ray Data"
 
 
 @dataclass(frozen=True)
@@ -47,34 +42,41 @@ class Options:
     rounds: int = option(5, "how often all ways take their turns")
     cores: int = option(2, "for the stream through Ray Data, its consumer included")
     bare: bool = option(False, "only the loaders on one core, without Ray Data")
-    json: str = option("", "file for all figures of all rounds")
+    json: str = option("", JSON_HELP)
     storage: str = option("", STORAGE_HELP)
     verbose: bool = option(False, "show Ray's own messages")
 
 
 def main(command: str, argv: Sequence[str]) -> int:
     """Measure both ways on the same data, and say how far apart their pixels are."""
-    options, config = read(command, argv, Options)
+    about = (
+        "How fast training samples are made. Any data set in COCO's layout: --data ROOT --data.train SPLIT."
+    )
+    least = {"rounds": 1, "samples": 1, "cores": 1}
+    options, _, config = read(command, about, Options, SECTIONS, default_config(), argv, least)
     storage = storage_at(options.storage)
     sizes = [crop_size(text) for text in options.sizes]
 
     import cv2
     import torch
 
+    from mipnet.bench.device import on_cores
     from mipnet.bench.rounds import machine
-    from mipnet.bench.streaming import keep_to
+    from mipnet.bench.streaming import LEAST_ROUNDS
+    from mipnet.data.layouts import open_split
     from mipnet.raysession import connect
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     keep_memory()  # for both ways
-    had = keep_to(options.cores)
-    try:
+    with on_cores(options.cores):
         alone = options.bare and data_is_there(config, storage)
-        resources = bench_resources(config, tasks_on(options.cores))
+        tasks = tasks_on(options.cores)
+        resources = replace(config.resources, workers=1, gpu=False, cpus_per_worker=1, stream_workers=tasks)
         window = max(sized(config, size).window_bytes for size in sizes)
         with nullcontext() if alone else connect(resources, options.verbose, window):
-            people = training_people(config, data_folder(config, storage, options.verbose))
+            data = data_folder(config, storage, options.verbose)
+            people = open_split(config.data, data, config.data.train).people()[0]
             found: dict[str, Any] = {"benchmark": "stream", "machine": machine(), **describe(people, config)}
             say(found["machine"])
             say(found["data"])
@@ -85,45 +87,34 @@ def main(command: str, argv: Sequence[str]) -> int:
                 cutter = make_cutter(config, people, size, options.samples // options.rounds)
                 found["sizes"][name] = {"loader": bench_loaders(cutter, options)}
                 if not options.bare:
-                    long = make_cutter(config, people, size, RAY_SAMPLES * options.samples // RAY_ROUNDS)
+                    steady = LEAST_ROUNDS * tasks * config.window_samples
+                    samples = max(RAY_SAMPLES * options.samples // RAY_ROUNDS, steady)
+                    long = make_cutter(config, people, size, samples)
                     found["sizes"][name]["stream"] = bench_ray(long, options)
-            found["mixing"] = bench_mixing(cutter.plan, sizes[0])
-    finally:
-        os.sched_setaffinity(0, had)
-    if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=2) + "\n")
+    write_json(options.json, found)
     return 0
 
 
-def read(command: str, argv: Sequence[str], options: type) -> tuple[Any, Config]:
-    """The flags; by default a small generated data set and the paper's augmentation."""
+def default_config() -> Config:
+    """A small generated data set and the paper's augmentation."""
     base = preset("tiny")
-    base = replace(
+    return replace(
         base,
         augment=AugmentConfig(),
         scenes=ScenesConfig(easy=60, medium=60, hard=60, validation=1),
         train=replace(base.train, batch_size=64, window_batches=16),  # windows as large as the presets'
     )
-    about = (
-        "How fast training samples are made. Any data set in COCO's layout: --data ROOT --data.train SPLIT."
-    )
-    own, settings = parse(command, about, options, SECTIONS, base, argv)
-    for name in ("rounds", "samples", "cores", "gpu_rate"):
-        require(f"--{name.replace('_', '-')}", getattr(own, name, 1), at_least=1)
-    if own.json:
-        check_json(own.json)
-    return own, from_dict(settings, base)
 
 
-def crop_size(text: str, flag: str = "--sizes") -> tuple[int, int]:
+def crop_size(text: str) -> tuple[int, int]:
     """(width, height) of 'HEIGHTxWIDTH'.
 
     Raises:
-        ConfigError: it is something else; names the flag.
+        ConfigError: it is something else.
     """
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found:
-        raise ConfigError(f"{flag}: {text!r} is not a size", "give HEIGHTxWIDTH, e.g. 256x192")
+        raise ConfigError(f"--sizes: {text!r} is not a size", "give HEIGHTxWIDTH, e.g. 256x192")
     return int(found[2]), int(found[1])
 
 
@@ -139,31 +130,9 @@ def data_is_there(config: Config, storage: Folder) -> bool:
     return not config.data.generated or storage.exists(f"data/{benchmark_name(config.scenes)}/manifest.json")
 
 
-def bench_resources(config: Config, tasks: int) -> Any:
-    return replace(config.resources, workers=1, gpu=False, cpus_per_worker=1, stream_workers=tasks)
-
-
 def tasks_on(cores: int) -> int:
     """One more than cores: a task that has ended is replaced only at the next turn of Ray Data's loop."""
     return cores + 1
-
-
-def training_people(config: Config, data: Any) -> People:
-    """The people of the split to train on, with images: tiles are made from them where they are compared.
-
-    Raises:
-        DataError: there are tiles alone.
-    """
-    from mipnet.data.layouts import open_split
-    from mipnet.data.records import absent
-
-    people = open_split(config.data, data, config.data.train).people()[0]
-    if people.tiles and absent(people.images):
-        raise DataError(
-            f"{config.data.train} in {data.uri} is packed as tiles, and the plain loader reads images",
-            "give the data set as it was before it was packed",
-        )
-    return replace(people, tiles=None)
 
 
 def describe(people: People, config: Config) -> dict[str, Any]:
@@ -183,39 +152,29 @@ def make_cutter(config: Config, people: People, size: tuple[int, int], samples: 
 
     train = config.train
     epochs = max(-(-samples // len(people)), 1)
-    plan = WindowPlan(people.groups, train.seed, epochs, train.batch_size, train.window_batches)
+    plan = WindowPlan(people.first, train.seed, epochs, train.batch_size, train.window_batches)
     settings = crop_settings(sized(config, size))
     return WindowCutter(people, plan, settings)
 
 
-@contextmanager
-def one_core() -> Iterator[None]:
-    had = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(had)[:1])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, had)
-
-
 def bench_loaders(cutter: WindowCutter, options: Options) -> dict[str, Any]:
     """One core, no Ray Data: what decoding once per image, and handing over bytes, is worth."""
+    from mipnet.bench.device import on_cores
     from mipnet.bench.loading import Loading
     from mipnet.bench.plain_loader import PlainLoader
-    from mipnet.bench.rounds import as_json, in_turns, table
+    from mipnet.bench.rounds import in_turns, measured, table
 
     sigma = TargetConfig().sigma * cutter.settings.size[0] / 192  # the paper's: 2 and 3 cells
     plain = PlainLoader(cutter.people, cutter.settings, sigma, cutter.plan.seed)
     loading = Loading(cutter, plain, options.samples // options.rounds)
     ways = {"plain loader": loading.cut_plain, "windows": loading.cut_fast}
     seen = min(500, len(cutter.people))
-    with one_core(), TemporaryDirectory() as scratch:
+    with on_cores(1), TemporaryDirectory() as scratch:
         differences = {"files": loading.difference(seen)}
         if len(cutter.people.images) <= MOST_PACKED:
-            packed = loading.packed(Folder.of(scratch).join("images"))
-            tiled = loading.tiled(Folder.of(scratch).join("tiles"))
-            ways |= {"windows, packed": packed.cut_fast, "windows, tiles": tiled.cut_fast}
-            differences |= {"packed shards": packed.difference(seen), "tiles": tiled.difference(seen)}
+            packed = loading.packed(Folder.of(scratch))
+            ways["windows, packed"] = packed.cut_fast
+            differences["packed shards"] = packed.difference(seen)
         timings = in_turns(ways, "plain loader", options.rounds)
     fast, slow = loading.bytes_per_sample()
     say(table(timings, "samples"))
@@ -226,15 +185,16 @@ def bench_loaders(cutter: WindowCutter, options: Options) -> dict[str, Any]:
         "bytes": {"plain": slow, "windows": fast, "ratio": slow / fast},
         "pixels": {where: asdict(difference) for where, difference in differences.items()},
     }
-    return json.loads(as_json("loader", timings, facts))
+    return measured("loader", timings, facts)
 
 
 def bench_ray(cutter: WindowCutter, options: Options) -> dict[str, Any]:
     """Through Ray Data to a consumer, beside the bare rate of the same cores."""
     import ray
 
-    from mipnet.bench.rounds import as_json, in_turns, table
-    from mipnet.bench.streaming import Bare, bare, stream
+    from mipnet.bench.rounds import in_turns, measured, table
+    from mipnet.bench.streaming import bare, stream
+    from mipnet.inference.tables import aligned
 
     reference, plan, cores = ray.put(cutter), cutter.plan, options.cores
     runs: list[Streamed] = []
@@ -245,24 +205,23 @@ def bench_ray(cutter: WindowCutter, options: Options) -> dict[str, Any]:
         return bares[-1].samples, bares[-1].samples / bares[-1].rate
 
     def through_ray() -> tuple[float, float]:
-        (run,) = stream(reference, plan, tasks_on(cores))
-        runs.append(run)
-        return run.samples, run.seconds
+        runs.append(stream(reference, plan, tasks_on(cores)))
+        return runs[-1].samples, runs[-1].seconds
 
-    name = ON_CORES.format(cores)
+    name = f"on {cores} core(s), without Ray Data"
     timings = in_turns({name: alone, "through Ray Data": through_ray}, name, min(options.rounds, RAY_ROUNDS))
     say(table(timings, "samples"))
     shares = spent(runs[1:], cores)
     cutting = sum(found.cpu for found in bares[1:]) / len(bares[1:])
-    used = sum(shares.values()) - shares[IDLE]
+    total = sum(shares.values())
     say(
         f"where the time of {cores} core(s) goes, in ms per sample; cutting by itself takes "
-        f"{1e3 * cutting:.2f}, {100 * cutting / used:.0f} % of the CPU time used"
+        f"{1e3 * cutting:.2f}, {100 * cutting / (total - shares[IDLE]):.0f} % of the CPU time used"
     )
-    for kind, seconds in shares.items():
-        say(f"  {kind:<24}{1e3 * seconds:>7.3f}  {100 * seconds / sum(shares.values()):>5.1f} %")
+    rows = [(f"  {kind}", f"{1e3 * s:.3f}", f"{100 * s / total:.1f} %") for kind, s in shares.items()]
+    say("\n".join(aligned(rows, 1)))
     facts = {"milliseconds": {k: 1e3 * v for k, v in shares.items()}, "cutting": 1e3 * cutting}
-    return json.loads(as_json("stream", timings, facts))
+    return measured("stream", timings, facts)
 
 
 def spent(runs: Sequence[Streamed], cores: int) -> dict[str, float]:
@@ -271,13 +230,3 @@ def spent(runs: Sequence[Streamed], cores: int) -> dict[str, float]:
     kinds = {kind: sum(run.usage[kind] for run in runs) / samples for kind in runs[0].usage}
     idle = cores * sum(run.seconds for run in runs) / samples - sum(kinds.values())
     return {**kinds, IDLE: max(idle, 0.0)}
-
-
-def bench_mixing(plan: WindowPlan, size: tuple[int, int]) -> dict[str, Any]:
-    """What the window costs and what it is worth."""
-    from mipnet.bench.mixing import mixing, mixing_table
-
-    rows, shuffled = mixing(plan, 3 * size[0] * size[1])
-    say(f"\nhow a batch of {plan.batch_size} is mixed (train.window_batches), on a data set as large as COCO")
-    say(mixing_table(rows, shuffled))
-    return {"windows": [asdict(row) for row in rows], "full shuffle": asdict(shuffled)}

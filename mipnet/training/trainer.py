@@ -124,6 +124,39 @@ def train(
     plan = make_plan(config, people)
     validate = validator(config, run.folder.join(TRAINING), data, rows)
     until = math.ceil(plan.total_steps * min(epochs or math.inf, config.train.epochs) / config.train.epochs)
+    validation = ValidationConfig(fn=validate, ray_remote_kwargs={"num_cpus": 0})
+    fit(config, run.folder, people, plan, until, rows, initial, tasks, validation)
+    return best_of(run, until, validate)
+
+
+def fit(
+    config: Config,
+    folder: Folder,
+    people: People,
+    plan: WindowPlan,
+    until: int,
+    rows: Any = None,
+    initial: str = "",
+    tasks: int = 0,
+    validation: ValidationConfig | None = None,
+    mend: str = "the same command goes on from the last checkpoint",
+) -> dict[str, Any]:
+    """Ray Train over a plan, from the last checkpoint in ``folder`` if there is one.
+
+    Args:
+        config, people, rows, initial, tasks: as for ``train``; ``rows`` may be None.
+        folder: checkpoints go there.
+        plan: the order of all samples.
+        until: the step to end at, with a checkpoint; beyond the plan's end, none is made there.
+        validation: of every checkpoint; without it, none may be made.
+        mend: what to do when workers failed.
+
+    Returns:
+        what ``train_worker`` returned on rank 0.
+
+    Raises:
+        UserError: as for ``train``.
+    """
     cutter = ray.put(WindowCutter(people, plan, crop_settings(config)))
     resources = config.resources
     trainer = Trainer(
@@ -137,7 +170,7 @@ def train(
             "until": until,
             "cutter": cutter,
         },
-        datasets={"train": stream_factory(plan, lambda: position(run.folder))},
+        datasets={"train": stream_factory(plan, lambda: position(folder))},
         dataset_config=PlannedSplit(cutter, plan, tasks),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
@@ -149,29 +182,28 @@ def train(
         ),
         run_config=RunConfig(
             name=TRAINING,
-            **storage_options(run.folder),
+            **storage_options(folder),
             worker_runtime_env=FIRST,
             failure_config=FailureConfig(max_failures=resources.max_failures),
-            callbacks=[Failures(rows)],
+            callbacks=[Failures(rows)] if rows else [],
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
             ),
         ),
-        validation_config=ValidationConfig(fn=validate, ray_remote_kwargs={"num_cpus": 0}),
+        validation_config=validation,
     )
     try:
         result = trainer.fit()
     except SystemExit:  # how Ray Train answers Ctrl-C, after it has stopped the workers
         raise KeyboardInterrupt from None
     except ray.train.TrainingFailedError as error:
-        goes_on = "the same command goes on from the last checkpoint"
         if known := mendable(error):
-            raise UserError(f"training failed: {known.what}", known.mend or goes_on, 1) from error
-        raise UserError(f"training failed: {innermost(error)}", goes_on, 1) from error
+            raise UserError(f"training failed: {known.what}", known.mend or mend, 1) from error
+        raise UserError(f"training failed: {innermost(error)}", mend, 1) from error
     outcome = result.return_value or {}
     if outcome.get("stopped"):
         raise UserError(f"training stopped at step {outcome['step']}: {outcome['stopped']}", exit_code=1)
-    return best_of(run, until, validate)
+    return outcome
 
 
 class Trainer(TorchTrainer):

@@ -45,7 +45,8 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
             until: the step to end at, with a checkpoint; cutter: reference to the ``WindowCutter``.
 
     Returns:
-        {"step": steps done, "stopped": why the run was stopped before the end, or ""}.
+        {"step": steps done, "stopped": why the run was stopped before the end, or "", "history": all rows
+        of metrics that were logged}.
     """
     try:
         return _train(settings)
@@ -99,7 +100,7 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
                 return {"step": step.step, "stopped": stopped}
         if saving:
             save(step, log.history, rank)
-    return {"step": step.step, "stopped": ""}
+    return {"step": step.step, "stopped": "", "history": log.history}
 
 
 def device_name(device: torch.device) -> str:

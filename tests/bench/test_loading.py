@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from mipnet.bench.loading import Loading
-from mipnet.bench.mixing import mixing, mixing_table
 from mipnet.bench.plain_loader import PlainLoader, heatmaps
 from mipnet.cli import main
 from mipnet.config.schema import AugmentConfig, DataConfig
@@ -56,11 +55,6 @@ def test_packed_shards_give_the_same(small_people, tmp_path):
     packed = both.packed(Folder.of(tmp_path))
     assert "shard-" in str(packed.cutter.people.images.uris[0])
     check(packed, 60)
-    tiled = both.tiled(Folder.of(tmp_path / "tiles"))
-    assert tiled.cutter.plan.first.tolist() == list(range(31))
-    found = tiled.difference(60)
-    assert 1 < found.largest <= 16
-    assert found.joints == 0
     a, b = both.cutter.cut(1), packed.cutter.cut(1)
     assert all(np.array_equal(a[k], b[k]) for k in a)
 
@@ -105,17 +99,6 @@ def test_both_ways_go_on_for_as_long_as_asked(small_people):
     assert plain > 6 * fast
 
 
-def test_larger_windows_mix_better():
-    plan = WindowPlan(np.arange(0, 400, 4), 0, 1, 32, 8)  # four people in every image
-    rows, shuffled = mixing(plan, 1000, (1, 4, 16), batches=32)
-    assert [row.window_batches for row in rows] == [1, 4, 16]
-    assert rows[0].others > 2.5  # an image's others are nearly all in the same batch
-    assert rows[0].others > 3 * rows[1].others > 9 * rows[2].others > 9 * shuffled.others
-    assert rows[2].images > 0.85
-    assert rows[1].megabytes == pytest.approx(4 * 32 * 1000 / 1e6)
-    assert "a full shuffle" in mixing_table(rows, shuffled)
-
-
 def test_the_command_writes_what_it_says(small_coco, tmp_path, capsys):
     path = tmp_path / "found.json"
     flags = ["--data", small_coco.uri, "--batch-size", "8", "--train.window-batches", "2", "--bare"]
@@ -129,10 +112,9 @@ def test_the_command_writes_what_it_says(small_coco, tmp_path, capsys):
     assert f"x {loader['ways']['windows']['ratio']:.2f}" in said
     assert len(loader["ways"]["plain loader"]["rates"]) == 2
     assert loader["bytes"]["ratio"] > 6
-    assert loader["pixels"].keys() == {"files", "packed shards", "tiles"}
+    assert loader["pixels"].keys() == {"files", "packed shards"}
     assert loader["pixels"]["packed shards"]["largest"] <= 1
     assert len(loader["ways"]["windows, packed"]["rates"]) == 2
-    assert found["mixing"]["windows"][0]["window_batches"] == 1
 
 
 def test_a_size_that_is_none_is_refused(capsys):

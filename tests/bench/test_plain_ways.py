@@ -6,11 +6,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from mipnet.bench import merge as bench
 from mipnet.bench.device import choose_device
 from mipnet.bench.inference import difference, trained, ways
 from mipnet.bench.plain import Repeated
@@ -18,7 +16,6 @@ from mipnet.bench.step import PLAIN, StepWay, gradient_difference, operations, r
 from mipnet.cli import main
 from mipnet.config import Config, from_dict, preset
 from mipnet.errors import ConfigError
-from mipnet.skeletons import COCO17
 from mipnet.training.checkpoint import model_from_config
 
 CPU = torch.device("cpu")
@@ -77,43 +74,6 @@ def test_trained_is_not_trivial_to_fold() -> None:
     assert not torch.equal(model.backbone.stages[0].bn1.running_var, fresh.backbone.stages[0].bn1.running_var)
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("threshold", [0.3, 0.9])
-def test_both_ways_of_merging_keep_the_same(seed: int, threshold: float) -> None:
-    people = bench.crowd(images=3, poses=24, instances=2, joints=17, seed=seed)
-    assert len(np.unique(people.scores)) < people.scores.size  # there are ties
-    plain, ours = (run() for run in bench.merge_ways(people, COCO17.sigmas, 0.9, threshold).values())
-    assert bench.same_poses(plain, ours)
-    np.testing.assert_array_equal(plain.scores, ours.scores)
-    assert 0.2 * people.scores.size < len(ours.boxes) < people.scores.size
-
-
-def test_merging_ties_of_equal_poses() -> None:
-    people = bench.crowd(images=1, poses=20, instances=2, joints=17, seed=0)
-    people.poses[:] = people.poses[0, 0]
-    people.scores[:] = 0.5
-    plain, ours = (run() for run in bench.merge_ways(people, COCO17.sigmas, 1.0, 0.9).values())
-    assert bench.same_poses(plain, ours)
-    assert (ours.boxes.tolist(), ours.instances.tolist()) == ([0], [0])
-    assert not bench.same_poses(plain, ours._replace(instances=ours.instances + 1))
-
-
-@pytest.mark.parametrize("method", ["argmax", "quarter", "parabola", "dark"])
-def test_both_ways_of_decoding_agree(method: str) -> None:
-    heatmaps = bench.maps(6, 17, (16, 24), CPU)
-    heatmaps[0, 0] = 0
-    heatmaps[0, 1] = -1
-    heatmaps[0, 2] *= 1e-12
-    heatmaps[0, 3] = heatmaps[0, 3].clamp(max=0.2)  # a plateau
-    heatmaps[0, 4] = 0
-    heatmaps[0, 4, 12, 8] = 1.0  # alone: beyond the blur's reach all is 0
-    heatmaps[0, 5] = -0.3
-    heatmaps[0, 5, 12, 8] = 1.0  # around it the blurred map is negative
-    (cells, scores), (ours, our_scores) = (run() for run in bench.decode_ways(heatmaps, method).values())
-    np.testing.assert_array_equal(scores, our_scores)
-    np.testing.assert_allclose(ours, cells, atol=2e-3)
-
-
 def test_devices() -> None:
     assert choose_device("cpu") == CPU
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
@@ -132,15 +92,13 @@ def test_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("step", ["--batch", "2", "--device", "cpu"], ["gradients, fp64", "prefix once", "samples/s"]),
         ("inference", ["--batch", "2", "--device", "cpu"], ["batch norm folded", "crops/s", "heatmaps"]),
-        ("merge", ["--images", "2", "--crops", "2", "--device", "cpu"], ["dark", "parabola", "OKS matrices"]),
     ],
 )
 def test_commands(
     verb: str, flags: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "found.json"
-    sizes = SMALL if verb != "merge" else []
-    argv = ["bench", verb, "--preset", "debug", *sizes, *flags, "--rounds", "2", "--json", str(file)]
+    argv = ["bench", verb, "--preset", "debug", *SMALL, *flags, "--rounds", "2", "--json", str(file)]
     threads = torch.get_num_threads()
     try:
         assert main(argv) == 0
@@ -150,7 +108,6 @@ def test_commands(
     for word in words:
         assert word in said
     found = json.loads(file.read_text())
-    timings = found if verb != "merge" else found["parts"]["merge"]
-    assert all(len(way["ratios"]) == 2 for way in timings["ways"].values())
-    assert len(timings["ways"]) >= 2
+    assert all(len(way["ratios"]) == 2 for way in found["ways"].values())
+    assert len(found["ways"]) >= 2
     assert "torch" in found["machine"]

@@ -17,7 +17,6 @@ QUICK = ["--preset", "debug", "--rounds", "1"]
     [
         (["step", "--batch", "2"], {"ways", "gradient_difference_fp64"}, "prefix once, λ folded"),
         (["inference", "--batch", "2", "--flip", "false"], {"ways", "heatmap_differences"}, "without flip"),
-        (["merge", "--images", "2", "--crops", "2", "--poses", "6"], {"parts"}, "12 poses in 2 images"),
     ],
 )
 def test_a_measurement_is_printed_and_kept(
@@ -31,7 +30,7 @@ def test_a_measurement_is_printed_and_kept(
     assert (found["preset"], found["threads"]) == ("debug", 1)
 
 
-@pytest.mark.parametrize("name", ["step", "inference", "merge", "stream", "scaling"])
+@pytest.mark.parametrize("name", ["step", "inference", "stream", "scaling"])
 def test_a_file_that_cannot_be_is_refused_before_anything_is_measured(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,10 +50,9 @@ def test_a_file_that_cannot_be_is_refused_before_anything_is_measured(
         (["step", "--batch", "-1"], "--batch: -1 is below 0; nearest is 0"),
         (["inference", "--batch", "-1"], "--batch: -1 is below 0; nearest is 0"),
         (["inference", "--threads", "0"], "--threads: 0 is below 1; nearest is 1"),
-        (["merge", "--poses", "0"], "--poses: 0 is below 1; nearest is 1"),
         (["step", "--compile", "x"], "--compile: 'x' is unknown; give true, false or auto"),
         (["inference", "--device", "gpu"], "--device: unknown device 'gpu'"),
-        (["merge", "--preset", "debugs"], "preset: 'debugs' is unknown"),
+        (["step", "--preset", "debugs"], "preset: 'debugs' is unknown"),
     ],
 )
 def test_what_cannot_work_is_refused(argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,10 +66,12 @@ def test_what_cannot_work_is_refused(argv: list[str], said: str, capsys: pytest.
         (["stream", "--rounds", "0"], "--rounds: 0 is below 1; nearest is 1"),
         (["stream", "--samples", "0"], "--samples: 0 is below 1; nearest is 1"),
         (["stream", "--cores", "0"], "--cores: 0 is below 1; nearest is 1"),
-        (["scaling", "--gpu-rate", "0"], "--gpu-rate: 0 is below 1; nearest is 1"),
-        (["scaling", "--size", "x"], "--size: 'x' is not a size; give HEIGHTxWIDTH"),
-        (["scaling", "--train-size", "x"], "--train-size: 'x' is not a size; give HEIGHTxWIDTH"),
-        (["scaling", "--workers", "3", "5"], "--workers: batches of 64 cannot be split among 3, 5 ranks"),
+        (["stream", "--sizes", "x"], "--sizes: 'x' is not a size; give HEIGHTxWIDTH"),
+        (["scaling", "--rounds", "0"], "--rounds: 0 is below 1; nearest is 1"),
+        (
+            ["scaling", "--workers", "3"],
+            "resources.workers: 3 does not divide train.batch_size 16; nearest is 2",
+        ),
     ],
 )
 def test_nothing_is_rendered_or_started_for_what_cannot_work(
