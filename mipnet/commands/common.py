@@ -146,8 +146,8 @@ def open_splits(config: Config, data: Folder, splits: Sequence[str]) -> dict[str
 
 
 def one_image_each(files: Mapping[str, CocoFile]) -> list[str]:
-    """An image of each split, or a tile, to ask other nodes for."""
-    return [str(file.people()[0].pictures.uris[0]) for file in files.values()]
+    """An image of each split, to ask other nodes for."""
+    return [str(file.people()[0].images.uris[0]) for file in files.values()]
 
 
 def ceilings(config: Config, files: Mapping[str, CocoFile]) -> dict[str, float]:

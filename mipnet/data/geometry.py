@@ -179,10 +179,3 @@ def mirrored_affine(affine: np.ndarray, width: int) -> np.ndarray:
     mirrored[:, 0] *= -1
     mirrored[:, 2] += affine[:, 0] * (width - 1)
     return mirrored
-
-
-def moved_affine(affine: np.ndarray, left: float, top: float) -> np.ndarray:
-    """An affine (2, 3) of an image, made to work on a part of it whose first pixel is (left, top)."""
-    moved = np.array(affine, np.float64)
-    moved[:, 2] += moved[:, :2] @ (left, top)
-    return moved

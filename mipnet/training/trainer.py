@@ -91,7 +91,7 @@ class Failures(UserCallback):
 def make_plan(config: Config, people: People) -> WindowPlan:
     """The order of all samples of the run."""
     train = config.train
-    return WindowPlan(people.groups, train.seed, train.epochs, train.batch_size, train.window_batches)
+    return WindowPlan(people.first, train.seed, train.epochs, train.batch_size, train.window_batches)
 
 
 def train(
