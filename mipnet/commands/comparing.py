@@ -183,17 +183,9 @@ def measure(
             probe_files([model.path("model.json"), *one_image_each(files)])
             with Progress(f"evaluating version {version.number}", "box", verbose) as progress:
                 poses = predict_splits(
-                    model,
-                    mine,
-                    mine.evaluation,
-                    data,
-                    files,
-                    mine.data.boxes,
-                    resources,
-                    progress.update,
-                    unreadable,
+                    model, mine, data, files, mine.data.boxes, resources, progress.update, unreadable
                 )
-            found[version.number] = flat_metrics(score_splits(poses, mine, mine.evaluation, files))
+            found[version.number] = flat_metrics(score_splits(poses, mine, files))
             about = identity(mine, data, files)
             registry.keep_evaluation(version, key_of(about), about, found[version.number])
     return found, files

@@ -188,7 +188,6 @@ def evaluate_phase(
         poses = predict_splits(
             run.folder.join(MODEL),
             config,
-            config.evaluation,
             data,
             files,
             config.data.boxes,
@@ -196,7 +195,7 @@ def evaluate_phase(
             progress.update,
             Unreadable(run.folder),
         )
-    entries = score_splits(poses, config, config.evaluation, files)
+    entries = score_splits(poses, config, files)
     limits = ceilings(config, files)
     text = table(config.data, entries, limits)
     results = run.folder.join(RESULTS)

@@ -15,7 +15,9 @@ from mipnet.data.geometry import (
     flip_keypoints,
     mirrored_affine,
     transform_keypoints,
+    warp_crop,
 )
+from mipnet.data.records import read_uri
 from mipnet.skeletons import Skeleton
 
 MIN_JOINTS_OF_OTHERS = 3
@@ -59,6 +61,35 @@ def decode_image(content: bytes) -> np.ndarray | None:
         return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error:
         return None
+
+
+def read_image(uri: str) -> np.ndarray | None:
+    """The pixels of a file by its path or URI, or of a table's row, as ``decode_image``; None also for a file
+    that cannot be read."""
+    try:
+        return decode_image(read_uri(uri))
+    except OSError:  # missing, not permitted, a folder, or the disk's fault
+        return None
+
+
+def crop_boxes(
+    image: np.ndarray, boxes: np.ndarray, input_size: tuple[int, int], padding: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a network sees of boxes of an image, not augmented.
+
+    Args:
+        image: (H, W, 3) uint8.
+        boxes: (B, 4) x, y, w, h in px, B > 0.
+        input_size: (w, h) of a crop in px.
+        padding: as for ``box_to_crop``.
+
+    Returns:
+        crops (B, h, w, 3) uint8, in the image's order of colours; their centers and sizes, (B, 2) float64 in
+        image px.
+    """
+    centers, sizes = box_to_crop(boxes, input_size, padding)
+    affines = (crop_affine(c, s, 0.0, input_size) for c, s in zip(centers, sizes, strict=True))
+    return np.stack([warp_crop(image, affine, input_size) for affine in affines]), centers, sizes
 
 
 def cut_crop(

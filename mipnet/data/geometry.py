@@ -88,12 +88,6 @@ def crop_affine(
     return affine
 
 
-def invert_affine(affine: np.ndarray) -> np.ndarray:
-    """The (2, 3) float64 affine that undoes ``affine`` (2, 3)."""
-    inverse = np.linalg.inv(np.asarray(affine, np.float64)[:, :2])
-    return np.column_stack([inverse, -inverse @ affine[:, 2]])
-
-
 def transform_points(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
     """``points`` (..., 2) mapped by ``affine`` (2, 3): (..., 2) float64."""
     return np.asarray(points, np.float64) @ affine[:, :2].T + affine[:, 2]
@@ -150,14 +144,6 @@ def flip_center(center: np.ndarray | Sequence[float], width: int) -> np.ndarray:
     """Crop centres (..., 2) in the mirrored image of ``width`` px: x -> width - x - 1, float64."""
     flipped = np.array(center, np.float64)
     flipped[..., 0] = width - flipped[..., 0] - 1
-    return flipped
-
-
-def flip_box(box: np.ndarray | Sequence[float], width: int) -> np.ndarray:
-    """Boxes (..., 4) x, y, w, h in the mirrored image of ``width`` px, float64; their centres follow
-    ``flip_center``."""
-    flipped = np.array(box, np.float64)
-    flipped[..., 0] = width - 1 - flipped[..., 0] - flipped[..., 2]
     return flipped
 
 

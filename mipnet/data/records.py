@@ -6,6 +6,7 @@ The annotations travel to every decoding task through shared memory, so they are
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 from collections.abc import Sequence
@@ -102,6 +103,11 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.image)
 
+    def where(self, rows: np.ndarray) -> Boxes:
+        """Only some of the boxes: (B,) bool, or indices."""
+        columns = (column[rows] for column in (self.image, self.boxes, self.scores, self.group))
+        return Boxes(self.images, *columns)
+
     @classmethod
     def join(cls, parts: Sequence[Boxes]) -> Boxes:
         """All boxes of several lists, those of the same file side by side so that it is decoded once."""
@@ -172,7 +178,6 @@ class CocoFile:
             self.notes.append(f"{self.path}: width and height of {turned} images were swapped; turned back")
         self.complaints = leave_out_unusable(self.annotations, skeleton.num_joints)
         self.coco = to_coco(self.annotations)
-        self._people: People | None = None
 
     def _merge_categories(self) -> set[Any]:
         """Take all categories with keypoints (kinds of animals, say) for one, the first: no network of ours
@@ -213,11 +218,10 @@ class CocoFile:
         Raises:
             DataError: there is nobody.
         """
-        if self._people is None:
-            self._people = self._collect()
         return self._people, self.complaints
 
-    def _collect(self) -> People:
+    @functools.cached_property
+    def _people(self) -> People:
         ids, boxes, keypoints, owner = [], [], [], []
         images = self.images()
         for index, image_id in enumerate(images.ids.tolist()):

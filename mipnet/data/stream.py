@@ -23,7 +23,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.train import DataConfig
 
 from mipnet.data.buffers import PixelMemory, new_pixels
-from mipnet.data.crops import CropSettings, cut_crop, decode_image
+from mipnet.data.crops import CropSettings, cut_crop, read_image
 from mipnet.data.records import People
 from mipnet.data.windows import WindowPlan, sample_rng
 from mipnet.machine import keep_memory
@@ -99,10 +99,7 @@ class WindowCutter:
         """The samples of an image."""
         near = self.people.of_image(source)
         boxes, keypoints = self.people.boxes[near], self.people.keypoints[near]
-        try:
-            image = decode_image(self.people.images.read(source))
-        except OSError:  # missing, not permitted, a folder, or the disk's fault
-            image = None
+        image = read_image(str(self.people.images.uris[source]))
         if image is None:
             block["image"][rows] = 0
             block["corrupt"][rows] = True

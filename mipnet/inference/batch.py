@@ -10,15 +10,14 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mipnet.config import Config, to_dict
-from mipnet.config.schema import EvaluationConfig, ResourcesConfig
+from mipnet.config.schema import ResourcesConfig
 from mipnet.data.faults import check_readable
-from mipnet.data.geometry import box_to_crop
 from mipnet.data.records import Boxes
 from mipnet.inference.poses import Poses, merged_results
 from mipnet.storage import Folder
@@ -91,10 +90,11 @@ class Parts:
             yield pq.read_table(io.BytesIO(self.folder.read(self.name(number))))
 
 
-def digest_of(boxes: Boxes, model: bytes, config: Config, evaluation: EvaluationConfig) -> str:
+def digest_of(boxes: Boxes, model: bytes, config: Config) -> str:
     """Of all that decides the results, but for the pixels."""
     settings = to_dict(config)
-    settings = {key: settings[key] for key in ("model", "input", "data")} | {"evaluation": repr(evaluation)}
+    settings = {key: settings[key] for key in ("model", "input", "data")}
+    settings["evaluation"] = repr(config.evaluation)
     del settings["data"]["max_bad_share"]  # who raises it means to go on
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update("\n".join(map(str, boxes.images.uris)).encode() + model)
@@ -108,7 +108,6 @@ def predict_parts(
     parts: Parts,
     model: Folder,
     config: Config,
-    evaluation: EvaluationConfig,
     resources: ResourcesConfig,
     progress: Callable[[int, int], None] = lambda done, of: None,
     names: Mapping[int, str] | None = None,
@@ -118,7 +117,7 @@ def predict_parts(
     Args:
         boxes: of all images; nan for a box that is the whole image.
         parts: where to write.
-        model, config, evaluation, resources: as for ``predict_poses``.
+        model, config, resources: as for ``predict_poses``.
         progress: told how many images of how many are done.
         names: what an image is called in the output, where not by its URI; by index.
 
@@ -146,11 +145,9 @@ def predict_parts(
     def finish(number: int) -> None:
         nonlocal done
         images, rows = parts.range(number), np.arange(starts[number], starts[number + 1])
-        mine = Boxes(boxes.images, boxes.image[rows], found[rows], boxes.scores[rows], boxes.group[rows])
         values = keypoints.pop(number, np.zeros((len(rows), n, k, 3), np.float32))
-        _, sizes = box_to_crop(np.nan_to_num(mine.boxes, nan=1.0), config.input.size, config.input.padding)
-        poses = Poses(mine, values, sizes.prod(axis=-1), [])
-        results = merged_results(poses.where(~np.isnan(values[:, 0, 0, 0])), config, evaluation)
+        poses = Poses(replace(boxes, boxes=found).where(rows), values, [])
+        results = merged_results(poses.where(~np.isnan(values[:, 0, 0, 0])), config)
         table = as_table(boxes, images, results, bad, names)
         parts.folder.write(parts.name(number), to_parquet(table))
         done += len(images)
@@ -159,10 +156,7 @@ def predict_parts(
     progress(done, parts.images)
     for number in [number for number, boxes_left in waiting.items() if not boxes_left]:
         finish(number)
-    some = Boxes(
-        boxes.images, boxes.image[wanted], boxes.boxes[wanted], boxes.scores[wanted], boxes.group[wanted]
-    )
-    for batch in answers(some, model, config, evaluation, resources):
+    for batch in answers(boxes.where(wanted), model, config, resources):
         rows = wanted[batch["box"]]
         found[rows] = batch["bbox"]
         bad.update(boxes.image[rows[batch["corrupt"]]].tolist())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mipnet.config import Config, from_dict
 from mipnet.config.schema import EvaluationConfig
-from mipnet.data.geometry import box_to_crop, crop_affine, warp_crop
+from mipnet.data.crops import crop_boxes
 from mipnet.data.records import Boxes, Images
 from mipnet.errors import UserError
 from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps, flip_back
@@ -133,16 +133,11 @@ class Predictor:
         """
         if not len(boxes):
             return []
-        size = self.config.input.size
-        centers, sizes = box_to_crop(boxes, size, self.config.input.padding)
-        keypoints = []
-        for begin in range(0, len(boxes), self.evaluation.batch_size):
-            part = slice(begin, begin + self.evaluation.batch_size)
-            crops = [
-                warp_crop(image, crop_affine(c, s, 0.0, size), size)
-                for c, s in zip(centers[part], sizes[part], strict=True)
-            ]
-            keypoints.append(self(np.stack(crops), centers[part], sizes[part]))
+        size, padding, at_once = self.config.input.size, self.config.input.padding, self.evaluation.batch_size
+        keypoints = [
+            self(*crop_boxes(image, boxes[begin : begin + at_once], size, padding))
+            for begin in range(0, len(boxes), at_once)
+        ]
         zeros = np.zeros(len(boxes), np.int64)
         listed = Boxes(
             Images(np.array([""]), np.array([image_id])),
@@ -151,5 +146,5 @@ class Predictor:
             np.ones(len(boxes)) if scores is None else scores,
             zeros,
         )
-        found = Poses(listed, np.concatenate(keypoints), sizes.prod(axis=-1), [])
-        return merged_results(found, self.config, self.evaluation)
+        found = Poses(listed, np.concatenate(keypoints), [])
+        return merged_results(found, replace(self.config, evaluation=self.evaluation))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mipnet.config.schema import ModelConfig, TargetConfig
-from mipnet.data.crops import CropSettings, cut_crop, decode_image
+from mipnet.data.crops import CropSettings, cut_crop, read_image
 from mipnet.data.records import People
 from mipnet.data.windows import WindowPlan, sample_rng
 from mipnet.inference.overlays import draw_poses, picture_grid
@@ -41,10 +41,7 @@ def training_grid(
     crops = max(COLUMNS // len(titles), 1)  # in a row
     pictures: list[list[np.ndarray]] = []
     for place in np.argsort(slots)[: ROWS * crops]:
-        try:
-            image = decode_image(people.images.read(int(images[place])))
-        except OSError:
-            image = None
+        image = read_image(str(people.images.uris[images[place]]))
         if image is None:
             continue
         near = people.of_image(int(images[place]))

@@ -257,14 +257,13 @@ def validator(config: Config, checkpoints: Folder, data: Folder, rows: Any) -> V
         poses = predict_splits(
             checkpoints.join(name),
             config,
-            config.evaluation,
             data,
             files,
             [source],
             resources,
             unreadable=lambda names: rows.add.remote({"unreadable": names}),
         )
-        found = flat_metrics(score_splits(poses, config, config.evaluation, files))
+        found = flat_metrics(score_splits(poses, config, files))
         metrics = {SCORE: occlusion_ap(config.data, found).value, **found}
         rows.add.remote({"step": step_of(name), **metrics})
         return metrics
