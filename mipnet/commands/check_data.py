@@ -94,11 +94,11 @@ def folder_of(config: Config, storage: str) -> Folder:
         if not folder.exists():
             raise UserError(f"the data set's folder {folder.uri} does not exist", "check --data (data.root)")
         return folder
-    from mipnet.data.generate import benchmark_name
+    from mipnet.data.generate import MANIFEST, benchmark_name
 
     home = storage_named(storage)
-    folder = home.join("data").join(benchmark_name(config.scenes))
-    if not folder.exists("manifest.json"):
+    folder = home.join(f"data/{benchmark_name(config.scenes)}")
+    if not folder.exists(MANIFEST):
         raise UserError(
             f"the benchmark is not in {home.uri} yet", "mipnet data generate renders it, or give --data"
         )

@@ -16,7 +16,7 @@ from mipnet.commands.unreadable import Unreadable
 from mipnet.config import Config, from_dict, preset, to_yaml
 from mipnet.config.flags import option, parse, say
 from mipnet.data.ochuman import image_ids
-from mipnet.data.tables import row_names, row_uris
+from mipnet.data.tables import from_parquet, row_names, row_uris
 from mipnet.errors import DataError, UserError
 from mipnet.storage import Folder, parent_of
 
@@ -228,14 +228,10 @@ def read_boxes(path: str, pictures: Pictures) -> Any:
 
 def draw_overlays(out: Folder, pictures: Pictures, count: int, joints: Any) -> None:
     """One picture for each of the first so many that could be read."""
-    import io
-
-    import pyarrow.parquet as pq
-
     from mipnet.data.crops import read_image
     from mipnet.inference.overlays import draw_poses, encode_jpeg
 
-    rows = pq.read_table(io.BytesIO(out.read("results.parquet"))).slice(0, count).to_pylist()
+    rows = from_parquet(out.read("results.parquet")).slice(0, count).to_pylist()
     for uri, row in zip(pictures.uris, rows, strict=False):
         image = read_image(uri) if row["readable"] else None
         if image is None:

@@ -11,13 +11,13 @@ S3 or GCS, without Parquet in between. Any other program reads the shards as the
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from mipnet.data.tables import from_parquet, to_parquet
 from mipnet.errors import DataError
 from mipnet.storage import Folder, piece_name
 
@@ -150,7 +150,6 @@ def _shard(packing: Packing, digest: str, number: int) -> dict[str, Any]:
 
 def _table_file(rows: Sequence[PackedImage], contents: Sequence[bytes]) -> bytes:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     table = pa.table(
         {
@@ -160,14 +159,11 @@ def _table_file(rows: Sequence[PackedImage], contents: Sequence[bytes]) -> bytes
             "image": pa.array(contents, pa.binary()),
         }
     )
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
-    return sink.getvalue()
+    return to_parquet(table, compression="none", use_dictionary=False, write_statistics=False)
 
 
 def _write_index(target: Folder, records: Sequence[dict[str, Any]]) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     kinds = {"name": pa.string(), "shard": pa.string(), "offset": pa.int64(), "size": pa.int64()}
     rows = [
@@ -175,10 +171,7 @@ def _write_index(target: Folder, records: Sequence[dict[str, Any]]) -> None:
         for record in records
         for name, at, size in record["images"]
     ]
-    table = pa.Table.from_pylist(rows, pa.schema(kinds))
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    target.write(INDEX, sink.getvalue())
+    target.write(INDEX, to_parquet(pa.Table.from_pylist(rows, pa.schema(kinds))))
 
 
 def read_manifest(folder: Folder) -> dict[str, Any]:
@@ -206,10 +199,8 @@ def pieces(folder: Folder) -> dict[str, str]:
         if folder.exists(UNFINISHED):
             raise DataError(f"{folder.uri} is not packed to its end", "run the same 'mipnet data pack' again")
         return {}
-    import pyarrow.parquet as pq
-
     read_manifest(folder)
-    index = pq.read_table(io.BytesIO(folder.read(INDEX))).to_pydict()
+    index = from_parquet(folder.read(INDEX)).to_pydict()
     columns = (index[name] for name in ("name", "shard", "offset", "size"))
     return {name: piece_name(shard, at, size) for name, shard, at, size in zip(*columns, strict=True)}
 
@@ -220,8 +211,6 @@ def verify(folder: Folder, source: Folder | None = None) -> list[str]:
     Every shard must have the digest that the manifest tells; every image must be the same by index and by
     table, and the same as in ``source``, if that is given.
     """
-    import pyarrow.parquet as pq
-
     manifest, problems, found = read_manifest(folder), [], pieces(folder)
     seen = 0
     for shard in manifest["shards"]:
@@ -233,7 +222,7 @@ def verify(folder: Folder, source: Folder | None = None) -> list[str]:
         if sha256(file) != shard["sha256"]:
             problems.append(f"{shard['name']} has changed since it was written")
             continue
-        table = pq.read_table(io.BytesIO(file), columns=["name", "image"]).to_pydict()
+        table = from_parquet(file, ["name", "image"]).to_pydict()
         for name, content in zip(table["name"], table["image"], strict=True):
             seen += 1
             if name not in found or folder.read(found[name]) != content:

@@ -7,7 +7,6 @@ done again. So every image is in the output exactly once, however often the job 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from mipnet.config import Config, to_dict
 from mipnet.config.schema import ResourcesConfig
 from mipnet.data.faults import check_readable
 from mipnet.data.records import Boxes
+from mipnet.data.tables import from_parquet, to_parquet
 from mipnet.inference.poses import Poses, merged_results
 from mipnet.storage import Folder
 
@@ -84,10 +84,8 @@ class Parts:
 
     def read(self) -> Iterator[Any]:
         """The tables of all parts, in order."""
-        import pyarrow.parquet as pq
-
         for number in range(len(self)):
-            yield pq.read_table(io.BytesIO(self.folder.read(self.name(number))))
+            yield from_parquet(self.folder.read(self.name(number)))
 
 
 def digest_of(boxes: Boxes, model: bytes, config: Config) -> str:
@@ -178,12 +176,9 @@ def named(boxes: Boxes, images: set[int]) -> list[str]:
 
 def known_unreadable(parts: Parts) -> list[str]:
     """The images that earlier starts could not read."""
-    import pyarrow.parquet as pq
-
     names: list[str] = []
     for number in sorted(parts.done):
-        file = io.BytesIO(parts.folder.read(parts.name(number)))
-        table = pq.read_table(file, columns=["file_name", "readable"])
+        table = from_parquet(parts.folder.read(parts.name(number)), ["file_name", "readable"])
         names += [row["file_name"] for row in table.to_pylist() if not row["readable"]]
     return names
 
@@ -228,14 +223,6 @@ def as_table(
         for i, image_id in zip(images, ids, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=schema)
-
-
-def to_parquet(table: Any) -> bytes:
-    import pyarrow.parquet as pq
-
-    file = io.BytesIO()
-    pq.write_table(table, file)
-    return file.getvalue()
 
 
 def write_outcome(parts: Parts, out: Folder, category_id: int = 1) -> tuple[int, int]:
