@@ -23,7 +23,7 @@ COMMANDS = {
     "registry rollback": "make the champion before the present one champion again",
     "data generate": "render the generated crowd benchmark",
     "data check": "what a data set holds, what is wrong with it, what the network will see",
-    "data pack": "a data set's images, or tiles of its people to train on, in few large files",
+    "data pack": "a data set's images in few large files",
     "models import": "published weights as a model folder",
     "models export": "a model's weights under the reference code's names",
     "models summary": "parameters and multiply-adds of any network",

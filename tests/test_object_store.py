@@ -37,16 +37,8 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def all_windows(people: People) -> list[dict[str, np.ndarray]]:
     settings = CropSettings((32, 48), 1.25, 2, COCO17, AugmentConfig())
-    cutter = WindowCutter(people, WindowPlan(people.groups, 0, 1, 8, 2), settings)
+    cutter = WindowCutter(people, WindowPlan(people.first, 0, 1, 8, 2), settings)
     return [cutter.cut(window) for window in range(cutter.plan.num_windows)]
-
-
-def first_epoch(people: People) -> dict[str, np.ndarray]:
-    """Its samples, in the order of the people."""
-    windows = all_windows(people)
-    whole = {name: np.concatenate([window[name] for window in windows]) for name in windows[0]}
-    order = np.lexsort((whole["sample"], whole["epoch"]))[: len(people)]
-    return {name: column[order] for name, column in whole.items()}
 
 
 @pytest.mark.slow
@@ -68,17 +60,6 @@ def test_data_sets_tables_and_results_live_there(
     for expected, *found in zip(*map(all_windows, (small_people, people, packed)), strict=True):
         for block in found:
             assert all(np.array_equal(expected[name], block[name]) for name in expected)
-
-    paper = ["--augment.scale", "0.35", "--augment.rotation", "45", "--augment.half-body", "0.3"]
-    tiles = [*flags, "--data.train", "train", "--tiles", *paper]
-    assert main(["data", "pack", bucket.path("tiled"), *tiles]) == 0
-    assert "every tile shows its part" in capsys.readouterr().out
-    tiled, _ = open_split(DataConfig(), bucket.join("tiled"), "train").people()
-    assert tiled.tiles is not None
-    assert absent(tiled.pictures) == []
-    expected, found = map(first_epoch, (people, tiled))
-    assert np.array_equal(expected["joints"], found["joints"])
-    assert 0 < np.abs(expected["image"].astype(int) - found["image"]).mean() < 1
 
     table = io.BytesIO()
     pq.write_table(pa.table({"image": [b"one", b"two", b"three"]}), table, row_group_size=2)

@@ -132,11 +132,12 @@ def try_pairs(run: Run, data: Folder, tried: Sequence[tuple[float, float]]) -> l
     file = open_splits(config, data, [split])[split]
     boxes = Boxes.join([boxes_of(file, data, split, source, config)])
     model = run.folder.join(MODEL)
-    poses = predict_poses(boxes, model, config, config.evaluation, config.resources).of_group(0)
+    poses = predict_poses(boxes, model, config, config.resources).of_group(0)
     found = []
     for discount, oks_nms in tried:
         evaluation = replace(config.evaluation, discount=discount, oks_nms=oks_nms)
-        results = merged_results(poses, config, evaluation, "merged", file.category_id)
+        merging = replace(config, evaluation=evaluation)
+        results = merged_results(poses, merging, "merged", file.category_id)
         joints = config.data.joints
         figures = evaluate_poses(config.data.protocol, file.annotations, results, joints.sigmas)
         name = f"{split}/{source.partition('=')[0]}/merged"

@@ -94,11 +94,11 @@ def folder_of(config: Config, storage: str) -> Folder:
         if not folder.exists():
             raise UserError(f"the data set's folder {folder.uri} does not exist", "check --data (data.root)")
         return folder
-    from mipnet.data.generate import benchmark_name
+    from mipnet.data.generate import MANIFEST, benchmark_name
 
     home = storage_named(storage)
-    folder = home.join("data").join(benchmark_name(config.scenes))
-    if not folder.exists("manifest.json"):
+    folder = home.join(f"data/{benchmark_name(config.scenes)}")
+    if not folder.exists(MANIFEST):
         raise UserError(
             f"the benchmark is not in {home.uri} yet", "mipnet data generate renders it, or give --data"
         )
@@ -117,7 +117,7 @@ def read_splits(config: Config, data: Folder, problems: list[str]) -> dict[str, 
             continue
         splits[split] = found
         try:
-            found.left_out = check_split(config, data, split, file, sources, split == config.data.train)
+            found.left_out = check_split(config, data, split, file, sources)
         except UserError as error:
             found.problem = str(error)
             problems.append(found.problem)
@@ -126,14 +126,13 @@ def read_splits(config: Config, data: Folder, problems: list[str]) -> dict[str, 
 
 def read_pixels(config: Config, splits: Mapping[str, Split], count: int, problems: list[str]) -> None:
     """Decode images of every split: all, or so many evenly spread."""
-    evaluated = {split for split, sources in split_sources(config.data, True).items() if sources}
-    everything = {split: pictures(found.file, split in evaluated) for split, found in splits.items()}
-    chosen_images = {split: spread(images, count) for split, (images, _) in everything.items()}
+    chosen_images = {split: spread(found.file.images(), count) for split, found in splits.items()}
     with Progress("reading", "image", total=sum(map(len, chosen_images.values()))) as progress:
         before = 0
         for split, images in chosen_images.items():
-            sizes = everything[split][1]
-            seen = look_at(images, [sizes[i] for i in images.ids.tolist()], counter(progress, before))
+            infos = [splits[split].file.coco.imgs[i] for i in images.ids.tolist()]
+            sizes = [(info["width"], info["height"]) for info in infos]
+            seen = look_at(images, sizes, counter(progress, before))
             splits[split].pixels = seen
             before += len(images)
             if splits[split].problem:
@@ -142,23 +141,6 @@ def read_pixels(config: Config, splits: Mapping[str, Split], count: int, problem
                 check_readable(seen.unreadable, len(images), config.data.max_bad_share)
             except UserError as error:
                 problems.append(f"{split}: {error}")
-
-
-def pictures(file: CocoFile, evaluated: bool) -> tuple[Images, dict[int, tuple[float, float]]]:
-    """What there is to read of a split: its images, or a tile of each where training alone reads them.
-
-    Returns:
-        the pictures, and by the ids of the images the (width, height) that is stated of each.
-    """
-    people, _ = file.people()
-    if people.tiles and not evaluated:
-        firsts, ids = people.first[:-1], people.images.ids
-        stated = people.tiles.places[firsts, 2:4].tolist()
-        return Images(people.tiles.uris[firsts], ids), {
-            i: (w, h) for i, (w, h) in zip(ids.tolist(), stated, strict=True)
-        }
-    images = file.coco.imgs
-    return file.images(), {i: (info["width"], info["height"]) for i, info in images.items()}
 
 
 def counter(progress: Progress, before: int) -> Callable[[int], None]:

@@ -8,11 +8,9 @@ from mipnet.commands.common import open_splits
 from mipnet.config import Config
 from mipnet.config.flags import say
 from mipnet.config.schema import DataConfig
-from mipnet.data.crops import crop_settings
 from mipnet.data.faults import check_readable
 from mipnet.data.layouts import boxes_of
 from mipnet.data.records import CocoFile, absent
-from mipnet.data.tiles import check_limits
 from mipnet.errors import DataError
 from mipnet.evaluation.protocols import evaluate_poses
 from mipnet.storage import Folder
@@ -46,8 +44,7 @@ def check_data(
     sources = split_sources(wanted, training)
     files = open_splits(config, data, list(sources))
     for split, file in files.items():
-        trained = training and split == wanted.train
-        for line in check_split(config, data, split, file, sources[split], trained, unreadable):
+        for line in check_split(config, data, split, file, sources[split], unreadable):
             say(f"left out: {line} (in {file.path})")
     return files
 
@@ -64,7 +61,6 @@ def check_split(
     split: str,
     file: CocoFile,
     sources: tuple[str, ...],
-    trained: bool,
     unreadable: Callable[[list[str]], object] = lambda names: None,
 ) -> list[str]:
     """Try all that will be done with a split, but for its pixels.
@@ -72,7 +68,6 @@ def check_split(
     Args:
         config, data, split, file: which.
         sources: of the boxes that poses are predicted in.
-        trained: a network is to be trained on it.
         unreadable: told which images are missing.
 
     Returns:
@@ -83,17 +78,9 @@ def check_split(
     """
     people, complaints = file.people()
     complaints.check(len(people) + complaints.total, config.data.max_bad_share, file.path)
-    if trained and people.tiles:
-        check_limits(people.tiles, crop_settings(config))
-    used = people.images if sources else people.pictures
-    gone = absent(used)
-    if people.tiles and sources and len(gone) == len(used):
-        raise DataError(
-            f"{split} in {data.uri} is packed as tiles, which only training reads",
-            "evaluate another split, or pack this one without --tiles",
-        )
-    check_readable(gone, len(used), config.data.max_bad_share)
-    unreadable(sorted(set(gone)))
+    gone = absent(people.images)
+    check_readable(gone, len(people.images), config.data.max_bad_share)
+    unreadable(gone)
     if sources:
         check_evaluation(config, data, split, file, sources)
     return complaints.lines()

@@ -115,17 +115,25 @@ def in_storage(model: Folder, storage: Folder) -> Folder:
     return copy
 
 
+def data_place(config: Config, storage: Folder) -> tuple[Folder, bool]:
+    """The data set's folder, and whether it is the generated benchmark and still has to be rendered."""
+    if not config.data.generated:
+        return Folder.of(config.data.root), False
+    from mipnet.data.generate import MANIFEST, benchmark_name
+
+    folder = storage.join(f"data/{benchmark_name(config.scenes)}")
+    return folder, not folder.exists(MANIFEST)
+
+
 def data_folder(config: Config, storage: Folder, plain: bool = False) -> Folder:
     """The data set's folder; the generated benchmark is rendered if it is not there."""
-    if not config.data.generated:
-        return Folder.of(config.data.root)
-    from mipnet.data.generate import benchmark_name, generate
+    folder, missing = data_place(config, storage)
+    if missing:
+        from mipnet.data.generate import generate
 
-    folder = storage.join("data").join(benchmark_name(config.scenes))
-    if not folder.exists("manifest.json"):
         say(f"rendering the benchmark into {folder.uri}")
         with Progress("rendering", "scene", plain) as progress:
-            generate(config.scenes, storage, progress.update)
+            generate(config.scenes, folder, progress.update)
     return folder
 
 
@@ -141,8 +149,8 @@ def open_splits(config: Config, data: Folder, splits: Sequence[str]) -> dict[str
 
 
 def one_image_each(files: Mapping[str, CocoFile]) -> list[str]:
-    """An image of each split, or a tile, to ask other nodes for."""
-    return [str(file.people()[0].pictures.uris[0]) for file in files.values()]
+    """An image of each split, to ask other nodes for."""
+    return [str(file.people()[0].images.uris[0]) for file in files.values()]
 
 
 def ceilings(config: Config, files: Mapping[str, CocoFile]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mipnet import __version__
-from mipnet.commands.common import STORAGE_HELP, data_folder, one_image_each, usable_model
+from mipnet.commands.common import STORAGE_HELP, data_folder, data_place, one_image_each, usable_model
 from mipnet.commands.evaluate import on_dataset
 from mipnet.commands.progress import Progress
 from mipnet.commands.unreadable import Unreadable
@@ -157,10 +157,11 @@ def measure(
     from mipnet.commands.checks import check_data
 
     config = configs[versions[-1].number]
-    data, unreadable = present_data(config, registry.storage), Unreadable()
+    data, missing = data_place(config, registry.storage)
+    unreadable = Unreadable()
     files: dict[str, CocoFile] = {}
     found: dict[int, dict[str, float]] = {}
-    if data is not None:
+    if not missing:
         files = check_data(config, data, training=False, unreadable=unreadable)
         found = kept(registry, versions, configs, data, files)
         if len(found) == len(versions):
@@ -174,7 +175,7 @@ def measure(
 
     with connect(config.resources, verbose) as resources:
         probe_storage(registry.storage)
-        if data is None:
+        if missing:
             data = data_folder(config, registry.storage, verbose)
             files = check_data(config, data, training=False, unreadable=unreadable)
             found = kept(registry, versions, configs, data, files)
@@ -183,30 +184,12 @@ def measure(
             probe_files([model.path("model.json"), *one_image_each(files)])
             with Progress(f"evaluating version {version.number}", "box", verbose) as progress:
                 poses = predict_splits(
-                    model,
-                    mine,
-                    mine.evaluation,
-                    data,
-                    files,
-                    mine.data.boxes,
-                    resources,
-                    progress.update,
-                    unreadable,
+                    model, mine, data, files, mine.data.boxes, resources, progress.update, unreadable
                 )
-            found[version.number] = flat_metrics(score_splits(poses, mine, mine.evaluation, files))
+            found[version.number] = flat_metrics(score_splits(poses, mine, files))
             about = identity(mine, data, files)
             registry.keep_evaluation(version, key_of(about), about, found[version.number])
     return found, files
-
-
-def present_data(config: Config, storage: Folder) -> Folder | None:
-    """The data set's folder; None if it is the generated benchmark and still has to be rendered."""
-    if not config.data.generated:
-        return Folder.of(config.data.root)
-    from mipnet.data.generate import benchmark_name
-
-    folder = storage.join("data").join(benchmark_name(config.scenes))
-    return folder if folder.exists("manifest.json") else None
 
 
 def kept(

@@ -98,17 +98,9 @@ def main(command: str, argv: Sequence[str]) -> int:
         probe_files([model.path("model.json"), *one_image_each(files)])
         with Progress("evaluating", "box", options.verbose) as progress:
             poses = predict_splits(
-                model,
-                config,
-                config.evaluation,
-                data,
-                files,
-                config.data.boxes,
-                resources,
-                progress.update,
-                unreadable,
+                model, config, data, files, config.data.boxes, resources, progress.update, unreadable
             )
-    entries = score_splits(poses, config, config.evaluation, files) + others
+    entries = score_splits(poses, config, files) + others
     text = table(config.data, entries, ceilings(config, files))
     say(text)
     if options.robustness:
@@ -146,7 +138,7 @@ def curves(poses: Found, config: Config, files: Mapping[str, CocoFile], out: Fol
     """Say the robustness table, keep it and its picture, and return it for the table's file."""
     from mipnet.inference.robustness import robustness, robustness_table
 
-    found = robustness(poses, config, config.evaluation, files)
+    found = robustness(poses, config, files)
     text = "\nAP as the least confidence of a box rises\n" + robustness_table(found)
     say(text)
     if out:

@@ -1,10 +1,10 @@
-"""``mipnet data pack``: a data set's images, or tiles of its people to train on, in few large files."""
+"""``mipnet data pack``: a data set's images in few large files."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from mipnet.commands.common import open_splits, output_folder
@@ -17,7 +17,6 @@ from mipnet.storage import Folder, contained, parent_of
 if TYPE_CHECKING:
     from mipnet.data.pack import PackedImage, Packing
     from mipnet.data.records import CocoFile
-    from mipnet.data.tiling import Tiling
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,7 @@ class Options:
     """Flags of ``mipnet data pack``."""
 
     out: str = option("", "folder or URI (NFS, s3://, gs://) of the packed data set", positional=True)
-    preset: str = option("tiny", "whose data set; with --tiles also whose crops and augmentation")
-    tiles: bool = option(
-        False,
-        "of the split to train on, pack a JPEG tile for each person, for a fully random order; its images "
-        "only if it is evaluated, too",
-    )
+    preset: str = option("tiny", "whose data set")
     splits: tuple[str, ...] = option((), "which splits [those to train on, to tune and to evaluate]")
     shard_images: int = option(500, "images in one file")
     verify: bool = option(False, "read everything again and compare it with the plain data set")
@@ -44,7 +38,7 @@ def main(command: str, argv: Sequence[str]) -> int:
         command,
         "A data set's images as Parquet shards, to train on as before.",
         Options,
-        ["data", "input", "augment"],
+        ["data"],
         base,
         argv,
     )
@@ -63,73 +57,49 @@ def main(command: str, argv: Sequence[str]) -> int:
     if data == out:
         raise ConfigError(f"{out.uri} is the data set itself", "pack into another folder")
     problems: list[str] = []
-    packings, tiling = plan(config, data, out, options)
-    for packing in packings:
+    for packing in plan(config, data, out, options):
         with Progress("packing", "shard", options.verbose) as progress:
             manifest = pack(packing, progress.update)
         say(
-            f"{packing.target.uri}: {manifest['images']} images, {manifest['people']} people"
-            + (f", {manifest['pictures']} tiles" if packing.place else "")
-            + f", {len(manifest['shards'])} shard(s), {manifest['bytes'] / 1e9:.3f} GB"
+            f"{packing.target.uri}: {manifest['images']} images, {manifest['people']} people, "
+            f"{len(manifest['shards'])} shard(s), {manifest['bytes'] / 1e9:.3f} GB"
         )
         if missing := manifest["missing"]:
             say(f"left out  {len(missing)} x image that cannot be read: {first_few(missing)}")
         if options.verify:
-            problems += [
-                f"{packing.target.uri}: {p}" for p in verify(packing.target, packing.source, packing.differs)
-            ]
+            problems += [f"{packing.target.uri}: {p}" for p in verify(packing.target, packing.source)]
     if problems:
         raise DataError(f"the packed data set is damaged: {first_few(problems)}", "remove it and pack again")
     if options.verify:
-        images = ["every image is the same in both"] if any(not p.place for p in packings) else []
-        say(
-            "verified: "
-            + ", ".join([*images, *(["every tile shows its part of the image"] if tiling else [])])
-        )
-    if tiling:
-        say(tiling.error(packings[-1].target).line())
-    crops = f" --preset {options.preset}" if tiling else ""
-    say(f"next      mipnet train{crops} --data {out.uri} (and the other --data settings as before)")
+        say("verified: every image is the same in both")
+    say(f"next      mipnet train --data {out.uri} (and the other --data settings as before)")
     return 0
 
 
-def plan(config: Config, data: Folder, out: Folder, options: Options) -> tuple[list[Packing], Tiling | None]:
-    """One packing for each image folder, and last that of the tiles; other files are copied as they are.
+def plan(config: Config, data: Folder, out: Folder, options: Options) -> list[Packing]:
+    """One packing for each image folder; annotation files and boxes are copied as they are.
 
-    Of a split that is only trained on, the images without people are left out, and all where it has tiles.
+    Of a split that is only trained on, the images without people are left out.
     """
     from mipnet.data.pack import Packing, sha256
 
     wanted = config.data
     splits = list(options.splits or dict.fromkeys((wanted.train, wanted.tune, *wanted.evaluate)))
-    if options.tiles and wanted.train not in splits:
-        raise ConfigError(
-            f"--tiles are for the split to train on, {wanted.train}, which is not among --splits",
-            "add it there, or name another with --data.train",
-        )
     skeleton = wanted.skeleton if isinstance(wanted.skeleton, str) else asdict(wanted.skeleton)
     about = {"layout": wanted.layout, "skeleton": skeleton, "splits": splits}
     folders: dict[str, dict[str, PackedImage]] = {}
     digests: dict[str, dict[str, str]] = {}
-    tiles, tiling = [], None
     for split, file in open_splits(config, data, splits).items():
         parent, name = parent_of(file.path)
         content = parent.read(name)
         out.write(inside(data, file.path), content)
-        digest = {inside(data, file.path): sha256(content)}
+        digests.setdefault(file.images_uri, {})[inside(data, file.path)] = sha256(content)
         only_trained = split == wanted.train and split not in (wanted.tune, *wanted.evaluate)
-        if options.tiles and split == wanted.train:
-            target = out.join(inside(data, file.images_uri))
-            packing, tiling = tile_packing(config, file, target, options.shard_images)
-            tiles.append(replace(packing, settings={**about, "annotations": digest, **packing.settings}))
-            if only_trained:
-                continue
-        digests.setdefault(file.images_uri, {}).update(digest)
         for image in packed_images(file, only_trained):
             folders.setdefault(file.images_uri, {}).setdefault(image.name, image)
     for name in data.names("boxes"):
         out.write(f"boxes/{name}", data.read(f"boxes/{name}"))
-    packings = [
+    return [
         Packing(
             Folder(uri),
             out.join(inside(data, uri)),
@@ -139,52 +109,23 @@ def plan(config: Config, data: Folder, out: Folder, options: Options) -> tuple[l
         )
         for uri, images in folders.items()
     ]
-    return [*packings, *tiles], tiling
 
 
-def tile_packing(config: Config, file: CocoFile, images: Folder, per_shard: int) -> tuple[Packing, Tiling]:
-    """The tiles of a split, into the folder of its packed images."""
-    from mipnet.data.crops import crop_settings
-    from mipnet.data.pack import Packing
-    from mipnet.data.tiles import PLACE, TILES, limits, tiles_folder
-    from mipnet.data.tiling import QUALITY, Tiling
-
-    people, settings = file.people()[0], crop_settings(config)
-    tiling = Tiling(replace(people, tiles=None), settings)
-    cut = {TILES: limits(settings), "jpeg": {"quality": QUALITY, "sampling": "4:4:4"}}
-    packing = Packing(
-        Folder(file.images_uri),
-        tiles_folder(images.uri, file.path),
-        packed_images(file, True, True),
-        per_shard,
-        cut,
-        tiling.cut,
-        tiling.differs,
-        PLACE,
-    )
-    return packing, tiling
-
-
-def packed_images(file: CocoFile, only_people: bool, only_trained: bool = False) -> list[PackedImage]:
+def packed_images(file: CocoFile, only_people: bool) -> list[PackedImage]:
     """The images of a split with their people.
 
     Args:
         file: of the split.
         only_people: no images without anybody to train on.
-        only_trained: nobody else in those.
     """
     from mipnet.data.pack import PackedImage
 
-    people, _ = file.people()
-    shown = people.images.ids.tolist() if only_people else sorted(file.coco.imgs)
-    ids = set(people.ids.tolist())
+    shown = file.people()[0].images.ids.tolist() if only_people else sorted(file.coco.imgs)
     return [
         PackedImage(
             contained(file.coco.imgs[image_id]["file_name"], file.images_uri),
             image_id,
-            json.dumps(
-                [a for a in file.coco.imgToAnns.get(image_id, []) if not only_trained or a["id"] in ids]
-            ),
+            json.dumps(file.coco.imgToAnns.get(image_id, [])),
         )
         for image_id in shown
     ]

@@ -24,7 +24,6 @@ from mipnet.data.crops import crop_settings
 from mipnet.data.generate import benchmark_name
 from mipnet.data.records import CocoFile, People
 from mipnet.data.windows import WindowPlan
-from mipnet.errors import DataError
 from mipnet.evaluation.occlusion import SCORE, occlusion_ap
 from mipnet.inference.entries import Entry, flat_metrics
 from mipnet.inference.evaluate import predict_splits, score_splits
@@ -67,7 +66,6 @@ def train_phase(
     """
     config = run.config
     people = training_people(config, data, tracker, files)
-    keep_order(run, people)
     plan = make_plan(config, people)
     keep_crops(run, people, plan, tracker)
     done = position(run.folder)
@@ -109,22 +107,6 @@ def training_people(
     if config.data.train not in config.data.evaluate:
         del files[config.data.train]  # COCO's takes gigabytes, for all the time of the training
     return people
-
-
-def keep_order(run: Run, people: People) -> None:
-    """Make sure that a run reads to its end what it began with: tiles come in another order than images.
-
-    Raises:
-        DataError: since its last start the data set was packed in the other way.
-    """
-    reads = "tiles" if people.tiles else "images"
-    began = run.state.get("reads", reads)
-    if began != reads:
-        raise DataError(
-            f"run {run.name} began with {began} and would go on with {reads}, in another order",
-            f"give it the data set with {began} again, or start another run with --new",
-        )
-    run.note(reads=reads)
 
 
 def keep_crops(run: Run, people: People, plan: WindowPlan, tracker: Tracker) -> None:
@@ -206,7 +188,6 @@ def evaluate_phase(
         poses = predict_splits(
             run.folder.join(MODEL),
             config,
-            config.evaluation,
             data,
             files,
             config.data.boxes,
@@ -214,7 +195,7 @@ def evaluate_phase(
             progress.update,
             Unreadable(run.folder),
         )
-    entries = score_splits(poses, config, config.evaluation, files)
+    entries = score_splits(poses, config, files)
     limits = ceilings(config, files)
     text = table(config.data, entries, limits)
     results = run.folder.join(RESULTS)

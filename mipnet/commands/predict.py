@@ -15,7 +15,8 @@ from mipnet.commands.progress import Progress
 from mipnet.commands.unreadable import Unreadable
 from mipnet.config import Config, from_dict, preset, to_yaml
 from mipnet.config.flags import option, parse, say
-from mipnet.data.tables import row_names, row_uris
+from mipnet.data.ochuman import image_ids
+from mipnet.data.tables import from_parquet, row_names, row_uris
 from mipnet.errors import DataError, UserError
 from mipnet.storage import Folder, parent_of
 
@@ -68,7 +69,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     if not options.boxes:
         say("no --boxes: each whole image is taken as one box")
     check_few(pictures, config.data.max_bad_share)
-    digest = digest_of(listed, model.read("weights.safetensors"), config, config.evaluation)
+    digest = digest_of(listed, model.read("weights.safetensors"), config)
     parts = Parts.open(out, digest, len(pictures.uris))
     if parts.resumed:
         say(f"going on: {parts.resumed} of {parts.images} images are done")
@@ -78,9 +79,7 @@ def main(command: str, argv: Sequence[str]) -> int:
             probe_files([model.path("model.json"), pictures.uris[0]])
             with Progress("predicting", "image", options.verbose) as progress:
                 names = dict(enumerate(pictures.names))
-                unreadable = predict_parts(
-                    listed, parts, model, config, config.evaluation, resources, progress.update, names
-                )
+                unreadable = predict_parts(listed, parts, model, config, resources, progress.update, names)
     Unreadable()(unreadable)
     out.write("config.yaml", to_yaml(config))
     poses, images = write_outcome(parts, out)
@@ -132,7 +131,8 @@ def find_pictures(places: Sequence[str]) -> Pictures:
             found |= {folder.path(name): folder.path(name) for name in names}
     uris = sorted(found, key=address_order)
     names = [plain_address(found[uri]) for uri in uris]
-    return Pictures(uris, names, image_ids(names))
+    # 000000000139.jpg of COCO has the id 139.
+    return Pictures(uris, names, image_ids([PurePosixPath(name).stem for name in names]))
 
 
 def check_few(pictures: Pictures, max_bad_share: float) -> None:
@@ -143,23 +143,13 @@ def check_few(pictures: Pictures, max_bad_share: float) -> None:
     """
     if len(pictures.uris) > FEW:
         return
+    from mipnet.data.crops import read_image
     from mipnet.data.faults import check_readable
 
     unreadable = [
-        name for uri, name in zip(pictures.uris, pictures.names, strict=True) if picture(uri) is None
+        name for uri, name in zip(pictures.uris, pictures.names, strict=True) if read_image(uri) is None
     ]
     check_readable(unreadable, len(pictures.uris), max_bad_share)
-
-
-def picture(uri: str) -> Any:
-    """(H, W, 3) uint8 RGB, None if it cannot be read."""
-    from mipnet.data.crops import decode_image
-    from mipnet.data.records import read_uri
-
-    try:
-        return decode_image(read_uri(uri))
-    except OSError:
-        return None
 
 
 def plain_address(uri: str) -> str:
@@ -172,14 +162,6 @@ def address_order(uri: str) -> tuple[str, int]:
     """Files by name, rows of a table by number."""
     table, _, row = uri.rpartition("#row=")
     return (table, int(row)) if row.isdecimal() and table else (uri, 0)
-
-
-def image_ids(names: Sequence[str]) -> list[int]:
-    """COCO's id where every name is a number (000000000139.jpg -> 139), else 1, 2, 3, …"""
-    stems = [PurePosixPath(name).stem for name in names]
-    if all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
-        return [int(stem) for stem in stems]
-    return list(range(1, len(names) + 1))
 
 
 def images_of(pictures: Pictures) -> Any:
@@ -246,15 +228,12 @@ def read_boxes(path: str, pictures: Pictures) -> Any:
 
 def draw_overlays(out: Folder, pictures: Pictures, count: int, joints: Any) -> None:
     """One picture for each of the first so many that could be read."""
-    import io
-
-    import pyarrow.parquet as pq
-
+    from mipnet.data.crops import read_image
     from mipnet.inference.overlays import draw_poses, encode_jpeg
 
-    rows = pq.read_table(io.BytesIO(out.read("results.parquet"))).slice(0, count).to_pylist()
+    rows = from_parquet(out.read("results.parquet")).slice(0, count).to_pylist()
     for uri, row in zip(pictures.uris, rows, strict=False):
-        image = picture(uri) if row["readable"] else None
+        image = read_image(uri) if row["readable"] else None
         if image is None:
             continue
         drawn = draw_poses(image, row["poses"], joints)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,9 +14,10 @@ from mipnet.data.geometry import (
     flip_center,
     flip_keypoints,
     mirrored_affine,
-    moved_affine,
     transform_keypoints,
+    warp_crop,
 )
+from mipnet.data.records import read_uri
 from mipnet.skeletons import Skeleton
 
 MIN_JOINTS_OF_OTHERS = 3
@@ -54,19 +54,6 @@ def crop_settings(config: Config) -> CropSettings:
     )
 
 
-class Part(NamedTuple):
-    """Where pixels lie in their image, if they are not all of it.
-
-    Attributes:
-        left, top: the image's px that is their first.
-        image_width: of the whole image in px.
-    """
-
-    left: int
-    top: int
-    image_width: int
-
-
 def decode_image(content: bytes) -> np.ndarray | None:
     """(H, W, 3) uint8 RGB without the EXIF rotation (annotations refer to stored pixels); None if corrupt."""
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -74,6 +61,38 @@ def decode_image(content: bytes) -> np.ndarray | None:
         return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error:
         return None
+
+
+def read_image(uri: str) -> np.ndarray | None:
+    """The pixels of a file by its path or URI, or of a table's row, as ``decode_image``; None also for a file
+    that cannot be read."""
+    try:
+        return decode_image(read_uri(uri))
+    except OSError:  # missing, not permitted, a folder, or the disk's fault
+        return None
+
+
+def crop_boxes(
+    image: np.ndarray, boxes: np.ndarray, input_size: tuple[int, int], padding: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a network sees of boxes of an image, not augmented.
+
+    Args:
+        image: (H, W, 3) uint8.
+        boxes: (B, 4) x, y, w, h in px.
+        input_size: (w, h) of a crop in px.
+        padding: as for ``box_to_crop``.
+
+    Returns:
+        crops (B, h, w, 3) uint8, in the image's order of colours; their centers and sizes, (B, 2) float64 in
+        image px.
+    """
+    centers, sizes = box_to_crop(boxes, input_size, padding)
+    width, height = input_size
+    crops = np.zeros((len(boxes), height, width, 3), np.uint8)
+    for crop, center, size in zip(crops, centers, sizes, strict=True):
+        crop[:] = warp_crop(image, crop_affine(center, size, 0.0, input_size), input_size)
+    return crops, centers, sizes
 
 
 def cut_crop(
@@ -84,25 +103,23 @@ def cut_crop(
     settings: CropSettings,
     rng: np.random.Generator,
     out: np.ndarray,
-    part: Part | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One augmented training sample.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        boxes: (P, 4) x, y, w, h in px of all people of the image, as are all coordinates, also for a part.
+        boxes: (P, 4) x, y, w, h in px of all people of the image.
         keypoints: (P, K, 3) float, their joints in px.
         primary: whose box is cropped.
         settings: see ``CropSettings``.
         rng: the sample's own generator; the result depends on nothing else that is random.
         out: (h, w, 3) uint8, the crop is written here.
-        part: of the image that the pixels are, which must hold all that the crop shows of it; None is all.
 
     Returns:
         joints: (N, K, 3) float32, x, y in crop px and v (0: unlabelled or outside) of the person of each λ.
         people: (N,) int64, which person of the image that is.
     """
-    width = part.image_width if part else image.shape[1]
+    width = image.shape[1]
     change = draw_augmentation(rng, settings.augment)
     center, size = box_to_crop(boxes[primary], settings.size, settings.padding)
     if change.half_body:
@@ -112,12 +129,9 @@ def cut_crop(
         center = flip_center(center, width)
     center = center + change.shift * size
     affine = crop_affine(center, size * change.scale, change.rotation, settings.size)
-    from_pixels = mirrored_affine(affine, width) if change.flip else affine
-    if part:
-        from_pixels = moved_affine(from_pixels, part.left, part.top)
     cv2.warpAffine(
         image,
-        from_pixels,
+        mirrored_affine(affine, width) if change.flip else affine,
         settings.size,
         dst=out,
         flags=cv2.INTER_LINEAR,

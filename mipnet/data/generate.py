@@ -19,6 +19,7 @@ from mipnet.storage import Folder
 
 BoxSource = Literal["det5", "union"]
 BOX_SOURCES: tuple[BoxSource, ...] = get_args(BoxSource)
+MANIFEST = "manifest.json"
 SCENES_PER_TASK = 100
 JPEG_QUALITY = 95
 RENDERER = 2
@@ -54,21 +55,15 @@ def benchmark_name(config: ScenesConfig) -> str:
 
 
 def generate(
-    config: ScenesConfig, storage: Folder, progress: Callable[[int, int], None] = lambda done, of: None
-) -> tuple[Folder, bool]:
-    """The benchmark's folder in COCO layout, rendered unless it is there already.
+    config: ScenesConfig, folder: Folder, progress: Callable[[int, int], None] = lambda done, of: None
+) -> None:
+    """Render the benchmark in COCO layout.
 
     Args:
         config: how many scenes, from which seed.
-        storage: it becomes ``data/generated-DIGEST`` in here.
+        folder: where to; its manifest, which is written last, says that all is there.
         progress: told how many scenes of how many are done.
-
-    Returns:
-        the folder, and whether it had to be rendered.
     """
-    folder = storage.join("data").join(benchmark_name(config))
-    if folder.exists("manifest.json"):
-        return folder, False
     parts = plan_scenes(config)
     tasks = [
         (number, begin, min(begin + SCENES_PER_TASK, part.count))
@@ -92,8 +87,7 @@ def generate(
         _write_split(folder, split, sorted(found, key=lambda record: record["at"]))
     counts = {split: len(found) for split, found in records.items()}
     manifest = {"version": RENDERER, "scenes": asdict(config), "images": counts}
-    folder.write("manifest.json", json.dumps(manifest, indent=2) + "\n")  # last: it says that all is there
-    return folder, True
+    folder.write(MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
 def render_task(

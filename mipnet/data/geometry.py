@@ -88,12 +88,6 @@ def crop_affine(
     return affine
 
 
-def invert_affine(affine: np.ndarray) -> np.ndarray:
-    """The (2, 3) float64 affine that undoes ``affine`` (2, 3)."""
-    inverse = np.linalg.inv(np.asarray(affine, np.float64)[:, :2])
-    return np.column_stack([inverse, -inverse @ affine[:, 2]])
-
-
 def transform_points(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
     """``points`` (..., 2) mapped by ``affine`` (2, 3): (..., 2) float64."""
     return np.asarray(points, np.float64) @ affine[:, :2].T + affine[:, 2]
@@ -153,14 +147,6 @@ def flip_center(center: np.ndarray | Sequence[float], width: int) -> np.ndarray:
     return flipped
 
 
-def flip_box(box: np.ndarray | Sequence[float], width: int) -> np.ndarray:
-    """Boxes (..., 4) x, y, w, h in the mirrored image of ``width`` px, float64; their centres follow
-    ``flip_center``."""
-    flipped = np.array(box, np.float64)
-    flipped[..., 0] = width - 1 - flipped[..., 0] - flipped[..., 2]
-    return flipped
-
-
 def mirrored_affine(affine: np.ndarray, width: int) -> np.ndarray:
     """An affine of the mirrored image, made to work on the image as it is.
 
@@ -179,10 +165,3 @@ def mirrored_affine(affine: np.ndarray, width: int) -> np.ndarray:
     mirrored[:, 0] *= -1
     mirrored[:, 2] += affine[:, 0] * (width - 1)
     return mirrored
-
-
-def moved_affine(affine: np.ndarray, left: float, top: float) -> np.ndarray:
-    """An affine (2, 3) of an image, made to work on a part of it whose first pixel is (left, top)."""
-    moved = np.array(affine, np.float64)
-    moved[:, 2] += moved[:, :2] @ (left, top)
-    return moved

@@ -6,21 +6,18 @@ every image is one piece of it, which ``index.parquet`` names, so that it is rea
 S3 or GCS, without Parquet in between. Any other program reads the shards as the tables that they are::
 
     name (string), image_id (int64), people (string: JSON list of COCO annotations), image (binary)
-
-Instead of an image a row may be one of several parts that are cut from it (``mipnet.data.tiling``); where it
-lies then follows in more columns of numbers, of the shards and of the index.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from mipnet.data.tables import from_parquet, to_parquet
 from mipnet.errors import DataError
 from mipnet.storage import Folder, piece_name
 
@@ -39,35 +36,6 @@ class PackedImage:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of a shard.
-
-    Attributes:
-        name: of the picture in the packed folder.
-        image_id: of the image.
-        people: those that it is there for, as JSON.
-        content: the picture's file.
-        place: numbers that say where in the image it lies, if it is a part.
-    """
-
-    name: str
-    image_id: int
-    people: str
-    content: bytes
-    place: tuple[int, ...] = ()
-
-
-def whole(image: PackedImage, content: bytes) -> list[Row]:
-    """The image as it is."""
-    return [Row(image.name, image.image_id, image.people, content)]
-
-
-def differs(source: Folder, name: str, content: bytes) -> bool:
-    """Whether an image is another than that of the same name in the folder that was packed."""
-    return source.read(name) != content
-
-
-@dataclass(frozen=True)
 class Packing:
     """One image folder to pack.
 
@@ -77,9 +45,6 @@ class Packing:
         images: in the order in which they go into the shards.
         per_shard: images in one shard.
         settings: what the manifest says of where it comes from; annotation files with digests.
-        cut: the rows of an image from its file; None if it cannot be decoded.
-        differs: whether a row's picture, by name and content, is another than the source says.
-        place: the columns' names for the numbers of ``Row.place``.
     """
 
     source: Folder
@@ -87,9 +52,6 @@ class Packing:
     images: Sequence[PackedImage]
     per_shard: int
     settings: dict[str, Any]
-    cut: Callable[[PackedImage, bytes], list[Row] | None] = whole
-    differs: Callable[[Folder, str, bytes], bool] = differs
-    place: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -132,13 +94,12 @@ def pack(packing: Packing, progress: Callable[[int, int], None] = lambda done, o
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
-    _write_index(target, done, packing.place)
+    _write_index(target, done)
     missing = [name for record in done for name in record["missing"]]
     manifest = {
         "version": VERSION,
         "digest": digest,
         "images": len(packing.images) - len(missing),
-        "pictures": sum(len(record["images"]) for record in done),
         "people": sum(len(json.loads(image.people)) for image in packing.images),
         "bytes": sum(record["bytes"] for record in done),
         "missing": missing,
@@ -160,13 +121,20 @@ def _shard(packing: Packing, digest: str, number: int) -> dict[str, Any]:
             return record
     except FileNotFoundError:
         pass
-    rows, missing = _rows(packing, number)
-    file = _table_file(rows, packing.place)
+    rows, contents, missing = [], [], []
+    begin = number * packing.per_shard
+    for image in packing.images[begin : begin + packing.per_shard]:
+        try:
+            contents.append(packing.source.read(image.name))
+            rows.append(image)
+        except OSError:
+            missing.append(image.name)  # training counts and names it, as it does in the plain folder
+    file = _table_file(rows, contents)
     images, at = [], 0
-    for row in rows:
-        at = file.index(row.content, at)  # uncompressed and in order: each is one piece of the file
-        images.append([row.name, at, len(row.content), *row.place])
-        at += len(row.content)
+    for image, content in zip(rows, contents, strict=True):
+        at = file.index(content, at)  # uncompressed and in order: each is one piece of the file
+        images.append([image.name, at, len(content)])
+        at += len(content)
     target.write(name, file)
     record = {
         "digest": digest,
@@ -180,54 +148,30 @@ def _shard(packing: Packing, digest: str, number: int) -> dict[str, Any]:
     return record
 
 
-def _rows(packing: Packing, number: int) -> tuple[list[Row], list[str]]:
-    """The rows of a shard, and the names of the images that it lacks."""
-    rows, missing = [], []
-    begin = number * packing.per_shard
-    for image in packing.images[begin : begin + packing.per_shard]:
-        try:
-            found = packing.cut(image, packing.source.read(image.name))
-        except OSError:
-            found = None
-        if found is None:
-            missing.append(image.name)  # training counts and names it, as it does in the plain folder
-        else:
-            rows += found
-    return rows, missing
-
-
-def _table_file(rows: Sequence[Row], place: Sequence[str]) -> bytes:
+def _table_file(rows: Sequence[PackedImage], contents: Sequence[bytes]) -> bytes:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    numbers = zip(*(row.place for row in rows), strict=True) if rows else [()] * len(place)
     table = pa.table(
         {
             "name": pa.array([row.name for row in rows], pa.string()),
             "image_id": pa.array([row.image_id for row in rows], pa.int64()),
             "people": pa.array([row.people for row in rows], pa.string()),
-            **{key: pa.array(n, pa.int64()) for key, n in zip(place, numbers, strict=True)},
-            "image": pa.array([row.content for row in rows], pa.binary()),
+            "image": pa.array(contents, pa.binary()),
         }
     )
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
-    return sink.getvalue()
+    return to_parquet(table, compression="none", use_dictionary=False, write_statistics=False)
 
 
-def _write_index(target: Folder, records: Sequence[dict[str, Any]], place: Sequence[str]) -> None:
+def _write_index(target: Folder, records: Sequence[dict[str, Any]]) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    rows = [(name, record["name"], *rest) for record in records for name, *rest in record["images"]]
-    kinds = {"name": pa.string(), "shard": pa.string()} | dict.fromkeys(
-        ("offset", "size", *place), pa.int64()
-    )
-    columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
-    table = pa.table({key: pa.array(c, kind) for c, (key, kind) in zip(columns, kinds.items(), strict=True)})
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    target.write(INDEX, sink.getvalue())
+    kinds = {"name": pa.string(), "shard": pa.string(), "offset": pa.int64(), "size": pa.int64()}
+    rows = [
+        {"name": name, "shard": record["name"], "offset": at, "size": size}
+        for record in records
+        for name, at, size in record["images"]
+    ]
+    target.write(INDEX, to_parquet(pa.Table.from_pylist(rows, pa.schema(kinds))))
 
 
 def read_manifest(folder: Folder) -> dict[str, Any]:
@@ -251,46 +195,22 @@ def pieces(folder: Folder) -> dict[str, str]:
     Raises:
         DataError: it was not packed to the end, or its index is broken.
     """
-    index = read_index(folder)
-    return dict(zip(index["name"], piece_names(index), strict=True)) if index else {}
-
-
-def piece_names(index: dict[str, list[Any]]) -> list[str]:
-    """What to read for each row of an index."""
-    columns = (index[name] for name in ("shard", "offset", "size"))
-    return [piece_name(shard, at, size) for shard, at, size in zip(*columns, strict=True)]
-
-
-def read_index(folder: Folder) -> dict[str, list[Any]]:
-    """The columns of a packed folder's index: name, shard, offset, size, and the place of parts of images.
-
-    Empty if the folder is not packed.
-
-    Raises:
-        DataError: it was not packed to the end, or its index is broken.
-    """
     if not folder.exists(MANIFEST):
         if folder.exists(UNFINISHED):
             raise DataError(f"{folder.uri} is not packed to its end", "run the same 'mipnet data pack' again")
         return {}
-    import pyarrow.parquet as pq
-
     read_manifest(folder)
-    return pq.read_table(io.BytesIO(folder.read(INDEX))).to_pydict()
+    index = from_parquet(folder.read(INDEX)).to_pydict()
+    columns = (index[name] for name in ("name", "shard", "offset", "size"))
+    return {name: piece_name(shard, at, size) for name, shard, at, size in zip(*columns, strict=True)}
 
 
-def verify(
-    folder: Folder,
-    source: Folder | None = None,
-    differs: Callable[[Folder, str, bytes], bool] = differs,
-) -> list[str]:
+def verify(folder: Folder, source: Folder | None = None) -> list[str]:
     """What is wrong with a packed image folder, one line each.
 
-    Every shard must have the digest that the manifest tells; every picture must be the same by index and by
-    table, and must not differ (see ``Packing``) from ``source``, if that is given.
+    Every shard must have the digest that the manifest tells; every image must be the same by index and by
+    table, and the same as in ``source``, if that is given.
     """
-    import pyarrow.parquet as pq
-
     manifest, problems, found = read_manifest(folder), [], pieces(folder)
     seen = 0
     for shard in manifest["shards"]:
@@ -302,15 +222,15 @@ def verify(
         if sha256(file) != shard["sha256"]:
             problems.append(f"{shard['name']} has changed since it was written")
             continue
-        table = pq.read_table(io.BytesIO(file), columns=["name", "image"]).to_pydict()
+        table = from_parquet(file, ["name", "image"]).to_pydict()
         for name, content in zip(table["name"], table["image"], strict=True):
             seen += 1
             if name not in found or folder.read(found[name]) != content:
                 problems.append(f"{name} is not where the index says")
-            elif source is not None and differs(source, name, content):
+            elif source is not None and source.read(name) != content:
                 problems.append(f"{name} differs from {source.uri}")
-    if not problems and seen != manifest.get("pictures", manifest["images"]):
-        problems.append(f"{seen} pictures instead of {manifest.get('pictures', manifest['images'])}")
+    if not problems and seen != manifest["images"]:
+        problems.append(f"{seen} images instead of {manifest['images']}")
     return problems
 
 

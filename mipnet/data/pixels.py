@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mipnet.data.crops import decode_image
+from mipnet.data.crops import read_image
 from mipnet.data.records import Images
 
 SIDE = 16
@@ -89,10 +89,7 @@ def look_at(
     resized: list[str] = []
 
     def look(index: int) -> tuple[int, int] | None:
-        try:
-            image = decode_image(images.read(index))
-        except OSError:
-            return None
+        image = read_image(str(images.uris[index]))
         if image is None:
             return None
         prints[index], known[index] = fingerprint(image)

@@ -6,23 +6,23 @@ The annotations travel to every decoding task through shared memory, so they are
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from mipnet.data.boxes import box_nms
-from mipnet.data.crops import Part
 from mipnet.data.faults import Complaints, check_images, leave_out_unusable
 from mipnet.data.geometry import clip_box
 from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
 from mipnet.data.pack import pieces
 from mipnet.data.sizes import turn_swapped_sizes
 from mipnet.data.tables import read_row
-from mipnet.data.tiles import Tiles, load_tiles, tiles_folder
 from mipnet.errors import DataError, reason_of
 from mipnet.skeletons import Skeleton
 from mipnet.storage import Folder, contained, file_name, parent_of
@@ -61,7 +61,6 @@ class People:
         ids: (P,) int64 annotation ids.
         boxes: (P, 4) float64 x, y, w, h in px, cut at the image's border.
         keypoints: (P, K, 3) float32 x, y in px and v in {0, 1, 2}.
-        tiles: of their own, for training; None if it reads the images.
     """
 
     images: Images
@@ -69,32 +68,12 @@ class People:
     ids: np.ndarray
     boxes: np.ndarray
     keypoints: np.ndarray
-    tiles: Tiles | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
-    def pictures(self) -> Images:
-        """What training decodes: G images, or tiles (with the ids of their people)."""
-        return self.images if self.tiles is None else Images(self.tiles.uris, self.ids)
-
-    @property
-    def groups(self) -> np.ndarray:
-        """(G + 1,) int64; people groups[g] : groups[g + 1] are cut from picture g."""
-        return self.first if self.tiles is None else np.arange(len(self) + 1)
-
-    def part(self, picture: int) -> Part | None:
-        """Which part of its image a picture shows; None is all of it."""
-        return None if self.tiles is None else self.tiles.part(picture)
-
-    def image_of(self, person: int) -> int:
-        """The image that shows a person."""
-        return int(np.searchsorted(self.first, person, side="right")) - 1
-
-    def neighbours(self, person: int) -> slice:
-        """Everybody in a person's image."""
-        image = self.image_of(person)
+    def of_image(self, image: int) -> slice:
+        """Everybody in an image."""
         return slice(int(self.first[image]), int(self.first[image + 1]))
 
     @property
@@ -123,6 +102,11 @@ class Boxes:
 
     def __len__(self) -> int:
         return len(self.image)
+
+    def where(self, rows: np.ndarray) -> Boxes:
+        """Only some of the boxes: (B,) bool, or indices."""
+        columns = (column[rows] for column in (self.image, self.boxes, self.scores, self.group))
+        return Boxes(self.images, *columns)
 
     @classmethod
     def join(cls, parts: Sequence[Boxes]) -> Boxes:
@@ -158,12 +142,18 @@ class CocoFile:
         skeleton: the joints that the file must have.
 
     Raises:
-        DataError: file missing, not JSON, not COCO keypoints, or of another skeleton.
+        DataError: file missing, not JSON, not COCO keypoints, or of another skeleton; packed by an older
+            version in a way that this one cannot read.
     """
 
     def __init__(self, root: Folder, annotations: str, images: str, skeleton: Skeleton) -> None:
         self.path, self.images_uri, self.skeleton = root.path(annotations), root.path(images), skeleton
         self.notes: list[str] = []
+        tiles = root.join(images).join(f"tiles-{PurePosixPath(annotations).stem}")
+        if tiles.exists():
+            raise DataError(
+                f"{tiles.uri} was packed with --tiles, which no longer exists", "pack the data set again"
+            )
         self.annotations: dict[str, Any] = read_json(root, annotations)
         if is_ochuman(self.annotations):
             self.annotations = ochuman_to_coco(self.annotations, self.path)
@@ -188,7 +178,6 @@ class CocoFile:
             self.notes.append(f"{self.path}: width and height of {turned} images were swapped; turned back")
         self.complaints = leave_out_unusable(self.annotations, skeleton.num_joints)
         self.coco = to_coco(self.annotations)
-        self._people: People | None = None
 
     def _merge_categories(self) -> set[Any]:
         """Take all categories with keypoints (kinds of animals, say) for one, the first: no network of ours
@@ -229,11 +218,10 @@ class CocoFile:
         Raises:
             DataError: there is nobody.
         """
-        if self._people is None:
-            self._people = self._collect()
         return self._people, self.complaints
 
-    def _collect(self) -> People:
+    @functools.cached_property
+    def _people(self) -> People:
         ids, boxes, keypoints, owner = [], [], [], []
         images = self.images()
         for index, image_id in enumerate(images.ids.tolist()):
@@ -253,14 +241,12 @@ class CocoFile:
             why = "; ".join(self.complaints.lines()) or "no annotation has labelled keypoints"
             raise DataError(f"{self.path} has no usable person ({why})", "label the keypoints of some people")
         used, counts = np.unique(owner, return_counts=True)
-        person_ids = np.array(ids, np.int64)
         return People(
             Images(images.uris[used], images.ids[used]),
             np.concatenate([[0], np.cumsum(counts)]),
-            person_ids,
+            np.array(ids, np.int64),
             np.array(boxes),
             np.array(keypoints, np.float32),
-            load_tiles(tiles_folder(self.images_uri, self.path), person_ids, images.uris[owner]),
         )
 
     def ground_truth_boxes(self) -> Boxes:

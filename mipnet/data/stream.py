@@ -1,11 +1,11 @@
 """The training stream on Ray Data: planned windows in, equal rank blocks of uint8 crops and joints out.
 
-A row that goes in is the number of a window (``mipnet.data.windows``). One task reads the window's images, or
-its people's tiles, decodes each once, cuts all of its people straight to their places in the shuffled window,
-and yields blocks of exactly one rank's share of it, step by step. With ``preserve_order`` Ray's splitter
-deals these blocks to the ranks in turn, so rank r gets block r of every window, however many tasks and ranks
-there are, and takes its batches out of it without a copy. Each sample carries its step and slot, and the
-training loop refuses a batch that is not the one it expects.
+A row that goes in is the number of a window (``mipnet.data.windows``). One task reads the window's images,
+decodes each once, cuts all of its people straight to their places in the shuffled window, and yields blocks
+of exactly one rank's share of it, step by step. With ``preserve_order`` Ray's splitter deals these blocks to
+the ranks in turn, so rank r gets block r of every window, however many tasks and ranks there are, and takes
+its batches out of it without a copy. Each sample carries its step and slot, and the training loop refuses a
+batch that is not the one it expects.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.train import DataConfig
 
 from mipnet.data.buffers import PixelMemory, new_pixels
-from mipnet.data.crops import CropSettings, cut_crop, decode_image
+from mipnet.data.crops import CropSettings, cut_crop, read_image
 from mipnet.data.records import People
-from mipnet.data.tiles import check_limits
 from mipnet.data.windows import WindowPlan, sample_rng
 from mipnet.machine import keep_memory
 
@@ -44,20 +43,11 @@ class WindowCutter:
         people: the data set.
         plan: the order of its samples.
         settings: how a crop is cut.
-
-    Raises:
-        DataError: it would show more than the people's tiles, if they have some.
     """
 
     people: People
     plan: WindowPlan
     settings: CropSettings
-
-    def __post_init__(self) -> None:
-        if len(self.plan.first) != len(self.people.groups):
-            raise ValueError("the plan is not that of the people's pictures: make it from their groups")
-        if self.people.tiles:
-            check_limits(self.people.tiles, self.settings)
 
     def cut(
         self,
@@ -79,7 +69,7 @@ class WindowCutter:
             person; step (n,) int64 and slot (n,) int64, its place in the step's global
             batch; corrupt (n,) bool: its image could not be read, the crop is black and no joint counts.
         """
-        epoch, picture, sample, slot = self.plan.samples(window)
+        epoch, source, sample, slot = self.plan.samples(window)
         n, (width, height) = len(sample), self.settings.size
         steps, places = np.divmod(slot, self.plan.batch_size)
         row = slot
@@ -98,21 +88,18 @@ class WindowCutter:
         }
         block["sample"][row], block["epoch"][row] = sample, epoch
         block["step"][row], block["slot"][row] = self.plan.steps(window).start + steps, places
-        starts = np.flatnonzero(np.diff(picture, prepend=-1))
+        starts = np.flatnonzero(np.diff(source, prepend=-1))
         for begin, end in zip(starts, [*starts[1:], len(sample)], strict=True):
-            self._cut_picture(int(picture[begin]), epoch[begin:end], sample[begin:end], row[begin:end], block)
+            self._cut_image(int(source[begin]), epoch[begin:end], sample[begin:end], row[begin:end], block)
         return block
 
-    def _cut_picture(
-        self, picture: int, epochs: np.ndarray, samples: np.ndarray, rows: np.ndarray, block: Block
+    def _cut_image(
+        self, source: int, epochs: np.ndarray, samples: np.ndarray, rows: np.ndarray, block: Block
     ) -> None:
-        """The samples of an image, or the one of a tile."""
-        near, part = self.people.neighbours(int(samples[0])), self.people.part(picture)
+        """The samples of an image."""
+        near = self.people.of_image(source)
         boxes, keypoints = self.people.boxes[near], self.people.keypoints[near]
-        try:
-            image = decode_image(self.people.pictures.read(picture))
-        except OSError:  # missing, not permitted, a folder, or the disk's fault
-            image = None
+        image = read_image(str(self.people.images.uris[source]))
         if image is None:
             block["image"][rows] = 0
             block["corrupt"][rows] = True
@@ -122,7 +109,7 @@ class WindowCutter:
             rng = sample_rng(self.plan.seed, epoch, sample)
             out = block["image"][row]
             primary = sample - near.start
-            joints, people = cut_crop(image, boxes, keypoints, primary, self.settings, rng, out, part)
+            joints, people = cut_crop(image, boxes, keypoints, primary, self.settings, rng, out)
             block["joints"][row] = joints
             block["people"][row] = self.people.ids[near.start + people]
 

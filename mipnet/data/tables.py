@@ -1,4 +1,4 @@
-"""Pictures that are rows of a Parquet table: ``TABLE.parquet#row=N`` is the address of one.
+"""Parquet files in memory, and pictures that are rows of one: ``TABLE.parquet#row=N`` is the address of such.
 
 The picture is a column named ``image``, ``bytes``, ``content`` or ``jpeg``: binary, or a struct with a binary
 field ``bytes``. A row group is read at once and kept, so rows in their order cost one reading.
@@ -7,7 +7,9 @@ field ``bytes``. A row group is read at once and kept, so rows in their order co
 from __future__ import annotations
 
 import functools
+import io
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from mipnet.errors import DataError, reason_of
@@ -16,6 +18,22 @@ from mipnet.storage import parent_of
 ROW = re.compile(r"(.+\.parquet(?:\?[^#]*)?)#row=(\d+)")
 PICTURE_COLUMNS = ("image", "bytes", "content", "jpeg")
 NAME_COLUMNS = ("file_name", "name", "path")
+
+
+def to_parquet(table: Any, **options: Any) -> bytes:
+    """The file of a pyarrow table; ``options`` as for ``pyarrow.parquet.write_table``."""
+    import pyarrow.parquet as pq
+
+    file = io.BytesIO()
+    pq.write_table(table, file, **options)
+    return file.getvalue()
+
+
+def from_parquet(content: bytes, columns: Sequence[str] | None = None) -> Any:
+    """The pyarrow table of a file, or only some of its columns."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(io.BytesIO(content), columns=columns)
 
 
 def row_uris(uri: str) -> list[str]:

@@ -22,8 +22,7 @@ class WindowPlan:
     """The order of all samples of a run.
 
     Attributes:
-        first: (I + 1,) int64; samples first[i] : first[i + 1] belong to image i. Where people have tiles of
-            their own, each is an image here, and the order is wholly random.
+        first: (I + 1,) int64; samples first[i] : first[i + 1] belong to image i.
         seed: of the order.
         epochs: how often every sample is seen; the last batch is filled from the epoch after.
         batch_size: samples per optimiser step over all ranks.

@@ -7,19 +7,18 @@ done again. So every image is in the output exactly once, however often the job 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mipnet.config import Config, to_dict
-from mipnet.config.schema import EvaluationConfig, ResourcesConfig
+from mipnet.config.schema import ResourcesConfig
 from mipnet.data.faults import check_readable
-from mipnet.data.geometry import box_to_crop
 from mipnet.data.records import Boxes
+from mipnet.data.tables import from_parquet, to_parquet
 from mipnet.inference.poses import Poses, merged_results
 from mipnet.storage import Folder
 
@@ -85,16 +84,15 @@ class Parts:
 
     def read(self) -> Iterator[Any]:
         """The tables of all parts, in order."""
-        import pyarrow.parquet as pq
-
         for number in range(len(self)):
-            yield pq.read_table(io.BytesIO(self.folder.read(self.name(number))))
+            yield from_parquet(self.folder.read(self.name(number)))
 
 
-def digest_of(boxes: Boxes, model: bytes, config: Config, evaluation: EvaluationConfig) -> str:
+def digest_of(boxes: Boxes, model: bytes, config: Config) -> str:
     """Of all that decides the results, but for the pixels."""
     settings = to_dict(config)
-    settings = {key: settings[key] for key in ("model", "input", "data")} | {"evaluation": repr(evaluation)}
+    settings = {key: settings[key] for key in ("model", "input", "data")}
+    settings["evaluation"] = repr(config.evaluation)
     del settings["data"]["max_bad_share"]  # who raises it means to go on
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update("\n".join(map(str, boxes.images.uris)).encode() + model)
@@ -108,7 +106,6 @@ def predict_parts(
     parts: Parts,
     model: Folder,
     config: Config,
-    evaluation: EvaluationConfig,
     resources: ResourcesConfig,
     progress: Callable[[int, int], None] = lambda done, of: None,
     names: Mapping[int, str] | None = None,
@@ -118,7 +115,7 @@ def predict_parts(
     Args:
         boxes: of all images; nan for a box that is the whole image.
         parts: where to write.
-        model, config, evaluation, resources: as for ``predict_poses``.
+        model, config, resources: as for ``predict_poses``.
         progress: told how many images of how many are done.
         names: what an image is called in the output, where not by its URI; by index.
 
@@ -146,11 +143,9 @@ def predict_parts(
     def finish(number: int) -> None:
         nonlocal done
         images, rows = parts.range(number), np.arange(starts[number], starts[number + 1])
-        mine = Boxes(boxes.images, boxes.image[rows], found[rows], boxes.scores[rows], boxes.group[rows])
         values = keypoints.pop(number, np.zeros((len(rows), n, k, 3), np.float32))
-        _, sizes = box_to_crop(np.nan_to_num(mine.boxes, nan=1.0), config.input.size, config.input.padding)
-        poses = Poses(mine, values, sizes.prod(axis=-1), [])
-        results = merged_results(poses.where(~np.isnan(values[:, 0, 0, 0])), config, evaluation)
+        poses = Poses(replace(boxes, boxes=found).where(rows), values, [])
+        results = merged_results(poses.where(~np.isnan(values[:, 0, 0, 0])), config)
         table = as_table(boxes, images, results, bad, names)
         parts.folder.write(parts.name(number), to_parquet(table))
         done += len(images)
@@ -159,10 +154,7 @@ def predict_parts(
     progress(done, parts.images)
     for number in [number for number, boxes_left in waiting.items() if not boxes_left]:
         finish(number)
-    some = Boxes(
-        boxes.images, boxes.image[wanted], boxes.boxes[wanted], boxes.scores[wanted], boxes.group[wanted]
-    )
-    for batch in answers(some, model, config, evaluation, resources):
+    for batch in answers(boxes.where(wanted), model, config, resources):
         rows = wanted[batch["box"]]
         found[rows] = batch["bbox"]
         bad.update(boxes.image[rows[batch["corrupt"]]].tolist())
@@ -184,12 +176,9 @@ def named(boxes: Boxes, images: set[int]) -> list[str]:
 
 def known_unreadable(parts: Parts) -> list[str]:
     """The images that earlier starts could not read."""
-    import pyarrow.parquet as pq
-
     names: list[str] = []
     for number in sorted(parts.done):
-        file = io.BytesIO(parts.folder.read(parts.name(number)))
-        table = pq.read_table(file, columns=["file_name", "readable"])
+        table = from_parquet(parts.folder.read(parts.name(number)), ["file_name", "readable"])
         names += [row["file_name"] for row in table.to_pylist() if not row["readable"]]
     return names
 
@@ -234,14 +223,6 @@ def as_table(
         for i, image_id in zip(images, ids, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=schema)
-
-
-def to_parquet(table: Any) -> bytes:
-    import pyarrow.parquet as pq
-
-    file = io.BytesIO()
-    pq.write_table(table, file)
-    return file.getvalue()
 
 
 def write_outcome(parts: Parts, out: Folder, category_id: int = 1) -> tuple[int, int]:

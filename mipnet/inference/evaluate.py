@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mipnet.config import Config
-from mipnet.config.schema import EvaluationConfig, ResourcesConfig
+from mipnet.config.schema import ResourcesConfig
 from mipnet.data.layouts import boxes_of
 from mipnet.data.records import Boxes, CocoFile
 from mipnet.evaluation.merging import Instances
@@ -23,7 +23,6 @@ Found = dict[tuple[str, str], Poses]
 def predict_splits(
     model: Folder,
     config: Config,
-    evaluation: EvaluationConfig,
     data: Folder,
     files: Mapping[str, CocoFile],
     sources: Sequence[str],
@@ -35,8 +34,7 @@ def predict_splits(
 
     Args:
         model: the network's folder.
-        config: what it was trained with.
-        evaluation: how its heatmaps are read.
+        config: what it was trained with, and how its heatmaps are read.
         data: folder of the data set.
         files: split -> its annotations.
         sources: box sources as in ``DataConfig.boxes``.
@@ -49,31 +47,29 @@ def predict_splits(
     """
     pairs = [(split, source) for split in files for source in sources]
     parts = [boxes_of(files[split], data, split, source, config) for split, source in pairs]
-    poses = predict_poses(Boxes.join(parts), model, config, evaluation, resources, progress)
+    poses = predict_poses(Boxes.join(parts), model, config, resources, progress)
     if poses.unreadable:
         unreadable(poses.unreadable)
     names = [(split, source.partition("=")[0]) for split, source in pairs]
     return {name: poses.of_group(group) for group, name in enumerate(names)}
 
 
-def score_splits(
-    poses: Found, config: Config, evaluation: EvaluationConfig, files: Mapping[str, CocoFile]
-) -> list[Entry]:
+def score_splits(poses: Found, config: Config, files: Mapping[str, CocoFile]) -> list[Entry]:
     """Merge the poses, all instances and each alone, and score what is left."""
     views: dict[str, Instances] = {"merged": "merged"}
     if config.model.instances > 1:
         views |= {f"lambda{i}": i for i in range(config.model.instances)}
     return [
-        Entry(split, source, view, *score(part, config, evaluation, files[split], instances))
+        Entry(split, source, view, *score(part, config, files[split], instances))
         for (split, source), part in poses.items()
         for view, instances in views.items()
     ]
 
 
 def score(
-    poses: Poses, config: Config, evaluation: EvaluationConfig, file: CocoFile, instances: Instances
+    poses: Poses, config: Config, file: CocoFile, instances: Instances
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Metrics and COCO results of the poses that survive merging."""
-    results = merged_results(poses, config, evaluation, instances, file.category_id)
+    results = merged_results(poses, config, instances, file.category_id)
     sigmas = config.data.joints.sigmas
     return evaluate_poses(config.data.protocol, file.annotations, results, sigmas), results

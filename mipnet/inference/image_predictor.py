@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from mipnet.config.schema import EvaluationConfig
-from mipnet.data.crops import decode_image
-from mipnet.data.geometry import box_to_crop, crop_affine, warp_crop
+from mipnet.data.crops import crop_boxes, decode_image
 from mipnet.evaluation.coco import pose_results
 from mipnet.evaluation.merging import merge_instances, pose_scores
 from mipnet.inference.crop_predictor import CropPredictor
@@ -99,22 +98,18 @@ class ImagePredictor:
         confidences = np.ones(len(table)) if scores is None else np.asarray(scores, np.float64)
         if confidences.shape != (len(table),):
             raise ValueError(f"'scores' is not one number for each of {len(table)} boxes")
-        config, evaluation = self.crops.config, self.crops.evaluation
-        size = config.input.size
-        centers, sizes = box_to_crop(table, size, config.input.padding)
-        keypoints = []
+        crop, evaluation = self.crops.config.input, self.crops.evaluation
+        keypoints, areas = [], []
         for begin in range(0, max(len(table), 1), evaluation.batch_size):
-            part = slice(begin, begin + evaluation.batch_size)
-            crops = [
-                warp_crop(pixels, crop_affine(c, s, 0.0, size), size)
-                for c, s in zip(centers[part], sizes[part], strict=True)
-            ]
-            keypoints.append(self.crops(np.array(crops), centers[part], sizes[part]))
+            part = table[begin : begin + evaluation.batch_size]
+            crops, centers, sizes = crop_boxes(pixels, part, crop.size, crop.padding)
+            keypoints.append(self.crops(crops, centers, sizes))
+            areas.append(sizes.prod(axis=-1))
         found = np.concatenate(keypoints)
         kept = merge_instances(
             found,
             pose_scores(confidences, found[..., 2], evaluation.joint_threshold),
-            sizes.prod(axis=-1),
+            np.concatenate(areas),
             self.skeleton.sigmas,
             evaluation.discount,
             evaluation.oks_nms,

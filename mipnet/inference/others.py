@@ -59,7 +59,7 @@ def read_results(folder: Folder, name: str, file: CocoFile) -> list[dict[str, An
     found = read_json(folder, name, "give --results NAME=FILE")
     if not isinstance(found, list):
         raise DataError(f"{where} is not a list", HELP)
-    ids = image_ids(file)
+    ids = ids_by_name(file)
     width = 3 * file.skeleton.num_joints
     results = []
     for number, pose in enumerate(found):
@@ -82,7 +82,7 @@ def read_results(folder: Folder, name: str, file: CocoFile) -> list[dict[str, An
     return results
 
 
-def image_ids(file: CocoFile) -> dict[int | str, int]:
+def ids_by_name(file: CocoFile) -> dict[int | str, int]:
     """Image id by id, by file name, and by that without folder and ending where one image alone has it."""
     short: dict[str, set[int]] = {}
     for number, info in file.coco.imgs.items():

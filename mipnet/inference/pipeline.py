@@ -19,9 +19,8 @@ from ray.data import ActorPoolStrategy
 
 from mipnet.config import Config
 from mipnet.config.schema import EvaluationConfig, ResourcesConfig
-from mipnet.data.crops import decode_image
+from mipnet.data.crops import crop_boxes, read_image
 from mipnet.data.faults import check_readable
-from mipnet.data.geometry import box_to_crop, crop_affine, warp_crop
 from mipnet.data.records import Boxes
 from mipnet.data.stream import settle
 from mipnet.inference.crop_predictor import CropPredictor
@@ -36,7 +35,6 @@ def predict_poses(
     boxes: Boxes,
     model: Folder,
     config: Config,
-    evaluation: EvaluationConfig,
     resources: ResourcesConfig,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Poses:
@@ -45,8 +43,7 @@ def predict_poses(
     Args:
         boxes: where to look.
         model: folder of the network, visible from every node.
-        config: what the network was trained with.
-        evaluation: how to read its heatmaps.
+        config: what the network was trained with, and how to read its heatmaps.
         resources: how many processes, on GPUs or not.
         progress: told how many boxes of how many are done.
 
@@ -55,12 +52,11 @@ def predict_poses(
     """
     n, k = config.model.instances, config.data.joints.num_joints
     keypoints = np.full((len(boxes), n, k, 3), np.nan, np.float32)
-    _, sizes = box_to_crop(boxes.boxes.reshape(-1, 4), config.input.size, config.input.padding)
     unreadable: set[int] = set()
     names: list[str] = []
     used = len(np.unique(boxes.image))
     answered = np.zeros(len(boxes), bool)
-    for batch in answers(boxes, model, config, evaluation, resources):
+    for batch in answers(boxes, model, config, resources):
         index = batch["box"]
         keypoints[index] = batch["keypoints"]
         answered[index] = True
@@ -70,12 +66,10 @@ def predict_poses(
         progress(int(answered.sum()), len(boxes))
     if not answered.all():
         raise RuntimeError(f"{(~answered).sum()} of {len(boxes)} boxes got no answer")
-    return Poses(boxes, keypoints, sizes.prod(axis=-1), names)
+    return Poses(boxes, keypoints, names)
 
 
-def answers(
-    boxes: Boxes, model: Folder, config: Config, evaluation: EvaluationConfig, resources: ResourcesConfig
-) -> Iterator[Block]:
+def answers(boxes: Boxes, model: Folder, config: Config, resources: ResourcesConfig) -> Iterator[Block]:
     """The poses in boxes as they come, in no particular order; arguments as for ``predict_poses``.
 
     Yields:
@@ -86,6 +80,7 @@ def answers(
         return
     images = np.unique(boxes.image)
     cutting = boxes, config.input.size, config.input.padding, images
+    evaluation = config.evaluation
     network = model, evaluation, resources.gpu is True, resources.cpus_per_worker
     if here_is_best(resources, ray.nodes()):
         actor = PoseActor(*network)
@@ -146,30 +141,21 @@ def cut_boxes(
         crop (B, h, w, 3) uint8 RGB; box (B,) int64 index; bbox (B, 4) float64 x, y, w, h, the whole image
         where it was nan; center, size (B, 2) float32 in image px; corrupt (B,) bool.
     """
-    chosen = images[ids]
-    rows = np.concatenate(
-        [np.arange(*np.searchsorted(boxes.image, [image, image + 1])) for image in chosen.tolist()]
-    )
+    chosen = images[ids].tolist()
+    rows = np.concatenate([np.arange(*np.searchsorted(boxes.image, [i, i + 1])) for i in chosen])
     width, height = input_size
     crops = np.zeros((len(rows), height, width, 3), np.uint8)
     corrupt = np.zeros(len(rows), bool)
     wanted = boxes.boxes[rows]
     centers, sizes = np.zeros((len(rows), 2)), np.ones((len(rows), 2))
-    current, pixels = -1, None
-    for i, row in enumerate(rows.tolist()):
-        if boxes.image[row] != current:
-            current = boxes.image[row]
-            try:
-                pixels = decode_image(boxes.images.read(current))
-            except OSError:  # missing, not permitted, a folder, or the disk's fault
-                pixels = None
+    for image in chosen:
+        here = boxes.image[rows] == image
+        pixels = read_image(str(boxes.images.uris[image]))
         if pixels is None:
-            corrupt[i] = True
+            corrupt[here] = True
             continue
-        if np.isnan(wanted[i, 0]):
-            wanted[i] = 0, 0, pixels.shape[1], pixels.shape[0]
-        centers[i], sizes[i] = box_to_crop(wanted[i], input_size, padding)
-        crops[i] = warp_crop(pixels, crop_affine(centers[i], sizes[i], 0.0, input_size), input_size)
+        wanted[here & np.isnan(wanted[:, 0])] = 0, 0, pixels.shape[1], pixels.shape[0]
+        crops[here], centers[here], sizes[here] = crop_boxes(pixels, wanted[here], input_size, padding)
     return {
         "crop": crops,
         "box": rows,

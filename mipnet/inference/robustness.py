@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mipnet.config import Config
-from mipnet.config.schema import EvaluationConfig
 from mipnet.data.records import CocoFile
 from mipnet.evaluation.merging import Instances
 from mipnet.inference.evaluate import Found, score
@@ -40,7 +39,6 @@ class Robustness:
 def robustness(
     poses: Found,
     config: Config,
-    evaluation: EvaluationConfig,
     files: Mapping[str, CocoFile],
     confidence: Sequence[float] = LEAST_CONFIDENCE,
 ) -> list[Robustness]:
@@ -48,7 +46,7 @@ def robustness(
 
     Args:
         poses: as from ``predict_splits``; nothing is predicted again.
-        config, evaluation, files: as there.
+        config, files: as there.
         confidence: the thresholds; a box at the threshold stays.
     """
     views: dict[str, Instances] = {"merged": "merged"}
@@ -60,7 +58,7 @@ def robustness(
             continue
         parts = [part.where(part.boxes.scores >= least) for least in confidence]
         ap = {
-            view: tuple(score(p, config, evaluation, files[split], only)[0]["AP"] for p in parts)
+            view: tuple(score(p, config, files[split], only)[0]["AP"] for p in parts)
             for view, only in views.items()
         }
         kept = tuple(len(p.boxes) / max(len(part.boxes), 1) for p in parts)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mipnet.config.schema import ModelConfig, TargetConfig
-from mipnet.data.crops import CropSettings, cut_crop, decode_image
+from mipnet.data.crops import CropSettings, cut_crop, read_image
 from mipnet.data.records import People
 from mipnet.data.windows import WindowPlan, sample_rng
 from mipnet.inference.overlays import draw_poses, picture_grid
@@ -35,19 +35,16 @@ def training_grid(
     Returns:
         (height, width, 3) uint8 RGB; None if no image can be read.
     """
-    epochs, sources, samples, slots = plan.samples(0)
+    epochs, images, samples, slots = plan.samples(0)
     instances = settings.instances
     titles = [title for i in range(instances) for title in (f"λ = {i}", *(["targets"] if target else []))]
     crops = max(COLUMNS // len(titles), 1)  # in a row
     pictures: list[list[np.ndarray]] = []
     for place in np.argsort(slots)[: ROWS * crops]:
-        try:
-            image = decode_image(people.pictures.read(int(sources[place])))
-        except OSError:
-            image = None
+        image = read_image(str(people.images.uris[images[place]]))
         if image is None:
             continue
-        near = people.neighbours(int(samples[place]))
+        near = people.of_image(int(images[place]))
         rng = sample_rng(plan.seed, int(epochs[place]), int(samples[place]))
         crop = np.empty((settings.size[1], settings.size[0], 3), np.uint8)
         joints, _ = cut_crop(
@@ -58,7 +55,6 @@ def training_grid(
             settings,
             rng,
             crop,
-            people.part(int(sources[place])),
         )
         maps = target_pictures(crop, joints, target) if target else []
         joints[..., 2] /= 2  # v in {0, 1, 2} as a score

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from mipnet.data.boxes import box_iou
-from mipnet.data.crops import decode_image
+from mipnet.data.crops import read_image
 from mipnet.data.records import CocoFile, Images
 from mipnet.errors import DataError
 from mipnet.evaluation.oks import oks_matrix
@@ -104,10 +104,7 @@ def example_grid(file: CocoFile, entries: Sequence[Entry], count: int, which: Wh
     for example in ranked(examples(file, entries), which):
         if len(rows) == count:
             break
-        try:
-            image = decode_image(example.images.read(example.index))
-        except OSError:
-            image = None
+        image = read_image(str(example.images.uris[example.index]))
         if image is None:
             continue
         rows.append(draw_row(image, example, views, file.skeleton))

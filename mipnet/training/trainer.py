@@ -91,7 +91,7 @@ class Failures(UserCallback):
 def make_plan(config: Config, people: People) -> WindowPlan:
     """The order of all samples of the run."""
     train = config.train
-    return WindowPlan(people.groups, train.seed, train.epochs, train.batch_size, train.window_batches)
+    return WindowPlan(people.first, train.seed, train.epochs, train.batch_size, train.window_batches)
 
 
 def train(
@@ -289,14 +289,13 @@ def validator(config: Config, checkpoints: Folder, data: Folder, rows: Any) -> V
         poses = predict_splits(
             checkpoints.join(name),
             config,
-            config.evaluation,
             data,
             files,
             [source],
             resources,
             unreadable=lambda names: rows.add.remote({"unreadable": names}),
         )
-        found = flat_metrics(score_splits(poses, config, config.evaluation, files))
+        found = flat_metrics(score_splits(poses, config, files))
         metrics = {SCORE: occlusion_ap(config.data, found).value, **found}
         rows.add.remote({"step": step_of(name), **metrics})
         return metrics

@@ -10,10 +10,13 @@ from mipnet.data.crops import (
     CropSettings,
     assign_instances,
     colour_table,
+    crop_boxes,
     cut_crop,
     decode_image,
     draw_augmentation,
+    read_image,
 )
+from mipnet.data.geometry import box_to_crop, crop_affine, warp_crop
 from mipnet.skeletons import COCO17
 
 PLAIN = AugmentConfig(flip=0, scale=0, rotation=0, rotation_probability=0, half_body=0)
@@ -111,6 +114,24 @@ def test_scale_and_rotation_stay_in_the_papers_range():
 def test_decode_refuses_rubbish():
     assert decode_image(b"rubbish") is None
     assert decode_image(b"") is None
+
+
+def test_a_file_that_cannot_be_read_has_no_pixels(small_coco, tmp_path):
+    pixels = read_image(small_coco.path("train/0.jpg"))
+    assert np.array_equal(pixels, decode_image(small_coco.read("train/0.jpg")))
+    (tmp_path / "rubbish.jpg").write_bytes(b"rubbish")
+    for name in ("rubbish.jpg", "none.jpg", ""):
+        assert read_image(f"{tmp_path}/{name}") is None
+
+
+def test_crops_of_boxes_are_those_of_each_box_alone():
+    image = np.random.default_rng(0).integers(0, 256, (160, 200, 3), np.uint8)
+    boxes = np.array([[50, 40, 30, 60], [-20, 100, 90, 20], [7.25, 3.5, 100.1, 9]])
+    crops, centers, sizes = crop_boxes(image, boxes, (64, 96), 1.3)
+    for box, crop, center, size in zip(boxes, crops, centers, sizes, strict=True):
+        expected = box_to_crop(box, (64, 96), 1.3)
+        assert np.array_equal([center, size], expected)
+        assert np.array_equal(crop, warp_crop(image, crop_affine(*expected, 0.0, (64, 96)), (64, 96)))
 
 
 def test_half_body_follows_the_mirrored_person():

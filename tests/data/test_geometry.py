@@ -10,10 +10,8 @@ from mipnet.data.geometry import (
     box_to_crop,
     clip_box,
     crop_affine,
-    flip_box,
     flip_center,
     flip_keypoints,
-    invert_affine,
     mirrored_affine,
     transform_keypoints,
     transform_points,
@@ -60,7 +58,7 @@ def test_crop_and_back_is_the_identity(box, rotation, input_size, flip, where) -
     affine = crop_affine(*box_to_crop(box, input_size), rotation, input_size)
     if flip:
         affine = mirrored_affine(affine, 640)
-    inverse = invert_affine(affine)
+    inverse = cv2.invertAffineTransform(affine)
     np.testing.assert_allclose(
         transform_points(inverse, transform_points(affine, np.array(where))), where, atol=1e-6
     )
@@ -82,12 +80,11 @@ def test_crop_shows_its_box(box, rotation, input_size) -> None:
 @given(st.sampled_from((COCO17, CROWDPOSE14)), st.integers(1, 2000), st.integers(0, 2**32 - 1))
 def test_flipping_twice_is_the_identity(skeleton, width, seed) -> None:
     keypoints = np.random.default_rng(seed).integers(0, 2000, (2, skeleton.num_joints, 3)).astype(float)
-    box = keypoints[0, 0, [0, 1, 0, 1]]
+    center = keypoints[0, 0, :2]
     once = flip_keypoints(keypoints, width, skeleton.flip_permutation)
     assert not np.array_equal(once, keypoints)
     np.testing.assert_array_equal(flip_keypoints(once, width, skeleton.flip_permutation), keypoints)
-    np.testing.assert_array_equal(flip_box(flip_box(box, width), width), box)
-    np.testing.assert_array_equal(flip_center(flip_center(box[:2], width), width), box[:2])
+    np.testing.assert_array_equal(flip_center(flip_center(center, width), width), center)
 
 
 def test_flip_by_hand() -> None:
@@ -95,15 +92,6 @@ def test_flip_by_hand() -> None:
     expected = [[9, 5, 2], [0, 7, 0], [6, 6, 1]]
     np.testing.assert_array_equal(flip_keypoints(keypoints, 10, (0, 2, 1)), expected)
     assert keypoints[0, 0] == 0  # the argument stays as it was
-
-
-@steady
-@given(boxes, sizes)
-def test_crop_of_the_flipped_box_has_the_flipped_centre(box, input_size) -> None:
-    center, size = box_to_crop(box, input_size)
-    flipped_center, flipped_size = box_to_crop(flip_box(box, 640), input_size)
-    np.testing.assert_allclose(flipped_center, flip_center(center, 640), atol=1e-9)
-    np.testing.assert_array_equal(flipped_size, size)
 
 
 @steady

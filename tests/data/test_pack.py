@@ -121,6 +121,16 @@ def test_a_piece_beyond_the_end_is_an_error(packing):
         packing.target.read("shard-00000.parquet#100000000+10")
 
 
+def test_what_an_older_version_packed_as_tiles_is_refused(small_coco, tmp_path, capsys):
+    """They lay in a folder of their own, beside the images or instead of them."""
+    assert command(small_coco, tmp_path / "packed") == 0
+    (tmp_path / "packed/train/tiles-person_keypoints_train").mkdir()
+    for argv in (["train"], ["data", "check"]):
+        assert main([*argv, "--data", str(tmp_path / "packed"), "--storage", str(tmp_path)]) == 2
+        said = "".join(capsys.readouterr())
+        assert "tiles-person_keypoints_train was packed with --tiles, which no longer exists; pack" in said
+
+
 def test_mistakes_are_said(small_coco, tmp_path, capsys):
     assert main(["data", "pack"]) == 2
     assert main(["data", "pack", str(tmp_path / "x")]) == 2

@@ -23,7 +23,7 @@ from mipnet.data.geometry import (
     box_to_crop,
     clip_box,
     crop_affine,
-    flip_box,
+    flip_center,
     flip_keypoints,
     mirrored_affine,
     transform_keypoints,
@@ -82,8 +82,9 @@ def check_geometry(file: Path, shared: Path) -> Deviations:
         box = clip_box(person["bbox"], width, height)
         if case["flip"]:
             keypoints = flip_keypoints(keypoints, width, skeleton_of(len(keypoints)).flip_permutation)
-            box = flip_box(box, width)
         center, size = box_to_crop(box, input_size)
+        if case["flip"]:
+            center = flip_center(center, width)
         size = size * case["scale_factor"]
         affine = crop_affine(center, size, case["rotation_deg"], input_size)
         joints = transform_keypoints(affine, keypoints, input_size)

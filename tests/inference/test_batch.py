@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mipnet.inference import pipeline
 from mipnet.inference.batch import Parts, digest_of, predict_parts, write_outcome
 from mipnet.storage import Folder
 
-CONFIG = preset("debug")
+CONFIG, COCO = preset("debug"), preset("coco-hrnet-w32-256x192")
 MODEL = Folder("/nowhere")
 N, K = CONFIG.model.instances, CONFIG.data.joints.num_joints
 
@@ -70,9 +71,9 @@ class Network:
 
 def predict(network: Network, out: Folder, boxes: Boxes, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(pipeline, "answers", network)
-    digest = digest_of(boxes, b"weights", CONFIG, CONFIG.evaluation)
+    digest = digest_of(boxes, b"weights", CONFIG)
     parts = Parts.open(out, digest, len(boxes.images), size=4)
-    unreadable = predict_parts(boxes, parts, MODEL, CONFIG, CONFIG.evaluation, CONFIG.resources)
+    unreadable = predict_parts(boxes, parts, MODEL, CONFIG, CONFIG.resources)
     write_outcome(parts, out)
     return unreadable
 
@@ -120,10 +121,10 @@ def test_other_pictures_settings_or_weights_begin_anew(
     more = Network()
     predict(more, out, boxes_of(12), monkeypatch)
     assert set(more.asked) == set(boxes_of(12).image.tolist())
-    a = digest_of(boxes_of(4), b"weights", CONFIG, CONFIG.evaluation)
-    assert a != digest_of(boxes_of(4), b"other", CONFIG, CONFIG.evaluation)
-    assert a != digest_of(boxes_of(4), b"weights", CONFIG, preset("coco-hrnet-w32-256x192").evaluation)
-    assert a == digest_of(boxes_of(4), b"weights", CONFIG, CONFIG.evaluation)
+    a = digest_of(boxes_of(4), b"weights", CONFIG)
+    assert a != digest_of(boxes_of(4), b"other", CONFIG)
+    assert a != digest_of(boxes_of(4), b"weights", replace(CONFIG, evaluation=COCO.evaluation))
+    assert a == digest_of(boxes_of(4), b"weights", CONFIG)
 
 
 def test_unreadable_images_are_rows_too_and_remembered(

@@ -114,7 +114,8 @@ def test_any_number_of_processes_and_any_batch_size(
     for workers, batch_size in ((1, 64), (2, 3), (2, 1)):
         evaluation = dataclasses.replace(config().evaluation, decoder="quarter", batch_size=batch_size)
         resources = dataclasses.replace(config().resources, predict_workers=workers, gpu=False)
-        found.append(predict_poses(listed, Folder.of(trained), config(), evaluation, resources).keypoints)
+        reading = dataclasses.replace(config(), evaluation=evaluation)
+        found.append(predict_poses(listed, Folder.of(trained), reading, resources).keypoints)
     assert not np.isnan(found[0]).any()
     for other in found[1:]:
         assert np.abs(other[..., :2] - found[0][..., :2]).max() <= ALLOWED

@@ -15,7 +15,7 @@ from mipnet.config.schema import DataConfig
 from mipnet.data.layouts import open_split
 from mipnet.data.records import CocoFile
 from mipnet.errors import DataError
-from mipnet.inference.others import image_ids, other_entries, read_results
+from mipnet.inference.others import ids_by_name, other_entries, read_results
 from mipnet.storage import Folder
 
 
@@ -66,7 +66,7 @@ def test_a_short_name_of_two_images_is_of_neither(small_coco: Folder, tmp_path: 
     (tmp_path / "train").mkdir()
     write(tmp_path / "annotations", content, "person_keypoints_train.json")
     file = open_split(DataConfig(), Folder.of(tmp_path), "train")
-    ids = image_ids(file)
+    ids = ids_by_name(file)
     assert (ids["0.jpg"], ids["day/0.jpg"], ids["day/2.jpg"], ids["night/2.jpg"]) == (0, 1, 2, 3)
     assert not {"0", "2", "2.jpg"} & ids.keys()
     assert ids["4"] == ids["4.jpg"] == ids[4] == 4

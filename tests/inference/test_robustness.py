@@ -28,11 +28,11 @@ def test_ap_falls_with_the_boxes_and_only_for_lambda_0_if_the_other_finds_them(s
     next_one = first + (np.arange(n) - first + 1) % count
     keypoints = np.stack([people.keypoints, people.keypoints[next_one]], axis=1).astype(np.float32)
     keypoints[..., 2] = 0.9
-    poses = Poses(boxes, keypoints, boxes.boxes[:, 2] * boxes.boxes[:, 3], [])
+    poses = Poses(boxes, keypoints, [])
     config = replace(preset("tiny"), data=DataConfig(root="x"))
 
     found = {("train", "gt"): poses, ("train", "det"): poses}
-    (curve,) = robustness(found, config, config.evaluation, {"train": file}, (0, 0.5, 1))
+    (curve,) = robustness(found, config, {"train": file}, (0, 0.5, 1))
     assert (curve.split, curve.source, curve.confidence) == ("train", "det", (0, 0.5, 1))
     assert curve.kept == (1, sum(boxes.scores >= 0.5) / n, 1 / n)
     merged, alone = curve.ap["merged"], curve.ap["lambda0"]
@@ -50,5 +50,5 @@ def test_ap_falls_with_the_boxes_and_only_for_lambda_0_if_the_other_finds_them(s
 
 
 def test_without_a_detector_there_is_no_curve() -> None:
-    assert robustness({}, preset("tiny"), preset("tiny").evaluation, {}) == []
+    assert robustness({}, preset("tiny"), {}) == []
     assert robustness_table([]) == ""

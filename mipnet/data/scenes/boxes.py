@@ -1,4 +1,4 @@
-"""Boxes: IoU, and boxes such as a person detector would give."""
+"""Boxes such as a person detector would give."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ from typing import Literal
 
 import numpy as np
 
+from mipnet.data.boxes import box_iou, box_nms
 from mipnet.data.scenes.schema import Scene
 
 NMS_IOU = 0.5
 UNION_IOU = 0.4
 _JITTER = 0.037  # of the box's size, per edge
-
-
-def box_iou(boxes: np.ndarray) -> np.ndarray:
-    """IoU of all pairs of (M, 4) x, y, w, h boxes: (M, M)."""
-    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    span = np.minimum(high[:, None], high[None]) - np.maximum(low[:, None], low[None])
-    common = np.maximum(span, 0).prod(-1)
-    area = boxes[:, 2] * boxes[:, 3]
-    return common / np.maximum(area[:, None] + area[None] - common, 1e-9)
 
 
 def detector_boxes(
@@ -54,11 +46,7 @@ def detector_boxes(
     order = np.argsort(-scores, kind="stable")
     found, scores = found[order], scores[order]
     if kind == "det5":
-        iou = box_iou(found)
-        kept: list[int] = []
-        for i in range(len(found)):
-            if all(iou[i, j] <= NMS_IOU for j in kept):
-                kept.append(i)
+        kept = box_nms(np.zeros(len(found)), found, scores, NMS_IOU)
         found, scores = found[kept], scores[kept]
     return found.astype(np.float32), scores.astype(np.float32)
 
@@ -66,7 +54,7 @@ def detector_boxes(
 def _merge(boxes: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Boxes around the groups that IoU > 0.4 connects, each as visible as its most visible member."""
     group = list(range(len(boxes)))
-    for i, j in zip(*np.nonzero(np.triu(box_iou(boxes) > UNION_IOU, 1)), strict=True):
+    for i, j in zip(*np.nonzero(np.triu(box_iou(boxes, boxes) > UNION_IOU, 1)), strict=True):
         group = [group[i] if g == group[j] else g for g in group]
     merged, shown = [], []
     for g in sorted(set(group)):

@@ -127,35 +127,13 @@ _STYLES: dict[str, tuple[Ellipsoid, ...]] = {
     "scarf": ((0, 0.012, -0.026, 0.108, 0.138, 0.108), (0, -0.13, -0.026, 0.1, 0.085, 0.088)),
 }
 _FEMININE = (
-    "long",
-    "long",
-    "long",
-    "bob",
-    "bob",
-    "ponytail",
-    "ponytail",
-    "bun",
-    "short",
-    "afro",
-    "cap",
-    "scarf",
+    "long", "long", "long", "bob", "bob", "ponytail", "ponytail", "bun", "short", "afro", "cap", "scarf",
     "beanie",
-)
+)  # fmt: skip
 _MASCULINE = (
-    "short",
-    "short",
-    "short",
-    "full",
-    "full",
-    "quiff",
-    "quiff",
-    "bald",
-    "afro",
-    "cap",
-    "beanie",
-    "long",
+    "short", "short", "short", "full", "full", "quiff", "quiff", "bald", "afro", "cap", "beanie", "long",
     "bun",
-)
+)  # fmt: skip
 
 
 def _patterned(r: Random, base: RGB, alt: RGB) -> Cloth:

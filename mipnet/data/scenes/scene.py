@@ -8,10 +8,10 @@ from random import Random
 import cv2
 import numpy as np
 
+from mipnet.data.boxes import box_iou
 from mipnet.data.scenes import canvas
 from mipnet.data.scenes.annotate import annotate, silhouette_boxes, visible_fractions
 from mipnet.data.scenes.background import paint_background, paint_seat
-from mipnet.data.scenes.boxes import box_iou
 from mipnet.data.scenes.layout import IOU_BANDS, Layout, compose, draw_plan
 from mipnet.data.scenes.raster import HEIGHT, SS, Buffers
 from mipnet.data.scenes.schema import DIFFICULTIES, Scene
@@ -51,7 +51,7 @@ def _fits(buffers: Buffers, difficulty: str) -> bool:
     """Whether the drawn silhouettes keep the promise of the difficulty."""
     low, high = IOU_BANDS[difficulty]
     boxes = silhouette_boxes(buffers)
-    iou = box_iou(boxes)
+    iou = box_iou(boxes, boxes)
     largest = float(np.max(iou - np.eye(len(iou)))) if len(iou) > 1 else 0.0
     smallest = min(int(np.count_nonzero(m)) for m in buffers.masks)
     return low <= largest < high and smallest >= MIN_AREA * SS**2

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from mipnet.data.boxes import box_iou
 from mipnet.data.scenes import DIFFICULTIES, Scene, detector_boxes, render_scene
-from mipnet.data.scenes.boxes import box_iou
 
 SEED = 3
 COUNT = 25
@@ -25,8 +25,8 @@ def scenes(difficulty: str) -> list[Scene]:
 
 
 def largest_iou(scene: Scene) -> float:
-    iou = box_iou(np.array([p.box for p in scene.people], dtype=np.float64))
-    return float(np.max(np.triu(iou, 1)))
+    boxes = np.array([p.box for p in scene.people], dtype=np.float64)
+    return float(np.max(np.triu(box_iou(boxes, boxes), 1)))
 
 
 def digest(scene: Scene) -> str:
