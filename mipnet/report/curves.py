@@ -85,10 +85,7 @@ def validations(history: Rows, metric: str) -> dict[str, Line]:
         views = {key.split("/")[-2]: value for key, value in row.items() if key.endswith(f"/{metric}")}
         rows.append({"step": row["step"], **views, "merged": row[SCORE]})
     names = sorted({key for row in rows for key in row if key.startswith("lambda")})
-    return {
-        "merged": line(rows, "merged"),
-        **{"λ = " + name.removeprefix("lambda"): line(rows, name) for name in names},
-    }
+    return {name.replace("lambda", "λ = "): line(rows, name) for name in ("merged", *names)}
 
 
 def tell(title: str, lines: Mapping[str, Line]) -> str:

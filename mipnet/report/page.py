@@ -106,13 +106,9 @@ def read_metrics(metrics: Mapping[str, float]) -> Table:
 def facts(config: Config, state: Mapping[str, Any], parameters: int) -> list[tuple[str, str]]:
     """The head of the page: what was trained, how long, and what became of it."""
     model, trained = config.model, state.get("trained") or {}
-    network = (
-        f"HRNet, width {model.width}"
-        if model.backbone == "hrnet"
-        else f"SimpleBaseline, ResNet-{model.depth}"
-    )
+    hrnet = model.backbone == "hrnet"
     found = [
-        ("network", network),
+        ("network", f"HRNet, width {model.width}" if hrnet else f"SimpleBaseline, ResNet-{model.depth}"),
         ("input", f"{config.input.width} × {config.input.height} px"),
         ("instances", f"N = {model.instances}" + ("" if model.instances > 1 else " (baseline)")),
         ("MIMBs at places", ", ".join(map(str, model.places)) or "none"),
