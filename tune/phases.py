@@ -28,7 +28,7 @@ from tune.report import html, markdown, text
 from tune.rungs import Board
 from tune.samplers import count, make_sampler
 from tune.spaces import Point, Space
-from tune.tables import Summary, best_config, best_trial, summarise, to_json, with_pair
+from tune.tables import Summary, best_config, best_trial, to_json, with_pair
 from tune.trials import PARENT, Work
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def summarise_search(search: Run) -> Summary:
             f"mipnet train --config {shlex.quote(search.folder.path('best.yaml'))}{where}",
             f"mipnet predict PICTURES --model {model}",
         ]
-    return summarise(search, results, commands)
+    return Summary(search, results, commands)
 
 
 def write_reports(search: Run) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mipnet.report.curves import (
@@ -14,25 +12,16 @@ from mipnet.report.curves import (
     INK,
     MARKERS,
     MUTED,
-    RULE,
     SERIES,
-    STYLE,
     Curve,
     Line,
+    draw,
+    label_rows,
+    legend_above,
     set_scale,
     tell,
-    to_svg,
 )
 from tune.ranking import AP, Effect, Result, cost_unit, finished, measure_of, pareto_front
-
-
-def draw(width: float, height: float, paint: Callable[[Axes], None]) -> str:
-    """One plot in the report's style as SVG."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots()
-        paint(axes)
-        return to_svg(figure)
 
 
 def label_of(result: Result, results: Sequence[Result]) -> str:
@@ -78,12 +67,12 @@ def cost_plot(results: Sequence[Result]) -> Curve | None:
         annotate(axes, [(r.cost / unit, measure.of(r), label_of(r, results)) for r in named])
         axes.set_xlabel(f"multiply-adds of one crop, all λ ({unit_name})")
         axes.set_ylabel(measure.title + ("" if measure.sign > 0 else ", less is better"))
-        axes.grid(color=RULE, lw=0.7)
+        axes.grid()
         axes.yaxis.set_major_locator(MaxNLocator(5))
 
     title = capital(f"{measure.title} against cost")
     names = ", ".join(label_of(r, results) for r in front)
-    return Curve(title, draw(9.4, 4.0, paint), f"{title}. On the Pareto front: {names}.")
+    return draw(title, (9.4, 4.0), paint, f"{title}. On the Pareto front: {names}.")
 
 
 def annotate(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
@@ -115,41 +104,37 @@ def effect_plot(title: str, rows: Sequence[Sequence[Effect]], names: Sequence[st
                     e.mean, at, ls="", marker=MARKERS[i], ms=7, color=SERIES[i], mew=1.5, zorder=3,
                     mfc=SERIES[i] if i == 0 else "none", label=name if y == 0 and name else None,
                 )  # fmt: skip
-        axes.set_yticks(range(len(rows)), [f"{effects[0].name}" for effects in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.tick_params(axis="y", colors=INK, labelsize=10, pad=6)
-        axes.grid(axis="x", color=RULE, lw=0.7)
+        label_rows(axes, [effects[0].name for effects in rows], pad=6)
         axes.margins(x=0.1)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         if len(names) > 1:
-            axes.legend(ncols=len(names), loc="lower left", bbox_to_anchor=(0, 1), handlelength=1.2)
+            legend_above(axes, len(names), 1.2)
 
     told = "; ".join(f"{row[0].name}: {', '.join(f'{e.mean:.3g} ({e.count})' for e in row)}" for row in rows)
-    return Curve(capital(title), draw(4.6, 0.8 + 0.46 * len(rows), paint), told)
+    return draw(capital(title), (4.6, 0.8 + 0.46 * len(rows)), paint, told)
 
 
-def curves_plot(title: str, lines: Mapping[str, Line], first: int, scale: str) -> Curve | None:
+def curves_plot(title: str, lines: Mapping[str, Line], scale: str) -> Curve | None:
     """One curve per training over the epochs; the first ones in colour, the others in grey behind them."""
     lines = {name: line for name, line in lines.items() if any(line[1])}  # all zero says nothing
     if not lines:
         return None
-    first = min(first, len(SERIES))
 
     def paint(axes: Axes) -> None:
         for i, (name, (epochs, values)) in enumerate(lines.items()):
-            chosen = i < first
+            chosen = i < len(SERIES)
             few = len(epochs) <= 12
             axes.plot(
                 epochs, values, color=SERIES[i] if chosen else MUTED, ls=DASHES[i] if chosen else "-",
                 lw=1.7 if chosen else 0.8, alpha=1 if chosen else 0.55, zorder=3 if chosen else 1,
                 marker=MARKERS[i] if chosen and few else "." if few else "", ms=3.6,
-                label=name if chosen else "the others" if i == first else None,
+                label=name if chosen else "the others" if i == len(SERIES) else None,
             )  # fmt: skip
         set_scale(axes, scale)
-        axes.grid(axis="y", color=RULE, lw=0.7)
+        axes.grid(axis="y")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), handlelength=2.4)
+        legend_above(axes, 2, 2.4)
 
-    return Curve(title, draw(4.6, 3.0, paint), tell(title, lines))
+    return draw(title, (4.6, 3.0), paint, tell(title, lines))

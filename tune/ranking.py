@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import stdev
 from typing import Any
 
 from mipnet.config import Config
@@ -32,6 +33,9 @@ class Measure:
 
     def shown(self, value: float) -> str:
         return f"{value:.{self.digits}f}"
+
+    def text(self, result: Result) -> str:
+        return self.shown(self.of(result))
 
 
 AP = Measure("ap", "occlusion AP", 100.0, 1, 1)
@@ -65,6 +69,11 @@ class Result:
     cost: int
     parameters: int
     trials: tuple[tuple[Trial, Run], ...]
+
+    @property
+    def alive(self) -> list[tuple[Trial, Run]]:
+        """Those of its trainings that did not fail."""
+        return [(trial, run) for trial, run in self.trials if not trial.failed]
 
     @property
     def seconds(self) -> float:
@@ -132,11 +141,7 @@ def best_pair(
 
 def standard_error(values: Sequence[float]) -> float:
     """Of the mean; nan for fewer than two values."""
-    if len(values) < 2:
-        return math.nan
-    mean = sum(values) / len(values)
-    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return math.sqrt(variance / len(values))
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def finished(results: Sequence[Result]) -> list[Result]:

@@ -22,7 +22,7 @@ from mipnet.data.pixels import Pixels, look_at
 from mipnet.data.records import CocoFile, Images
 from mipnet.data.statistics import Statistics, statistics_of
 from mipnet.errors import UserError, first_few
-from mipnet.inference.tables import aligned
+from mipnet.formats import aligned
 from mipnet.storage import Folder, storage_named
 
 NOT_AUGMENTED = AugmentConfig(flip=0, scale=0, rotation_probability=0, shift=0, half_body=0, colour=0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mipnet.commands.common import STORAGE_HELP
 from mipnet.config import preset
 from mipnet.config.flags import option, parse, say
-from mipnet.inference.tables import aligned
+from mipnet.formats import aligned
 from mipnet.storage import storage_named
 from mipnet.tracking.champions import moves
 from mipnet.tracking.versions import RESULT, Registry, Version, moment, open_registry

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from mipnet.config import Config
 from mipnet.data.records import CocoFile
 from mipnet.evaluation.merging import Instances
+from mipnet.formats import aligned, percent
 from mipnet.inference.evaluate import Found, score
-from mipnet.inference.tables import aligned, percent
 
 LEAST_CONFIDENCE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
@@ -73,5 +73,8 @@ def robustness_table(curves: Sequence[Robustness]) -> str:
     rows = [("split", "boxes", "least confidence", *(f"{c:g}" for c in curves[0].confidence))]
     for curve in curves:
         figures = {"boxes kept": curve.kept} | {f"AP {view}": ap for view, ap in curve.ap.items()}
-        rows += [(curve.split, curve.source, name, *map(percent, row)) for name, row in figures.items()]
+        rows += [
+            (curve.split, curve.source, name, *(percent(v, "-") for v in row))
+            for name, row in figures.items()
+        ]
     return "\n".join(aligned(rows, 3))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from mipnet.config.schema import DataConfig
 from mipnet.evaluation.occlusion import occlusion_ap
 from mipnet.evaluation.protocols import METRICS
+from mipnet.formats import aligned, percent
 from mipnet.inference.entries import Entry, flat_metrics
 
 
@@ -22,28 +22,14 @@ def table(data: DataConfig, entries: Sequence[Entry], ceilings: Mapping[str, flo
     columns = METRICS[data.protocol]
     rows: list[tuple[str, ...]] = [("split", "boxes", "instances", *columns)]
     for entry in entries:
-        rows.append((entry.split, entry.source, entry.view, *(percent(entry.metrics[m]) for m in columns)))
+        rows.append(
+            (entry.split, entry.source, entry.view, *(percent(entry.metrics[m], "-") for m in columns))
+        )
     for split, value in (ceilings or {}).items():
-        rows.append((split, "gt", "ceiling", percent(value), *[""] * (len(columns) - 1)))
+        rows.append((split, "gt", "ceiling", percent(value, "-"), *[""] * (len(columns) - 1)))
     lines = aligned(rows, 3)
     lines.insert(1, "-" * max(map(len, lines)))
     occlusion = occlusion_ap(data, flat_metrics(entries))
     if occlusion.metric:  # tables of other methods alone have no merged poses of ours
-        lines += ["", f"{occlusion.name}: {percent(occlusion.value)}"]
+        lines += ["", f"{occlusion.name}: {percent(occlusion.value, '-')}"]
     return "\n".join(lines)
-
-
-def aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Lines with columns under one another: the first ``left`` flush left, the others flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.1f}"

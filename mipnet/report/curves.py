@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from mipnet.evaluation.occlusion import SCORE
+from mipnet.formats import view_name
 
 # Matplotlib draws in these stand-ins; the SVG then names the variable instead.
 INK, MUTED, RULE = "#010101", "#020202", "#030303"
 SERIES = ("#100001", "#100002", "#100003", "#100004")
-VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule"} | {c: f"series-{i}" for i, c in enumerate(SERIES)}
+VARIABLES = {
+    **{INK: "ink", MUTED: "muted", RULE: "rule", "'DejaVu Sans', sans-serif": "font"},
+    **{colour: f"series-{i}" for i, colour in enumerate(SERIES)},
+}
 DASHES = ("-", (0, (4, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5)))  # tells lines apart on grey paper
 MARKERS = ("o", "s", "D", "^")
 
@@ -62,7 +66,7 @@ def learning_curves(history: Rows, best_step: float | None = None, metric: str =
         ("Share of the time spent waiting for data", {"": line(history, "waited_for_data")}, "percent"),
     ]
     return [
-        Curve(title, plot(lines, scale, best_step if title == VALIDATION else None), tell(title, lines))
+        plot(title, lines, scale, best_step if title == VALIDATION else None)
         for title, lines, scale in plots
         if any(values for _, values in lines.values())
     ]
@@ -81,10 +85,7 @@ def validations(history: Rows, metric: str) -> dict[str, Line]:
         views = {key.split("/")[-2]: value for key, value in row.items() if key.endswith(f"/{metric}")}
         rows.append({"step": row["step"], **views, "merged": row[SCORE]})
     names = sorted({key for row in rows for key in row if key.startswith("lambda")})
-    return {
-        "merged": line(rows, "merged"),
-        **{"λ = " + name.removeprefix("lambda"): line(rows, name) for name in names},
-    }
+    return {name.replace("lambda", "λ = "): line(rows, name) for name in ("merged", *names)}
 
 
 def tell(title: str, lines: Mapping[str, Line]) -> str:
@@ -93,25 +94,17 @@ def tell(title: str, lines: Mapping[str, Line]) -> str:
     return f"{title}: {values[0]:.3g} at step {steps[0]:g}, {values[-1]:.3g} at step {steps[-1]:g}"
 
 
-def plot(lines: Mapping[str, Line], scale: str, mark: float | None = None) -> str:
-    """One small plot over the steps as SVG."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 2.3), layout="constrained")
-        axes = figure.subplots()
-        few = max(len(steps) for steps, _ in lines.values()) <= 20
+def plot(title: str, lines: Mapping[str, Line], scale: str, mark: float | None) -> Curve:
+    """One small plot over the steps."""
+    few = max(len(steps) for steps, _ in lines.values()) <= 20
+
+    def paint(axes: Axes) -> None:
         for i, (label, (steps, values)) in enumerate(lines.items()):
             k = i % len(SERIES)
-            marker = MARKERS[k] if few else ""
             axes.plot(
-                steps,
-                values,
-                color=SERIES[k],
-                ls=DASHES[k],
-                marker=marker,
-                ms=3.2,
-                lw=1.5,
-                label=label or None,
-            )
+                steps, values, color=SERIES[k], ls=DASHES[k], lw=1.5, marker=MARKERS[k] if few else "",
+                ms=3.2, label=label or None,
+            )  # fmt: skip
         if mark is not None:
             axes.axvline(mark, color=MUTED, lw=0.8, zorder=0)
             axes.annotate(
@@ -119,12 +112,13 @@ def plot(lines: Mapping[str, Line], scale: str, mark: float | None = None) -> st
                 ha="right", va="top", color=MUTED, fontsize=8,
             )  # fmt: skip
         set_scale(axes, scale)
-        axes.grid(axis="y", color=RULE, lw=0.7)
+        axes.grid(axis="y")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlabel("step")
         if len(lines) > 1:
-            axes.legend(ncols=len(lines), loc="lower left", bbox_to_anchor=(0, 1), handlelength=2.4)
-        return to_svg(figure)
+            legend_above(axes, len(lines), 2.4)
+
+    return draw(title, (4.6, 2.3), paint, tell(title, lines))
 
 
 def set_scale(axes: Axes, scale: str) -> None:
@@ -142,9 +136,12 @@ def set_scale(axes: Axes, scale: str) -> None:
         axes.set_ylim(bottom=0)
 
 
-def overview(
-    points: Mapping[str, Mapping[str, float]], ceilings: Mapping[str, float] | None = None
-) -> Curve | None:
+def legend_above(axes: Axes, columns: int, length: float) -> None:
+    """The names of what is drawn, above it; the lines beside them are ``length`` letters long."""
+    axes.legend(ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), handlelength=length)
+
+
+def overview(points: Mapping[str, Mapping[str, float]], ceilings: Mapping[str, float]) -> Curve | None:
     """AP of every view, one line per split and box source, with the ceiling of a perfect prediction.
 
     Args:
@@ -154,45 +151,52 @@ def overview(
     points = {label: views for label, views in points.items() if views}
     if not points:
         return None
-    ceilings = ceilings or {}
     names = list(dict.fromkeys(view for views in points.values() for view in views))
-    with rc_context(STYLE):
-        figure = Figure(figsize=(9.4, 0.75 + 0.34 * len(points)), layout="constrained")
-        axes = figure.subplots()
+
+    def paint(axes: Axes) -> None:
         for y, views in enumerate(points.values()):
             low, high = min(views.values()), max(views.values())
             axes.plot([100 * low, 100 * high], [y, y], color=RULE, lw=3, zorder=1, solid_capstyle="round")
         for i, name in enumerate(names):
             k = i % len(SERIES)
             at = [(100 * views[name], y) for y, views in enumerate(points.values()) if name in views]
-            label = "λ = " + name.removeprefix("lambda") + " alone" if i else name
             axes.plot(
-                *zip(*at, strict=True), ls="", marker=MARKERS[k], ms=6.5 if i else 8, zorder=4 - min(i, 2),
-                color=SERIES[k], mfc="none" if i else SERIES[k], mew=1.6, label=label, clip_on=False,
+                *zip(*at, strict=True), ls="", marker=MARKERS[k], ms=6.5 if i else 8, mew=1.6,
+                color=SERIES[k], mfc="none" if i else SERIES[k], label=view_name(name), zorder=4 - min(i, 2),
+                clip_on=False,
             )  # fmt: skip
         at = [(100 * ceilings[label], y) for y, label in enumerate(points) if label in ceilings]
         if at:
             axes.plot(*zip(*at, strict=True), ls="", marker="|", ms=13, mew=1.6, color=MUTED, label="ceiling")
-        axes.set_yticks(range(len(points)), list(points))
-        axes.set_ylim(len(points) - 0.5, -0.5)
+        label_rows(axes, list(points), pad=9)  # clear of a marker at 0
         axes.set_xlim(0, 100)
         axes.set_xlabel("AP")
-        axes.grid(axis="x", color=RULE, lw=0.7)
-        axes.tick_params(axis="y", colors=INK, labelsize=10, pad=9)  # clear of a marker at 0
-        axes.legend(ncols=len(names) + 1, loc="lower left", bbox_to_anchor=(0, 1), handlelength=1.2)
-        svg = to_svg(figure)
-    return Curve("AP by split and boxes", svg, "AP of every line of the table below")
+        legend_above(axes, len(names) + 1, 1.2)
+
+    size = 9.4, 0.75 + 0.34 * len(points)
+    return draw("AP by split and boxes", size, paint, "AP of every line of the table below")
+
+
+def label_rows(axes: Axes, names: Sequence[str], pad: float) -> None:
+    """A name at the left of each row, the first row at the top; ``pad`` pt lie between them and the plot."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", colors=INK, labelsize=10, pad=pad)
+    axes.grid(axis="x")
 
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be read, searched and takes the page's font
     "text.parse_math": False,  # a name with two $ in it is not a formula
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "axes.edgecolor": RULE,
     "axes.labelcolor": MUTED,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.major.size": 3,
@@ -206,18 +210,24 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def to_svg(figure: Figure) -> str:
-    """The figure as an <svg> element to be set into a page: no names that two of them would share."""
+def draw(title: str, size: tuple[float, float], paint: Callable[[Axes], None], summary: str) -> Curve:
+    """A plot to be set into a page. No two share a name, as long as their titles differ.
+
+    Args:
+        title: of the plot.
+        size: width and height in inches.
+        paint: draws it.
+        summary: one sentence that says what it shows.
+    """
     file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
-    svg = text[text.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, flags=re.DOTALL)  # would style the page
-    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", svg)
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+    with rc_context(STYLE | {"svg.hashsalt": title}):
+        figure = Figure(figsize=size, layout="constrained")
+        paint(figure.subplots())
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
+    svg = "<svg" + file.getvalue().partition("<svg")[2]
+    # Names of groups are the same in all plots, and matplotlib's <style> would be that of the whole page.
+    svg = re.sub(r'(?<=<g) id="[^"]*"|<defs>\s*<style.*?</style>\s*</defs>\s*', "", svg, flags=re.DOTALL)
     for stand_in, name in VARIABLES.items():
         svg = svg.replace(stand_in, f"var(--{name})")
-    return svg.strip()
+    return Curve(title, svg.strip(), summary)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -15,10 +14,10 @@ import numpy as np
 from mipnet.config import PRESETS, Config, preset, to_dict, to_yaml
 from mipnet.evaluation.occlusion import SCORE, OcclusionAP, occlusion_ap
 from mipnet.evaluation.protocols import METRICS, RULES
+from mipnet.formats import duration, gain, percent
 from mipnet.inference.overlays import encode_jpeg
 from mipnet.report.curves import Curve, Rows, learning_curves, overview
-from mipnet.report.document import document
-from mipnet.report.template import BODY
+from mipnet.report.document import Tile, document
 
 PACKAGES = ("mipnet", "torch", "ray", "mlflow", "numpy", "opencv-python-headless", "pycocotools")
 MERGED = "merged"
@@ -62,34 +61,35 @@ def write_report(
     """
     table = read_metrics(metrics)
     ceilings = ceilings or {}
-    trained = state.get("trained") or {}
-    best = trained.get("best") or {}
+    best = (state.get("trained") or {}).get("best") or {}
+    splits = list(dict.fromkeys(split for split, _ in table))
+    skipped, corrupt = (int(sum(row.get(key, 0) for row in history)) for key in ("skipped", "corrupt"))
     known = config.preset in PRESETS
-    columns = METRICS[config.data.protocol]
-    rows = table_rows(table, ceilings, columns)
     return document(
         "run",
-        BODY,
+        config,
+        date,
+        facts(config, state, parameters),
+        notices(config, table),
         name=name,
-        facts=facts(config, state, parameters, date or datetime.now().astimezone()),
-        notices=notices(config, state, table),
         tiles=tiles(table, ceilings, best, occlusion_ap(config.data, metrics)),
         overview=overview_of(table, ceilings),
-        columns=columns,
+        columns=METRICS[config.data.protocol],
         rules=RULES[config.data.protocol],
-        table=rows,
-        has_ceiling=any(row["kind"] == "ceiling" for row in rows),
+        table=sorted(table.items(), key=lambda line: splits.index(line[0][0])),
+        ceilings=ceilings,
+        has_ceiling=any(split in ceilings for split in splits),
         pictures=[embed(title, picture) for title, picture in (pictures or {}).items()],
         curves=learning_curves(history, best.get("step"), occlusion_ap(config.data, best).metric or "AP"),
-        faults=faults(history),
+        skipped=skipped,
+        corrupt=corrupt,
         events=state.get("events", []),
-        timings=timing_rows(timings or {}),
-        preset=config.preset,
+        timings=timings or {},
         known_preset=known,
         changes=changes(config) if known else [],
         yaml=to_yaml(config),
         next_command=next_command,
-        places=list((places or {}).items()),
+        places=places or {},
         versions=versions(),
     )
 
@@ -103,26 +103,12 @@ def read_metrics(metrics: Mapping[str, float]) -> Table:
     return table
 
 
-def percent(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
-
-
-def view_name(view: str) -> str:
-    return view.replace("lambda", "λ = ") + " alone" if view.startswith("lambda") else view
-
-
-def facts(config: Config, state: Mapping[str, Any], parameters: int, date: datetime) -> list[tuple[str, str]]:
+def facts(config: Config, state: Mapping[str, Any], parameters: int) -> list[tuple[str, str]]:
     """The head of the page: what was trained, how long, and what became of it."""
     model, trained = config.model, state.get("trained") or {}
-    network = (
-        f"HRNet, width {model.width}"
-        if model.backbone == "hrnet"
-        else f"SimpleBaseline, ResNet-{model.depth}"
-    )
+    hrnet = model.backbone == "hrnet"
     found = [
-        ("date", f"{date:%Y-%m-%d %H:%M}"),
-        ("preset", config.preset),
-        ("network", network),
+        ("network", f"HRNet, width {model.width}" if hrnet else f"SimpleBaseline, ResNet-{model.depth}"),
         ("input", f"{config.input.width} × {config.input.height} px"),
         ("instances", f"N = {model.instances}" + ("" if model.instances > 1 else " (baseline)")),
         ("MIMBs at places", ", ".join(map(str, model.places)) or "none"),
@@ -139,7 +125,7 @@ def facts(config: Config, state: Mapping[str, Any], parameters: int, date: datet
     return found
 
 
-def notices(config: Config, state: Mapping[str, Any], table: Table) -> list[str]:
+def notices(config: Config, table: Table) -> list[str]:
     """What a reader must know before believing the figures."""
     data, found = config.data, []
     splits = {split for split, _ in table}
@@ -149,8 +135,6 @@ def notices(config: Config, state: Mapping[str, Any], table: Table) -> list[str]
         )
     elif data.tune in splits:
         found.append(f"{data.tune} also picked the checkpoint: its figures are a little too good.")
-    if config.preset == "debug":
-        found.append("The preset debug only shows that everything runs: its figures mean nothing.")
     if not table:
         found.append("There are no results yet.")
     return found
@@ -158,31 +142,29 @@ def notices(config: Config, state: Mapping[str, Any], table: Table) -> list[str]
 
 def tiles(
     table: Table, ceilings: Mapping[str, float], best: Mapping[str, Any], occlusion: OcclusionAP
-) -> list[dict[str, str]]:
+) -> list[Tile]:
     """The occlusion AP, then merged AP of each split in the last source's boxes, the last split first."""
     if not table:
         return []
     source = list(table)[-1][1]
-    shown = {(split, "AP"): f"{split}, {source} boxes" for split, of in reversed(table) if of == source}
+    figures: dict[tuple[str, str], str] = {}
     if occlusion.source == source:
-        shown = {(occlusion.split, occlusion.metric): occlusion.name} | {
-            key: title for key, title in shown.items() if key != (occlusion.split, occlusion.metric)
-        }
+        figures[occlusion.split, occlusion.metric] = occlusion.name
+    for split in (split for split, of in reversed(table) if of == source):
+        figures.setdefault((split, "AP"), f"{split}, {source} boxes")
     found = []
-    for (split, metric), title in shown.items():
+    for (split, metric), title in figures.items():
         views = table[split, source]
         merged, primary = (views.get(view, {}).get(metric) for view in (MERGED, "lambda0"))
         others = []
         if merged is not None and primary is not None:
-            gain = f"{100 * (merged - primary):+.1f}".replace("-", "−")
-            others.append(f"λ = 0 alone {percent(primary)} ({gain} by merging)")
+            others.append(f"λ = 0 alone {percent(primary)} ({gain(merged - primary)} by merging)")
         if metric == "AP" and split in ceilings:
             others.append(f"ceiling {percent(ceilings[split])}")
-        found.append({"title": title, "figure": percent(merged), "below": "; ".join(others)})
+        found.append(Tile(title, percent(merged), "; ".join(others)))
     if SCORE in best:
         below = f"picked the checkpoint of step {best['step']}" if "step" in best else ""
-        title = "best validation occlusion AP"
-        found.append({"title": title, "figure": percent(best[SCORE]), "below": below})
+        found.append(Tile("best validation occlusion AP", percent(best[SCORE]), below))
     return found
 
 
@@ -195,74 +177,17 @@ def overview_of(table: Table, ceilings: Mapping[str, float]) -> Curve | None:
     return overview(lines, perfect)
 
 
-def table_rows(table: Table, ceilings: Mapping[str, float], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The lines of the table; each split ends with its ceiling."""
-    rows: list[dict[str, Any]] = []
-    keys = sorted(table, key=lambda key: list(dict.fromkeys(split for split, _ in table)).index(key[0]))
-    for number, (split, source) in enumerate(keys):
-        for view, values in table[split, source].items():
-            rows.append(
-                {
-                    "split": split,
-                    "source": source,
-                    "view": view_name(view),
-                    "kind": "merged" if view == MERGED else "alone",
-                    "starts": view == next(iter(table[split, source])),
-                    "cells": [percent(values.get(column)) for column in columns],
-                }
-            )
-        last = number + 1 == len(keys) or keys[number + 1][0] != split
-        if last and split in ceilings:
-            cells = [percent(ceilings[split]), *[""] * (len(columns) - 1)]
-            rows.append(
-                {
-                    "split": split,
-                    "source": "gt",
-                    "view": "ceiling",
-                    "kind": "ceiling",
-                    "starts": False,
-                    "cells": cells,
-                }
-            )
-    return rows
-
-
 def embed(title: str, picture: np.ndarray) -> dict[str, Any]:
     data = base64.b64encode(encode_jpeg(picture, 85)).decode()
     height, width = picture.shape[:2]
     return {"title": title, "source": f"data:image/jpeg;base64,{data}", "width": width, "height": height}
 
 
-def faults(history: Rows) -> str:
-    """What went wrong on the way, from the log."""
-    skipped, corrupt = (int(sum(row.get(key, 0) for row in history)) for key in ("skipped", "corrupt"))
-    if not skipped and not corrupt:
-        return "No update was skipped and no sample was unreadable."
-    return f"{skipped} updates were not finite and skipped; {corrupt} samples were unreadable."
-
-
-def timing_rows(timings: Mapping[str, float]) -> list[dict[str, str]]:
-    longest = max(timings.values(), default=0) or 1
-    return [
-        {"phase": phase, "time": duration(seconds), "width": f"{max(1, 320 * seconds / longest):.0f}"}
-        for phase, seconds in timings.items()
-    ]
-
-
-def duration(seconds: float) -> str:
-    """As a person would say it: 41 s, 6 min 29 s, 3 h 05 min."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else (f"{seconds:.1f} s" if seconds < 10 else f"{rest} s")
-
-
-def changes(config: Config) -> list[dict[str, str]]:
-    """Every setting that differs from the preset's."""
+def changes(config: Config) -> list[tuple[str, str, str]]:
+    """Name, old and new value of every setting that differs from the preset's."""
     old, new = to_dict(preset(config.preset)), to_dict(config)
     return [
-        {"setting": f"{section}.{key}", "old": shown(old[section][key]), "new": shown(value)}
+        (f"{section}.{key}", shown(old[section][key]), shown(value))
         for section, values in new.items()
         if isinstance(values, dict)
         for key, value in values.items()

@@ -14,6 +14,7 @@ from mipnet.data.crops import read_image
 from mipnet.data.records import CocoFile, Images
 from mipnet.errors import DataError
 from mipnet.evaluation.oks import oks_matrix
+from mipnet.formats import view_name
 from mipnet.inference.entries import Entry
 from mipnet.inference.overlays import draw_poses, picture_grid
 from mipnet.skeletons import Skeleton
@@ -64,12 +65,9 @@ class Example:
         similar = np.zeros((len(self.boxes), len(results)))
         for person, joints in enumerate(self.keypoints):
             seen = joints[:, 2] > 0
-            areas = np.full(
-                len(results), self.areas[person]
-            )  # as in COCO, the person's area and not the pose's counts
-            similar[person] = oks_matrix(
-                joints[None, seen], self.areas[[person]], poses[:, seen], areas, self.sigmas[seen]
-            )
+            area = self.areas[[person]]  # as in COCO, the person's area and not the pose's counts
+            areas = area.repeat(len(results))
+            similar[person] = oks_matrix(joints[None, seen], area, poses[:, seen], areas, self.sigmas[seen])
         return similar
 
     def found_boxes(self) -> np.ndarray:
@@ -111,8 +109,7 @@ def example_grid(file: CocoFile, entries: Sequence[Entry], count: int, which: Wh
         captions.append(caption(example))
     if not rows:
         raise DataError(f"{file.images_uri} has no image that can be drawn", "check the images")
-    titles = ["boxes", *(v.replace("lambda", "λ = ") + " alone" for v in views[:-1]), MERGED, "ground truth"]
-    return picture_grid(rows, titles, captions, CELL)
+    return picture_grid(rows, ["boxes", *map(view_name, views), "ground truth"], captions, CELL)
 
 
 def examples(file: CocoFile, entries: Sequence[Entry]) -> list[Example]:
@@ -128,17 +125,8 @@ def examples(file: CocoFile, entries: Sequence[Entry]) -> list[Example]:
         part = np.arange(people.first[index], people.first[index + 1])
         part = part[np.argsort(-areas[part], kind="stable")]  # large people get the most distinct colours
         views = {entry.view: by_image.get((entry.view, image_id), []) for entry in entries}
-        found.append(
-            Example(
-                people.images,
-                index,
-                people.boxes[part],
-                people.keypoints[part],
-                areas[part],
-                views,
-                np.array(file.skeleton.sigmas),
-            )
-        )
+        shown = people.boxes[part], people.keypoints[part], areas[part]
+        found.append(Example(people.images, index, *shown, views, np.array(file.skeleton.sigmas)))
     return found
 
 
@@ -176,13 +164,8 @@ def draw_row(image: np.ndarray, example: Example, views: Sequence[str], body: Sk
     boxes, truth = example.found_boxes(), example.keypoints.astype(np.float64)
     # An occluded joint (v = 1) is drawn fainter, an unlabelled one not at all.
     truth[..., 2] = np.array([0, 0.5, 1])[example.keypoints[..., 2].astype(int)]
-    no_joints = np.zeros(3 * body.num_joints)
-    columns: list[tuple[Results, list[int]]] = [
-        (
-            [{"keypoints": no_joints, "box": box} for box in boxes],
-            colours(box_iou(example.boxes, boxes)),
-        )
-    ]
+    alone = [{"keypoints": np.zeros(3 * body.num_joints), "box": box} for box in boxes]
+    columns: list[tuple[Results, list[int]]] = [(alone, colours(box_iou(example.boxes, boxes)))]
     for view in views:
         poses = [{k: v for k, v in r.items() if k != "box"} for r in example.views[view]]
         columns.append((poses, colours(example.similar(poses))))

@@ -14,7 +14,7 @@ from pages import EVIL, Page
 
 from mipnet.config import Config, from_dict, preset
 from mipnet.evaluation.occlusion import SCORE
-from mipnet.report.page import duration, write_report
+from mipnet.report.page import write_report
 
 VALUES = {
     "AP": 0.512, "AP50": 0.623, "AP75": 0.534, "APM": 0.445, "APL": 0.556, "AR": 0.667, "R50": 0.778,
@@ -147,6 +147,10 @@ def test_the_plots_follow_the_pages_colours_and_share_no_names() -> None:
     assert len(names) == len(set(names))
 
 
+def test_same_run_gives_same_page_to_the_byte() -> None:
+    assert report() == report()
+
+
 def test_text_from_outside_is_escaped() -> None:
     config = from_dict({"data": {"root": EVIL, "evaluate": [EVIL]}}, preset("tiny"))
     metrics = {"$a$<b>/<i>/merged/AP": 0.5}
@@ -221,14 +225,6 @@ def test_restarts_are_listed_with_their_cause() -> None:
 
 def test_faults_are_counted(page: Page) -> None:
     assert "10 updates were not finite and skipped; 0 samples were unreadable." in page.text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.26, "0.3 s"), (41.4, "41 s"), (59.6, "1 min 00 s"), (389, "6 min 29 s"), (11100, "3 h 05 min")],
-)
-def test_durations_read_well(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_neither_ray_nor_mlflow_nor_torch_is_needed() -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,14 @@ from mipnet.runs import Run
 from tune.ranking import rank
 from tune.records import TRIAL, read_trials
 from tune.report import html, markdown, pairs_of, text
-from tune.tables import Summary, best_config, summarise, to_json
+from tune.tables import Summary, best_config, to_json
+
+DATE = datetime(2026, 1, 2, 3, 4)
 
 
 def summary_of(search: Run, over: bool = True) -> Summary:
     search.note(over=over)
-    return summarise(
+    return Summary(
         search, rank(read_trials(search), search.config, over), ["mipnet train --config best.yaml"]
     )
 
@@ -67,7 +70,7 @@ def test_the_front_is_marked_beside_the_rank(many: Run) -> None:
 def test_the_heat_map_makes_nothing_of_noise(search: Run, record) -> None:
     record((2,), pairs={(0.5, 0.9): 0.200, (0.9, 0.9): 0.201})
     record((3,), number=1, pairs={(0.5, 0.9): 0.200, (0.9, 0.9): 0.201})
-    low, high = (row["cells"][0]["share"] for row in pairs_of(summary_of(search).results)["rows"])
+    low, high = (cells[0]["share"] for cells in pairs_of(summary_of(search).results)["rows"].values())
     assert (low, high) == (pytest.approx(0.95), 1.0)
 
 
@@ -107,7 +110,8 @@ def test_the_page_shows_the_table_the_choice_and_the_failure(many: Run) -> None:
 
 
 def test_the_page_stands_on_its_own(many: Run) -> None:
-    page = html(summary_of(many))
+    page = html(summary_of(many), DATE)
+    assert page == html(summary_of(many), DATE)
     tags = Page(page).tags
     assert not [tag for tag, _ in tags if tag in ("script", "link", "iframe", "object", "img")]
     for _, attributes in tags:
@@ -127,6 +131,7 @@ def test_text_from_outside_is_escaped(many: Run, record) -> None:
     page = html(summary_of(many))
     assert "<script" not in page
     assert EVIL in Page(page).text
+    assert EVIL in markdown(summary_of(many))  # which is no HTML
 
 
 def test_markdown_and_terminal_say_the_same(many: Run) -> None:
