@@ -31,22 +31,22 @@ class Progress:
 
     def __init__(self, title: str, unit: str, plain: bool = False, done: int = 0, total: int = 0) -> None:
         # rich takes 0.1 s to import, which --help does not wait for.
+        from rich import progress
         from rich.console import Console
         from rich.live import Live
-        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
 
         self.unit, self.done, self.total, self.facts = unit, done, total, ""
-        self._bar = Bar(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[count]}"),
-            TimeRemainingColumn(),
+        self._bar = progress.Progress(
+            progress.SpinnerColumn(),
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TextColumn(unit),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
             speed_estimate_period=SECONDS_OF_RATE,
             get_time=time.monotonic,
         )
-        self._task = self._bar.add_task(title, total=total or None, completed=done, count="")
+        self._task = self._bar.add_task(title, total=total or None, completed=done)
         # Without wrapping and markup: paths stay whole, and brackets are brackets.
         console = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
         self._live = Live(console=console, get_renderable=self.render, transient=True)
@@ -74,7 +74,7 @@ class Progress:
             facts: what else is worth knowing now, in few words.
         """
         self.done, self.total, self.facts = done, total, facts
-        self._bar.update(self._task, completed=done, total=total, count=self.count())
+        self._bar.update(self._task, completed=done, total=total)
         now, news = time.monotonic(), (self.count(), facts)
         due = done >= total or now - self._last_line >= SECONDS_BETWEEN_LINES
         if self._lines and due and news != self._said:
