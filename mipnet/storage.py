@@ -64,6 +64,11 @@ class Folder:
         fs, top = _remote(f"{scheme}://{host}{mark}{query}")
         return fs, f"{top.rstrip('/')}{path[len(host) :]}"
 
+    def _locate(self, name: str) -> tuple[FileSystem, str]:
+        """The pyarrow file system and the path of ``name`` on it; "" is the folder itself."""
+        fs, root = self.filesystem()
+        return fs, f"{root}/{contained(name, self.uri)}" if name else root
+
     def join(self, name: str) -> Folder:
         """The folder ``name`` inside this one."""
         return Folder(self.path(name))
@@ -84,8 +89,8 @@ class Folder:
         if self.is_local:  # the hot path of the stream: no layers in between
             with open(self.path(name).removeprefix("file://"), "rb") as file:
                 return file.read()
-        fs, root = self.filesystem()
-        with fs.open_input_stream(f"{root}/{contained(name, self.uri)}") as stream:
+        fs, target = self._locate(name)
+        with fs.open_input_stream(target) as stream:
             return stream.read()
 
     def _read_piece(self, name: str, offset: int, size: int) -> bytes:
@@ -93,8 +98,8 @@ class Folder:
             with open(self.path(name).removeprefix("file://"), "rb", buffering=0) as file:
                 content = os.pread(file.fileno(), size, offset)
         else:
-            fs, root = self.filesystem()
-            with fs.open_input_file(f"{root}/{contained(name, self.uri)}") as file:
+            fs, target = self._locate(name)
+            with fs.open_input_file(target) as file:
                 content = file.read_at(size, offset)
         if len(content) != size:
             raise OSError(f"{self.path(name)} is shorter than {offset + size} bytes")
@@ -112,8 +117,7 @@ class Folder:
             UserError: the storage refuses (full, read-only, no permission).
         """
         data = content.encode() if isinstance(content, str) else content
-        fs, root = self.filesystem()
-        target = f"{root}/{contained(name, self.uri)}"
+        fs, target = self._locate(name)
         try:
             fs.create_dir(posixpath.dirname(target), recursive=True)
             if not self.is_local:  # object stores replace an object in one step
@@ -142,8 +146,7 @@ class Folder:
         """
         from pyarrow.fs import FileType
 
-        fs, root = self.filesystem()
-        target = f"{root}/{contained(name, self.uri)}" if name else root
+        fs, target = self._locate(name)
         with _readable(target):
             return fs.get_file_info(target).type != FileType.NotFound
 
@@ -155,8 +158,7 @@ class Folder:
         """
         from pyarrow.fs import FileSelector
 
-        fs, root = self.filesystem()
-        target = f"{root}/{contained(name, self.uri)}" if name else root
+        fs, target = self._locate(name)
         with _readable(target):
             infos = fs.get_file_info(FileSelector(target, allow_not_found=True))
         return sorted(info.base_name for info in infos)
@@ -167,11 +169,14 @@ class Folder:
         Raises:
             UserError: they may not be listed.
         """
+        with _readable(self.filesystem()[1]):
+            return self._files()
+
+    def _files(self) -> list[str]:
         from pyarrow.fs import FileSelector, FileType
 
         fs, root = self.filesystem()
-        with _readable(root):
-            infos = fs.get_file_info(FileSelector(root, recursive=True))
+        infos = fs.get_file_info(FileSelector(root, recursive=True))
         return sorted(posixpath.relpath(info.path, root) for info in infos if info.type == FileType.File)
 
     def remove(self, name: str) -> None:
@@ -185,8 +190,7 @@ class Folder:
         if contained(name, self.uri) == ".":
             raise ValueError("a folder does not remove itself")
 
-        fs, root = self.filesystem()
-        target = f"{root}/{contained(name, self.uri)}"
+        fs, target = self._locate(name)
         kind = fs.get_file_info(target).type
         if kind == FileType.Directory:
             fs.delete_dir(target)
@@ -202,15 +206,10 @@ class Folder:
         """A local copy of all files of this folder (the folder itself if it is local)."""
         if self.is_local:
             return self.local_path
-        from pyarrow.fs import FileSelector, FileType
-
-        fs, root = self.filesystem()
-        for info in fs.get_file_info(FileSelector(root, recursive=True)):
-            if info.type == FileType.File:
-                path = target / posixpath.relpath(info.path, root)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with fs.open_input_stream(info.path) as stream:
-                    path.write_bytes(stream.read())
+        for name in self._files():
+            path = target / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.read(name))
         return target
 
 

@@ -14,7 +14,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
 import tune
-from mipnet.commands.progress import Progress, in_terminal
+from mipnet.commands.progress import Progress
 from mipnet.config.flags import say
 from mipnet.config.schema import ResourcesConfig
 from mipnet.evaluation.occlusion import SCORE
@@ -109,7 +109,7 @@ class Watch(NotKept, TrialProgressCallback):
 
     def __init__(self, queue: Queue, progress: Progress, total: int) -> None:
         self.queue, self.progress, self.total = queue, progress, total
-        self._last_look, self._shown, self._ended = -SECONDS_BETWEEN_LOOKS, "", -1
+        self._last_look = -SECONDS_BETWEEN_LOOKS
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if time.monotonic() - self._last_look >= SECONDS_BETWEEN_LOOKS:
@@ -130,16 +130,7 @@ class Watch(NotKept, TrialProgressCallback):
         trials = (trial for seeds in board.trials.values() for trial in seeds.values())
         ended = sum(trial.done and trial.name not in board.running for trial in trials)
         facts = "; ".join(running(run) for run in self.queue.started.values())
-        if facts == self._shown:
-            return
-        self._shown = facts
-        if ended != self._ended:  # the time that is left can be told from whole trials only
-            self._ended = ended
-            self.progress.update(ended, max(self.total, ended + len(board.running)), facts)
-        else:
-            self.progress.facts = facts
-            if self.progress.plain or not in_terminal():
-                say(self.progress.line())
+        self.progress.update(ended, max(self.total, ended + len(board.running)), facts)
 
 
 def running(run: Run) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from mipnet.config.checks import shown
 from mipnet.config.presets import preset
 from mipnet.config.schema import Config, validate
-from mipnet.config.skeleton_files import skeleton_setting
+from mipnet.config.skeleton_files import skeleton_setting, yaml_of
 from mipnet.errors import ConfigError, nearest
 
 # How a run is carried out and where it is recorded does not change what it computes.
@@ -90,15 +90,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing or is not a YAML mapping.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(path).read_bytes())  # bytes: YAML finds out the encoding itself
-    except OSError as error:
-        raise ConfigError(f"--config: cannot read {path} ({error.strerror})", "check the path") from None
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise ConfigError(f"--config: {path} is not YAML ({problem})", "mend it there") from None
+    values = yaml_of(path, "--config: ")
     if not isinstance(values, dict):
         raise ConfigError(f"--config: {path} holds no settings", "write lines like 'train: {epochs: 3}'")
     return values

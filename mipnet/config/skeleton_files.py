@@ -30,7 +30,7 @@ def skeleton_setting(value: Any) -> Any:
     if isinstance(value, Skeleton):
         value = asdict(value)
     if isinstance(value, str) and value.lower().endswith(ENDINGS):
-        return defined(read(value), value)
+        return defined(yaml_of(value, what="the skeleton "), value)
     if isinstance(value, str):
         if value not in SKELETONS:
             mend = nearest(value, SKELETONS)
@@ -45,8 +45,12 @@ def skeleton_of(value: Any) -> Skeleton:
     return SKELETONS[found] if isinstance(found, str) else Skeleton(**found)
 
 
-def read(path: str) -> Any:
-    """The content of a skeleton file.
+def yaml_of(path: str | Path, where: str = "", what: str = "") -> Any:
+    """The content of a YAML file.
+
+    Args:
+        path: of the file.
+        where, what: for messages: who named the file, and what it is.
 
     Raises:
         ConfigError: it cannot be read, or is not YAML.
@@ -54,11 +58,13 @@ def read(path: str) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(Path(path).expanduser().read_bytes())
+        return yaml.safe_load(Path(path).expanduser().read_bytes())  # bytes: YAML finds out the encoding
     except OSError as error:
-        raise ConfigError(f"cannot read the skeleton {path} ({reason_of(error)})", "check the path") from None
+        reason = reason_of(error)
+        raise ConfigError(f"{where}cannot read {what}{path} ({reason})", "check the path") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML ({' '.join(str(error).split())})", "mend it there") from None
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"{where}{path} is not YAML ({problem})", "mend it there") from None
 
 
 def defined(content: Any, where: str) -> dict[str, Any]:

@@ -85,49 +85,39 @@ def network_parts(model: MIPNet, size: tuple[int, int]) -> list[Part]:
 
     The model is left as it is: a copy without values runs once.
     """
+    from torch.utils.flop_counter import FlopCounterMode
+
     shapes_only = copy.deepcopy(model).to("meta").eval()
-    stages = ["stem", *(f"stage {i}" for i in range(1, len(shapes_only.backbone.stages)))]
+    backbone = shapes_only.backbone
     modules: list[tuple[str, int, nn.Module]] = []
-    for index, (name, stage) in enumerate(zip(stages, shapes_only.backbone.stages, strict=True)):
-        modules.append((name, 0, stage))
+    for index, stage in enumerate(backbone.stages):
+        modules.append((f"stage {index}" if index else "stem", 0, stage))
         modules += [
             ("MIMBs", place, shapes_only.mimbs[str(place)])
             for place in shapes_only.places
-            if shapes_only.backbone.places[place].after == index
+            if backbone.places[place].after == index
         ]
-    modules.append(("head", 0, shapes_only.backbone.head))
+    modules.append(("head", 0, backbone.head))
 
-    spent = dict.fromkeys(range(len(modules)), 0)
-    outputs: dict[int, list[tuple[int, ...]]] = {number: [] for number in spent}
+    outputs: dict[nn.Module, tuple[tuple[int, ...], ...]] = {}
 
-    def count(number: int, x: Tensor, y: Tensor, module: nn.Module) -> None:
-        spent[number] += _multiply_adds_of(module, x, y)
+    def note(module: nn.Module, _: object, y: Tensor | list[Tensor]) -> None:
+        outputs[module] = tuple(tuple(t.shape[1:]) for t in ([y] if isinstance(y, Tensor) else y))
 
-    def note(number: int, y: Tensor | list[Tensor]) -> None:
-        outputs[number] += [tuple(t.shape[1:]) for t in ([y] if isinstance(y, Tensor) else y)]
-
-    for number, (_, place, module) in enumerate(modules):
-        for layer in module.modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-                layer.register_forward_hook(lambda m, x, y, n=number: count(n, x[0], y, m))
-        if not place:  # MIMBs change no shape, and the first place's are not called like modules
-            module.register_forward_hook(lambda m, x, y, n=number: note(n, y))
-    with torch.no_grad():
+    for module in (*backbone.stages, backbone.head):
+        module.register_forward_hook(note)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         shapes_only(torch.empty(1, 3, *size, device="meta"))
+    names = {module: f"{type(shapes_only).__name__}.{name}" for name, module in shapes_only.named_modules()}
 
     parts: list[Part] = []
     behind = False  # the first MIMB: from there on a row per λ
-    for number, (name, place, module) in enumerate(modules):
+    for name, place, module in modules:
         behind = behind or bool(place)
-        shapes = parts[-1].outputs if place else tuple(outputs[number])
-        once = spent[number] // model.instances if behind else spent[number]
-        parts.append(Part(name, place, shapes, count_parameters(module), once, behind))
+        # Layer by layer: the first place's MIMBs are not called as modules, what they are made of is.
+        layers = [names[layer] for layer in module.modules() if not [*layer.children()]]
+        flops = sum(sum(counter.flop_counts[layer].values()) for layer in layers)
+        rows = model.instances if behind else 1
+        shapes = parts[-1].outputs if place else outputs[module]  # MIMBs change no shape
+        parts.append(Part(name, place, shapes, count_parameters(module), flops // 2 // rows, behind))
     return parts
-
-
-def _multiply_adds_of(module: nn.Module, x: Tensor, y: Tensor) -> int:
-    """Of all rows of this call. A transposed convolution spends its kernel on every input pixel."""
-    if isinstance(module, nn.ConvTranspose2d):
-        return x.numel() * module.weight[0].numel()
-    assert isinstance(module, nn.Conv2d | nn.Linear)
-    return y.numel() * module.weight[0].numel()

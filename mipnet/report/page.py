@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import platform
 from collections.abc import Mapping
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -18,8 +16,8 @@ from mipnet.formats import duration, gain, percent
 from mipnet.inference.overlays import encode_jpeg
 from mipnet.report.curves import Curve, Rows, learning_curves, overview
 from mipnet.report.document import Tile, document
+from mipnet.tracking.provenance import versions
 
-PACKAGES = ("mipnet", "torch", "ray", "mlflow", "numpy", "opencv-python-headless", "pycocotools")
 MERGED = "merged"
 
 Table = dict[tuple[str, str], dict[str, dict[str, float]]]
@@ -90,7 +88,7 @@ def write_report(
         yaml=to_yaml(config),
         next_command=next_command,
         places=places or {},
-        versions=versions(),
+        versions=", ".join(f"{name} {number}" for name, number in versions().items()),
     )
 
 
@@ -201,13 +199,3 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value) or "none"
-
-
-def versions() -> str:
-    found = [f"Python {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(found)

@@ -1,12 +1,14 @@
 """CPU, memory, disk, network and GPUs of the machines, under the names of MLflow's System metrics tab.
 
-MLflow's own monitor ends at the first answer that a server does not give, and is waited for at the end; this
-one only hands numbers to the tracker, which keeps them until the server takes them.
+The samplers are MLflow's. Its monitor, which calls them, ends at the first answer that a server does not
+give, and is waited for at the end; this one only hands numbers to the tracker, which keeps them until the
+server takes them.
 """
 
 from __future__ import annotations
 
-import contextlib
+import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,67 +16,43 @@ from typing import Any
 
 SECONDS_BETWEEN_SAMPLES = 5.0
 
+logger = logging.getLogger(__name__)
+
 
 class Machine:
     """Samples the machine that this process runs on; also as a Ray actor.
 
+    Made and asked by one thread: psutil measures the use of the CPU between two calls of a thread.
+
     Args:
-        folder: the disk that it lies on is watched.
+        folder: the disk that it lies on is watched; MLflow's own sampler knows the system's disk only.
     """
 
     def __init__(self, folder: str = "/") -> None:
-        import psutil
+        from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+        from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+        from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
-        self._psutil, self._folder = psutil, folder
-        self._received, self._sent = self._traffic()
-        psutil.cpu_percent()  # the next call tells the share since this one
-        self._gpus = _gpu_handles()
+        self._folder, self._monitors = folder, [CPUMonitor(), NetworkMonitor()]
+        try:
+            self._monitors.append(GPUMonitor())
+        except (RuntimeError, ImportError) as error:
+            logger.info("no metrics of GPUs: %s", error)
+        self.sample()
 
     def sample(self) -> dict[str, float]:
         """Metrics by MLflow's names without their ``system/``: percent, MB, W; traffic since the start."""
-        psutil = self._psutil
-        memory, disk = psutil.virtual_memory(), psutil.disk_usage(self._folder)
-        received, sent = self._traffic()
+        _, used, free = shutil.disk_usage(self._folder)
         values = {
-            "cpu_utilization_percentage": psutil.cpu_percent(),
-            "system_memory_usage_megabytes": memory.used / 1e6,
-            "system_memory_usage_percentage": 100 * memory.used / memory.total,
-            "disk_usage_percentage": disk.percent,
-            "disk_usage_megabytes": disk.used / 1e6,
-            "disk_available_megabytes": disk.free / 1e6,
-            "network_receive_megabytes": (received - self._received) / 1e6,
-            "network_transmit_megabytes": (sent - self._sent) / 1e6,
+            "disk_usage_percentage": 100 * used / (used + free),
+            "disk_usage_megabytes": used / 1e6,
+            "disk_available_megabytes": free / 1e6,
         }
-        for number, handle in enumerate(self._gpus):
-            with contextlib.suppress(Exception):  # a driver that fails for a moment
-                values |= {f"gpu_{number}_{name}": value for name, value in _sample_gpu(handle).items()}
+        for monitor in self._monitors:
+            monitor.clear_metrics()
+            monitor.collect_metrics()
+            values |= monitor.aggregate_metrics()
         return {name: round(value, 1) for name, value in values.items()}
-
-    def _traffic(self) -> tuple[int, int]:
-        counters = self._psutil.net_io_counters()
-        return (counters.bytes_recv, counters.bytes_sent) if counters else (0, 0)
-
-
-def _gpu_handles() -> list[Any]:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-    except Exception:  # no GPU, no driver
-        return []
-
-
-def _sample_gpu(handle: Any) -> dict[str, float]:
-    import pynvml
-
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    return {
-        "utilization_percentage": pynvml.nvmlDeviceGetUtilizationRates(handle).gpu,
-        "memory_usage_percentage": 100 * memory.used / memory.total,
-        "memory_usage_megabytes": memory.used / 1e6,
-        "power_usage_watts": pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-    }
 
 
 class SystemMetrics:
@@ -111,13 +89,17 @@ class SystemMetrics:
         self._thread.join(2 * self._interval)
 
     def _work(self) -> None:
-        here = Machine(self._folder)  # psutil measures the use of the CPU between two calls of one thread
+        here, failed = Machine(self._folder), False
         while not self._stop_asked.wait(self._interval):
-            with contextlib.suppress(Exception):  # numbers about a run must never end it
+            try:
                 values = {f"system/{k}": v for k, v in here.sample().items()}
                 for address, sample in self._others.samples(self._interval).items():
                     values |= {f"system/{address}/{k}": v for k, v in sample.items()}
                 self._log(values, int(time.time() - self._since))
+            except Exception as error:  # numbers about a run must never end it
+                if not failed:
+                    logger.warning("system metrics are missing: %s", error)
+                failed = True
 
 
 class OtherMachines:
@@ -149,7 +131,8 @@ class OtherMachines:
             node = asked[answer]
             try:
                 found[addresses[node]] = ray.get(answer)
-            except ray.exceptions.RayError:  # another actor next time
+            except ray.exceptions.RayError as error:  # another actor next time
+                logger.info("no metrics of %s: %s", addresses[node], error)
                 del self._actors[node]
         return found
 

@@ -216,7 +216,7 @@ class Tracker:
         else:
             found = client.get_experiment_by_name(self.experiment)
             if found is None:
-                place = None if where.startswith("http") else self._artifact_root()
+                place = None if where.startswith("http") else self.storage.join("mlartifacts").uri
                 with contextlib.suppress(MlflowException):  # somebody else was quicker
                     client.create_experiment(self.experiment, artifact_location=place)
                 found = client.get_experiment_by_name(self.experiment)
@@ -226,9 +226,6 @@ class Tracker:
             self._unsent.insert(0, {"do": "params", "values": {k: str(v) for k, v in self.params.items()}})
         self._opened = True
         return client
-
-    def _artifact_root(self) -> str:
-        return self.storage.join("mlartifacts").uri
 
     def _send(self, client: MlflowClient, batch: list[Operation]) -> None:
         """Send one operation, or several of metrics."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,24 +25,64 @@ def test_a_sample_has_the_names_that_mlflow_has(tmp_path: Path) -> None:
     for monitor in (CPUMonitor(), DiskMonitor(), NetworkMonitor()):
         monitor.collect_metrics()
         theirs |= set(monitor.aggregate_metrics())
-    machine = Machine(str(tmp_path))
-    machine._gpus = []
-    sample = machine.sample()
-    assert sample.keys() == theirs
+    sample = Machine(str(tmp_path)).sample()
+    assert {name for name in sample if not name.startswith("gpu_")} == theirs
     assert all(0 <= value <= 100 for name, value in sample.items() if name.endswith("percentage"))
     assert sample["system_memory_usage_megabytes"] > 10
 
 
-def test_gpus_are_numbered_and_one_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def sample_gpu(handle: str) -> dict[str, float]:
-        if handle == "broken":
-            raise RuntimeError("GPU is lost")
-        return {"utilization_percentage": 93.0}
+def test_the_disk_is_that_of_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    disks = {"/storage": (100e6, 30e6, 60e6)}
+    monkeypatch.setattr(system.shutil, "disk_usage", disks.__getitem__)
+    sample = Machine("/storage").sample()
+    assert {name: value for name, value in sample.items() if name.startswith("disk")} == {
+        "disk_usage_percentage": 33.3,  # of what is not kept for the system's own
+        "disk_usage_megabytes": 30.0,
+        "disk_available_megabytes": 60.0,
+    }
 
-    monkeypatch.setattr(system, "_gpu_handles", lambda: ["broken", "fine"])
-    monkeypatch.setattr(system, "_sample_gpu", sample_gpu)
-    sample = Machine().sample()
-    assert {k: v for k, v in sample.items() if k.startswith("gpu")} == {"gpu_1_utilization_percentage": 93.0}
+
+class Card:
+    """Stands in for NVIDIA's library, for a machine with two GPUs."""
+
+    class NVMLError(Exception):
+        pass
+
+    def nvmlInit(self) -> None:
+        pass
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+        return SimpleNamespace(used=20e9, total=80e9)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> SimpleNamespace:
+        if handle == 0:
+            raise self.NVMLError("GPU is lost")
+        return SimpleNamespace(gpu=93)
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
+        return 350_000
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle: int) -> int:
+        return 700_000
+
+
+def test_gpus_are_numbered_and_what_one_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.system_metrics.metrics import gpu_monitor
+
+    monkeypatch.setattr(gpu_monitor, "pynvml", Card())
+    gpus = {k: v for k, v in Machine().sample().items() if k.startswith("gpu")}
+    assert gpus["gpu_1_utilization_percentage"] == 93.0
+    assert "gpu_0_utilization_percentage" not in gpus
+    for number in (0, 1):
+        assert gpus[f"gpu_{number}_memory_usage_percentage"] == 25.0
+        assert gpus[f"gpu_{number}_memory_usage_megabytes"] == 20_000.0
+        assert gpus[f"gpu_{number}_power_usage_watts"] == 350.0
 
 
 def watch(log, samples: int, **kwargs) -> None:  # type: ignore[no-untyped-def]
@@ -65,11 +106,14 @@ def test_samples_go_on_where_an_earlier_start_ended() -> None:
     assert all(name.startswith("system/") for values, _ in logged for name in values)
 
 
-def test_an_error_in_a_sample_ends_nothing() -> None:
+def test_an_error_in_a_sample_ends_nothing_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     def refuse(values: dict[str, float], step: int) -> None:
         raise OSError("no")
 
     watch(refuse, 3, since=time.time())
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("WARNING", "system metrics are missing: no")
+    ]
 
 
 def test_other_machines_carry_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
