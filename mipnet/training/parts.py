@@ -54,12 +54,13 @@ def flatten_statistics(module: nn.Module) -> Tensor:
         (owner, name, buffer)
         for owner in module.modules()
         for name, buffer in owner.named_buffers(recurse=False)
-        if buffer.is_floating_point() and name in owner._buffers
+        if buffer.is_floating_point()
     ]
     device = next(module.parameters()).device
     flat = torch.cat([b.reshape(-1) for _, _, b in owners]) if owners else torch.zeros(0, device=device)
     position = 0
     for owner, name, buffer in owners:
-        owner._buffers[name] = flat[position : position + buffer.numel()].view(buffer.shape)
+        # Setting a buffer's attribute keeps it one, and keeps whether it is saved.
+        setattr(owner, name, flat[position : position + buffer.numel()].view(buffer.shape))
         position += buffer.numel()
     return flat

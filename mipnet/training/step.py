@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from mipnet.config.schema import Config
@@ -92,7 +91,7 @@ class TrainStep:
             network.train()
             if self.config.train.freeze_batchnorm:
                 for module in network.modules():
-                    if isinstance(module, _BatchNorm):
+                    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)):
                         module.eval()
 
     def loss(self, images: Tensor, joints: Tensor, network: nn.Module | None = None) -> tuple[Tensor, Tensor]:
