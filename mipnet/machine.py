@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
@@ -43,3 +44,18 @@ def cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
         return allowed  # of another kind: no quota that we could read
     limited = quota.isdecimal() and period.isdecimal() and int(period)  # "max" or -1 is no limit
     return min(allowed, max(math.ceil(int(quota) / int(period)), 1)) if limited else allowed
+
+
+def memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes of memory that are free, in a container no more than its limit.
+
+    Args:
+        groups: where Linux shows control groups, version 2 or 1.
+    """
+    import psutil
+
+    free = psutil.virtual_memory().available
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max", which is no limit
+            free = min(free, int((groups / limit).read_text()))
+    return free

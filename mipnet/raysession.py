@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -19,7 +19,7 @@ from typing import Any
 from mipnet.config.flags import say
 from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError, causes, reason_of
-from mipnet.machine import cores
+from mipnet.machine import cores, memory
 from mipnet.storage import Folder, parent_of
 
 SECONDS_TO_ANSWER = 10.0
@@ -29,6 +29,8 @@ LEAST_URGENT = "19"
 """Niceness of a local Ray's workers, of which those that train are excepted; Ray's own is 15."""
 LEAST_STORE = 2.0**30
 """Bytes of a local Ray's object store, of which only what is used takes memory."""
+NODE_GROUP = "ray.io/node-group"
+"""Label that Ray gives to nodes of ``ray up``, of KubeRay and of whatever else starts nodes by their kind."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,11 @@ def connect(resources: ResourcesConfig, verbose: bool = False, window: int = 0) 
     """
     quieten(verbose)
     address = os.environ.get("RAY_ADDRESS") or "local"
-    if address == "auto":
-        address = _running_here()
     _check_reachable(address)
     import ray
 
     level = logging.INFO if verbose else logging.ERROR
+    logging.getLogger("ray").setLevel(level)  # importing Ray set it anew
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
     if address == "local":
         # Logical CPUs: on a small machine the training process, the decoding tasks and the validation
@@ -93,41 +94,30 @@ def connect(resources: ResourcesConfig, verbose: bool = False, window: int = 0) 
                 f"the Ray cluster at {address} demands a token, and takes none of ours",
                 "give it in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token",
             ) from None
-        raise _no_cluster(address, str(error).strip().splitlines()[0]) from None
+        none_here = address == "auto" and isinstance(error, ConnectionError)
+        reason = "none runs on this machine" if none_here else str(error).strip().splitlines()[0]
+        raise _no_cluster(address, reason) from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler would print a stack trace
     try:
         _settle_data_context(verbose)
-        growth = Growth() if address == "local" else ask_growth()
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        growth = Growth() if address == "local" else ask_growth(node["Labels"] for node in nodes)
         gpus = max(ray.cluster_resources().get("GPU", 0), growth.limits.get("GPU", 0))
         resources = settle_gpu(resources, int(gpus))
-        check_room(resources, [node["Resources"] for node in ray.nodes() if node["Alive"]], growth)
+        check_room(resources, [node["Resources"] for node in nodes], growth)
         yield resources
     finally:
         ray.shutdown()
 
 
 def _local_store(window: int, tasks: int) -> float:
-    """Bytes for a local object store: never more than Ray itself would take (30 % of the memory that is free,
-    in a container of its limit), nor than /dev/shm has: a larger store Ray would put on the disk."""
-    from ray._private import utils
-
+    """Bytes for a local object store: never more than Ray itself would take (30 % of the memory that is free),
+    nor than /dev/shm has (a larger store Ray would put on the disk; on a Mac it takes 2 GiB at most)."""
     from mipnet.data.capacity import store_for
 
-    most = utils.resolve_object_store_memory(utils.estimate_available_memory())
-    if sys.platform == "linux":
-        most = min(most, int(0.95 * utils.get_shared_memory_bytes()))
-    return max(LEAST_STORE, min(store_for(window, tasks), most))
-
-
-def _running_here() -> str:
-    """The address of a Ray on this machine."""
-    from ray._private.services import get_ray_address_from_environment
-
-    try:
-        return str(get_ray_address_from_environment("auto", None))
-    except ConnectionError:
-        raise _no_cluster("auto", "none runs on this machine") from None
+    shared = 0.95 * shutil.disk_usage("/dev/shm").free if sys.platform == "linux" else 2.0 * 2**30
+    return max(LEAST_STORE, min(store_for(window, tasks), 0.3 * memory(), shared))
 
 
 def _check_reachable(address: str) -> None:
@@ -200,7 +190,7 @@ def quieten(verbose: bool) -> None:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    for name in ("ray", "ray.data", "ray.train", "ray._private.authentication"):
+    for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
@@ -290,32 +280,22 @@ def gpus_here() -> int:
     return torch.cuda.device_count()
 
 
-def ask_growth() -> Growth:
-    """Whether the cluster that we are connected to has an autoscaler, and its limits where Ray knows them.
+def ask_growth(labels: Iterable[Mapping[str, str]]) -> Growth:
+    """Whether something may start more nodes for the cluster that we are connected to, and its limits.
 
-    Ray has no public question for either. Where the answers cannot be read, it is taken to grow: that is
-    said, and a cluster that does not would only keep us waiting.
+    Ray has no public question for the limits, and few autoscalers tell them. Without them nothing is refused
+    that an autoscaler might give: it is waited for.
+
+    Args:
+        labels: of each living node.
     """
-    from ray._private.state import state
-    from ray.autoscaler.v2.utils import is_autoscaler_v2
-    from ray.experimental.internal_kv import _internal_kv_get
+    import ray
 
     try:
-        limits = state.get_max_resources_from_cluster_config() or {}
-        status = json.loads(_internal_kv_get("__autoscaling_status") or "{}")
-        types = ((status.get("autoscaler_report") or {}).get("node_type_mapping") or {}).values()
-        named = named_types(types)
-        return Growth(bool(limits) or named or is_autoscaler_v2(fetch_from_server=True), limits)
-    except Exception:
-        return Growth(True)
-
-
-def named_types(types: Iterable[str]) -> bool:
-    """Whether a cluster's node types are somebody's configuration, so that an autoscaler can start more.
-
-    Without one, each node is a type of its own that is called after it.
-    """
-    return any(not kind.startswith(("node_", "local.")) for kind in types)
+        limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    except AttributeError:
+        limits = {}
+    return Growth(bool(limits) or any(NODE_GROUP in each for each in labels), limits)
 
 
 def probe_storage(storage: Folder) -> None:

@@ -1,13 +1,15 @@
-"""How many cores a process may use."""
+"""How many cores and how much memory a process may use."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
-from mipnet.machine import cores
+from mipnet.machine import cores, memory
 
 
 def quota(folder: Path, version: int, cores: str) -> Path:
@@ -41,6 +43,24 @@ def test_a_quota_of_another_kind_is_none(eight_cores, tmp_path, content):
 
 def test_without_control_groups_the_affinity_counts(eight_cores, tmp_path):
     assert cores(tmp_path / "missing") == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "expected"),
+    [
+        ("memory.max", "max", 500),
+        ("memory.max", "300", 300),
+        ("memory.max", "900", 500),
+        ("memory/memory.limit_in_bytes", "300", 300),
+        ("memory/memory.limit_in_bytes", "9223372036854771712", 500),
+        ("other", "300", 500),
+    ],
+)
+def test_a_containers_limit_limits_the_memory(tmp_path, monkeypatch, name, limit, expected):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=500))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(f"{limit}\n")
+    assert memory(tmp_path) == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")

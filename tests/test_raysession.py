@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import ray
 
+from mipnet import raysession
 from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError
-from mipnet.raysession import LEAST_STORE, _local_store, _probe_here, connect, settle_gpu
+from mipnet.raysession import (
+    LEAST_STORE,
+    Growth,
+    _local_store,
+    _probe_here,
+    ask_growth,
+    connect,
+    settle_gpu,
+)
 from mipnet.storage import Folder
 
 TWO_NODES = """
@@ -54,15 +66,51 @@ def test_auto_takes_gpus_if_each_worker_gets_one(wanted, gpus, chosen, said, cap
 
 
 def test_a_local_store_holds_the_windows_and_fits_into_the_machine(monkeypatch):
-    from ray._private import utils
+    def shared(free: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
 
-    monkeypatch.setattr(utils, "estimate_available_memory", lambda: 20 * 2**30)
-    monkeypatch.setattr(utils, "get_shared_memory_bytes", lambda: 100 * 2**30)
+    monkeypatch.setattr(raysession, "memory", lambda: 20 * 2**30)
+    monkeypatch.setattr(sys, "platform", "linux")
+    shared(100 * 2**30)
     assert _local_store(0, 4) == LEAST_STORE  # nothing is streamed
     assert _local_store(2**28, 4) == 2 * 6 * 2**28
     assert _local_store(2**30, 4) == pytest.approx(6 * 2**30)  # 30 % of what is free
-    monkeypatch.setattr(utils, "get_shared_memory_bytes", lambda: 2 * 2**30)
+    shared(2 * 2**30)
     assert _local_store(2**30, 4) == pytest.approx(1.9 * 2**30)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert _local_store(2**30, 4) == 2 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("labels", "limits", "growth"),
+    [
+        ([{}], None, Growth()),
+        ([{}, {"ray.io/node-group": "gpu"}], None, Growth(True)),
+        ([{}], {"GPU": 8.0}, Growth(True, {"GPU": 8.0})),
+    ],
+)
+def test_a_cluster_grows_if_its_nodes_have_kinds_or_it_has_limits(labels, limits, growth, monkeypatch):
+    state = ray._private.state.state
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: limits)
+    assert ask_growth(labels) == growth
+
+
+@pytest.mark.parametrize("gone", ["state.state", "state"])
+def test_a_ray_that_tells_no_limits_is_one_without_them(gone, monkeypatch):
+    monkeypatch.delattr(f"ray._private.{gone}")
+    assert ask_growth([{"ray.io/node-group": "gpu"}]) == Growth(True)
+    assert ask_growth([{}]) == Growth()
+
+
+def test_no_ray_on_this_machine_is_said(monkeypatch):
+    def none(**_):
+        raise ConnectionError("Could not find any running Ray instance. Please specify the one to connect to")
+
+    monkeypatch.setattr(ray, "init", none)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    message = r"no Ray cluster answers at auto \(none runs on this machine\); check RAY_ADDRESS"
+    with pytest.raises(UserError, match=message), connect(ResourcesConfig()):
+        pass
 
 
 def test_a_node_that_sees_other_files_says_so(tmp_path):

@@ -20,9 +20,10 @@ WRAPPERS = ("latest_state_dict", "state_dict", "model", "best_state_dict")
 
 # A score beside the weights is often a NumPy number, which holds no code; files from before NumPy 2 know the
 # function that makes it under its old name.
+_MAKE_NUMBER = np.float64().__reduce__()[0]
 _NUMBERS = [
-    np._core.multiarray.scalar,  # type: ignore[attr-defined]
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
+    _MAKE_NUMBER,
+    (_MAKE_NUMBER, "numpy.core.multiarray.scalar"),
     np.dtype,
     *(getattr(np.dtypes, f"{kind}DType") for kind in ("Float64", "Float32", "Int64", "Int32", "Bool")),
 ]

@@ -13,6 +13,8 @@ from mipnet.config.schema import TrainConfig
 def build_optimizer(module: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
     """Adam or AdamW in its fused form, whose update can be masked on the device.
 
+    A fused optimiser skips the update where its attribute ``found_inf``, a tensor, is 1. That is the protocol
+    of ``torch.amp.GradScaler``; there is no other way to mask an update without waiting for the device.
     Weight decay leaves biases and batch-norm weights (tensors of one dimension) alone.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]

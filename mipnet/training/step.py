@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from mipnet.config.schema import Config
@@ -81,7 +80,7 @@ class TrainStep:
         self.model.train()
         if self.config.train.freeze_batchnorm:
             for module in self.model.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)):
                     module.eval()
 
     def loss(self, images: Tensor, joints: Tensor, network: nn.Module | None = None) -> tuple[Tensor, Tensor]:
@@ -249,12 +248,13 @@ def flatten_statistics(module: nn.Module) -> Tensor:
         (owner, name, buffer)
         for owner in module.modules()
         for name, buffer in owner.named_buffers(recurse=False)
-        if buffer.is_floating_point() and name in owner._buffers
+        if buffer.is_floating_point()
     ]
     device = next(module.parameters()).device
     flat = torch.cat([b.reshape(-1) for _, _, b in owners]) if owners else torch.zeros(0, device=device)
     position = 0
     for owner, name, buffer in owners:
-        owner._buffers[name] = flat[position : position + buffer.numel()].view(buffer.shape)
+        # Setting a buffer's attribute keeps it one, and keeps whether it is saved.
+        setattr(owner, name, flat[position : position + buffer.numel()].view(buffer.shape))
         position += buffer.numel()
     return flat

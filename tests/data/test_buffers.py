@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pyarrow as pa
 from ray.data._internal.tensor_extensions.arrow import ArrowTensorArray
@@ -19,7 +21,17 @@ def test_an_array_comes_again_when_nobody_holds_it() -> None:
     del first
     again = memory.empty((2, 5, 3))
     assert again.__array_interface__["data"] == where
-    assert len(memory.arrays) == 2
+    assert not memory.free
+
+
+def test_a_view_keeps_it() -> None:
+    memory = PixelMemory()
+    last = memory.empty((4, 5))[3:].T[1:]
+    gc.collect()
+    assert not memory.free
+    assert not np.shares_memory(memory.empty((4, 5)), last)
+    del last
+    assert len(memory.free) == 2
 
 
 def test_views_and_arrow_arrays_keep_it() -> None:
@@ -36,4 +48,4 @@ def test_what_became_too_small_is_let_go() -> None:
     memory = PixelMemory()
     for size in (10, 20, 30):
         assert memory.empty((size,)).shape == (size,)
-    assert [array.size for array in memory.arrays] == [30]
+    assert [array.size for array in memory.free] == [30]
