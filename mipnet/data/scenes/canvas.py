@@ -5,7 +5,6 @@ Canvases are (HEIGHT, WIDTH, 3) uint8 RGB at the image's own resolution.
 
 from __future__ import annotations
 
-import colorsys
 from functools import cache
 from random import Random
 
@@ -42,11 +41,6 @@ def window(bank: np.ndarray, r: Random) -> np.ndarray:
 def folds(r: Random) -> np.ndarray:
     """The folds of cloth as a gain around 1, (HEIGHT, WIDTH) float32."""
     return 1.0 + np.float32(0.035) * window(noise_bank()[2], r)
-
-
-def hsv(h: float, s: float, v: float) -> RGB:
-    red, green, blue = colorsys.hsv_to_rgb(h % 1.0, s, v)
-    return 255 * red, 255 * green, 255 * blue
 
 
 def mix(a: RGB, b: RGB, t: float) -> RGB:

@@ -8,12 +8,13 @@ turns the bend of the elbow toward the middle of the body. Hips flex forward, kn
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 Pair = list[float]
-Arm = tuple[float, float, float, float]  # raise_, plane, twist, elbow
+Range = tuple[float, float]
+Arm = tuple[Range, Range, Range, Range]  # of raise_, plane, twist and elbow
 
 
 def _pair() -> Pair:
@@ -44,90 +45,44 @@ class Pose:
     seat: bool = False
     family: Callable[[Pose, Random], None] | None = None
 
-    def set_arm(self, side: int, arm: Arm) -> None:
-        self.raise_[side], self.plane[side], self.twist[side], self.elbow[side] = arm
+    def set_arm(self, r: Random, side: int, arm: Arm) -> None:
+        """Draw the arm's angles from their ranges."""
+        angles = self.raise_, self.plane, self.twist, self.elbow
+        for angle, limits in zip(angles, arm, strict=True):
+            angle[side] = r.uniform(*limits)
 
 
 # --- arms -----------------------------------------------------------------------------------------------
 
 
-def _relaxed(r: Random) -> Arm:
-    return r.uniform(5, 16), r.uniform(0, 50), r.uniform(-55, -20), r.uniform(6, 32)
-
-
-def _on_hip(r: Random) -> Arm:
-    return r.uniform(38, 50), r.uniform(-12, 4), r.uniform(-82, -66), r.uniform(82, 98)
-
-
-def _crossed(r: Random) -> Arm:
-    return r.uniform(22, 32), r.uniform(58, 74), r.uniform(-70, -58), r.uniform(92, 106)
-
-
-def _forward(r: Random) -> Arm:
-    return r.uniform(62, 98), r.uniform(72, 98), r.uniform(-45, 0), r.uniform(6, 48)
-
-
-def _hugging(r: Random) -> Arm:
-    return r.uniform(32, 80), r.uniform(48, 80), r.uniform(-90, -40), r.uniform(48, 104)
-
-
-def _embracing(r: Random) -> Arm:
-    return r.uniform(18, 52), r.uniform(40, 72), r.uniform(-70, -25), r.uniform(72, 112)
-
-
-def _up(r: Random) -> Arm:
-    return r.uniform(138, 172), r.uniform(0, 90), r.uniform(-30, 30), r.uniform(4, 50)
-
-
-def _waving(r: Random) -> Arm:
-    return r.uniform(75, 108), r.uniform(-5, 25), r.uniform(75, 95), r.uniform(50, 105)
-
-
-def _sideways(r: Random) -> Arm:
-    return r.uniform(74, 98), r.uniform(-8, 20), r.uniform(-30, 60), r.uniform(0, 25)
-
-
-def _pointing(r: Random) -> Arm:
-    return r.uniform(76, 100), r.uniform(15, 90), r.uniform(-30, 30), r.uniform(0, 10)
-
-
-def _phone(r: Random) -> Arm:
-    return r.uniform(32, 48), r.uniform(45, 75), r.uniform(-10, 12), r.uniform(124, 136)
-
-
-def _carrying(r: Random) -> Arm:
-    return r.uniform(8, 24), r.uniform(65, 92), r.uniform(-30, -8), r.uniform(75, 102)
-
-
-def _thinking(r: Random) -> Arm:
-    return r.uniform(26, 38), r.uniform(72, 88), r.uniform(-32, -18), r.uniform(122, 134)
-
-
-def _on_head(r: Random) -> Arm:
-    return r.uniform(112, 132), r.uniform(10, 45), r.uniform(60, 85), r.uniform(108, 128)
-
+_RELAXED: Arm = ((5, 16), (0, 50), (-55, -20), (6, 32))
+_ON_HIP: Arm = ((38, 50), (-12, 4), (-82, -66), (82, 98))
+_CROSSED: Arm = ((22, 32), (58, 74), (-70, -58), (92, 106))
+_FORWARD: Arm = ((62, 98), (72, 98), (-45, 0), (6, 48))
+_HUGGING: Arm = ((32, 80), (48, 80), (-90, -40), (48, 104))
+_EMBRACING: Arm = ((18, 52), (40, 72), (-70, -25), (72, 112))
+_UP: Arm = ((138, 172), (0, 90), (-30, 30), (4, 50))
+_WAVING: Arm = ((75, 108), (-5, 25), (75, 95), (50, 105))
+_SIDEWAYS: Arm = ((74, 98), (-8, 20), (-30, 60), (0, 25))
+_POINTING: Arm = ((76, 100), (15, 90), (-30, 30), (0, 10))
+_PHONE: Arm = ((32, 48), (45, 75), (-10, 12), (124, 136))
+_CARRYING: Arm = ((8, 24), (65, 92), (-30, -8), (75, 102))
+_THINKING: Arm = ((26, 38), (72, 88), (-32, -18), (122, 134))
+_ON_HEAD: Arm = ((112, 132), (10, 45), (60, 85), (108, 128))
 
 _EASY_ARMS = (
-    _relaxed,
-    _relaxed,
-    _relaxed,
-    _on_hip,
-    _carrying,
-    _forward,
-    _waving,
-    _pointing,
-    _phone,
-    _thinking,
+    *(_RELAXED, _RELAXED, _RELAXED, _ON_HIP, _CARRYING),
+    *(_FORWARD, _WAVING, _POINTING, _PHONE, _THINKING),
 )
-_BIG_ARMS = (_up, _up, _waving, _sideways, _sideways, _on_head, _forward, _pointing, _on_hip)
+_BIG_ARMS = (_UP, _UP, _WAVING, _SIDEWAYS, _SIDEWAYS, _ON_HEAD, _FORWARD, _POINTING, _ON_HIP)
 
 
-def _arms(p: Pose, r: Random, left: Callable[[Random], Arm], right: Callable[[Random], Arm]) -> None:
-    p.set_arm(0, left(r))
-    p.set_arm(1, right(r))
+def _arms(p: Pose, r: Random, left: Arm, right: Arm) -> None:
+    p.set_arm(r, 0, left)
+    p.set_arm(r, 1, right)
 
 
-def _any_arms(p: Pose, r: Random, choices: tuple[Callable[[Random], Arm], ...]) -> None:
+def _any_arms(p: Pose, r: Random, choices: Sequence[Arm]) -> None:
     left = r.choice(choices)
     _arms(p, r, left, left if r.random() < 0.25 else r.choice(choices))
 
@@ -150,14 +105,14 @@ def stand(p: Pose, r: Random) -> None:
     _stance(p, r)
     _any_arms(p, r, _EASY_ARMS)
     if r.random() < 0.12:
-        _arms(p, r, _crossed, _crossed)
+        _arms(p, r, _CROSSED, _CROSSED)
 
 
 def wave(p: Pose, r: Random) -> None:
     _stance(p, r)
     s = r.randrange(2)
-    p.set_arm(s, r.choice((_waving, _up))(r))
-    p.set_arm(1 - s, r.choice((_relaxed, _on_hip))(r))
+    p.set_arm(r, s, r.choice((_WAVING, _UP)))
+    p.set_arm(r, 1 - s, r.choice((_RELAXED, _ON_HIP)))
 
 
 def reach(p: Pose, r: Random) -> None:
@@ -166,23 +121,16 @@ def reach(p: Pose, r: Random) -> None:
     p.hip[0] += p.lean
     p.hip[1] += p.lean
     s = r.randrange(2)
-    p.set_arm(s, r.choice((_forward, _up, _pointing))(r))
-    p.set_arm(1 - s, r.choice((_forward, _relaxed))(r))
+    p.set_arm(r, s, r.choice((_FORWARD, _UP, _POINTING)))
+    p.set_arm(r, 1 - s, r.choice((_FORWARD, _RELAXED)))
 
 
 def _gait(p: Pose, r: Random, front: int, swing: float, elbow: float) -> None:
     """Arms swing against the legs; the chest turns with them."""
     p.spin = r.uniform(3, 12) * (1 if front == 0 else -1)
     for s in (0, 1):
-        p.set_arm(
-            s,
-            (
-                swing * (-0.8 if s == front else 1.0),
-                r.uniform(78, 96),
-                r.uniform(-30, -8),
-                elbow + r.uniform(-8, 8),
-            ),
-        )
+        p.raise_[s], p.plane[s] = swing * (-0.8 if s == front else 1.0), r.uniform(78, 96)
+        p.twist[s], p.elbow[s] = r.uniform(-30, -8), elbow + r.uniform(-8, 8)
         p.spread[s], p.toe_out[s] = r.uniform(0, 4), r.uniform(0, 10)
 
 
@@ -210,7 +158,7 @@ def sit(p: Pose, r: Random) -> None:
     for s in (0, 1):
         p.hip[s], p.knee[s] = r.uniform(78, 92) + p.lean, r.uniform(70, 98)
         p.spread[s], p.toe_out[s] = r.uniform(1, 14), r.uniform(0, 10)
-    _any_arms(p, r, (_carrying, _relaxed, _carrying, _thinking, _phone, _waving, _forward))
+    _any_arms(p, r, (_CARRYING, _RELAXED, _CARRYING, _THINKING, _PHONE, _WAVING, _FORWARD))
 
 
 def squat(p: Pose, r: Random) -> None:
@@ -219,7 +167,7 @@ def squat(p: Pose, r: Random) -> None:
     for s in (0, 1):
         p.hip[s], p.knee[s] = flex + r.uniform(-4, 4), flex + r.uniform(-6, 12)
         p.spread[s], p.toe_out[s] = r.uniform(8, 24), r.uniform(8, 26)
-    _any_arms(p, r, (_forward, _carrying, _forward, _thinking, _relaxed))
+    _any_arms(p, r, (_FORWARD, _CARRYING, _FORWARD, _THINKING, _RELAXED))
 
 
 def lunge(p: Pose, r: Random) -> None:
@@ -227,7 +175,7 @@ def lunge(p: Pose, r: Random) -> None:
     p.hip[f], p.knee[f] = r.uniform(52, 78), r.uniform(58, 86)
     p.hip[1 - f], p.knee[1 - f] = r.uniform(-18, -6), r.uniform(16, 46)
     p.spread[0], p.spread[1] = r.uniform(0, 8), r.uniform(0, 8)
-    _any_arms(p, r, (_on_hip, _sideways, _up, _forward, _carrying))
+    _any_arms(p, r, (_ON_HIP, _SIDEWAYS, _UP, _FORWARD, _CARRYING))
 
 
 def bow(p: Pose, r: Random) -> None:
@@ -237,7 +185,7 @@ def bow(p: Pose, r: Random) -> None:
         p.hip[s] += p.lean * 0.9
         p.knee[s] += r.uniform(0, 14)
     p.nod = r.uniform(-22, 2)
-    _any_arms(p, r, (_forward, _carrying, _relaxed))
+    _any_arms(p, r, (_FORWARD, _CARRYING, _RELAXED))
 
 
 def jump(p: Pose, r: Random) -> None:
@@ -256,7 +204,7 @@ def kick(p: Pose, r: Random) -> None:
     p.lean = r.uniform(-14, -4)
     p.hip[s], p.knee[s], p.spread[s] = r.uniform(48, 86), r.uniform(4, 40), r.uniform(0, 18)
     p.hip[1 - s], p.knee[1 - s] = p.lean + r.uniform(0, 8), r.uniform(4, 18)
-    _any_arms(p, r, (_sideways, _on_hip, _carrying, _forward, _relaxed))
+    _any_arms(p, r, (_SIDEWAYS, _ON_HIP, _CARRYING, _FORWARD, _RELAXED))
 
 
 def dance(p: Pose, r: Random) -> None:
@@ -274,7 +222,7 @@ def hug(p: Pose, r: Random) -> None:
     """Arms forward, as the facing pairs of the hard scenes need."""
     _stance(p, r)
     p.bend = r.uniform(0, 12)
-    arm = r.choice((_embracing, _embracing, _embracing, _embracing, _hugging, _hugging, _forward))
+    arm = r.choice((_EMBRACING, _EMBRACING, _EMBRACING, _EMBRACING, _HUGGING, _HUGGING, _FORWARD))
     _arms(p, r, arm, arm)
 
 
