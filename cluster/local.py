@@ -47,7 +47,10 @@ RAY_LOST_PATIENCE = "timed out during startup"
 
 @dataclass(frozen=True)
 class Cluster:
-    """What is remembered of a cluster, in ``state.json`` of its folder; node 0 is the head."""
+    """What is remembered of a cluster, in ``state.json`` of its folder; node 0 is the head.
+
+    Its nodes share this machine's files; those of the drills, ``tests/cluster/isolated.py``, share nothing.
+    """
 
     folder: str
     nodes: int = 2

@@ -61,21 +61,20 @@ def rect(
     cv2.rectangle(image, (int(x0), int(y0)), (int(x1), int(y1)), colour, thickness)
 
 
+def _fixed(x: float, y: float) -> tuple[int, int]:
+    """In OpenCV's fixed point of ``_SHIFT`` fractional bits."""
+    return int(x * _ONE), int(y * _ONE)
+
+
 def disc(
     image: np.ndarray, x: float, y: float, rx: float, ry: float, colour: RGB, angle: float = 0.0
 ) -> None:
-    cv2.ellipse(
-        image, (int(x * _ONE), int(y * _ONE)), (int(rx * _ONE), int(ry * _ONE)), angle, 0, 360, colour, -1,
-        cv2.LINE_AA, _SHIFT,
-    )  # fmt: skip
+    centre, half_axes = _fixed(x, y), _fixed(rx, ry)
+    cv2.ellipse(image, centre, half_axes, angle, 0, 360, colour, -1, cv2.LINE_AA, _SHIFT)
 
 
 def line(image: np.ndarray, x0: float, y0: float, x1: float, y1: float, colour: RGB, width: float) -> None:
-    cv2.line(
-        image, (int(x0 * _ONE), int(y0 * _ONE)), (int(x1 * _ONE), int(y1 * _ONE)), colour, max(1,
-        round(width)),
-        cv2.LINE_AA, _SHIFT,
-    )  # fmt: skip
+    cv2.line(image, _fixed(x0, y0), _fixed(x1, y1), colour, max(1, round(width)), cv2.LINE_AA, _SHIFT)
 
 
 def rod(image: np.ndarray, x0: float, y0: float, x1: float, y1: float, colour: RGB, width: float) -> None:
