@@ -1,20 +1,20 @@
 """A real cluster of several nodes on one machine: a head and n nodes, each with its own raylet.
 
-    python cluster/local.py up --nodes 2 [--isolated]    start it, with dashboard, token and MLflow server
-    python cluster/local.py status                       its nodes and addresses
-    python cluster/local.py run -- COMMAND               run a command on the head's side of it
-    python cluster/local.py kill-node 1                  lose a node, as in a power cut
-    python cluster/local.py down                         end all of it
+    python cluster/local.py up --nodes 2        start it, with dashboard, token and MLflow server
+    python cluster/local.py status              its nodes and addresses
+    python cluster/local.py run -- COMMAND      run a command on the head's side of it
+    python cluster/local.py kill-node 1         lose a node, as in a power cut
+    python cluster/local.py down                end all of it
 
-CPUs are logical: the nodes share the machine's cores. The head has none, as in production, so that tasks and
-training processes live on the nodes. With ``--isolated`` (root, iproute2) every node is a host of its own as
-far as Ray can tell, see ``hosts/isolation.py``. Linux only.
+CPUs are logical: the nodes share the machine's cores and files. The head has no CPUs, as in production, so
+that tasks and training processes live on the nodes. Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -24,22 +24,168 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hosts import isolation
-from hosts.layout import MLFLOW, Cluster, load, tag_of
-from hosts.processes import end, members
+import psutil
 from platformdirs import user_state_dir
 
+from mipnet.cli import exit_status
+from mipnet.config.flags import say
 from mipnet.errors import UserError
+from mipnet.ports import ask, require_free
 
+MARK = "MIPNET_LOCAL_CLUSTER"
+"""An environment variable that all processes of a cluster inherit: TAG/PART/, its cluster and its part."""
+MLFLOW = "mlflow"
 START_SECONDS = 240
 RAY_LOST_PATIENCE = "timed out during startup"
 """``ray start`` says it of a raylet that took 30 s, as it may on a busy machine; it is then started again."""
-PORTS = {"port": 6379, "dashboard_port": 8265, "mlflow_port": 5000}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What is remembered of a cluster, in ``state.json`` of its folder; node 0 is the head.
+
+    Its nodes share this machine's files; those of the drills, ``tests/cluster/isolated.py``, share nothing.
+    """
+
+    folder: str
+    nodes: int = 2
+    cpus: int = 4
+    data_nodes: int = 0
+    object_store_mb: int = 512
+    shared: str = ""
+    port: int = 6379
+    dashboard_port: int = 8265
+    mlflow_port: int = 5000
+
+    @property
+    def home(self) -> Path:
+        return Path(self.folder)
+
+    @property
+    def tag(self) -> str:
+        """Names the cluster in all that lies outside of its folder."""
+        return hashlib.sha256(self.folder.encode()).hexdigest()[:6]
+
+    @property
+    def note(self) -> Path:
+        return self.home / "state.json"
+
+    @property
+    def token(self) -> Path:
+        return self.home / "token"
+
+    @property
+    def scratch(self) -> Path:
+        """Ray's session folders; the paths of Unix sockets end at 107 characters."""
+        return Path(f"/tmp/mipnet-{self.tag}")
+
+    @property
+    def dashboard(self) -> str:
+        return f"http://{self.address()}:{self.dashboard_port}"
+
+    @property
+    def mlflow(self) -> str:
+        return f"http://{self.address()}:{self.mlflow_port}"
+
+    def address(self, node: int = 0) -> str:
+        """A loopback address for each node; Ray takes 127.0.0.1 for the machine's own."""
+        return f"127.18.{int(self.tag[:2], 16)}.{node + 1}"
+
+    def log(self, part: str) -> Path:
+        return self.home / "logs" / f"{part}.log"
+
+    def require(self) -> None:
+        """Refuse at once what would fail half-way.
+
+        Raises:
+            UserError: a port is taken.
+        """
+        for name in ("port", "dashboard_port", "mlflow_port"):
+            require_free(self.address(), getattr(self, name), f"--{name.replace('_', '-')}")
+
+    def prepare(self) -> None:
+        """Make folders and token; first of all the note that lets ``down`` find them."""
+        for folder in (self.home / "logs", self.home / "mlflow", Path(self.shared)):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.note.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        self.token.touch(0o600)
+        self.token.write_text(secrets.token_hex(32))
+
+    def remove(self) -> None:
+        """Remove what ``prepare`` and Ray made, but for logs, MLflow's database and the shared storage."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        for file in (self.token, self.note):
+            file.unlink(missing_ok=True)
+
+    def environment(self, part: str) -> dict[str, str]:
+        """Of a node, by its number, or of another process that belongs to the cluster."""
+        return {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))},
+            MARK: f"{self.tag}/{part}/",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "MLFLOW_TRACKING_URI": self.mlflow,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            # gloo asks for the host's name otherwise, and gets an address that no other host can reach
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+
+    def on_node(self, node: int, words: Sequence[str]) -> list[str]:
+        """The command line that runs ``words`` on a node."""
+        return list(words)
+
+    def ray_start(self, node: int) -> list[str]:
+        """The command line of a node's raylet."""
+        labels = [f"mipnet.io/node={node}"]
+        if node and self.data_nodes:
+            role = "data" if node > self.nodes - self.data_nodes else "train"
+            labels.append(f"mipnet.io/role={role}")
+        words = [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"),
+            f"--node-ip-address={self.address(node)}",
+            f"--num-cpus={self.cpus if node else 0}",
+            "--num-gpus=0",  # every node would count the machine's GPUs as its own
+            f"--labels={','.join(labels)}",
+            f"--object-store-memory={self.object_store_mb * 2**20}",
+            # Raylets that start at once in one folder fight for the names of their sockets.
+            f"--temp-dir={self.scratch / str(node)}",
+        ]
+        if node:
+            return self.on_node(node, [*words, f"--address={self.address()}:{self.port}"])
+        words += [
+            "--head",
+            f"--port={self.port}",
+            "--include-dashboard=true",
+            f"--dashboard-host={self.address()}",
+            f"--dashboard-port={self.dashboard_port}",
+            f"--ray-client-server-port={free_port()}",  # not used; by default a port that others may have
+        ]
+        return self.on_node(node, words)
+
+    def mlflow_server(self) -> list[str]:
+        """On the head's address, but not a part of the head: it outlives it, as a real service would."""
+        folder = self.home / "mlflow"
+        return [
+            *(sys.executable, "-m", "mlflow", "server", "--workers=1"),
+            f"--host={self.address()}",
+            f"--port={self.mlflow_port}",
+            f"--allowed-hosts={self.address()}:{self.mlflow_port}",
+            f"--backend-store-uri=sqlite:///{folder / 'mlflow.db'}",
+            f"--artifacts-destination={folder / 'artifacts'}",
+        ]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def up(cluster: Cluster) -> None:
@@ -49,91 +195,49 @@ def up(cluster: Cluster) -> None:
         UserError: one is up already, a port is taken, or a part did not start.
     """
     if sys.platform != "linux":
-        raise UserError("local.py needs Linux: it reads /proc")
+        raise UserError("local.py needs Linux, where every process can be asked for its environment")
     if members(f"{cluster.tag}/"):
         raise UserError(f"a cluster is up in {cluster.home}", "end it with down, or use another --state")
-    if cluster.isolated:
-        isolation.require()
-        cluster.network.remove()
-    down(cluster.home)  # what a crash or a reboot left
-    if not cluster.isolated:
-        for name in PORTS:
-            require_free(cluster.address(), getattr(cluster, name), f"--{name.replace('_', '-')}")
+    cluster.require()
+    down(cluster)  # what a crash or a reboot left
     try:
-        prepare(cluster)
-        start(cluster)
+        cluster.prepare()
+        say(f"starting a head and {cluster.nodes} node(s)")
+        start(cluster, ["0"], lambda: alive(cluster))
+        others = [*map(str, range(1, cluster.nodes + 1)), MLFLOW]
+        start(cluster, others, lambda: [*alive(cluster), *([MLFLOW] if mlflow_answers(cluster) else [])])
     except BaseException:
-        down(cluster.home)
+        down(cluster)
         raise
     status(cluster)
 
 
-def require_free(address: str, port: int, flag: str) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            reason = str(error.strerror).lower()
-            raise UserError(f"port {port} cannot be used ({reason})", f"choose another {flag}") from None
+def start(cluster: Cluster, parts: Sequence[str], ready: Callable[[], Collection[str]]) -> None:
+    """Start parts of the cluster side by side and wait until they are all among those that are ``ready``.
 
-
-def prepare(cluster: Cluster) -> None:
-    """The folders, the token and the network; first of all the note that lets ``down`` find them."""
-    for folder in (cluster.home / "logs", cluster.home / "mlflow", Path(cluster.shared)):
-        folder.mkdir(parents=True, exist_ok=True)
-    (cluster.home / "state.json").write_text(json.dumps(asdict(cluster), indent=2) + "\n")
-    write_secret(cluster.token, secrets.token_hex(32))
-    if not cluster.isolated:
-        return
-    for node in range(cluster.nodes + 1):
-        (cluster.private(node) / "home").mkdir(parents=True)
-        cluster.private(node).chmod(0o1777)
-        write_secret(cluster.private(node) / "home" / "token", cluster.token.read_text())
-        cluster.memory(node).mkdir(mode=0o1777)
-    cluster.network.create(cluster.nodes + 1)
-
-
-def write_secret(path: Path, text: str) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-
-
-def start(cluster: Cluster) -> None:
-    say(f"starting a head and {cluster.nodes} node(s){', isolated' if cluster.isolated else ''}")
+    Raises:
+        UserError: one ended or took too long, with its last words.
+    """
     deadline = time.monotonic() + START_SECONDS
-    processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    def launch(part: str) -> None:
-        words = cluster.mlflow_server() if part == MLFLOW else cluster.ray_start(int(part))
-        processes[part] = spawn(cluster, part, words)
-
-    def wait_for(part: str, ready: Callable[[], bool]) -> None:
-        while not ready():
+    processes = {part: spawn(cluster, part) for part in parts}
+    while waiting := set(parts).difference(ready()):
+        late = time.monotonic() > deadline
+        for part in sorted(waiting):
             ended = processes[part].poll() is not None
             said = cluster.log(part).read_text(errors="replace").strip()
-            if ended and RAY_LOST_PATIENCE in said and time.monotonic() < deadline:
-                end(f"{cluster.tag}/{part}")
-                launch(part)
-            elif ended or time.monotonic() > deadline:
-                what = f"node {part}" if part.isdecimal() else "the MLflow server"
+            if ended and RAY_LOST_PATIENCE in said and not late:
+                end(f"{cluster.tag}/{part}/")
+                processes[part] = spawn(cluster, part)
+            elif ended or late:
+                what = "the MLflow server" if part == MLFLOW else f"node {part}"
                 why = "ended" if ended else f"was not ready within {START_SECONDS} s"
                 last = " ".join(said.splitlines()[-3:])
                 raise UserError(f"{what} {why}: {last}", f"see {cluster.log(part)}", 1)
-            time.sleep(0.3)
-
-    launch("0")
-    launch(MLFLOW)
-    wait_for("0", lambda: 0 in alive(cluster))
-    numbers = [str(node) for node in range(1, cluster.nodes + 1)]
-    for part in numbers:
-        launch(part)
-    for part in numbers:
-        wait_for(part, lambda part=part: int(part) in alive(cluster))  # type: ignore[misc]
-    wait_for(MLFLOW, lambda: mlflow_answers(cluster))
+        time.sleep(0.3)
 
 
-def spawn(cluster: Cluster, part: str, words: Sequence[str]) -> subprocess.Popen[bytes]:
+def spawn(cluster: Cluster, part: str) -> subprocess.Popen[bytes]:
+    words = cluster.mlflow_server() if part == MLFLOW else cluster.ray_start(int(part))
     with open(cluster.log(part), "wb") as log:
         return subprocess.Popen(
             words,
@@ -145,28 +249,19 @@ def spawn(cluster: Cluster, part: str, words: Sequence[str]) -> subprocess.Popen
         )
 
 
-def alive(cluster: Cluster) -> dict[int, dict[str, Any]]:
+def alive(cluster: Cluster) -> dict[str, dict[str, Any]]:
     """What the dashboard tells of the nodes that Ray holds for alive; empty while it does not answer."""
-    found = {}
-    for node in ask_nodes(cluster):
-        number = (node.get("labels") or {}).get("mipnet.io/node")
-        if node["state"] == "ALIVE" and number:
-            found[int(number)] = node
-    return found
-
-
-def ask_nodes(cluster: Cluster) -> list[dict[str, Any]]:
     request = urllib.request.Request(
         f"{cluster.dashboard}/api/v0/nodes?limit=1000",
         headers={"Authorization": f"Bearer {cluster.token.read_text()}"},
     )
-    # No proxy: the addresses exist on this machine only.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=10) as answer:
-            return json.load(answer)["data"]["result"]["result"]
+        with ask(request) as answer:
+            nodes = json.load(answer)["data"]["result"]["result"]
     except (OSError, ValueError, TypeError, KeyError):  # not there, or not ready
-        return []
+        return {}
+    numbered = {(node.get("labels") or {}).get("mipnet.io/node"): node for node in nodes}
+    return {number: node for number, node in numbered.items() if number and node["state"] == "ALIVE"}
 
 
 def mlflow_answers(cluster: Cluster) -> bool:
@@ -175,16 +270,57 @@ def mlflow_answers(cluster: Cluster) -> bool:
     return False
 
 
+def members(mark: str) -> set[psutil.Process]:
+    """Processes whose mark begins like this, and their descendants; all of a cluster's with TAG/.
+
+    Both are needed: a process may write its title over its environment, and one whose parent died has no
+    ancestor left.
+    """
+    found: set[psutil.Process] = set()
+    for process in psutil.process_iter(["environ"]):
+        if (process.info["environ"] or {}).get(MARK, "").startswith(mark):  # None: it is another user's
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.update([process, *process.children(recursive=True)])
+    return {process for process in found if running(process)} - {psutil.Process()}
+
+
+def running(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def end(mark: str) -> int:
+    """SIGKILL to all of a mark's processes, and the wait until they are gone; how many there were.
+
+    Nothing that they hold is worth an orderly end: sessions are temporary, and SQLite survives it.
+
+    Raises:
+        UserError: they do not die.
+    """
+    known = members(mark)
+    count, deadline = len(known), time.monotonic() + 30
+    while known:
+        if time.monotonic() > deadline:
+            raise UserError(f"processes {sorted(p.pid for p in known)} do not die", exit_code=1)
+        for process in known:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(0.1)
+        known = {process for process in known if running(process)} | members(mark)
+    return count
+
+
 def status(cluster: Cluster) -> None:
     """Print the nodes and how to use the cluster; the token itself is never shown."""
     known = alive(cluster)
     for node in range(cluster.nodes + 1):
         state = "unknown"
-        if not members(f"{cluster.tag}/{node}"):
+        if not members(f"{cluster.tag}/{node}/"):
             state = "dead"  # Ray itself notices only after a while
-        elif node in known:
-            role = known[node]["labels"].get("mipnet.io/role", "")
-            state = f"alive  {known[node]['resources_total'].get('CPU', 0):g} CPUs  {role}"
+        elif found := known.get(str(node)):
+            role = found["labels"].get("mipnet.io/role", "")
+            state = f"alive  {found['resources_total'].get('CPU', 0):g} CPUs  {role}"
         say(f"{f'node {node}' if node else 'head':<9} {cluster.address(node):<15} {state.rstrip()}")
     silent = "" if mlflow_answers(cluster) else "  (does not answer)"
     say(f"\ndashboard {cluster.dashboard}\nMLflow    {cluster.mlflow}{silent}")
@@ -216,36 +352,20 @@ def kill_node(cluster: Cluster, node: int) -> None:
     """
     if not 0 <= node <= cluster.nodes:
         raise UserError(f"there is no node {node}", f"give 1 to {cluster.nodes}, or 0 for the head")
-    count = end(f"{cluster.tag}/{node}")
+    count = end(f"{cluster.tag}/{node}/")
     if not count:
         raise UserError(f"node {node} is dead already")
     say(f"killed node {node} ({count} processes)")
 
 
-def down(folder: Path) -> bool:
-    """End the cluster of a folder and remove what it made elsewhere; False if there was nothing to end.
+def down(cluster: Cluster) -> bool:
+    """End a cluster and remove what it made elsewhere; False if there was nothing to end.
 
     Logs, MLflow's database and the shared storage stay.
     """
-    cluster = load(folder)
-    if cluster and cluster.isolated:
-        isolation.require()
-    there = bool(end(f"{tag_of(folder)}/")) or cluster is not None
-    if cluster is None:
-        return there
-    if cluster.isolated:
-        cluster.network.remove()
-    for node in range(cluster.nodes + 1):
-        shutil.rmtree(cluster.memory(node), ignore_errors=True)
-    for left in (folder / "nodes", cluster.scratch):
-        shutil.rmtree(left, ignore_errors=True)
-    for name in ("token", "state.json"):
-        (folder / name).unlink(missing_ok=True)
+    there = bool(end(f"{cluster.tag}/")) or cluster.note.exists()
+    cluster.remove()
     return there
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -255,14 +375,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="local.py", description=(__doc__ or "").partition("\n\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add = verbs.add_parser("up", parents=[common], help="start a cluster")
-    add.add_argument("--nodes", type=int, default=2, help="nodes beside the head [%(default)s]")
-    add.add_argument("--isolated", action="store_true", help="own network and mounts for every node (root)")
-    add.add_argument("--cpus", type=int, default=4, help="logical CPUs of a node [%(default)s]")
-    add.add_argument("--data-nodes", type=int, default=0, help="the last so many are labelled to decode [0]")
-    add.add_argument("--object-store-mb", type=int, default=512, help="of every node [%(default)s]")
+    for name, text in (
+        ("nodes", "nodes beside the head [%(default)s]"),
+        ("cpus", "logical CPUs of a node [%(default)s]"),
+        ("data_nodes", "the last so many are labelled to decode [%(default)s]"),
+        ("object_store_mb", "of every node [%(default)s]"),
+        ("port", "[%(default)s]"),
+        ("dashboard_port", "[%(default)s]"),
+        ("mlflow_port", "[%(default)s]"),
+    ):
+        add.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Cluster, name), help=text)
     add.add_argument("--shared", type=Path, help="storage that all nodes can write [in the state folder]")
-    for name, default in PORTS.items():
-        add.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help="[%(default)s]")
     for verb, text in (("status", "nodes and addresses"), ("down", "end the cluster")):
         verbs.add_parser(verb, parents=[common], help=text)
     kill = verbs.add_parser("kill-node", parents=[common], help="SIGKILL to all of a node, 0 for the head")
@@ -271,7 +394,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def carry_out(argv: Sequence[str]) -> int:
+def carry_out(argv: Sequence[str], kind: type[Cluster] = Cluster) -> int:
+    """Carry out one command, on a cluster of that kind.
+
+    Raises:
+        UserError: what the person can mend.
+    """
     split = argv.index("--") if "--" in argv else len(argv)  # what follows is not ours to parse
     options, words = parse(argv[:split]), argv[split + 1 :]
     folder = options.state.expanduser().resolve()
@@ -280,31 +408,23 @@ def carry_out(argv: Sequence[str]) -> int:
             raise UserError("give at least 1 to --nodes and --cpus, and to --data-nodes less than --nodes")
         values = {k: v for k, v in vars(options).items() if k not in ("verb", "state")}
         values["shared"] = str((options.shared or folder / "shared").expanduser().resolve())
-        up(Cluster(folder=str(folder), **values))
-    elif options.verb == "down":
-        say("down" if down(folder) else "nothing is up")
+        up(kind(str(folder), **values))
+        return 0
+    cluster = kind(str(folder))
+    if cluster.note.exists():
+        cluster = kind(**json.loads(cluster.note.read_text()))
+    elif options.verb != "down":
+        raise UserError(f"no cluster is up in {folder}", "start one with up")
+    if options.verb == "down":
+        say("down" if down(cluster) else "nothing is up")
+    elif options.verb == "run":
+        return run(cluster, words)
+    elif options.verb == "kill-node":
+        kill_node(cluster, options.node)
     else:
-        cluster = load(folder)
-        if cluster is None:
-            raise UserError(f"no cluster is up in {folder}", "start one with up")
-        if options.verb == "run":
-            return run(cluster, words)
-        if options.verb == "kill-node":
-            kill_node(cluster, options.node)
-        else:
-            status(cluster)
+        status(cluster)
     return 0
 
 
-def main() -> int:
-    try:
-        return carry_out(sys.argv[1:])
-    except UserError as error:
-        print(f"local.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status("local.py", carry_out, sys.argv[1:], "interrupted"))

@@ -79,12 +79,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_status("mipnet", run, sys.argv[1:] if argv is None else argv)
 
 
-def exit_status(program: str, command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Run a command line: its exit status, with a user's errors as one line on stderr."""
+def exit_status(
+    program: str,
+    command: Callable[[Sequence[str]], int],
+    argv: Sequence[str],
+    interrupted: str = "interrupted; the same command goes on where it was",
+) -> int:
+    """Run a command line: its exit status, with a user's errors and ``interrupted`` as one line on stderr."""
     try:
         return command(argv)
     except KeyboardInterrupt:
-        print(f"{program}: interrupted; the same command goes on where it was", file=sys.stderr)
+        print(f"{program}: {interrupted}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our lines, head or less, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -43,9 +43,9 @@ NAMED = 5
 """So many examples of a fault are named."""
 
 
-def first_few(names: Sequence[str]) -> str:
+def first_few(names: Sequence[str], most: int = NAMED) -> str:
     """Names for a message: the first of them, and how many more there are."""
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def nearest(word: str, choices: Iterable[object]) -> str:

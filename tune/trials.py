@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mipnet.commands.checks import check_data
 from mipnet.commands.common import open_splits
-from mipnet.commands.phases import read_history, train_phase
+from mipnet.commands.phases import read_history, train_phase, training_people
 from mipnet.commands.train import open_tracker, timed
 from mipnet.config import Config
 from mipnet.config.schema import ResourcesConfig
@@ -112,7 +113,8 @@ def train_to_rung(run: Run, work: Work, tracker: Tracker, until: int) -> None:
     config = run.config
     if run.state[TRIAL].get("scores"):  # the tracker shows where a run goes on, and asks why
         run.note(ended=f"one of the best of its rung: on to epoch {until}")
-    train_phase(run, work.data, tracker, plain=True, epochs=until)
+    people = training_people(config, work.data, check_data(config, work.data), tracker)
+    train_phase(run, work.data, people, tracker, plain=True, epochs=until)
     steps, best = run.state["trained"]["steps"], run.state["trained"]["best"]
     own = config.evaluation.discount, config.evaluation.oks_nms
     tried = pairs(work.space, config.model.instances) if until >= config.train.epochs else [own]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -168,7 +168,7 @@ def report(config: Config, data: Folder, splits: Mapping[str, Split]) -> list[st
         if found.pixels:
             notes += named(f"{split}, cannot be read", found.pixels.unreadable)
             notes += named(f"{split}, not of the size that is stated", found.pixels.resized)
-            notes += named(f"{split}, the same picture twice", map(equal, found.pixels.repeated()))
+            notes += named(f"{split}, the same picture twice", map(" = ".join, found.pixels.repeated()))
     notes += leakage(splits)
     notes = [note.replace(f"{data.uri.rstrip('/')}/", "") for note in notes]
     return [*lines, *([""] if notes else []), *notes]
@@ -200,37 +200,32 @@ def table(splits: Mapping[str, Split]) -> list[str]:
         "  most joints outside the box": lambda s: f"{s.joints_off:,}",
         "  annotated twice": lambda s: f"{s.twice:,}",
     }
-    cells = [["", *splits]]
-    for name, tell in rows.items():
-        found = [tell(split.statistics) for split in splits.values()]
-        if any(cell != "-" for cell in found):
-            cells.append([name, *found])
-    if any(split.pixels for split in splits.values()):
-        seen = [split.pixels for split in splits.values()]
-        cells.append(["images read", *(f"{len(p.names):,}" if p else "-" for p in seen)])
-        cells.append(["  missing or corrupt", *(f"{len(p.unreadable):,}" if p else "-" for p in seen)])
-        cells.append(["  not of the stated size", *(f"{len(p.resized):,}" if p else "-" for p in seen)])
-        cells.append(["  the same picture twice", *(f"{len(p.repeated()):,}" if p else "-" for p in seen)])
-    return aligned(cells, 1)
+    seen: dict[str, Callable[[Pixels], Sized]] = {
+        "images read": lambda p: p.names,
+        "  missing or corrupt": lambda p: p.unreadable,
+        "  not of the stated size": lambda p: p.resized,
+        "  the same picture twice": lambda p: p.repeated(),
+    }
+    cells = [[name, *(tell(split.statistics) for split in splits.values())] for name, tell in rows.items()]
+    cells += [
+        [name, *(f"{len(tell(split.pixels)):,}" if split.pixels else "-" for split in splits.values())]
+        for name, tell in seen.items()
+    ]
+    told = [row for row in cells if any(cell != "-" for cell in row[1:])]
+    return aligned([["", *splits], *told], 1)
 
 
 def leakage(splits: Mapping[str, Split]) -> list[str]:
     """Images of one split that are in another as well, whatever they are called."""
     notes: list[str] = []
-    pairs = combinations(splits.items(), 2)
-    for (ours, mine), (theirs, others) in pairs:
+    for (ours, mine), (theirs, others) in combinations(splits.items(), 2):
         if mine.pixels and others.pixels:
             alike = mine.pixels.shared_with(others.pixels)
-            notes += named(f"leakage: in {ours} and in {theirs}", map(equal, alike))
+            notes += named(f"leakage: in {ours} and in {theirs}", map(" = ".join, alike))
     return notes
 
 
-def equal(pair: tuple[str, str]) -> str:
-    ours, theirs = pair
-    return f"{ours} = {theirs}"
-
-
-def named(what: str, names: Sequence[str] | map[str]) -> list[str]:
+def named(what: str, names: Iterable[str]) -> list[str]:
     """A line about a fault, with the first that have it; none without any."""
     found = list(names)
     return [f"{what}: {len(found)} ({first_few(found)})"] if found else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +21,7 @@ from mipnet.storage import Folder, storage_named
 if TYPE_CHECKING:
     from mipnet.data.records import CocoFile
     from mipnet.inference.entries import Entry
+    from mipnet.inference.evaluate import Found
 
 say_once = functools.cache(say)
 CONFIG_HELP = "YAML file of settings on top of the preset; flags win over it"
@@ -151,6 +152,22 @@ def open_splits(config: Config, data: Folder, splits: Sequence[str]) -> dict[str
 def one_image_each(files: Mapping[str, CocoFile]) -> list[str]:
     """An image of each split, to ask other nodes for."""
     return [str(file.people()[0].images.uris[0]) for file in files.values()]
+
+
+def predict_all(
+    model: Folder,
+    config: Config,
+    data: Folder,
+    files: Mapping[str, CocoFile],
+    unreadable: Callable[[list[str]], object],
+    plain: bool,
+) -> Found:
+    """The poses of all splits in the boxes of ``config.data``; progress in plain lines if ``plain``."""
+    from mipnet.inference.evaluate import predict_splits
+
+    sources, resources = config.data.boxes, config.resources
+    with Progress("evaluating", "box", plain) as progress:
+        return predict_splits(model, config, data, files, sources, resources, progress.update, unreadable)
 
 
 def ceilings(config: Config, files: Mapping[str, CocoFile]) -> dict[str, float]:

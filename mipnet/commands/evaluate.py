@@ -14,12 +14,12 @@ from mipnet.commands.common import (
     one_image_each,
     open_splits,
     output_folder,
+    predict_all,
     storage_at,
     usable_model,
     write_entries,
     write_results,
 )
-from mipnet.commands.progress import Progress
 from mipnet.commands.unreadable import Unreadable
 from mipnet.config import Config, from_dict, preset
 from mipnet.config.flags import option, parse, say
@@ -78,28 +78,25 @@ def main(command: str, argv: Sequence[str]) -> int:
             "--robustness: ground-truth boxes have no confidence", "name a detector's with --data.boxes"
         )
     unreadable = Unreadable()
-    files, others = None, []
-    if not config.data.generated:
-        files = check_data(config, Folder.of(config.data.root), training=False, unreadable=unreadable)
-        others = other_entries(options.results, files, config)
 
+    def opened(data: Folder) -> tuple[dict[str, CocoFile], list[Entry]]:
+        files = check_data(config, data, training=False, unreadable=unreadable)
+        return files, other_entries(options.results, files, config)
+
+    found = None if config.data.generated else opened(Folder.of(config.data.root))
     from mipnet.raysession import connect, probe_files, probe_storage, quieten
 
     quieten(options.verbose)
-    from mipnet.inference.evaluate import predict_splits, score_splits
+    from mipnet.inference.evaluate import score_splits
     from mipnet.inference.tables import table
 
     with connect(config.resources, options.verbose) as resources:
         probe_storage(storage)
         data = data_folder(config, storage, options.verbose)
-        if files is None:
-            files = check_data(config, data, training=False)
-            others = other_entries(options.results, files, config)
+        files, others = found or opened(data)
         probe_files([model.path("model.json"), *one_image_each(files)])
-        with Progress("evaluating", "box", options.verbose) as progress:
-            poses = predict_splits(
-                model, config, data, files, config.data.boxes, resources, progress.update, unreadable
-            )
+        settled = replace(config, resources=resources)
+        poses = predict_all(model, settled, data, files, unreadable, options.verbose)
     entries = score_splits(poses, config, files) + others
     text = table(config.data, entries, ceilings(config, files))
     say(text)

@@ -25,14 +25,8 @@ class Options:
 
 def main(command: str, argv: Sequence[str]) -> int:
     """Write a model's weights as the reference code reads them."""
-    options, _ = parse(
-        command,
-        "Write a model's weights as a state_dict of the reference code.",
-        Options,
-        [],
-        preset("tiny"),
-        argv,
-    )
+    about = "Write a model's weights as a state_dict of the reference code."
+    options, _ = parse(command, about, Options, [], preset("tiny"), argv)
     if not options.model or not options.out:
         raise UserError("which model, and where to", "mipnet models export MODEL --out FILE")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from tempfile import TemporaryDirectory
 from mipnet.config import from_dict, preset
 from mipnet.config.flags import option, parse, say
 from mipnet.config.schema import InputConfig
-from mipnet.errors import UserError
+from mipnet.errors import UserError, first_few
 from mipnet.storage import Folder
 
 
@@ -27,17 +28,11 @@ def main(command: str, argv: Sequence[str]) -> int:
     """Recognise a checkpoint, write it as a model folder and say what became of it."""
     from mipnet.models.costs import count_parameters
     from mipnet.models.importing import INPUT_SIZE, import_checkpoint
-    from mipnet.models.weights import build_from_description, listed
+    from mipnet.models.weights import TENSORS_NAMED, build_from_description
 
     base = replace(preset("tiny"), input=InputConfig(*INPUT_SIZE))
-    options, settings = parse(
-        command,
-        "Turn published weights into a model folder; the network is recognised by names and shapes.",
-        Options,
-        ["input"],
-        base,
-        argv,
-    )
+    about = "Turn published weights into a model folder; the network is recognised by names and shapes."
+    options, settings = parse(command, about, Options, ["input"], base, argv)
     if not options.file or not options.out:
         raise UserError("which file, and where to", "mipnet models import FILE --out DIR")
     size = from_dict(settings, base).input
@@ -58,7 +53,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     else:
         say(f"{count_parameters(model):,} parameters, all from {options.file}")
     if done.unused:
-        say(f"not used: {listed(modules(done.unused))}")
+        say(f"not used: {first_few(modules(done.unused), TENSORS_NAMED)}")
     say(f"model: {out.uri}")
     verb = "train --train.init" if done.random else "evaluate"
     say(f"next   mipnet {verb} {out.uri} --data FOLDER")
@@ -67,8 +62,5 @@ def main(command: str, argv: Sequence[str]) -> int:
 
 def modules(names: Sequence[str]) -> list[str]:
     """Tensor names by module: a classifier has hundreds of them."""
-    first: dict[str, int] = {}
-    for name in names:
-        module = name.partition(".fuse_layers.")[0] if ".fuse_layers." in name else name.partition(".")[0]
-        first[module] = first.get(module, 0) + 1
-    return [f"{module} ({count} tensors)" for module, count in first.items()]
+    counts = Counter(name.partition(".fuse_layers." if ".fuse_layers." in name else ".")[0] for name in names)
+    return [f"{module} ({count} tensors)" for module, count in counts.items()]

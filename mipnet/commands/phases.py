@@ -11,8 +11,7 @@ import numpy as np
 import ray
 import torch
 
-from mipnet.commands.checks import check_data
-from mipnet.commands.common import ceilings, write_results
+from mipnet.commands.common import ceilings, predict_all, write_results
 from mipnet.commands.progress import Progress
 from mipnet.commands.rows import LEARNING, RESTARTS, RowPump, note_event
 from mipnet.commands.unreadable import Unreadable
@@ -24,9 +23,10 @@ from mipnet.data.crops import crop_settings
 from mipnet.data.generate import benchmark_name
 from mipnet.data.records import CocoFile, People
 from mipnet.data.windows import WindowPlan
+from mipnet.errors import UserError
 from mipnet.evaluation.occlusion import SCORE, occlusion_ap
 from mipnet.inference.entries import Entry, flat_metrics
-from mipnet.inference.evaluate import predict_splits, score_splits
+from mipnet.inference.evaluate import score_splits
 from mipnet.inference.overlays import encode_jpeg
 from mipnet.inference.tables import table
 from mipnet.models.costs import count_parameters
@@ -44,28 +44,29 @@ from mipnet.training.checkpoint import HISTORY, folder_name, model_from_config
 from mipnet.training.trainer import Rows, make_plan, position, train
 
 CROPS = "training-crops.jpg"
+STORES = ("mlflow", "sqlalchemy", "boto3", "botocore", "google", "azure")
+"""Packages that speak to MLflow's server, its database and the stores of artifacts."""
 
 
 def train_phase(
     run: Run,
     data: Folder,
+    people: People,
     tracker: Tracker,
     plain: bool = False,
     epochs: int = 0,
-    files: dict[str, CocoFile] | None = None,
 ) -> None:
     """Train, and copy the best weights to the run's ``model``.
 
     Args:
         run: what to train.
         data: the data set's folder.
+        people: to train on, see ``training_people``.
         tracker: of the run.
         plain: lines even in a terminal.
         epochs: ends early, see ``train``.
-        files: the data set's splits where they are open already; that to train on is closed.
     """
     config = run.config
-    people = training_people(config, data, tracker, files)
     plan = make_plan(config, people)
     keep_crops(run, people, plan, tracker)
     done = position(run.folder)
@@ -74,8 +75,7 @@ def train_phase(
         f"{config.train.batch_size} on {config.resources.workers} worker(s)"
         + (f"; going on at step {done}" if done else "")
     )
-    resources = config.resources
-    threads = resources.workers * max(resources.cpus_per_worker, 1)
+    threads = config.resources.workers * max(config.resources.cpus_per_worker, 1)
     room = capacity(ray.nodes(), config, threads)
     say(room.line())
     note_start(run, tracker, done)
@@ -97,16 +97,10 @@ def train_phase(
     run.note(trained={"steps": trained.steps, "best": trained.metrics})
 
 
-def training_people(
-    config: Config, data: Folder, tracker: Tracker, files: dict[str, CocoFile] | None = None
-) -> People:
+def training_people(config: Config, data: Folder, files: Mapping[str, CocoFile], tracker: Tracker) -> People:
     """Whom to train on; MLflow is told about all data sets of the run."""
-    files = check_data(config, data) if files is None else files
     tracker.inputs(describe_datasets(config.data, data, files))
-    people, _ = files[config.data.train].people()
-    if config.data.train not in config.data.evaluate:
-        del files[config.data.train]  # COCO's takes gigabytes, for all the time of the training
-    return people
+    return files[config.data.train].people()[0]
 
 
 def keep_crops(run: Run, people: People, plan: WindowPlan, tracker: Tracker) -> None:
@@ -184,25 +178,16 @@ def evaluate_phase(
     config = run.config
     files = {split: files[split] for split in config.data.evaluate}
     say(f"evaluating {', '.join(config.data.evaluate)} in boxes {', '.join(config.data.boxes)}")
-    with Progress("evaluating", "box", plain) as progress:
-        poses = predict_splits(
-            run.folder.join(MODEL),
-            config,
-            data,
-            files,
-            config.data.boxes,
-            config.resources,
-            progress.update,
-            Unreadable(run.folder),
-        )
+    poses = predict_all(run.folder.join(MODEL), config, data, files, Unreadable(run.folder), plain)
     entries = score_splits(poses, config, files)
     limits = ceilings(config, files)
     text = table(config.data, entries, limits)
     results = run.folder.join(RESULTS)
     write_results(results, config, entries, text)
-    found = {f"{RESULTS}/{name}": value for name, value in flat_metrics(entries).items()}
+    metrics = flat_metrics(entries)
+    found = {f"{RESULTS}/{name}": value for name, value in metrics.items()}
     if found:
-        found[f"{RESULTS}/occlusion_AP"] = occlusion_ap(config.data, flat_metrics(entries)).value
+        found[f"{RESULTS}/occlusion_AP"] = occlusion_ap(config.data, metrics).value
     tracker.metrics(found, run.state["trained"]["steps"])
     tracker.set_tags({"mlflow.note.content": as_block(text)})  # the description on the run's page
     tracker.text("results/table.txt", text)
@@ -211,7 +196,7 @@ def evaluate_phase(
     for name, picture in pictures.items():
         results.write(f"pictures/{name.replace(' ', '-')}.jpg", encode_jpeg(picture))
     tracker.artifacts(results.join("pictures"), "results/pictures")
-    page = report(run, storage, flat_metrics(entries), limits, pictures)
+    page = report(run, storage, metrics, limits, pictures)
     run.folder.write("report.html", page)
     tracker.text("report.html", page)
     run.note(evaluated=True)
@@ -235,16 +220,16 @@ def report(
 ) -> str:
     """The run's page."""
     history = read_history(run.folder, run.state["trained"]["steps"])
-    model = run.folder.path(MODEL)
+    model, seconds = run.folder.path(MODEL), run.state.get("seconds", {})
     return write_report(
         run.name,
         run.config,
-        {**run.state, "seconds": sum(run.state.get("seconds", {}).values())},
+        {**run.state, "seconds": sum(seconds.values())},
         metrics,
         history=[*history, *run.state.get("validations", [])],
         ceilings=limits,
         pictures=pictures,
-        timings=run.state.get("seconds", {}),
+        timings=seconds,
         places={
             "run": run.folder.uri,
             "weights": model,
@@ -279,23 +264,26 @@ def register_phase(run: Run, storage: Folder) -> bool:
     best = trained["best"]
     about = f"Trained by the run {run.name}.\n\n" + as_block(run.folder.read(f"{RESULTS}/table.txt").decode())
     tags = {"run": run.name, "preset": run.config.preset, SCORE: f"{best[SCORE]:.4f}"}
+    name, mlflow_run = run.config.tracking.model_name, run.state["mlflow_run"]
     try:
         with TemporaryDirectory() as scratch:
             model = run.folder.join(MODEL).download(Path(scratch))
-            version = register_model(
-                storage,
-                run.state["mlflow_run"],
-                model,
-                run.config.tracking.model_name,
-                trained["steps"],
-                about,
-                tags,
-            )
-    except Exception as error:  # whatever the server does, the trained model is safe in the run's folder
-        say(f"not registered ({str(error).splitlines()[0]}); the same command tries again")
+            version = register_model(storage, mlflow_run, model, name, trained["steps"], about, tags)
+    except Exception as error:
+        if not is_outside(error):
+            raise
+        # Whatever a server does, the trained model is safe in the run's folder.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        say(f"not registered ({reason}); the same command tries again")
         return False
     run.note(version=version)
     return True
+
+
+def is_outside(error: Exception) -> bool:
+    """Whether a server, a store or a disk refused, and not this code: each store's client has own errors."""
+    package = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError | UserError) or package in STORES
 
 
 def as_block(text: str) -> str:

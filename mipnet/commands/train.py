@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from mipnet.commands.common import (
@@ -31,18 +31,7 @@ from mipnet.storage import Folder, default_storage
 if TYPE_CHECKING:
     from mipnet.data.records import CocoFile
 
-SECTIONS = (
-    "model",
-    "input",
-    "target",
-    "augment",
-    "data",
-    "scenes",
-    "train",
-    "evaluation",
-    "resources",
-    "tracking",
-)
+SECTIONS = tuple(section.name for section in fields(Config) if section.name != "preset")
 
 
 @dataclass(frozen=True)
@@ -129,7 +118,10 @@ def carry_out(run: Run, storage: Folder, argv: Sequence[str] | None, verbose: bo
             with SystemMetrics(tracker.metrics, run.state["begun"], disk_of(storage)):
                 if "trained" not in run.state:
                     with timed(run, "training"):
-                        phases.train_phase(run, data, tracker, verbose, files=files)
+                        people = phases.training_people(config, data, files, tracker)
+                        # Only these are read again; COCO's others would take gigabytes all the training long.
+                        files = {split: files[split] for split in config.data.evaluate}
+                        phases.train_phase(run, data, people, tracker, verbose)
                 if "evaluated" not in run.state:
                     with timed(run, "evaluation"):
                         phases.evaluate_phase(run, storage, data, files, tracker, verbose)

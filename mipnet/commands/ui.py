@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import ipaddress
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,12 +18,12 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from mipnet.commands.common import STORAGE_HELP
 from mipnet.config import preset
 from mipnet.config.flags import option, parse, say
 from mipnet.errors import UserError
+from mipnet.ports import ask, require_free
 from mipnet.storage import Folder, storage_named
 from mipnet.tracking.tracker import SQLITE, tracking_uri
 
@@ -66,31 +64,6 @@ def is_loopback(host: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
-
-
-def require_free(host: str, port: int) -> None:
-    """Raise a UserError if nothing can listen there, with what can be done about it."""
-    reason = refusal(host, port)
-    if reason is None:
-        return
-    if reason == errno.EADDRINUSE:
-        other = next((p for p in range(port + 1, port + 100) if refusal(host, p) is None), port + 1)
-        raise UserError(f"port {port} is in use by another program", f"choose another, e.g. --port {other}")
-    if reason == errno.EACCES:
-        raise UserError(f"port {port} is reserved for the system", "choose one above 1023 with --port")
-    raise UserError(f"--host: {host} is not an address of this machine", "leave it out to use 127.0.0.1")
-
-
-def refusal(host: str, port: int) -> int | None:
-    """The error number with which the system refuses to listen there; None if it does not."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will
-            probe.bind(address)
-    except OSError as error:
-        return error.errno or 0
-    return None
 
 
 def serve(store: str, storage: Folder, host: str, port: int) -> int:
@@ -136,11 +109,8 @@ def reason(log: str) -> str:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """A terminal that is closed and a polite kill end the block as Ctrl-C does."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    kept = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    ctrl_c = signal.default_int_handler
+    kept = {number: signal.signal(number, ctrl_c) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
@@ -152,9 +122,8 @@ def wait_until_healthy(address: str, child: subprocess.Popen[bytes]) -> bool:
     """Whether the server answers; False if it ended, or after two minutes."""
     deadline = time.monotonic() + SECONDS_TO_START
     while child.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError, HTTPException), ask(f"{address}/health") as answer:
-            if answer.status == 200:
-                return True
+        with contextlib.suppress(OSError, HTTPException), ask(f"{address}/health"):
+            return True
         time.sleep(0.2)
     return False
 
@@ -169,11 +138,6 @@ def runs_page(address: str) -> str:
             return f"/#/experiments/{json.load(answer)['experiments'][0]['experiment_id']}/runs"
     except (OSError, HTTPException, ValueError, LookupError):
         return ""
-
-
-def ask(request: str | urllib.request.Request) -> Any:
-    """The answer of a server on this machine, whatever proxy the environment names."""
-    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10)
 
 
 def end(child: subprocess.Popen[bytes]) -> None:

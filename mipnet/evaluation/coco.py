@@ -96,10 +96,7 @@ def evaluate_keypoints(
         sigmas,
         image_ids,
     ).eval
-    precision, recall = (
-        evaluation["precision"],
-        evaluation["recall"],
-    )  # [OKS, recall, category, area, 1], [OKS, ...]
+    precision, recall = evaluation["precision"], evaluation["recall"]  # [OKS, recall, category, area, 1], …
     return {
         "AP": mean_present(precision[:, :, :, 0]),
         "AP50": mean_present(precision[0, :, :, 0]),

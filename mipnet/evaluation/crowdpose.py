@@ -7,16 +7,8 @@ from typing import Any
 import numpy as np
 
 from mipnet.errors import DataError
-from mipnet.evaluation.coco import (
-    ALL_SIZES,
-    Annotations,
-    Sigmas,
-    ground_truth_index,
-    load_annotations,
-    mean_present,
-    results_index,
-    run_evaluation,
-)
+from mipnet.evaluation import coco
+from mipnet.evaluation.coco import ALL_SIZES, Annotations, Sigmas
 
 AREA_FRACTION = 0.53  # of a person's box, in place of the segmentation's area
 EASY_BELOW, MEDIUM_BELOW = 0.2, 0.8  # crowdIndex
@@ -40,24 +32,24 @@ def evaluate_crowdpose(
     Raises:
         DataError: as ``evaluate_keypoints``; an image without ``crowdIndex``.
     """
-    annotations = load_annotations(annotations)
+    annotations = coco.load_annotations(annotations)
     people = [_with_area(person) for person in annotations["annotations"]]
-    ground_truth = ground_truth_index({**annotations, "annotations": people}, len(sigmas))
-    poses = results_index(annotations, results, len(sigmas))
+    ground_truth = coco.ground_truth_index({**annotations, "annotations": people}, len(sigmas))
+    poses = coco.results_index(annotations, results, len(sigmas))
 
-    evaluation = run_evaluation(ground_truth, poses, sigmas, area_ranges=ALL_SIZES).eval
+    evaluation = coco.run_evaluation(ground_truth, poses, sigmas, area_ranges=ALL_SIZES).eval
     precision, recall = evaluation["precision"], evaluation["recall"]
     metrics = {
-        "AP": mean_present(precision),
-        "AP50": mean_present(precision[0]),
-        "AP75": mean_present(precision[5]),
-        "AR": mean_present(recall),
-        "AR50": mean_present(recall[0]),
-        "AR75": mean_present(recall[5]),
+        "AP": coco.mean_present(precision),
+        "AP50": coco.mean_present(precision[0]),
+        "AP75": coco.mean_present(precision[5]),
+        "AR": coco.mean_present(recall),
+        "AR50": coco.mean_present(recall[0]),
+        "AR75": coco.mean_present(recall[5]),
     }
     for level, image_ids in _levels(annotations).items():
-        subset = run_evaluation(ground_truth, poses, sigmas, image_ids, ALL_SIZES).eval
-        metrics[f"AP_{level}"] = round(mean_present(subset["precision"]), 4)
+        subset = coco.run_evaluation(ground_truth, poses, sigmas, image_ids, ALL_SIZES).eval
+        metrics[f"AP_{level}"] = round(coco.mean_present(subset["precision"]), 4)
     return metrics
 
 

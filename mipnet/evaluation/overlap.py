@@ -8,16 +8,8 @@ from typing import Any
 import numpy as np
 
 from mipnet.data.boxes import box_iou
-from mipnet.evaluation.coco import (
-    ALL_SIZES,
-    Annotations,
-    Sigmas,
-    ground_truth_index,
-    load_annotations,
-    mean_present,
-    results_index,
-    run_evaluation,
-)
+from mipnet.evaluation import coco
+from mipnet.evaluation.coco import ALL_SIZES, Annotations, Sigmas
 
 OVERLAP = 0.3  # box IoU with another person
 
@@ -40,8 +32,8 @@ def overlapped_ap(annotations: Annotations, results: list[dict[str, Any]], sigma
     Raises:
         DataError: as ``evaluate_keypoints``.
     """
-    annotations = load_annotations(annotations)
-    people = ground_truth_index(annotations, len(sigmas)).dataset["annotations"]
+    annotations = coco.load_annotations(annotations)
+    people = coco.ground_truth_index(annotations, len(sigmas)).dataset["annotations"]
     chosen = overlapped_people(people)
     image_ids = list(dict.fromkeys(people[i]["image_id"] for i in sorted(chosen)))
     if not image_ids:
@@ -53,10 +45,10 @@ def overlapped_ap(annotations: Annotations, results: list[dict[str, Any]], sigma
         if person["image_id"] in wanted
     ]
     here = [result for result in results if result["image_id"] in wanted]
-    ground_truth = ground_truth_index({**annotations, "annotations": restricted}, len(sigmas))
-    poses = results_index(annotations, here, len(sigmas))
+    ground_truth = coco.ground_truth_index({**annotations, "annotations": restricted}, len(sigmas))
+    poses = coco.results_index(annotations, here, len(sigmas))
 
-    first = run_evaluation(ground_truth, poses, sigmas, image_ids, ALL_SIZES)
+    first = coco.run_evaluation(ground_truth, poses, sigmas, image_ids, ALL_SIZES)
     counted = [  # ids are numbers from 1 in the order of the results
         here[number - 1]
         for image in first.evalImgs
@@ -64,8 +56,9 @@ def overlapped_ap(annotations: Annotations, results: list[dict[str, Any]], sigma
         for number, ignored in zip(image["dtIds"], image["dtIgnore"][0], strict=True)
         if not ignored
     ]
-    poses = results_index(annotations, counted, len(sigmas))
-    return mean_present(run_evaluation(ground_truth, poses, sigmas, image_ids, ALL_SIZES).eval["precision"])
+    poses = coco.results_index(annotations, counted, len(sigmas))
+    judged = coco.run_evaluation(ground_truth, poses, sigmas, image_ids, ALL_SIZES)
+    return coco.mean_present(judged.eval["precision"])
 
 
 def overlapped_people(people: list[dict[str, Any]]) -> set[int]:

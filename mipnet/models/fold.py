@@ -6,7 +6,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mipnet.models.mimb import MIMB
 from mipnet.models.network import MIPNet
@@ -28,29 +28,16 @@ def fold(model: MIPNet, size: tuple[int, int]) -> MIPNet:
     """
     folded = copy.deepcopy(model).requires_grad_(False).eval()
     folded.architecture = None
-    names = {module: name for name, module in folded.named_modules()}
-    with torch.no_grad():
-        for convolution, norm in _pairs(folded, size):
-            conv, bn = folded.get_submodule(convolution), folded.get_submodule(norm)
-            assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
-            assert isinstance(bn, nn.BatchNorm2d)
-            assert bn.running_mean is not None
-            assert bn.running_var is not None
-            conv.weight, conv.bias = fuse_conv_bn_weights(
-                conv.weight,
-                conv.bias,
-                bn.running_mean,
-                bn.running_var,
-                bn.eps,
-                bn.weight,
-                bn.bias,
-                transpose=isinstance(conv, nn.ConvTranspose2d),
-            )
-            parent, _, child = names[bn].rpartition(".")
-            setattr(folded.get_submodule(parent), child, nn.Identity())
-        for module in folded.modules():
-            if isinstance(module, MIMB):
-                module.fix_embedding()
+    for convolution, norm in _pairs(folded, size):
+        conv, bn = folded.get_submodule(convolution), folded.get_submodule(norm)
+        assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
+        assert isinstance(bn, nn.BatchNorm2d)
+        transposed = isinstance(conv, nn.ConvTranspose2d)
+        folded.set_submodule(convolution, fuse_conv_bn_eval(conv, bn, transposed))
+        folded.set_submodule(norm, nn.Identity())
+    for module in folded.modules():
+        if isinstance(module, MIMB):
+            module.fix_embedding()
     return folded.eval()
 
 

@@ -39,17 +39,13 @@ class HRNet(Backbone):
     ) -> None:
         super().__init__()
         sizes = {"num_joints": num_joints, "width": width, "blocks": blocks, "stem_channels": stem_channels}
-        for name, size in {
-            **sizes,
-            "stage1_blocks": stage1_blocks,
-            "modules": min(modules, default=0),
-        }.items():
+        sizes |= {"stage1_blocks": stage1_blocks, "modules": min(modules, default=0)}
+        for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} of HRNet must be at least 1, not {size}")
         last = len(modules) + 1
-        channels = [
-            tuple(width << b for b in range(i)) for i in range(last + 1)
-        ]  # of the branches of stage i
+        # By stage: the channels of its branches
+        channels = [tuple(width << b for b in range(i)) for i in range(last + 1)]
         self.stages = nn.ModuleList([Stem(stem_channels)])
         self.stages.append(FirstStage(stem_channels, stage1_blocks, channels[2]))
         for i, count in enumerate(modules, start=2):

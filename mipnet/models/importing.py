@@ -58,10 +58,7 @@ def is_checkpoint(where: str) -> bool:
 
 
 def import_checkpoint(
-    file: str | Path,
-    out: str | Path,
-    input_size: tuple[int, int] = INPUT_SIZE,
-    joints: str = "",
+    file: str | Path, out: str | Path, input_size: tuple[int, int] = INPUT_SIZE, joints: str = ""
 ) -> Imported:
     """Recognise a checkpoint of the reference code by names and shapes alone and write it as a model folder.
 

@@ -57,13 +57,6 @@ class MIPNet(nn.Module):
             }
         )
 
-    @property
-    def shared_stages(self) -> int:
-        """How many of the backbone's stages run once per image, whatever the number of instances."""
-        return min(
-            (self.backbone.places[p].after + 1 for p in self.places), default=len(self.backbone.stages)
-        )
-
     def forward(self, images: Tensor, instances: Tensor | None = None) -> Tensor:
         """Heatmaps of the instances asked for.
 

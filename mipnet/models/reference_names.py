@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mipnet.errors import UserError
+from mipnet.errors import UserError, first_few
 from mipnet.models.build import build_model
 from mipnet.models.simplebaseline import RESNETS
-from mipnet.models.weights import HEAD, check_fit, listed
+from mipnet.models.weights import HEAD, TENSORS_NAMED, check_fit
 
 #: our name → the reference's, first match wins; the rest of a name stays as it is
 _RENAMES: dict[str, list[tuple[str, str]]] = {
@@ -88,7 +88,8 @@ def from_reference(state: Mapping[str, Tensor], num_joints: int = 17) -> Recogni
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise UserError(
-            f"this is not a state_dict: {listed(others)} is not a tensor", "pick the entry that is one"
+            f"this is not a state_dict: {first_few(others, TENSORS_NAMED)} is not a tensor",
+            "pick the entry that is one",
         )
     architecture = _recognise({name: tuple(tensor.shape) for name, tensor in state.items()}, num_joints)
     backbone = str(architecture["backbone"])
@@ -137,7 +138,8 @@ def _recognise(shapes: Shapes, num_joints: int) -> dict[str, object]:
         elif "layer4.0.conv1.weight" in shapes:
             body = _recognise_simplebaseline(shapes)
         else:
-            raise UserError(f"these weights belong neither to HRNet nor to a ResNet: {listed(list(shapes))}")
+            names = first_few(list(shapes), TENSORS_NAMED)
+            raise UserError(f"these weights belong neither to HRNet nor to a ResNet: {names}")
         joints = shapes.get("final_layer.weight", (num_joints,))[0]
         return {**body, "num_joints": joints, **_recognise_mimbs(shapes)}
     except KeyError as error:

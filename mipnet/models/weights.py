@@ -16,13 +16,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mipnet.errors import UserError, reason_of
+from mipnet.errors import UserError, first_few, reason_of
 from mipnet.models.build import build_model
 from mipnet.models.network import MIPNet
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
 FORMAT = 1
+TENSORS_NAMED = 20
+"""So many tensors are named in a message."""
 HEAD = "backbone.head."
 """What the names of a head's tensors start with; an encoder's weights have none of them."""
 HEATMAP_LAYER = tuple(f"{HEAD}{name}" for name in ("weight", "bias", "final.weight", "final.bias"))
@@ -208,23 +210,17 @@ def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], sourc
     """Raise UserError unless ``state`` has exactly the names and shapes of ``expected``."""
     problems = []
     if missing := [name for name in expected if name not in state]:
-        problems.append(f"lacks {listed(missing)}")
+        problems.append(f"lacks {first_few(missing, TENSORS_NAMED)}")
     if unexpected := [name for name in state if name not in expected]:
-        problems.append(f"has unknown {listed(unexpected)}")
+        problems.append(f"has unknown {first_few(unexpected, TENSORS_NAMED)}")
     if wrong := [
         f"{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
         for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]:
-        problems.append(f"has wrong shapes: {listed(wrong)}")
+        problems.append(f"has wrong shapes: {first_few(wrong, TENSORS_NAMED)}")
     if problems:
         raise UserError(f"{source} does not fit the network: it {' and '.join(problems)}")
-
-
-def listed(names: Sequence[str], limit: int = 20) -> str:
-    """The first names, and how many more there are; for messages."""
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
 
 
 def _existing(folder: str | Path, name: str) -> Path:

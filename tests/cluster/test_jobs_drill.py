@@ -3,50 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-CLUSTER = Path(__file__).parents[2] / "cluster"
-SUBMIT = Path(__file__).parents[2] / "jobs" / "submit.py"
-sys.path.insert(0, str(CLUSTER))
-
-from hosts.layout import load  # noqa: E402
-
-
-def local(*argv: str | Path) -> subprocess.CompletedProcess[str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
-    words = [sys.executable, str(CLUSTER / "local.py"), *map(str, argv)]
-    return subprocess.run(words, env=env, capture_output=True, text=True, timeout=900)
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path
-    local("down", "--state", tmp_path)
+from isolated import PROJECT
 
 
 @pytest.mark.drill
-@pytest.mark.skipif(os.geteuid() != 0, reason="network and mount namespaces need root")
-@pytest.mark.skipif(shutil.which("ip") is None, reason="needs the command ip (iproute2)")
-def test_train_evaluate_predict_and_promote_by_jobs_while_a_node_dies(state: Path) -> None:
-    if subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True).returncode:
-        pytest.skip("this machine does not let root make namespaces")
-    up = local("up", "--state", state, "--nodes", "2", "--isolated", "--cpus", "4")
+@pytest.mark.usefixtures("namespaces")
+@pytest.mark.parametrize("drill", ["isolated"], indirect=True)
+def test_train_evaluate_predict_and_promote_by_jobs_while_a_node_dies(
+    drill: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    up = drill("up", "--nodes", "2", "--cpus", "4")
     assert up.returncode == 0, up.stderr
-    made = load(state)
-    assert made is not None
-    shared = Path(made.shared)
+    shared = tmp_path / "shared"
 
     def submit(*argv: str) -> subprocess.CompletedProcess[str]:
-        return local("run", "--state", state, "--", sys.executable, SUBMIT, *argv)
+        return drill("run", "--", sys.executable, PROJECT / "jobs" / "submit.py", *argv)
 
     storage = ("--storage", str(shared / "storage"))
     flags = ("--preset", "debug", "--epochs", "12", "--train.checkpoint-steps", "20", "--workers", "2")
@@ -57,7 +36,7 @@ def test_train_evaluate_predict_and_promote_by_jobs_while_a_node_dies(state: Pat
     while not list((run / "training").glob("*20*")):  # the first checkpoint
         assert time.monotonic() < deadline, submit("logs", "drill", "--on-interrupt", "detach").stdout
         time.sleep(1)
-    assert "killed node 1" in local("kill-node", "--state", state, "1").stdout
+    assert "killed node 1" in drill("kill-node", "1").stdout
     followed = submit("logs", "drill")
     assert followed.returncode == 0, followed.stdout + followed.stderr
     told = json.loads((run / "run.json").read_text())

@@ -1,4 +1,4 @@
-"""The cluster on one machine: its parts, its messages, and the real thing with and without isolation."""
+"""The cluster on one machine: its parts, its messages, and the real thing, also on isolated nodes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,17 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+import local  # on the path since conftest.py imported isolated.py
+import psutil
 import pytest
+from isolated import IsolatedCluster, Network
+from local import MARK, Cluster, end, members, running
 
+from mipnet.cli import exit_status
 from mipnet.errors import UserError
-
-CLUSTER = Path(__file__).parents[2] / "cluster"
-sys.path.insert(0, str(CLUSTER))
-
-import local  # noqa: E402
-from hosts import isolation  # noqa: E402
-from hosts.layout import Cluster, load, tag_of  # noqa: E402
-from hosts.processes import MARK, end, members, running  # noqa: E402
 
 LOOK = """
 import json, os, sys
@@ -48,16 +45,10 @@ print("FOUND", json.dumps({"visits": visits, "decoded": sorted(decoded)}))
 """
 
 
-def command(*argv: str | Path, timeout: float = 400) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, str(CLUSTER / "local.py"), *map(str, argv)]
-    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    return subprocess.run(words, env=env, capture_output=True, text=True, timeout=timeout)
-
-
-def cluster(folder: Path, **changes: object) -> Cluster:
-    values: dict = {"isolated": False, "nodes": 3, "cpus": 2, "data_nodes": 1, "object_store_mb": 100}
-    values |= {"shared": str(folder / "shared"), "port": 6379, "dashboard_port": 8265, "mlflow_port": 5000}
-    return Cluster(folder=str(folder), **(values | changes))
+def cluster(folder: Path, kind: type[Cluster] = Cluster, **changes: object) -> Cluster:
+    values: dict = {"nodes": 3, "cpus": 2, "data_nodes": 1, "object_store_mb": 100}
+    values |= {"shared": str(folder / "shared")}
+    return kind(folder=str(folder), **(values | changes))
 
 
 def test_the_last_nodes_are_the_data_nodes_and_the_head_has_no_cpu(tmp_path):
@@ -72,7 +63,7 @@ def test_the_last_nodes_are_the_data_nodes_and_the_head_has_no_cpu(tmp_path):
 
 
 def test_every_cluster_has_names_and_addresses_of_its_own(tmp_path):
-    one, other = isolation.Network("aa0001"), isolation.Network("bb0001")
+    one, other = Network("aa0001"), Network("bb0001")
     names = (
         [n.bridge for n in (one, other)]
         + [n.link(2) for n in (one, other)]
@@ -81,21 +72,23 @@ def test_every_cluster_has_names_and_addresses_of_its_own(tmp_path):
     assert len(set(names)) == 6
     assert max(len(n) for n in names[:4]) <= 15  # the kernel's limit
     assert {n.address(0) for n in (one, other)} == {"198.18.170.1", "198.18.187.1"}
-    assert tag_of(tmp_path / "a") != tag_of(tmp_path / "b")
+    assert cluster(tmp_path / "a").tag != cluster(tmp_path / "b").tag
 
 
 def test_the_token_is_in_no_command_line_and_no_environment(tmp_path):
-    local.write_secret(tmp_path / "token", "hush")
-    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
-    for isolated in (False, True):
-        made = cluster(tmp_path, isolated=isolated)
+    cluster(tmp_path).prepare()
+    token = cluster(tmp_path).token
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert len(token.read_text()) == 64
+    for kind in (Cluster, IsolatedCluster):
+        made = cluster(tmp_path, kind)
         said = [
             *made.environment("1").values(),
             *made.mlflow_server(),
             *made.ray_start(0),
             *made.ray_start(1),
         ]
-        assert not any("hush" in text for text in said)
+        assert not any(token.read_text() in text for text in said)
 
 
 def test_marked_processes_and_their_children_are_ended_and_no_others(tmp_path):
@@ -104,18 +97,22 @@ def test_marked_processes_and_their_children_are_ended_and_no_others(tmp_path):
     def start(mark: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-c", script], env={**os.environ, MARK: mark})
 
-    first, second, other = start("test01/1"), start("test01/2"), start("test02/1")
+    first, second, other = start("test01/1/"), start("test01/2/"), start("test02/1/")
     try:
         wait_for(lambda: len(members("test01/")) == 4 and len(members("test02/")) == 2)
-        assert end("test01/1") == 2
-        assert not running(first.pid)
+        assert end("test01/1/") == 2
+        assert not alive(first)
         assert end("test01/") == 2
-        assert not running(second.pid)
+        assert not alive(second)
         assert len(members("test02/")) == 2
         assert end("test01/") == 0
     finally:
         end("test02/")
-    assert not running(other.pid)
+    assert not alive(other)
+
+
+def alive(process: subprocess.Popen[bytes]) -> bool:
+    return psutil.pid_exists(process.pid) and running(psutil.Process(process.pid))
 
 
 def wait_for(ready: Callable[[], bool]) -> None:
@@ -135,9 +132,9 @@ def wait_for(ready: Callable[[], bool]) -> None:
         (["up", "--nodes", "2", "--data-nodes", "2"], "to --data-nodes less than --nodes"),
     ],
 )
-def test_errors_are_one_line(argv, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["local.py", argv[0], "--state", str(tmp_path / "state"), *argv[1:]])
-    assert local.main() == 2
+def test_errors_are_one_line(argv, message, tmp_path, capsys):
+    words = [argv[0], "--state", str(tmp_path / "state"), *argv[1:]]
+    assert exit_status("local.py", local.carry_out, words) == 2
     said = capsys.readouterr().err
     assert said.startswith("local.py: ")
     assert message in said
@@ -145,9 +142,9 @@ def test_errors_are_one_line(argv, message, tmp_path, monkeypatch, capsys):
 
 
 def test_what_is_missing_for_isolation_is_said_before_anything_starts(tmp_path, monkeypatch):
-    wanted = cluster(tmp_path / "state", isolated=True)
+    wanted = cluster(tmp_path / "state", IsolatedCluster)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(UserError, match="only root may; use sudo"):
+    with pytest.raises(UserError, match="by root only; use sudo"):
         local.up(wanted)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(shutil, "which", lambda name: None)
@@ -162,76 +159,65 @@ def test_a_port_in_use_is_said_before_anything_starts(tmp_path):
         taken.bind((made.address(), 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=rf"port {port} cannot be used .*choose another --mlflow-port"):
+        with pytest.raises(UserError, match=rf"port {port} is in use .*e.g. --mlflow-port \d+$"):
             local.up(cluster(tmp_path / "state", mlflow_port=port))
     assert not (tmp_path / "state").exists()
 
 
-def test_down_without_a_cluster_does_nothing(tmp_path):
-    done = command("down", "--state", tmp_path)
+def test_down_without_a_cluster_does_nothing(drill):
+    done = drill("down")
     assert (done.returncode, done.stdout) == (0, "nothing is up\n")
 
 
-@pytest.fixture
-def state(tmp_path) -> Iterator[Path]:
-    yield tmp_path
-    done = command("down", "--state", tmp_path)
-    assert done.returncode == 0, done.stderr
-
-
-def rehearse(state: Path, *flags: str) -> dict:
+def rehearse(call: Callable[..., subprocess.CompletedProcess[str]], made: Cluster) -> dict:
     """A cluster of a training and a data node: what a driver sees on it, a lost node, nothing left over."""
     with socket.socket() as probe:  # Ray's own port is taken on all addresses; others may have the usual one
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    sizes = ["--nodes", "2", "--data-nodes", "1", "--cpus", "2"]
-    up = command("up", "--state", state, "--port", port, *sizes, *flags)
+    up = call("up", "--port", port, "--nodes", "2", "--data-nodes", "1", "--cpus", "2")
     assert up.returncode == 0, up.stderr
-    made = load(state)
-    assert made is not None
     token = made.token.read_text()
     assert len(re.findall(r"alive", up.stdout)) == 3
-    assert command("up", "--state", state).stderr.startswith("local.py: a cluster is up in")
+    assert ".py: a cluster is up in" in call("up").stderr
 
     script = Path(made.shared) / "look.py"
     script.write_text(LOOK)
-    look = command("run", "--state", state, "--", "python", script, made.shared, f"mipnet-{made.tag}-luck")
+    look = call("run", "--", "python", script, made.shared, f"mipnet-{made.tag}-luck")
     assert look.returncode == 0, look.stdout + look.stderr
     found = json.loads(look.stdout.rpartition("FOUND ")[2])
     assert sorted(p.name for p in Path(made.shared).glob("[0-9]")) == ["1", "2"]
     assert {uri for *_, uri in found["visits"]} == {made.mlflow}
 
-    assert "killed node 1" in command("kill-node", "--state", state, "1").stdout
-    status = command("status", "--state", state).stdout
+    assert "killed node 1" in call("kill-node", "1").stdout
+    status = call("status").stdout
     assert re.search(r"^node 1 .* dead$", status, re.M)
-    assert command("kill-node", "--state", state, "1").stderr.startswith("local.py: node 1 is dead already")
+    assert ".py: node 1 is dead already" in call("kill-node", "1").stderr
     assert token not in up.stdout + up.stderr + status + look.stdout + look.stderr
 
-    assert command("down", "--state", state).stdout == "down\n"
+    assert call("down").stdout == "down\n"
     assert not members(f"{made.tag}/")
     assert not made.scratch.exists()
-    assert not any(made.memory(node).exists() for node in range(3))
-    assert sorted(p.name for p in state.iterdir()) == ["logs", "mlflow", "shared"]
+    assert not list(Path("/dev/shm").glob(f"*{made.tag}*"))
+    assert sorted(p.name for p in made.home.iterdir()) == ["logs", "mlflow", "shared"]
     return found
 
 
 @pytest.mark.drill
-def test_a_cluster_comes_up_works_and_goes_without_a_trace(state):
-    found = rehearse(state)
-    Path(f"/tmp/mipnet-{tag_of(state)}-luck").unlink()
+def test_a_cluster_comes_up_works_and_goes_without_a_trace(drill, tmp_path):
+    made = cluster(tmp_path)
+    found = rehearse(drill, made)
+    Path(f"/tmp/mipnet-{made.tag}-luck").unlink()
     assert [number for number, *_ in found["visits"]] == ["1", "2"]
     assert found["decoded"] == ["2"]  # the data node
 
 
 @pytest.mark.drill
-@pytest.mark.skipif(os.geteuid() != 0, reason="network and mount namespaces need root")
-@pytest.mark.skipif(shutil.which("ip") is None, reason="needs the command ip (iproute2)")
-def test_isolated_nodes_share_nothing_but_the_storage(state):
-    if subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True).returncode:
-        pytest.skip("this machine does not let root make namespaces")
-    found = rehearse(state, "--isolated")
+@pytest.mark.usefixtures("namespaces")
+@pytest.mark.parametrize("drill", ["isolated"], indirect=True)
+def test_isolated_nodes_share_nothing_but_the_storage(drill, tmp_path):
+    made = cluster(tmp_path, IsolatedCluster)
+    found = rehearse(drill, made)
     assert [(number, text) for number, text, _ in found["visits"]] == [("1", "1"), ("2", "2")]
     assert found["decoded"] == ["2"]
-    network = isolation.Network(tag_of(state))
-    assert not network.namespaces()
-    assert not Path(f"/sys/class/net/{network.bridge}").exists()
+    assert not made.network.namespaces()
+    assert not Path(f"/sys/class/net/{made.network.bridge}").exists()

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from mipnet.commands import ui
-from mipnet.commands.ui import is_loopback, main, require_free
+from mipnet.commands.ui import is_loopback, main
 from mipnet.errors import ConfigError, UserError
+from mipnet.ports import require_free
 from mipnet.storage import Folder
 from mipnet.tracking.tracker import prepare_mlflow
 

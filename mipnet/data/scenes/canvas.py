@@ -5,7 +5,6 @@ Canvases are (HEIGHT, WIDTH, 3) uint8 RGB at the image's own resolution.
 
 from __future__ import annotations
 
-import colorsys
 from functools import cache
 from random import Random
 
@@ -44,11 +43,6 @@ def folds(r: Random) -> np.ndarray:
     return 1.0 + np.float32(0.035) * window(noise_bank()[2], r)
 
 
-def hsv(h: float, s: float, v: float) -> RGB:
-    red, green, blue = colorsys.hsv_to_rgb(h % 1.0, s, v)
-    return 255 * red, 255 * green, 255 * blue
-
-
 def mix(a: RGB, b: RGB, t: float) -> RGB:
     return a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t, a[2] + (b[2] - a[2]) * t
 
@@ -67,21 +61,20 @@ def rect(
     cv2.rectangle(image, (int(x0), int(y0)), (int(x1), int(y1)), colour, thickness)
 
 
+def _fixed(x: float, y: float) -> tuple[int, int]:
+    """In OpenCV's fixed point of ``_SHIFT`` fractional bits."""
+    return int(x * _ONE), int(y * _ONE)
+
+
 def disc(
     image: np.ndarray, x: float, y: float, rx: float, ry: float, colour: RGB, angle: float = 0.0
 ) -> None:
-    cv2.ellipse(
-        image, (int(x * _ONE), int(y * _ONE)), (int(rx * _ONE), int(ry * _ONE)), angle, 0, 360, colour, -1,
-        cv2.LINE_AA, _SHIFT,
-    )  # fmt: skip
+    centre, half_axes = _fixed(x, y), _fixed(rx, ry)
+    cv2.ellipse(image, centre, half_axes, angle, 0, 360, colour, -1, cv2.LINE_AA, _SHIFT)
 
 
 def line(image: np.ndarray, x0: float, y0: float, x1: float, y1: float, colour: RGB, width: float) -> None:
-    cv2.line(
-        image, (int(x0 * _ONE), int(y0 * _ONE)), (int(x1 * _ONE), int(y1 * _ONE)), colour, max(1,
-        round(width)),
-        cv2.LINE_AA, _SHIFT,
-    )  # fmt: skip
+    cv2.line(image, _fixed(x0, y0), _fixed(x1, y1), colour, max(1, round(width)), cv2.LINE_AA, _SHIFT)
 
 
 def rod(image: np.ndarray, x0: float, y0: float, x1: float, y1: float, colour: RGB, width: float) -> None:

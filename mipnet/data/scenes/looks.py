@@ -89,9 +89,13 @@ class Look:
     calf: bool
 
 
-def _bright(r: Random) -> RGB:
-    red, green, blue = colorsys.hsv_to_rgb(r.random(), r.uniform(0.35, 0.75), r.uniform(0.45, 0.92))
+def hsv(h: float, s: float, v: float) -> RGB:
+    red, green, blue = colorsys.hsv_to_rgb(h % 1.0, s, v)
     return 255 * red, 255 * green, 255 * blue
+
+
+def _bright(r: Random) -> RGB:
+    return hsv(r.random(), r.uniform(0.35, 0.75), r.uniform(0.45, 0.92))
 
 
 def _garment(r: Random, palette: tuple[RGB, ...], unlike: RGB = (-255.0, -255.0, -255.0)) -> RGB:
@@ -126,14 +130,8 @@ _STYLES: dict[str, tuple[Ellipsoid, ...]] = {
     "beanie": ((0, 0.052, -0.012, 0.104, 0.108, 0.112),),
     "scarf": ((0, 0.012, -0.026, 0.108, 0.138, 0.108), (0, -0.13, -0.026, 0.1, 0.085, 0.088)),
 }
-_FEMININE = (
-    "long", "long", "long", "bob", "bob", "ponytail", "ponytail", "bun", "short", "afro", "cap", "scarf",
-    "beanie",
-)  # fmt: skip
-_MASCULINE = (
-    "short", "short", "short", "full", "full", "quiff", "quiff", "bald", "afro", "cap", "beanie", "long",
-    "bun",
-)  # fmt: skip
+_FEMININE = (*["long"] * 3, *["bob"] * 2, *["ponytail"] * 2, "bun", "short", "afro", "cap", "scarf", "beanie")
+_MASCULINE = (*["short"] * 3, *["full"] * 2, *["quiff"] * 2, "bald", "afro", "cap", "beanie", "long", "bun")
 
 
 def _patterned(r: Random, base: RGB, alt: RGB) -> Cloth:

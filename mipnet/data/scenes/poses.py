@@ -8,14 +8,13 @@ turns the bend of the elbow toward the middle of the body. Hips flex forward, kn
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 Pair = list[float]
-Arm = tuple[float, float, float, float]  # raise_, plane, twist, elbow
 Range = tuple[float, float]
-Ranges = tuple[Range, Range, Range, Range]  # of an arm's angles: lowest and highest
+Arm = tuple[Range, Range, Range, Range]  # of raise_, plane, twist and elbow
 
 
 def _pair() -> Pair:
@@ -46,42 +45,44 @@ class Pose:
     seat: bool = False
     family: Callable[[Pose, Random], None] | None = None
 
-    def set_arm(self, side: int, arm: Arm) -> None:
-        self.raise_[side], self.plane[side], self.twist[side], self.elbow[side] = arm
+    def set_arm(self, r: Random, side: int, arm: Arm) -> None:
+        """Draw the arm's angles from their ranges."""
+        angles = self.raise_, self.plane, self.twist, self.elbow
+        for angle, limits in zip(angles, arm, strict=True):
+            angle[side] = r.uniform(*limits)
 
 
 # --- arms -----------------------------------------------------------------------------------------------
 
 
-_RELAXED: Ranges = ((5, 16), (0, 50), (-55, -20), (6, 32))
-_ON_HIP: Ranges = ((38, 50), (-12, 4), (-82, -66), (82, 98))
-_CROSSED: Ranges = ((22, 32), (58, 74), (-70, -58), (92, 106))
-_FORWARD: Ranges = ((62, 98), (72, 98), (-45, 0), (6, 48))
-_HUGGING: Ranges = ((32, 80), (48, 80), (-90, -40), (48, 104))
-_EMBRACING: Ranges = ((18, 52), (40, 72), (-70, -25), (72, 112))
-_UP: Ranges = ((138, 172), (0, 90), (-30, 30), (4, 50))
-_WAVING: Ranges = ((75, 108), (-5, 25), (75, 95), (50, 105))
-_SIDEWAYS: Ranges = ((74, 98), (-8, 20), (-30, 60), (0, 25))
-_POINTING: Ranges = ((76, 100), (15, 90), (-30, 30), (0, 10))
-_PHONE: Ranges = ((32, 48), (45, 75), (-10, 12), (124, 136))
-_CARRYING: Ranges = ((8, 24), (65, 92), (-30, -8), (75, 102))
-_THINKING: Ranges = ((26, 38), (72, 88), (-32, -18), (122, 134))
-_ON_HEAD: Ranges = ((112, 132), (10, 45), (60, 85), (108, 128))
-_EASY_ARMS = (*3 * (_RELAXED,), _ON_HIP, _CARRYING, _FORWARD, _WAVING, _POINTING, _PHONE, _THINKING)
+_RELAXED: Arm = ((5, 16), (0, 50), (-55, -20), (6, 32))
+_ON_HIP: Arm = ((38, 50), (-12, 4), (-82, -66), (82, 98))
+_CROSSED: Arm = ((22, 32), (58, 74), (-70, -58), (92, 106))
+_FORWARD: Arm = ((62, 98), (72, 98), (-45, 0), (6, 48))
+_HUGGING: Arm = ((32, 80), (48, 80), (-90, -40), (48, 104))
+_EMBRACING: Arm = ((18, 52), (40, 72), (-70, -25), (72, 112))
+_UP: Arm = ((138, 172), (0, 90), (-30, 30), (4, 50))
+_WAVING: Arm = ((75, 108), (-5, 25), (75, 95), (50, 105))
+_SIDEWAYS: Arm = ((74, 98), (-8, 20), (-30, 60), (0, 25))
+_POINTING: Arm = ((76, 100), (15, 90), (-30, 30), (0, 10))
+_PHONE: Arm = ((32, 48), (45, 75), (-10, 12), (124, 136))
+_CARRYING: Arm = ((8, 24), (65, 92), (-30, -8), (75, 102))
+_THINKING: Arm = ((26, 38), (72, 88), (-32, -18), (122, 134))
+_ON_HEAD: Arm = ((112, 132), (10, 45), (60, 85), (108, 128))
+
+_EASY_ARMS = (
+    *(_RELAXED, _RELAXED, _RELAXED, _ON_HIP, _CARRYING),
+    *(_FORWARD, _WAVING, _POINTING, _PHONE, _THINKING),
+)
 _BIG_ARMS = (_UP, _UP, _WAVING, _SIDEWAYS, _SIDEWAYS, _ON_HEAD, _FORWARD, _POINTING, _ON_HIP)
 
 
-def _arm(r: Random, ranges: Ranges) -> Arm:
-    raise_, plane, twist, elbow = (r.uniform(low, high) for low, high in ranges)
-    return raise_, plane, twist, elbow
+def _arms(p: Pose, r: Random, left: Arm, right: Arm) -> None:
+    p.set_arm(r, 0, left)
+    p.set_arm(r, 1, right)
 
 
-def _arms(p: Pose, r: Random, left: Ranges, right: Ranges) -> None:
-    p.set_arm(0, _arm(r, left))
-    p.set_arm(1, _arm(r, right))
-
-
-def _any_arms(p: Pose, r: Random, choices: tuple[Ranges, ...]) -> None:
+def _any_arms(p: Pose, r: Random, choices: Sequence[Arm]) -> None:
     left = r.choice(choices)
     _arms(p, r, left, left if r.random() < 0.25 else r.choice(choices))
 
@@ -110,8 +111,8 @@ def stand(p: Pose, r: Random) -> None:
 def wave(p: Pose, r: Random) -> None:
     _stance(p, r)
     s = r.randrange(2)
-    p.set_arm(s, _arm(r, r.choice((_WAVING, _UP))))
-    p.set_arm(1 - s, _arm(r, r.choice((_RELAXED, _ON_HIP))))
+    p.set_arm(r, s, r.choice((_WAVING, _UP)))
+    p.set_arm(r, 1 - s, r.choice((_RELAXED, _ON_HIP)))
 
 
 def reach(p: Pose, r: Random) -> None:
@@ -120,23 +121,16 @@ def reach(p: Pose, r: Random) -> None:
     p.hip[0] += p.lean
     p.hip[1] += p.lean
     s = r.randrange(2)
-    p.set_arm(s, _arm(r, r.choice((_FORWARD, _UP, _POINTING))))
-    p.set_arm(1 - s, _arm(r, r.choice((_FORWARD, _RELAXED))))
+    p.set_arm(r, s, r.choice((_FORWARD, _UP, _POINTING)))
+    p.set_arm(r, 1 - s, r.choice((_FORWARD, _RELAXED)))
 
 
 def _gait(p: Pose, r: Random, front: int, swing: float, elbow: float) -> None:
     """Arms swing against the legs; the chest turns with them."""
     p.spin = r.uniform(3, 12) * (1 if front == 0 else -1)
     for s in (0, 1):
-        p.set_arm(
-            s,
-            (
-                swing * (-0.8 if s == front else 1.0),
-                r.uniform(78, 96),
-                r.uniform(-30, -8),
-                elbow + r.uniform(-8, 8),
-            ),
-        )
+        p.raise_[s], p.plane[s] = swing * (-0.8 if s == front else 1.0), r.uniform(78, 96)
+        p.twist[s], p.elbow[s] = r.uniform(-30, -8), elbow + r.uniform(-8, 8)
         p.spread[s], p.toe_out[s] = r.uniform(0, 4), r.uniform(0, 10)
 
 

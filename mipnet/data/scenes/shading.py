@@ -250,10 +250,7 @@ def _head(at: _Surface, build: Build, look: Look) -> None:
     eye_y = (uy - 0.11) * (1 / 0.135)
     at.paint(front & (eye_x * eye_x + eye_y * eye_y < 1), (244.0, 242.0, 238.0))
     at.paint(front & (eye_x * eye_x * 3.2 + eye_y * eye_y < 0.95), face.iris)
-    at.paint(
-        front & (np.abs(side - 0.39) < 0.25) & (np.abs(uy - 0.345 + 0.1 * side) < 0.055),
-        brow_hair,
-    )
+    at.paint(front & (np.abs(side - 0.39) < 0.25) & (np.abs(uy - 0.345 + 0.1 * side) < 0.055), brow_hair)
     if face.glasses:
         ring = ((side - 0.4) * (1 / 0.3)) ** 2 + ((uy - 0.1) * (1 / 0.24)) ** 2
         at.paint(

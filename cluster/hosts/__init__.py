@@ -1,1 +1,0 @@
-"""What ``cluster/local.py`` is made of."""
