@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +21,7 @@ from mipnet.storage import Folder, default_storage
 if TYPE_CHECKING:
     from mipnet.data.records import CocoFile
     from mipnet.inference.entries import Entry
+    from mipnet.inference.evaluate import Found
 
 say_once = functools.cache(say)
 CONFIG_HELP = "YAML file of settings on top of the preset; flags win over it"
@@ -96,7 +97,7 @@ def usable_model(uri: str, storage: Folder) -> tuple[Folder, Config]:
         UserError: there is no such model, or it cannot be used.
     """
     from mipnet.models.weights import load_model
-    from mipnet.tracking.registry import model_config, resolve_model
+    from mipnet.registry.resolve import model_config, resolve_model
 
     model = resolve_model(uri, storage)
     config = replace(model_config(model), resources=ResourcesConfig())
@@ -120,14 +121,22 @@ def in_storage(model: Folder, storage: Folder) -> Folder:
     return copy
 
 
-def data_folder(config: Config, storage: Folder, plain: bool = False) -> Folder:
-    """The data set's folder; the generated benchmark is rendered if it is not there."""
+def data_place(config: Config, storage: Folder) -> tuple[Folder, bool]:
+    """The data set's folder, and whether it is the generated benchmark and still has to be rendered."""
     if not config.data.generated:
-        return Folder.of(config.data.root)
-    from mipnet.data.generate import benchmark_name, generate
+        return Folder.of(config.data.root), False
+    from mipnet.data.generate import benchmark_name
 
     folder = storage.join("data").join(benchmark_name(config.scenes))
-    if not folder.exists("manifest.json"):
+    return folder, not folder.exists("manifest.json")
+
+
+def data_folder(config: Config, storage: Folder, plain: bool = False) -> Folder:
+    """The data set's folder; the generated benchmark is rendered if it is not there."""
+    folder, missing = data_place(config, storage)
+    if missing:
+        from mipnet.data.generate import generate
+
         say(f"rendering the benchmark into {folder.uri}")
         with Progress("rendering", "scene", plain) as progress:
             generate(config.scenes, storage, progress.update)
@@ -148,6 +157,24 @@ def open_splits(config: Config, data: Folder, splits: Sequence[str]) -> dict[str
 def one_image_each(files: Mapping[str, CocoFile]) -> list[str]:
     """An image of each split, or a tile, to ask other nodes for."""
     return [str(file.people()[0].pictures.uris[0]) for file in files.values()]
+
+
+def predict_all(
+    model: Folder,
+    config: Config,
+    data: Folder,
+    files: Mapping[str, CocoFile],
+    unreadable: Callable[[list[str]], object],
+    plain: bool,
+) -> Found:
+    """The poses of all splits in the boxes of ``config.data``; progress in plain lines if ``plain``."""
+    from mipnet.inference.evaluate import predict_splits
+
+    evaluation, sources, resources = config.evaluation, config.data.boxes, config.resources
+    with Progress("evaluating", "box", plain) as progress:
+        return predict_splits(
+            model, config, evaluation, data, files, sources, resources, progress.update, unreadable
+        )
 
 
 def ceilings(config: Config, files: Mapping[str, CocoFile]) -> dict[str, float]:
