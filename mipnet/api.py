@@ -36,7 +36,7 @@ def load_predictor(
     import torch
 
     from mipnet.inference.image_predictor import ImagePredictor
-    from mipnet.tracking.registry import resolve_model
+    from mipnet.registry.resolve import resolve_model
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -41,11 +41,20 @@ class DataError(UserError):
 
 NAMED = 5
 """So many examples of a fault are named."""
+LONGEST_LINE = 120
+"""Characters of another program's error in a message of ours."""
 
 
 def first_few(names: Sequence[str], most: int = NAMED) -> str:
     """Names for a message: the first of them, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong in one line of at most 120 characters: network errors say the same over and over."""
+    text = str(error).strip()
+    line = text.splitlines()[0] if text else type(error).__name__
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…"
 
 
 def nearest(word: str, choices: Iterable[object]) -> str:

@@ -23,8 +23,8 @@ import pytest
 
 from mipnet.data.crops import decode_image
 from mipnet.inference.image_predictor import ImagePredictor
+from mipnet.registry.register import register_model
 from mipnet.storage import Folder
-from mipnet.tracking.registry import register_model
 from mipnet.tracking.tracker import prepare_mlflow
 
 BOXES: list[Any] = [

@@ -29,8 +29,8 @@ from mipnet.errors import UserError
 from mipnet.models.build import build_model
 from mipnet.models.weights import save_model
 from mipnet.raysession import Growth, check_room
+from mipnet.registry import store
 from mipnet.storage import Folder
-from mipnet.tracking import registry
 
 ANNOTATIONS = "annotations/person_keypoints_train.json"
 Break = Callable[[Path], object]
@@ -539,7 +539,7 @@ def test_something_that_is_no_ray(
 def test_a_model_server_that_hangs(
     silent: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "SECONDS_TO_ANSWER", 0.3)
+    monkeypatch.setattr(store, "SECONDS_TO_ANSWER", 0.3)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{silent}")
     assert main(f"evaluate models:/mipnet@champion --storage {place}/storage".split()) != 0
     message = f"no MLflow server answers at http://{silent} (timed out); check MLFLOW_TRACKING_URI"

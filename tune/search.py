@@ -113,7 +113,7 @@ def with_found_start(config: Config, storage: Folder) -> Config:
     if not init or init.startswith(("models:", "runs:")):
         return config
     from mipnet.models.importing import is_checkpoint
-    from mipnet.tracking.registry import resolve_model
+    from mipnet.registry.resolve import resolve_model
 
     if is_checkpoint(init):
         return config

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mipnet.inference.tables import aligned
+from mipnet.formats import aligned
 
 Way = Callable[[], float | tuple[float, float]]
 """Does the work once and returns how much it was, in the units of the table (samples, crops); with it the

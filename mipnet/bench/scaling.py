@@ -17,7 +17,7 @@ from mipnet.data.capacity import capacity
 from mipnet.data.records import People
 from mipnet.data.windows import WindowPlan
 from mipnet.errors import ConfigError
-from mipnet.inference.tables import aligned
+from mipnet.formats import aligned
 from mipnet.machine import cores
 from mipnet.storage import Folder
 from mipnet.training.trainer import fit

@@ -92,7 +92,7 @@ def usable_model(uri: str, storage: Folder) -> tuple[Folder, Config]:
         UserError: there is no such model, or it cannot be used.
     """
     from mipnet.models.weights import load_model
-    from mipnet.tracking.registry import model_config, resolve_model
+    from mipnet.registry.resolve import model_config, resolve_model
 
     model = resolve_model(uri, storage)
     config = replace(model_config(model), resources=ResourcesConfig())

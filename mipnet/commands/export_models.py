@@ -32,7 +32,7 @@ def main(command: str, argv: Sequence[str]) -> int:
 
     from mipnet.models.importing import export_checkpoint
     from mipnet.models.weights import read_description
-    from mipnet.tracking.registry import resolve_model
+    from mipnet.registry.resolve import resolve_model
 
     storage = storage_named(options.storage)
     with TemporaryDirectory() as scratch:

@@ -25,7 +25,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     from mipnet.bench.inference import difference, repeat, trained, ways
     from mipnet.bench.rounds import in_turns, measured, table
     from mipnet.bench.step import PLAIN, random_batch
-    from mipnet.inference.tables import aligned
+    from mipnet.formats import aligned
 
     device, batch, facts = begin(options, config)
     config = replace(config, evaluation=replace(config.evaluation, flip_test=options.flip))

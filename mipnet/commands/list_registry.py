@@ -3,52 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mipnet.commands.common import STORAGE_HELP
-from mipnet.config import preset
-from mipnet.config.flags import option, parse, say
+from mipnet.commands.registry_flags import RegistryOptions, named_registry
+from mipnet.config.flags import say
 from mipnet.formats import aligned
-from mipnet.storage import storage_named
-from mipnet.tracking.champions import moves
-from mipnet.tracking.versions import RESULT, Registry, Version, moment, open_registry
+from mipnet.registry.champion import champions, decision_line
+from mipnet.registry.lineage import RESULT, moment
+from mipnet.registry.store import Registry, number_of
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 COLUMNS = ("version", "alias", "registered", "run", "preset", "occlusion AP", "decision")
 
 
-@dataclass(frozen=True)
-class Options:
-    """Flags of ``mipnet registry list``."""
-
-    name: str = option("mipnet", "name of the registered model")
-    storage: str = option("", STORAGE_HELP)
-
-
 def main(command: str, argv: Sequence[str]) -> int:
     """One line a version, the newest first, then the champions in their order."""
-    options, _ = parse(command, "The versions of a model.", Options, [], preset("tiny"), argv)
-    storage = storage_named(options.storage)
-    with open_registry(storage, options.name) as registry:
-        rows: list[Sequence[str]] = [COLUMNS, *(row(registry, version) for version in registry.versions())]
-        done = moves(registry)
+    with named_registry(command, "The versions of a model.", RegistryOptions, argv) as (registry, _, _):
+        versions, line = registry.versions(), champions(registry)
+        rows = [COLUMNS, *(row(registry, version) for version in versions)]
     say("\n".join(aligned(rows, len(COLUMNS))))
-    if done:
+    if line:
         say("\nchampions")
-    for move in done:
-        how = f" ({move.decision})" if move.decision else ""
-        say(f"  {move.at}  {move.action} {move.previous or 'none'} -> {move.version}{how} by {move.by}")
+    decisions = {number_of(version): decision_line(version) for version in versions}
+    for number in line:
+        say(f"  {number}  {decisions.get(number, 'deleted')}".rstrip())
     return 0
 
 
-def row(registry: Registry, version: Version) -> tuple[str, ...]:
+def row(registry: Registry, version: ModelVersion) -> tuple[str, ...]:
     """The cells of one version; "-" where nobody knows."""
-    run = registry.run_of(version)
+    run, tags = registry.run_of(version), version.tags
     ap = run.data.metrics.get(RESULT) if run else None
-    tags = version.tags
     return (
-        str(version.number),
+        str(version.version),
         ", ".join(version.aliases) or "-",
-        moment(version.created),
+        moment(version.creation_timestamp),
         tags.get("run") or (run.info.run_name if run else None) or "-",
         tags.get("preset", "-"),
         "-" if ap is None else f"{100 * ap:.1f}",

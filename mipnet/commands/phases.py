@@ -32,13 +32,14 @@ from mipnet.inference.tables import table
 from mipnet.models.costs import count_parameters
 from mipnet.models.importing import import_checkpoint, is_checkpoint
 from mipnet.models.starting import start_from_folder
+from mipnet.registry.register import register_model
+from mipnet.registry.resolve import resolve_model
 from mipnet.report.crops import training_grid
 from mipnet.report.page import write_report
 from mipnet.report.pictures import Which, example_grid
 from mipnet.runs import MODEL, RESULTS, TRAINING, Run
 from mipnet.storage import Folder
 from mipnet.tracking.datasets import describe_datasets
-from mipnet.tracking.registry import register_model, resolve_model
 from mipnet.tracking.tracker import Tracker, tracking_uri
 from mipnet.training.checkpoint import HISTORY, folder_name, model_from_config
 from mipnet.training.trainer import Rows, make_plan, position, train

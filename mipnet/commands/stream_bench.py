@@ -194,7 +194,7 @@ def bench_ray(cutter: WindowCutter, options: Options) -> dict[str, Any]:
 
     from mipnet.bench.rounds import in_turns, measured, table
     from mipnet.bench.streaming import bare, stream
-    from mipnet.inference.tables import aligned
+    from mipnet.formats import aligned
 
     reference, plan, cores = ray.put(cutter), cutter.plan, options.cores
     runs: list[Streamed] = []

@@ -35,7 +35,7 @@ def main(command: str, argv: Sequence[str]) -> int:
         command, "What a network is and what it costs.", Options, ["model", "input"], base, argv
     )
     if options.model:
-        from mipnet.tracking.registry import model_config, resolve_model
+        from mipnet.registry.resolve import model_config, resolve_model
 
         storage = storage_named(options.storage)
         base = model_config(resolve_model(options.model, storage))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def evaluate_crowdpose(
         "AR50": coco.mean_present(recall[0]),
         "AR75": coco.mean_present(recall[5]),
     }
-    for level, image_ids in _levels(annotations).items():
+    for level, image_ids in crowd_levels(annotations).items():
         subset = coco.run_evaluation(ground_truth, poses, sigmas, image_ids, ALL_SIZES).eval
         metrics[f"AP_{level}"] = round(coco.mean_present(subset["precision"]), 4)
     return metrics
@@ -59,7 +60,12 @@ def _with_area(person: dict[str, Any]) -> dict[str, Any]:
     return {**person, "area": AREA_FRACTION * person["bbox"][2] * person["bbox"][3]}
 
 
-def _levels(annotations: dict[str, Any]) -> dict[str, list[int]]:
+def crowd_levels(annotations: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The ids of the images of each level, easy, medium and hard, by ``crowdIndex``.
+
+    Raises:
+        DataError: an image has none.
+    """
     levels: dict[str, list[int]] = {"easy": [], "medium": [], "hard": []}
     for image in annotations["images"]:
         if "crowdIndex" not in image:

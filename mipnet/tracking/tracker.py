@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mipnet.errors import first_line
 from mipnet.storage import Folder, default_storage
 from mipnet.tracking.datasets import dataset_inputs
 
@@ -194,11 +195,11 @@ class Tracker:
                     if len(batch) > 1:  # find the one that it is about
                         most = 1
                         continue
-                    self.refused.append(_first_line(error))  # or all that comes after it would wait for ever
+                    self.refused.append(first_line(error))  # or all that comes after it would wait for ever
                 del self._unsent[: len(batch)]
             self._failures = 0
         except Exception as error:  # whatever the server does, training goes on
-            self.problem = _first_line(error)
+            self.problem = first_line(error)
             self._not_before = time.monotonic() + RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)]
             self._failures += 1
 
@@ -294,9 +295,3 @@ def _is_refusal(error: Exception) -> bool:
     """Whether the server understood and will never take it, or what was to be sent is no longer there."""
     invalid = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
     return invalid or isinstance(error, FileNotFoundError)
-
-
-def _first_line(error: Exception) -> str:
-    """What went wrong in at most 120 characters: network errors tell the same thing over and over."""
-    line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return line if len(line) <= 120 else f"{line[:119]}…"

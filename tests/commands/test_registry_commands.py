@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,13 +18,14 @@ from registering import own_truth
 from mipnet import raysession
 from mipnet.cli import main
 from mipnet.commands.common import in_storage, open_splits
-from mipnet.commands.comparing import identity, key_of, tolerance_of
+from mipnet.commands.registry_flags import tolerance_of
 from mipnet.config import Config
 from mipnet.errors import ConfigError
 from mipnet.evaluation.protocols import METRICS
+from mipnet.registry.champion import champions
+from mipnet.registry.compare import evaluation_path, identity
+from mipnet.registry.store import number_of, open_registry
 from mipnet.storage import Folder
-from mipnet.tracking.champions import moves
-from mipnet.tracking.versions import open_registry
 
 Register = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -48,9 +50,10 @@ def evaluated(register: Register, model_store: Folder, small_config: Config) -> 
             number = register(name, occlusion_ap=overlap)
             values = {**dict.fromkeys(METRICS["coco"], 0.5), "AP": easy, "AP_overlap": overlap}
             with open_registry(model_store, name) as registry:
-                about = about_evaluation(small_config)
+                version = registry.find(str(number))
                 metrics = {f"train/gt/merged/{metric}": value for metric, value in values.items()}
-                registry.keep_evaluation(registry.find(str(number)), key_of(about), about, metrics)
+                path = evaluation_path(version, about_evaluation(small_config))
+                registry.keep(version, path, {"metrics": metrics})
         return name
 
     return make
@@ -67,8 +70,7 @@ def registry_command(store: Folder, name: str, *argv: str) -> int:
 
 def champion(store: Folder, name: str) -> int:
     with open_registry(store, name) as registry:
-        found = registry.champion()
-    return found.number if found else 0
+        return number_of(registry.champion())
 
 
 def test_the_first_champion_needs_only_an_evaluation(
@@ -104,13 +106,9 @@ def test_a_worse_one_is_refused_with_the_table_and_forced_if_asked(
     with open_registry(model_store, name) as registry:
         tags = registry.find("2").tags
         assert (tags["promotion"], tags["promotion.against"]) == ("refused", "1")
-        (path,) = [
-            file.path
-            for file in registry.client.list_artifacts(registry.find("2").run_id, "promotion")
-            if file.path.endswith(".md")
-        ]
-        assert tags["promotion.record"].endswith(path)
-        assert len(moves(registry)) == 1
+        (file,) = registry.client.list_artifacts(registry.find("2").run_id, "promotion")
+        assert tags["promotion.record"].endswith(file.path)
+        assert champions(registry) == [1]
     assert registry_command(model_store, name, *argv, "--force") == 0
     said = capsys.readouterr()
     assert "forced although occlusion AP falls by 10.00" in said.out
@@ -133,13 +131,33 @@ def test_a_better_one_replaces_it_and_rollback_brings_it_back(
     assert registry_command(model_store, name, "list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:2] == ["2", "candidate"]
-    assert lines[1].split()[-2:] == ["31.0", "accepted"]
+    assert lines[1].split()[-3:] == ["31.0", "rolled", "back"]
     assert lines[2].split()[:2] == ["1", "champion"]
-    assert [" ".join(line.split()[1:5]) for line in lines[5:]] == [
-        "promote none -> 1",
-        "promote 1 -> 2",
-        "rollback 2 -> 1",
-    ]
+    assert lines[3:5] == ["", "champions"]
+    (only,) = lines[5:]
+    assert only.startswith("  1  accepted against none, 20")
+
+
+def test_list_tells_the_line_of_champions(
+    evaluated: Callable[..., str], model_store: Folder, capsys: Capture
+) -> None:
+    name = evaluated("line", (0.30, 0.70), (0.31, 0.71), (0.20, 0.71))
+    for argv in (("1",), ("2",), ("3", "--tolerance", "1", "--force")):
+        assert registry_command(model_store, name, "promote", *argv) == 0
+    with open_registry(model_store, name) as registry:
+        registry.client.delete_model_version(name, "2")
+    capsys.readouterr()
+    assert registry_command(model_store, name, "list") == 0
+    lines = capsys.readouterr().out.splitlines()[-4:]
+    assert lines[0] == "champions"
+    assert lines[1].startswith("  1  accepted against none, ")
+    assert lines[2] == "  2  deleted"
+    assert lines[3].startswith("  3  forced against 2, ")
+    assert lines[3].endswith(": occlusion AP falls by 11.00 (tolerance 1.00)")
+    assert registry_command(model_store, name, "rollback") == 0
+    assert capsys.readouterr().out == (
+        f"version 2 was deleted and is passed over\nchampion  {name} version 1\nbefore    version 3\n"
+    )
 
 
 def test_compare_decides_nothing(evaluated: Callable[..., str], model_store: Folder, capsys: Capture) -> None:
@@ -161,7 +179,7 @@ def test_a_champion_that_changes_during_the_comparison_stops_the_promotion(
     evaluated: Callable[..., str], model_store: Folder, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mipnet.commands import promote_registry
-    from mipnet.tracking.versions import CHAMPION
+    from mipnet.registry.store import CHAMPION
 
     name = evaluated("race", (0.30, 0.70), (0.31, 0.70), (0.32, 0.70))
     assert registry_command(model_store, name, "promote", "1") == 0
@@ -179,11 +197,10 @@ def test_a_champion_that_changes_during_the_comparison_stops_the_promotion(
 
 def test_an_evaluation_holds_for_its_data_and_settings_only(small_config: Config, tmp_path: Path) -> None:
     about = about_evaluation(small_config)
-    known = key_of(about)
     bigger = replace(small_config.evaluation, batch_size=99)
-    assert key_of(about_evaluation(replace(small_config, evaluation=bigger))) == known
+    assert about_evaluation(replace(small_config, evaluation=bigger)) == about
     other = replace(small_config.evaluation, discount=0.1)
-    assert key_of(about_evaluation(replace(small_config, evaluation=other))) != known
+    assert about_evaluation(replace(small_config, evaluation=other)) != about
     root = Path(shutil.copytree(small_config.data.root, tmp_path / "data"))
     path = root / "annotations" / "person_keypoints_train.json"
     content = json.loads(path.read_text())
@@ -193,6 +210,17 @@ def test_an_evaluation_holds_for_its_data_and_settings_only(small_config: Config
     changed = about_evaluation(moved)
     assert changed["boxes"] != about["boxes"]
     assert list(changed["annotations"].values()) != list(about["annotations"].values())
+
+
+def test_evaluations_lie_under_what_they_depend_on() -> None:
+    class Fourth:
+        version = "4"
+
+    found = [evaluation_path(Fourth(), {"b": value, "a": 1}) for value in (1, 2)]
+    assert evaluation_path(Fourth(), {"a": 1, "b": 1}) == found[0] != found[1]
+    # Where commit 3205fb3 kept it: what it has evaluated is not evaluated again.
+    digest = hashlib.sha256(b'{"a": 1, "b": 1}').hexdigest()[:12]
+    assert found[0] == f"evaluations/version-4-{digest}.json"
 
 
 def test_a_model_from_elsewhere_is_copied_to_where_every_node_sees_it(

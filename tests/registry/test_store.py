@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from mipnet.errors import UserError
+from mipnet.registry.lineage import lineage
+from mipnet.registry.store import open_registry, shown
 from mipnet.storage import Folder
-from mipnet.tracking.versions import Lineage, open_registry, shown
 
 Register = Callable[..., int]
 
@@ -18,17 +19,44 @@ def test_a_version_goes_by_many_names(register: Register, model_store: Folder) -
     for seed in range(2):
         register("names", seed)
     with open_registry(model_store, "names") as registry:
-        first, second = sorted(registry.versions(), key=lambda v: v.number)
+        second, first = registry.versions()
+        assert (int(first.version), int(second.version)) == (1, 2)
         for word in ("1", "models:/names/1", "names-0", first.run_id):
             assert registry.find(word) == first
         for word in ("2", "candidate", "@candidate", "models:/names@candidate"):
             assert registry.find(word) == second
-        assert (first.label, second.label) == ("1", "2 candidate")
+        assert (first.aliases, second.aliases) == ([], ["candidate"])
         assert registry.champion() is None
         with pytest.raises(UserError, match=r"names has no version 'candidat'; did you mean 'candidate'\?"):
             registry.find("candidat")
         with pytest.raises(UserError, match=r"names has no version 'models:/other/1'"):
             registry.find("models:/other/1")
+        with pytest.raises(UserError, match=r"names has no version ''"):
+            registry.find("")
+
+
+def test_the_newest_of_a_runs_versions_is_meant(register: Register, model_store: Folder) -> None:
+    register("twice")
+    with open_registry(model_store, "twice") as registry:
+        first = registry.find("1")
+        registry.client.create_model_version("twice", "models:/twice/1", first.run_id)
+        assert int(registry.find(first.run_id).version) == 2
+
+
+def test_one_of_more_models_than_mlflow_lists_at_a_time_is_found(
+    register: Register, model_store: Folder, tmp_path: Path
+) -> None:
+    register("zebra")
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    for number in range(100):
+        client.create_registered_model(f"many-{number:03}")
+    assert "zebra" not in [model.name for model in client.search_registered_models()]
+    with open_registry(model_store, "zebra") as registry:
+        assert int(registry.find("candidate").version) == 1
+    for number in range(100):
+        client.delete_registered_model(f"many-{number:03}")
 
 
 def test_lineage_leads_to_the_run_and_back(register: Register, model_store: Folder) -> None:
@@ -42,7 +70,7 @@ def test_lineage_leads_to_the_run_and_back(register: Register, model_store: Fold
     register("lineage", tags=tags, occlusion_ap=0.123)
     with open_registry(model_store, "lineage") as registry:
         version = registry.find("1")
-        rows = dict(Lineage(registry, version).rows())
+        rows = dict(lineage(registry, version))
         run = registry.client.get_run(version.run_id)
     assert rows["run"].startswith(f"lineage-0 ({version.run_id}), finished ")
     assert (rows["git commit"], rows["search"], rows["experiment"]) == ("abc123-dirty", "a-search", "small")
@@ -74,19 +102,33 @@ def test_lineage_names_the_search_and_the_data(register: Register, model_store: 
             "context": "training",
         }
         registry.client.log_inputs(child.run_id, dataset_inputs([dataset]))
-        rows = dict(Lineage(registry, child).rows())
+        rows = dict(lineage(registry, child))
     assert rows["search"] == f"parents-0 ({parent})"
     assert rows["data"] == "set/train digest 0123456789ab (training)"
 
 
-def test_an_evaluation_is_kept_under_what_it_depends_on(register: Register, model_store: Folder) -> None:
+def test_a_version_whose_run_is_gone_still_has_a_lineage(register: Register, model_store: Folder) -> None:
+    register("gone")
+    with open_registry(model_store, "gone") as registry:
+        version = registry.find("1")
+        version._run_id = "0123"  # as after mlflow gc
+        assert registry.run_of(version) is None
+        rows = dict(lineage(registry, version))
+        assert rows["run"] == "0123 (gone)"
+        assert rows["weights"] == "models:/gone/1"
+        assert registry.kept(version, "evaluations/x.json") is None
+        assert registry.keep(version, "evaluations/x.json", {}) == ""
+
+
+def test_what_is_kept_with_a_version_is_read_back(register: Register, model_store: Folder) -> None:
     register("kept")
     with open_registry(model_store, "kept") as registry:
         version = registry.find("1")
-        assert registry.kept_evaluation(version, "aaa") is None
-        registry.keep_evaluation(version, "aaa", {"boxes": "x"}, {"s/gt/merged/AP": 0.5})
-        assert registry.kept_evaluation(version, "aaa") == {"s/gt/merged/AP": 0.5}
-        assert registry.kept_evaluation(version, "bbb") is None
+        assert registry.kept(version, "evaluations/a.json") is None
+        where = registry.keep(version, "evaluations/a.json", {"metrics": {"s/gt/merged/AP": 0.5}})
+        assert where == f"runs:/{version.run_id}/evaluations/a.json"
+        assert registry.kept(version, "evaluations/a.json") == {"metrics": {"s/gt/merged/AP": 0.5}}
+        assert registry.kept(version, "evaluations/b.json") is None
 
 
 def test_what_is_not_there_is_one_line(

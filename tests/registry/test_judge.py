@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from mipnet.config.presets import DATASETS
 from mipnet.config.schema import DataConfig
-from mipnet.evaluation.promotion import (
-    comparison_table,
-    easy_ap,
-    figures,
-    judge,
-    people_behind,
-    seed_noise,
-)
+from mipnet.registry.judge import comparison_table, easy_ap, judge, people_behind, seed_noise
 
 GENERATED = DataConfig(evaluate=("easy", "hard"), boxes=("gt", "det5"))
 
@@ -50,24 +44,23 @@ def people(count: int) -> dict[str, dict]:
 )
 def test_either_figure_may_fall_by_the_noise_and_no_more(hard: float, easy: float, reason: str) -> None:
     found = judge(GENERATED, metrics(hard, easy), metrics(0.30, 0.70), people(900))
-    assert found.accepted is not bool(reason)
+    assert bool(found.reason) is bool(reason)
     assert found.reason.startswith(reason)
 
 
 def test_a_given_tolerance_holds_for_any_number_of_people() -> None:
     for tolerance, accepted in ((0.0, False), (4.9, False), (5.1, True)):
         found = judge(GENERATED, metrics(0.25, 0.70), metrics(0.30, 0.70), people(3), tolerance)
-        assert found.accepted is accepted
+        assert (not found.reason) is accepted
     assert "30.0 -> 25.0 (-5.00, may fall by 5.10)" in found.lines[0]
 
 
 def test_the_first_champion_needs_only_a_complete_evaluation() -> None:
-    assert judge(GENERATED, metrics(0.0, 0.0), None, people(5)).accepted
+    assert judge(GENERATED, metrics(0.0, 0.0), None, people(5)).reason == ""
     incomplete = {k: v for k, v in metrics(0.3, 0.7).items() if not k.startswith("easy/gt")}
     found = judge(GENERATED, incomplete, None, people(5))
     assert found.reason == "the evaluation is not complete: it lacks easy in gt boxes"
     nothing = judge(GENERATED, {}, None, people(5))
-    assert not nothing.accepted
     assert "occlusion AP, easy AP" in nothing.reason
 
 
@@ -85,13 +78,19 @@ def test_noise_shrinks_with_the_people_down_to_that_of_the_networks() -> None:
 
 
 def test_what_is_easy_depends_on_the_data_set() -> None:
-    found = easy_ap(GENERATED, metrics(0.3, 0.7))
-    assert (found.value, found.name) == (0.7, "easy AP (AP of easy in gt boxes)")
+    assert easy_ap(GENERATED, metrics(0.3, 0.7)) == ("easy", "gt", "AP")
+    assert easy_ap(GENERATED, {"hard/gt/merged/AP": 0.1}) == ("", "", "AP")
     crowds = {"val/gt/merged/AP_easy": 0.1, "test/gt/merged/AP_easy": 0.8, "test/det/merged/AP_easy": 0.6}
-    assert easy_ap(DATASETS["crowdpose"], crowds).value == 0.8
+    assert easy_ap(DATASETS["crowdpose"], crowds) == ("test", "gt", "AP_easy")
     coco = {"val2017/det/merged/AP": 0.75, "val2017/det/merged/AP_overlap": 0.6}
-    assert easy_ap(DATASETS["coco"], coco).value == 0.75
-    assert list(figures(DATASETS["ochuman"], {"val/gt/merged/AP": 0.4})) == ["occlusion AP"]
+    assert easy_ap(DATASETS["coco"], coco) == ("val2017", "det", "AP")
+
+
+def test_nobody_in_ochuman_is_easy() -> None:
+    data = replace(DATASETS["ochuman"], evaluate=("val",), boxes=("gt",))
+    found = judge(data, {"val/gt/merged/AP": 0.4}, None, {"val": people(3)["hard"]})
+    assert [(figure.kind, figure.candidate) for figure in found.figures] == [("occlusion AP", 40.0)]
+    assert found.lines == ["occlusion AP (AP of val in gt boxes): 40.0"]
 
 
 def test_the_people_behind_a_figure() -> None:
@@ -105,10 +104,10 @@ def test_the_people_behind_a_figure() -> None:
     ]
     images = [{"id": 1, "crowdIndex": 0.1}, {"id": 2, "crowdIndex": 0.9}]
     content = {"annotations": listed, "images": images}
-    assert people_behind(GENERATED, "AP", content) == 3
-    assert people_behind(DATASETS["coco"], "AP_overlap", content) == 1
-    assert people_behind(DATASETS["crowdpose"], "AP_easy", content) == 2
-    assert people_behind(DATASETS["crowdpose"], "AP_hard", content) == 1
+    assert people_behind("AP", content) == 3
+    assert people_behind("AP_overlap", content) == 1
+    assert people_behind("AP_easy", content) == 2
+    assert people_behind("AP_hard", content) == 1
 
 
 def test_the_table_has_both_and_their_difference() -> None:
