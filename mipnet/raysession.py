@@ -112,8 +112,8 @@ def connect(resources: ResourcesConfig, verbose: bool = False, window: int = 0) 
 
 
 def _local_store(window: int, tasks: int) -> float:
-    """Bytes for a local object store: never more than Ray itself would take (30 % of the memory that is free),
-    nor than /dev/shm has (a larger store Ray would put on the disk; on a Mac it takes 2 GiB at most)."""
+    """Bytes for a local object store: never more than Ray itself would take (30 % of the free memory), nor
+    than /dev/shm has (a larger store Ray would put on the disk; on a Mac it takes 2 GiB at most)."""
     from mipnet.data.capacity import store_for
 
     shared = 0.95 * shutil.disk_usage("/dev/shm").free if sys.platform == "linux" else 2.0 * 2**30
