@@ -274,10 +274,10 @@ def look_after(options: argparse.Namespace) -> int:
         if status.is_terminal():
             raise UserError(f"job {options.id} has ended ({status.value.lower()})")
         client.stop_job(options.id)
-    if status.is_terminal() or options.verb == "stop":
-        return ended(client, options.id)
-    say(f"job {options.id}: {status.value.lower()}")
-    return 0
+    elif not status.is_terminal():
+        say(f"job {options.id}: {status.value.lower()}")
+        return 0
+    return ended(client, options.id)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -10,15 +10,7 @@ from typing import Any
 
 import ray
 from ray.train import Checkpoint as RayCheckpoint
-from ray.train import (
-    CheckpointConfig,
-    FailureConfig,
-    Result,
-    RunConfig,
-    ScalingConfig,
-    UserCallback,
-    ValidationConfig,
-)
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
 from mipnet.config import Config, to_dict
@@ -163,7 +155,7 @@ def train(
                 num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
             ),
         ),
-        validation_config=ValidationConfig(fn=validate, ray_remote_kwargs={"num_cpus": 0}),
+        validation_config=ray.train.ValidationConfig(fn=validate, ray_remote_kwargs={"num_cpus": 0}),
     )
     try:
         result = trainer.fit()
