@@ -24,13 +24,13 @@ import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from mipnet.config.flags import say
 from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError, mendable, nearest
-from mipnet.raysession import Growth, check_room, named_types
+from mipnet.raysession import NODE_GROUP, Growth, check_room
 from mipnet.tracking.provenance import COMMIT, source_commit
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -53,7 +53,7 @@ def submit(options: argparse.Namespace, flags: Sequence[str]) -> int:
     """Submit a job; its exit status, or 0 at once with ``--no-wait``."""
     resources = read_resources(options.verb, flags)
     client = connect(options.address)
-    check_cluster(client, resources)
+    check_cluster(options.address, resources)
     entrypoint = shlex.join(["python", f"jobs/{options.verb}.py", *flags])
     runtime = {"working_dir": str(PROJECT), "excludes": NOT_PACKED, "env_vars": environment(options.env)}
     job = send(client, entrypoint=entrypoint, submission_id=options.id or None, runtime_env=runtime)
@@ -115,8 +115,7 @@ def connect(address: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.job_submission import JobSubmissionClient
 
-    for name in [name for name in logging.root.manager.loggerDict if name.startswith("ray")]:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)  # Ray's loggers have levels of their own
     try:
         return JobSubmissionClient(address)
     except Exception as error:  # requests, Ray's authentication and its version check each have their own
@@ -125,12 +124,10 @@ def connect(address: str) -> Any:
 
 def refusal(error: Exception, address: str = "") -> UserError:
     """What the job server, or the way to it, said, as one line without a token."""
-    known = mendable(error)
-    if known is not None:
+    if known := mendable(error):
         return known
-    text = re.sub(r"(?i)(bearer|token[=:]?)\s+\S{8,}", r"\1 …", str(error))
-    line = next((line for line in text.splitlines() if line.strip()), type(error).__name__).strip()
-    if "401" in text or "403" in text or "uthentication" in text or "AuthToken" in type(error).__name__:
+    text = re.sub(r"(?i)(bearer|token[=:]?)\s+\S{8,}", r"\1 …", str(error)).strip()
+    if re.search("401|403|uthentication|AuthToken", type(error).__name__ + text):
         where = f" at {address}" if address else ""
         return UserError(
             f"the cluster{where} demands a token, and takes none of ours",
@@ -138,61 +135,37 @@ def refusal(error: Exception, address: str = "") -> UserError:
         )
     if isinstance(error, ConnectionError) or "connect" in text.lower():
         return UserError(f"no cluster answers at {address}", "check --address, usually http://HEAD:8265")
-    if "exceeds the maximum size" in text:
-        big = sorted(packed(PROJECT), reverse=True)[:3]
-        names = ", ".join(f"{name} ({size / 1e6:.0f} MB)" for size, name in big)
+    if size := re.search(r"Package size .* exceeds the maximum size of \S+", text):
         return UserError(
-            f"the project folder {PROJECT} is too large to send; the largest files are {names}",
-            "move them out of it, or name them in its .gitignore",
+            f"the project folder {PROJECT} is too large to send ({size[0].rstrip('.')})",
+            "move large files out of it, or name them in its .gitignore",
         )
+    line = (text or type(error).__name__).splitlines()[0]
     return UserError(f"the cluster refuses: {line[:300]}", exit_code=1)
 
 
-def packed(folder: Path) -> list[tuple[int, str]]:
-    """(bytes, name) of the files that would be sent, but for what .gitignore files leave out."""
-    patterns = [pattern.lstrip("/") for pattern in NOT_PACKED]
-    found = []
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder)
-        if path.is_file() and not any(fnmatch(part, p) for part in name.parts for p in patterns):
-            found.append((path.stat().st_size, str(name)))
-    return found
-
-
-def check_cluster(client: Any, resources: ResourcesConfig | None) -> None:
+def check_cluster(address: str, resources: ResourcesConfig | None) -> None:
     """Refuse what the cluster can never give.
 
     Raises:
         UserError: see ``check_room``.
     """
+    from ray.util.state import list_nodes
+    from ray.util.state.exception import RayStateApiException
+
     if resources is None:
         return
-    nodes = [node["resources_total"] for node in ask_nodes(client) if node["state"] == "ALIVE"]
+    try:
+        nodes = list_nodes(address=address, filters=[("state", "=", "ALIVE")], limit=10_000)
+    except RayStateApiException:
+        nodes = []
     if not nodes:
         return  # a dashboard that does not tell: the job itself asks again
-    growth = ask_growth(client)
     if resources.gpu == "auto":
-        gpus = sum(node.get("GPU", 0) for node in nodes)
+        gpus = sum(node["resources_total"].get("GPU", 0) for node in nodes)
         resources = replace(resources, gpu=gpus >= resources.workers)
-    check_room(resources, nodes, growth)
-
-
-def ask_nodes(client: Any) -> list[dict[str, Any]]:
-    """The nodes as the dashboard tells them; none if it does not."""
-    answer = client._do_request("GET", "/api/v0/nodes?limit=10000")
-    if answer.status_code != 200:
-        return []
-    return answer.json()["data"]["result"]["result"]
-
-
-def ask_growth(client: Any) -> Growth:
-    """Whether something may start more nodes; where that cannot be read, it is taken for yes."""
-    answer = client._do_request("GET", "/api/cluster_status")
-    try:
-        report = answer.json()["data"]["clusterStatus"]["autoscalerReport"]
-        return Growth(named_types(report["nodeTypeMapping"].values()))
-    except Exception:
-        return Growth(True)
+    growth = Growth(any(NODE_GROUP in node["labels"] for node in nodes))
+    check_room(resources, [node["resources_total"] for node in nodes], growth)
 
 
 def environment(given: Sequence[str]) -> dict[str, str]:
@@ -301,14 +274,10 @@ def look_after(options: argparse.Namespace) -> int:
         if status.is_terminal():
             raise UserError(f"job {options.id} has ended ({status.value.lower()})")
         client.stop_job(options.id)
-    if status.is_terminal() or options.verb == "stop":
-        return ended(client, options.id)
-    say(f"job {options.id}: {status.value.lower()}")
-    return 0
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
+    elif not status.is_terminal():
+        say(f"job {options.id}: {status.value.lower()}")
+        return 0
+    return ended(client, options.id)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -332,15 +301,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def carry_out(argv: Sequence[str]) -> int:
-    split = argv.index("--") if "--" in argv else len(argv)  # what follows are the job's flags
-    options = parse(argv[:split])
-    return look_after(options) if options.verb in VERBS else submit(options, argv[split + 1 :])
-
-
 def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    split = words.index("--") if "--" in words else len(words)  # what follows are the job's flags
     try:
-        return carry_out(sys.argv[1:] if argv is None else argv)
+        options = parse(words[:split])
+        return look_after(options) if options.verb in VERBS else submit(options, words[split + 1 :])
     except UserError as error:
         print(f"submit.py: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code

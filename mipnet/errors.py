@@ -72,7 +72,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 """What a disk or its owner says, and no program can mend."""
 RAYS_CAUSES = ("cause", "controller_failure", "health_check_failure", "_base_exc")
-"""Where Ray's errors keep those that led to them."""
+"""Where Ray's errors keep those that led to them, beside ``__cause__``.
+
+Of these, Ray documents only ``controller_failure``. Where an error lacks the others, its message says less.
+"""
 
 
 def reason_of(error: OSError) -> str:

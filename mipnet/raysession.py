@@ -65,10 +65,12 @@ def connect(resources: ResourcesConfig, verbose: bool = False, window: int = 0) 
     quieten(verbose)
     address = os.environ.get("RAY_ADDRESS") or "local"
     _check_reachable(address)
-    import ray
+    import ray.data
 
+    quieten(verbose)  # importing Ray set its loggers anew
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = verbose
     level = logging.INFO if verbose else logging.ERROR
-    logging.getLogger("ray").setLevel(level)  # importing Ray set it anew
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
     if address == "local":
         # Logical CPUs: on a small machine the training process, the decoding tasks and the validation
@@ -76,13 +78,9 @@ def connect(resources: ResourcesConfig, verbose: bool = False, window: int = 0) 
         wanted = resources.workers + max(resources.stream_workers, resources.predict_workers)
         cpus = max(cores(), wanted + CORES_BESIDE_WORKERS)
         store = resources.object_store_gb * 2**30 or _local_store(window, cpus - resources.workers)
-        options |= {
-            "num_cpus": cpus,
-            "object_store_memory": int(store),
-            "include_dashboard": False,
-        }
+        options |= {"num_cpus": cpus, "object_store_memory": int(store), "include_dashboard": False}
         on_gpu = resources.gpu is True  # auto asks for nothing that is not there
-        here = {"CPU": float(options["num_cpus"]), "GPU": float(gpus_here() if on_gpu else 0)}
+        here = {"CPU": cpus, "GPU": gpus_here() if on_gpu else 0}
         check_room(replace(resources, gpu=on_gpu), [here], Growth())
         os.environ.setdefault("RAY_worker_niceness", LEAST_URGENT)
     try:
@@ -100,7 +98,6 @@ def connect(resources: ResourcesConfig, verbose: bool = False, window: int = 0) 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler would print a stack trace
     try:
-        _settle_data_context(verbose)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         growth = Growth() if address == "local" else ask_growth(node["Labels"] for node in nodes)
         gpus = max(ray.cluster_resources().get("GPU", 0), growth.limits.get("GPU", 0))
@@ -192,15 +189,6 @@ def quieten(verbose: bool) -> None:
         os.environ.setdefault(name, value)
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _settle_data_context(verbose: bool) -> None:
-    from ray.data import DataContext
-
-    context = DataContext.get_current()
-    context.enable_progress_bars = verbose
-    context.print_on_execution_start = verbose
-    quieten(verbose)  # importing ray.data set its loggers anew
 
 
 def settle_gpu(resources: ResourcesConfig, gpus: int) -> ResourcesConfig:

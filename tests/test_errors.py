@@ -57,6 +57,19 @@ def test_a_bug_stays_one(error: BaseException) -> None:
     assert mendable(error) is None
 
 
+class Renamed(TrainingFailedError):
+    """An error of a Ray that keeps what led to it elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__("training failed")
+        self.failures, self.worker_failures_by_rank = [BROKEN], {0: BROKEN}
+
+
+def test_an_error_of_another_ray_is_found_by_its_cause_or_stays_a_bug() -> None:
+    assert mendable(Renamed()) is None
+    assert mendable(chained(Renamed(), chained(RuntimeError("a worker failed"), BROKEN))) is BROKEN
+
+
 def test_a_circle_of_causes_ends() -> None:
     one, two = ValueError("one"), ValueError("two")
     one.__cause__, two.__cause__ = two, one

@@ -10,15 +10,7 @@ from typing import Any
 
 import ray
 from ray.train import Checkpoint as RayCheckpoint
-from ray.train import (
-    CheckpointConfig,
-    FailureConfig,
-    Result,
-    RunConfig,
-    ScalingConfig,
-    UserCallback,
-    ValidationConfig,
-)
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
 from mipnet.config import Config, to_dict
@@ -130,7 +122,7 @@ def train(
     plan = make_plan(config, people)
     validate = validator(config, run.folder.join(TRAINING), data, rows)
     until = math.ceil(plan.total_steps * min(epochs or math.inf, config.train.epochs) / config.train.epochs)
-    validation = ValidationConfig(fn=validate, ray_remote_kwargs={"num_cpus": 0})
+    validation = ray.train.ValidationConfig(fn=validate, ray_remote_kwargs={"num_cpus": 0})
     fit(config, run.folder, people, plan, until, rows, initial, tasks, validation)
     return best_of(run, until, validate)
 
@@ -144,7 +136,7 @@ def fit(
     rows: Any = None,
     initial: str = "",
     tasks: int = 0,
-    validation: ValidationConfig | None = None,
+    validation: ray.train.ValidationConfig | None = None,
     mend: str = "the same command goes on from the last checkpoint",
 ) -> dict[str, Any]:
     """Ray Train over a plan, from the last checkpoint in ``folder`` if there is one.

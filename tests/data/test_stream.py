@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +13,13 @@ import ray
 from mipnet.config.schema import AugmentConfig
 from mipnet.data.crops import CropSettings
 from mipnet.data.records import Images, People
-from mipnet.data.stream import PlannedSplit, WindowCutter, cut_windows, window_numbers
+from mipnet.data.stream import (
+    PlannedSplit,
+    WindowCutter,
+    cut_windows,
+    rest_in_every_turn,
+    window_numbers,
+)
 from mipnet.data.windows import WindowPlan
 from mipnet.skeletons import COCO17
 
@@ -75,6 +83,16 @@ def test_order_and_pixels_do_not_depend_on_tasks_or_ranks(ray_session, cutter):
 
 
 @pytest.mark.ray
+def test_a_ray_without_a_call_in_its_loop_gives_the_same_samples(ray_session, cutter, monkeypatch):
+    alone = streamed(cutter, ranks=1, tasks=1)
+    monkeypatch.setitem(sys.modules, "ray.data._internal.execution.execution_callback", None)
+    context = ray.data.DataContext()
+    rest_in_every_turn(context)
+    assert context.custom_execution_callback_classes == []
+    assert same(alone, streamed(cutter, ranks=2, tasks=2))
+
+
+@pytest.mark.ray
 def test_windows_larger_than_rays_blocks_are_not_cut_otherwise(ray_session, cutter, monkeypatch):
     """As those of 1024 crops of 384x288 are: 340 MB, where Ray would cut at 128."""
     alone = streamed(cutter, ranks=1, tasks=1)
@@ -87,6 +105,15 @@ def test_windows_larger_than_rays_blocks_are_not_cut_otherwise(ray_session, cutt
 def test_a_later_start_continues_the_same_sequence(ray_session, cutter):
     """A stream starts at a window's border; the batches before the wanted step are the caller's to skip."""
     assert same(streamed(cutter, ranks=2, tasks=2, from_step=7), streamed(cutter, ranks=1, tasks=2)[4:])
+
+
+def test_rays_loop_rests_in_every_turn():
+    context = ray.data.DataContext()
+    rest_in_every_turn(context)
+    (rest,) = context.custom_execution_callback_classes
+    begun = time.monotonic()
+    rest().on_execution_step(None)
+    assert time.monotonic() - begun >= 0.019
 
 
 @pytest.mark.ray

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import requests
+from ray.util.state.exception import RayStateApiException
 
 from jobs import submit
 from mipnet.errors import UserError
@@ -68,36 +69,38 @@ def test_every_script_beside_it_is_a_job() -> None:
     assert {"train", "evaluate", "predict", "search", "pack", "register"} == set(submit.JOBS)
 
 
-class Client:
-    """A job server as far as the checks before a submission ask it."""
+def test_what_the_cluster_can_never_give_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels: dict[str, str] = {}
+    two = [{"resources_total": n, "labels": labels} for n in ({"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0})]
+    monkeypatch.setattr("ray.util.state.list_nodes", lambda **_: two)
 
-    def __init__(self, nodes: list[dict[str, float]], types: list[str]) -> None:
-        self.answers = {
-            "nodes": {"result": {"result": [{"state": "ALIVE", "resources_total": n} for n in nodes]}},
-            "cluster_status": {
-                "clusterStatus": {"autoscalerReport": {"nodeTypeMapping": dict(enumerate(types))}}
-            },
-        }
+    def check(*flags: str) -> None:
+        submit.check_cluster("http://head:8265", submit.read_resources("train", flags))
 
-    def _do_request(self, _: str, path: str) -> Any:
-        data = self.answers[path.rpartition("/")[2].partition("?")[0]]
-        return SimpleNamespace(status_code=200, json=lambda: {"data": data})
-
-
-def test_what_the_cluster_can_never_give_is_refused() -> None:
-    two = [{"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}]
-    fixed = Client(two, ["node_1234"])
-    submit.check_cluster(fixed, submit.read_resources("train", ["--workers", "2"]))
+    many = ("--workers", "16", "--train.accumulate", "1")
+    check("--workers", "2")
     with pytest.raises(UserError, match="16 workers of 1 CPU do not fit into Ray's cluster"):
-        submit.check_cluster(
-            fixed, submit.read_resources("train", ["--workers", "16", "--train.accumulate", "1"])
-        )
+        check(*many)
     with pytest.raises(UserError, match="2 workers of 1 CPU and 1 GPU do not fit"):
-        submit.check_cluster(fixed, submit.read_resources("train", ["--workers", "2", "--gpu"]))
-    growing = Client(two, ["gpu_worker"])
-    submit.check_cluster(
-        growing, submit.read_resources("train", ["--workers", "16", "--train.accumulate", "1"])
+        check("--workers", "2", "--gpu")
+    labels["ray.io/node-group"] = "gpu"  # something starts such nodes
+    check(*many)
+
+
+def test_a_dashboard_that_does_not_tell_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(**_: Any) -> None:
+        raise RayStateApiException("Failed to make request")
+
+    monkeypatch.setattr("ray.util.state.list_nodes", silent)
+    submit.check_cluster("http://head:8265", submit.read_resources("train", ["--workers", "2", "--gpu"]))
+
+
+def test_a_project_that_is_too_large_is_said_with_its_size() -> None:
+    error = ValueError(
+        "Package size (600.00MiB) exceeds the maximum size of 500.00MiB. To exclude large files"
     )
+    said = r"too large to send \(Package size \(600.00MiB\) exceeds the maximum size of 500.00MiB\); move"
+    assert re.search(said, str(submit.refusal(error)))
 
 
 def test_secrets_stay_here_and_the_commit_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,12 @@ import pytest
 import ray
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError
 
 from mipnet.raysession import LEAST_URGENT
-from mipnet.training.trainer import FIRST, Trainer
+from mipnet.runs import TRAINING
+from mipnet.storage import Folder
+from mipnet.training.trainer import FIRST, Trainer, position
 
 
 def cleans_up(trainer: TorchTrainer) -> bool:
@@ -24,6 +27,31 @@ def test_nothing_waits_for_a_dashboard_that_is_not_there(ray_session, monkeypatc
     assert not cleans_up(Trainer(print))
     monkeypatch.setattr(ray._private.worker, "get_dashboard_url", lambda: "127.0.0.1:8265")
     assert cleans_up(Trainer(print))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("gone", ["worker.get_dashboard_url", "worker"])
+def test_a_ray_that_does_not_tell_of_a_dashboard_is_left_as_it_is(ray_session, monkeypatch, gone):
+    monkeypatch.delattr(f"ray._private.{gone}")
+    assert [type(c) for c in Trainer(print)._create_default_callbacks()] == [
+        type(c) for c in TorchTrainer(print)._create_default_callbacks()
+    ]
+
+
+@pytest.mark.ray
+def test_other_callbacks_of_rays_are_all_kept(ray_session, monkeypatch):
+    """As in a Ray that names its own otherwise: it ends late, and nothing else is different."""
+    monkeypatch.setattr(PlacementGroupCleanerCallback, "__name__", "Renamed")
+    assert cleans_up(Trainer(print))
+
+
+def test_without_a_record_a_run_begins_at_its_first_step(tmp_path):
+    assert position(Folder.of(tmp_path)) == 0
+    (tmp_path / TRAINING).mkdir()
+    assert position(Folder.of(tmp_path)) == 0
+    (tmp_path / TRAINING / "checkpoint_manager_snapshot.json").write_text("broken")
+    with pytest.raises(CheckpointManagerInitializationError):
+        position(Folder.of(tmp_path))
 
 
 @ray.remote(num_cpus=0)
