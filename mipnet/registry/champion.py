@@ -1,9 +1,9 @@
 """Who is champion, who was before, and what was decided of whom.
 
 The alias ``champion`` is MLflow's. The line of champions, the present one last, is one tag of the registered
-model: a version's tags cannot be read any more when it is deleted, and the way further back would be lost with
-it. A promotion makes the line longer and a rollback makes it shorter, so rollbacks come to an end even where a
-version is in it twice.
+model: a version's tags cannot be read any more when it is deleted, and the way further back would be lost
+with it. A promotion makes the line longer and a rollback makes it shorter, so rollbacks come to an end even
+where a version is in it twice.
 """
 
 from __future__ import annotations
