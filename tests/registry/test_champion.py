@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 
@@ -60,10 +61,12 @@ def promote(registry: Registry, *numbers: int) -> None:
 def all_rollbacks(registry: Registry) -> list[int]:
     """To whom rollbacks lead until there is nobody; a line of five versions cannot lead to more than ten."""
     led: list[int] = []
-    with pytest.raises(UserError, match="has no earlier champion"):  # noqa: PT012
+    with contextlib.suppress(UserError):
         while len(led) < 10:
             led.append(roll_back(registry)[0])
             assert now(registry) == led[-1]
+    with pytest.raises(UserError, match="has no earlier champion"):
+        roll_back(registry)
     return led
 
 
