@@ -68,7 +68,7 @@ class WindowCutter:
             person; step (n,) int64 and slot (n,) int64, its place in the step's global
             batch; corrupt (n,) bool: its image could not be read, the crop is black and no joint counts.
         """
-        epoch, source, sample, slot = self.plan.samples(window)
+        epoch, image, sample, slot = self.plan.samples(window)
         n, (width, height) = len(sample), self.settings.size
         steps, places = np.divmod(slot, self.plan.batch_size)
         row = slot
@@ -87,18 +87,18 @@ class WindowCutter:
         }
         block["sample"][row], block["epoch"][row] = sample, epoch
         block["step"][row], block["slot"][row] = self.plan.steps(window).start + steps, places
-        starts = np.flatnonzero(np.diff(source, prepend=-1))
+        starts = np.flatnonzero(np.diff(image, prepend=-1))
         for begin, end in zip(starts, [*starts[1:], len(sample)], strict=True):
-            self._cut_image(int(source[begin]), epoch[begin:end], sample[begin:end], row[begin:end], block)
+            self._cut_image(int(image[begin]), epoch[begin:end], sample[begin:end], row[begin:end], block)
         return block
 
     def _cut_image(
-        self, source: int, epochs: np.ndarray, samples: np.ndarray, rows: np.ndarray, block: Block
+        self, index: int, epochs: np.ndarray, samples: np.ndarray, rows: np.ndarray, block: Block
     ) -> None:
         """The samples of an image."""
-        near = self.people.of_image(source)
+        near = self.people.of_image(index)
         boxes, keypoints = self.people.boxes[near], self.people.keypoints[near]
-        image = read_image(str(self.people.images.uris[source]))
+        image = read_image(str(self.people.images.uris[index]))
         if image is None:
             block["image"][rows] = 0
             block["corrupt"][rows] = True
