@@ -25,7 +25,7 @@ import pytest
 
 from mipnet.data.crops import decode_image
 from mipnet.inference.predictor import Predictor
-from mipnet.registry.register import register_model
+from mipnet.registry.store import register_model
 from mipnet.storage import Folder
 from mipnet.tracking.tracker import prepare_mlflow
 

@@ -33,8 +33,8 @@ from mipnet.inference.tables import table
 from mipnet.models.costs import count_parameters
 from mipnet.models.importing import import_checkpoint, is_checkpoint
 from mipnet.models.starting import start_from_folder
-from mipnet.registry.register import register_model
 from mipnet.registry.resolve import resolve_model
+from mipnet.registry.store import register_model
 from mipnet.report.crops import training_grid
 from mipnet.report.page import write_report
 from mipnet.report.pictures import Which, example_grid
