@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from mipnet.commands.registry_flags import RegistryOptions, named_registry
 from mipnet.config.flags import say
 from mipnet.formats import aligned
-from mipnet.registry.champion import champions, decision_line
+from mipnet.registry.champion import champions
 from mipnet.registry.lineage import RESULT, moment
-from mipnet.registry.store import Registry, number_of
+from mipnet.registry.store import CHAMPION, Registry
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -21,14 +21,13 @@ COLUMNS = ("version", "alias", "registered", "run", "preset", "occlusion AP", "d
 def main(command: str, argv: Sequence[str]) -> int:
     """One line a version, the newest first, then the champions in their order."""
     with named_registry(command, "The versions of a model.", RegistryOptions, argv) as (registry, _, _):
-        versions, line = registry.versions(), champions(registry)
-        rows = [COLUMNS, *(row(registry, version) for version in versions)]
+        rows = [COLUMNS, *(row(registry, version) for version in registry.versions())]
+        line = champions(registry, registry.aliases().get(CHAMPION, 0))
     say("\n".join(aligned(rows, len(COLUMNS))))
     if line:
         say("\nchampions")
-    decisions = {number_of(version): decision_line(version) for version in versions}
-    for number in line:
-        say(f"  {number}  {decisions.get(number, 'deleted')}".rstrip())
+    for champion in line:
+        say(f"  {champion.at}  {champion.version} ({champion.how}) by {champion.by}")
     return 0
 
 

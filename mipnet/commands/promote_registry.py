@@ -41,7 +41,7 @@ def main(command: str, argv: Sequence[str]) -> int:
             mend = "--data.evaluate says on which splits" if judgement.missing else "--tolerance allows more"
             refused = f"version {candidate.version} is not promoted: {judgement.reason}"
             raise UserError(refused, f"{mend}, --force promotes it all the same", exit_code=1)
-        make_champion(registry, candidate, before)
+        make_champion(registry, candidate, decision, before)
     forced = f", forced although {judgement.reason}" if decision == "forced" else ""
     say(f"\nchampion  {options.name} version {candidate.version}{forced}")
     say(f"before    {f'version {before}; mipnet registry rollback goes back to it' if before else 'none'}")

@@ -11,10 +11,9 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mipnet.errors import UserError
 from mipnet.registry.judge import Judgement
@@ -24,44 +23,57 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 LINE = "champions"
-"""The tag of the registered model with the line of champions: their numbers, with spaces between them."""
-LONGEST_LINE = 500
-"""Champions that are remembered: a tag holds 5000 characters."""
+"""The tag of the registered model with the line of champions, as JSON."""
+LONGEST_LINE = 40
+"""So many are remembered: a tag holds 5000 characters."""
 OLD_MOVE = "champion."
 """Begins the names of the tags by which mipnet remembered it before, one for each move of the alias."""
-ROLLED_BACK = "rolled back"
 
 
-def champions(registry: Registry) -> list[int]:
-    """The line of champions; an alias that was set by hand is not in it yet."""
+class Champion(NamedTuple):
+    """One of the line.
+
+    Attributes:
+        version: its number.
+        how: it came to that, e.g. "accepted".
+        at, by: when (ISO 8601, UTC) and by whom.
+    """
+
+    version: int
+    how: str
+    at: str
+    by: str
+
+
+def champions(registry: Registry, present: int = 0) -> list[Champion]:
+    """The line of champions; at its end who bears the alias now (0: nobody), even if it was set by hand."""
     tags = registry.client.get_registered_model(registry.model).tags
     if LINE in tags:
-        return [int(number) for number in tags[LINE].split()]
-    line: list[int] = []
-    for _, move in sorted(tag for tag in tags.items() if tag[0].startswith(OLD_MOVE)):
-        done = json.loads(move)
-        line = _with_present(line, done["previous"])
-        if done["action"] == "rollback" and done["version"] in line:
-            while line[-1] != done["version"]:
-                line.pop()
-        else:
-            line.append(done["version"])
-    return line
+        return _with_present([Champion(*entry) for entry in json.loads(tags[LINE])], present)
+    line: list[Champion] = []
+    for move in [json.loads(value) for name, value in sorted(tags.items()) if name.startswith(OLD_MOVE)]:
+        line, how = _with_present(line, move["previous"]), move["decision"]
+        if move["action"] == "rollback":
+            how = f"rolled back from {move['previous']}"
+            while line and line.pop().version != move["version"]:
+                pass
+        line.append(Champion(move["version"], how, move["at"], move["by"]))
+    return _with_present(line, present)
 
 
-def make_champion(registry: Registry, version: ModelVersion, expected: int) -> None:
+def make_champion(registry: Registry, version: ModelVersion, how: str, expected: int) -> None:
     """Give the alias to a version.
 
     Args:
         registry: the version's.
         version: the new champion.
+        how: it came to that, to remember.
         expected: whose the alias is thought to be, 0 for nobody's.
 
     Raises:
         UserError: it is somebody else's by now; nothing is changed then.
     """
-    line = _with_present(champions(registry), expected)
-    _move(registry, [*line, number_of(version)], expected)
+    _move(registry, champions(registry, expected), number_of(version), how, expected)
 
 
 def roll_back(registry: Registry) -> tuple[int, int, list[int]]:
@@ -73,19 +85,18 @@ def roll_back(registry: Registry) -> tuple[int, int, list[int]]:
     Raises:
         UserError: there is none to go back to.
     """
-    current, line = registry.champion(), champions(registry)
-    number, there = number_of(current), {number_of(version) for version in registry.versions()}
+    number, line = number_of(registry.champion()), champions(registry)
+    there = {number_of(version) for version in registry.versions()} - {number}
     deleted = []
-    while line and line[-1] not in there - {number}:
-        if (last := line.pop()) != number:
-            deleted.append(last)
+    while line and line[-1].version not in there:
+        deleted.append(line.pop().version)
+    deleted = [earlier for earlier in deleted if earlier != number]
     if not line:
         gone = f"; deleted: {', '.join(map(str, deleted))}" if deleted else ""
         raise UserError(f"{registry.model} has no earlier champion{gone}", "promote a version instead", 1)
-    _move(registry, line, number)
-    if current:
-        _set_tags(registry, current, _decided(ROLLED_BACK, line[-1], ""))
-    return line[-1], number, deleted
+    now = line.pop().version
+    _move(registry, line, now, f"rolled back from {number or 'none'}", number)
+    return now, number, deleted
 
 
 def check_unmoved(registry: Registry, expected: int) -> None:
@@ -109,52 +120,49 @@ def record_decision(
         judgement: why.
         table: the comparison, for people.
     """
-    said = _decided(decision, against, judgement.reason)
-    said["promotion.figures"] = "; ".join(judgement.lines)
+    at, by = _stamp()
+    said = {
+        "promotion": decision,
+        "promotion.against": str(against or "none"),
+        "promotion.at": at,
+        "promotion.by": by,
+        "promotion.reason": judgement.reason,
+        "promotion.figures": "; ".join(judgement.lines),
+    }
     figures = [asdict(figure) for figure in judgement.figures]
     content = {"version": number_of(version), **said, "figures": figures, "table": table.splitlines()}
     path = f"promotion/version-{version.version}-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}.json"
     said["promotion.record"] = registry.keep(version, path, content)
-    _set_tags(registry, version, said)
+    for name, value in said.items():
+        registry.client.set_model_version_tag(registry.model, str(version.version), name, value)
 
 
 def decision_line(version: ModelVersion) -> str:
     """What was decided of it last, and why; "" if nothing was."""
     names = ("promotion", *(f"promotion.{name}" for name in ("against", "at", "by", "reason")))
     decision, against, at, by, reason = (version.tags.get(name, "") for name in names)
-    word = "to" if decision == ROLLED_BACK else "against"
     because = f": {reason}" if reason else ""
-    return f"{decision} {word} {against}, {at} by {by}{because}" if decision else ""
+    return f"{decision} against {against}, {at} by {by}{because}" if decision else ""
 
 
-def _with_present(line: list[int], present: int) -> list[int]:
-    """The line with the champion of now at its end, who may have been made so by hand; 0 is nobody."""
-    return [*line, present] if present and line[-1:] != [present] else line
+def _with_present(line: list[Champion], present: int) -> list[Champion]:
+    if not present or (line and line[-1].version == present):
+        return line
+    return [*line, Champion(present, "set by hand", "-", "somebody")]
 
 
-def _move(registry: Registry, line: list[int], expected: int) -> None:
+def _move(registry: Registry, earlier: list[Champion], version: int, how: str, expected: int) -> None:
     check_unmoved(registry, expected)
-    client, model, number = registry.client, registry.model, line[-1]
-    client.set_registered_model_alias(model, CHAMPION, str(number))
-    client.set_registered_model_tag(model, LINE, " ".join(map(str, line[-LONGEST_LINE:])))
-    if registry.aliases().get(CHAMPION) != number:  # MLflow cannot compare and set
+    registry.client.set_registered_model_alias(registry.model, CHAMPION, str(version))
+    line = [*earlier, Champion(version, how, *_stamp())][-LONGEST_LINE:]
+    registry.client.set_registered_model_tag(registry.model, LINE, json.dumps(line))
+    if registry.aliases().get(CHAMPION) != version:  # MLflow cannot compare and set
         raise UserError("somebody else moved the champion just now", "mipnet registry list shows it", 1)
 
 
-def _decided(decision: str, against: int, reason: str) -> dict[str, str]:
-    """The tags of a decision that is taken now."""
+def _stamp() -> tuple[str, str]:
+    """When, and who is at the keyboard as far as the system knows."""
     user = "unknown"
     with contextlib.suppress(OSError, KeyError, ImportError):  # a container may have no name for its user
         user = getpass.getuser()
-    return {
-        "promotion": decision,
-        "promotion.against": str(against or "none"),
-        "promotion.at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        "promotion.by": user,
-        "promotion.reason": reason,
-    }
-
-
-def _set_tags(registry: Registry, version: ModelVersion, tags: Mapping[str, str]) -> None:
-    for name, value in tags.items():
-        registry.client.set_model_version_tag(registry.model, str(version.version), name, value)
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", user

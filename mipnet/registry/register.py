@@ -10,10 +10,10 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from mipnet.registry.store import CANDIDATE
 from mipnet.storage import Folder
 from mipnet.tracking.tracker import prepare_mlflow
 
-CANDIDATE = "candidate"
 ARTIFACT = "network"
 """Name of the model folder among the registered model's artifacts."""
 PACKAGE = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION = "champion"
+CANDIDATE, CHAMPION = "candidate", "champion"
 SECONDS_TO_ANSWER = 10.0
 
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
 
 from mipnet.errors import UserError
-from mipnet.registry.champion import champions, decision_line, make_champion, record_decision, roll_back
+from mipnet.registry.champion import (
+    Champion,
+    champions,
+    decision_line,
+    make_champion,
+    record_decision,
+    roll_back,
+)
 from mipnet.registry.judge import Figure, Judgement
 from mipnet.registry.store import CHAMPION, Registry, open_registry
 from mipnet.storage import Folder
@@ -46,6 +54,10 @@ def now(registry: Registry) -> int:
     return registry.aliases().get(CHAMPION, 0)
 
 
+def line(registry: Registry) -> list[int]:
+    return [champion.version for champion in champions(registry)]
+
+
 def by_hand(registry: Registry, number: int) -> None:
     if number:
         registry.client.set_registered_model_alias(registry.model, CHAMPION, str(number))
@@ -55,7 +67,7 @@ def by_hand(registry: Registry, number: int) -> None:
 
 def promote(registry: Registry, *numbers: int) -> None:
     for number in numbers:
-        make_champion(registry, registry.find(str(number)), now(registry))
+        make_champion(registry, registry.find(str(number)), "accepted", now(registry))
 
 
 def all_rollbacks(registry: Registry) -> list[int]:
@@ -123,13 +135,18 @@ def test_the_line_that_commit_3205fb3_wrote_is_read(
 def test_a_line_goes_on_where_commit_3205fb3_left_it(registry: Registry) -> None:
     moves = [("promote", 1, 0), ("promote", 2, 1), ("promote", 3, 2), ("rollback", 2, 3)]
     for second, (action, number, previous) in enumerate(moves):
-        move = {"action": action, "version": number, "previous": previous, "decision": "", "at": "", "by": ""}
+        decision = "forced" if action == "promote" else ""
+        move = {"action": action, "version": number, "previous": previous, "decision": decision}
+        move |= {"at": f"2026-11-25T17:33:{second:02}Z", "by": "me"}
         tag = f"champion.20261125T1733{second:02}.000000.abcd"
         registry.client.set_registered_model_tag(registry.model, tag, json.dumps(move))
     by_hand(registry, 2)
-    assert champions(registry) == [1, 2]
+    assert champions(registry, 2) == [
+        Champion(1, "forced", "2026-11-25T17:33:00Z", "me"),
+        Champion(2, "rolled back from 3", "2026-11-25T17:33:03Z", "me"),
+    ]
     promote(registry, 4)
-    assert champions(registry) == [1, 2, 4]
+    assert line(registry) == [1, 2, 4]
     assert all_rollbacks(registry) == [2, 1]
 
 
@@ -151,12 +168,34 @@ def test_what_commit_3205fb3_decided_is_read(registry: Registry) -> None:
     assert decision_line(registry.find("1")) == ""
 
 
+def test_the_line_tells_how_each_became_champion(registry: Registry) -> None:
+    promote(registry, 1, 2, 3)
+    roll_back(registry)
+    by_hand(registry, 5)
+    found = champions(registry, now(registry))
+    assert [(one.version, one.how) for one in found] == [
+        (1, "accepted"),
+        (2, "rolled back from 3"),
+        (5, "set by hand"),
+    ]
+    assert all(re.fullmatch(r"20..-..-..T..:..:..Z", one.at) and one.by for one in found[:2])
+
+
+def test_a_long_line_forgets_its_beginning(registry: Registry) -> None:
+    entry = Champion(12345, "rolled back from 12346", "2026-11-25T17:33:08Z", "somebody.with.a.long.name")
+    registry.client.set_registered_model_tag(registry.model, "champions", json.dumps([entry] * 40))
+    promote(registry, 1, 2)
+    found = line(registry)
+    assert (len(found), found[-2:]) == (40, [1, 2])
+    assert len(registry.client.get_registered_model(registry.model).tags["champions"]) < 5000
+
+
 def test_a_deleted_champion_is_passed_over_and_said(registry: Registry) -> None:
     promote(registry, 1, 2, 3, 4)
     for number in ("2", "3"):
         registry.client.delete_model_version(registry.model, number)
     assert roll_back(registry) == (1, 4, [3, 2])
-    assert champions(registry) == [1]
+    assert line(registry) == [1]
 
 
 def test_rollback_where_all_earlier_champions_were_deleted_changes_nothing(registry: Registry) -> None:
@@ -165,7 +204,7 @@ def test_rollback_where_all_earlier_champions_were_deleted_changes_nothing(regis
     with pytest.raises(UserError, match="has no earlier champion; deleted: 1; promote a version instead"):
         roll_back(registry)
     assert now(registry) == 2
-    assert champions(registry) == [1, 2]
+    assert line(registry) == [1, 2]
 
 
 def test_the_champion_itself_may_be_deleted(registry: Registry) -> None:
@@ -183,9 +222,9 @@ def test_what_lies_between_a_champion_and_itself_was_deleted(registry: Registry)
 def test_a_champion_that_moved_in_between_is_left_alone(registry: Registry) -> None:
     promote(registry, 1, 2)
     with pytest.raises(UserError, match="moved from version 1 to 2 in the meantime; nothing was changed"):
-        make_champion(registry, registry.find("3"), 1)
+        make_champion(registry, registry.find("3"), "accepted", 1)
     assert now(registry) == 2
-    assert champions(registry) == [1, 2]
+    assert line(registry) == [1, 2]
 
 
 def test_who_is_faster_by_a_moment_is_said(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,18 +261,6 @@ def test_decisions_are_tags_and_each_is_kept_with_the_run(registry: Registry) ->
     assert first["promotion.reason"] == "occlusion AP falls by 10.00 (tolerance 1.00)"
     assert first["table"] == ["a table", "of lines"]
     assert first["figures"][0]["candidate"] == 20.0
-
-
-def test_a_rollback_is_a_decision_too(registry: Registry) -> None:
-    promote(registry, 1)
-    record_decision(registry, registry.find("2"), "forced", 1, WORSE, "a table")
-    promote(registry, 2)
-    kept = registry.find("2").tags["promotion.record"]
-    roll_back(registry)
-    version = registry.find("2")
-    assert decision_line(version).startswith("rolled back to 1, 20")
-    assert "falls" not in decision_line(version)
-    assert version.tags["promotion.record"] == kept  # of the comparison
 
 
 def test_a_version_whose_run_was_deleted_keeps_its_decisions_as_tags(registry: Registry) -> None:

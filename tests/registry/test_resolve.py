@@ -37,6 +37,7 @@ def test_a_run_and_folders_are_the_same_model(storage: Folder, small_config: Con
 def test_runs_and_folders_need_neither_mlflow_nor_ray(storage: Folder) -> None:
     program = (
         "import sys\n"
+        "import mipnet.registry.judge\n"
         "from mipnet.registry.resolve import model_config, resolve_model\n"
         "from mipnet.storage import Folder\n"
         "storage = Folder.of(sys.argv[1])\n"
