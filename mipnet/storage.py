@@ -169,14 +169,11 @@ class Folder:
         Raises:
             UserError: they may not be listed.
         """
-        with _readable(self.filesystem()[1]):
-            return self._files()
-
-    def _files(self) -> list[str]:
         from pyarrow.fs import FileSelector, FileType
 
         fs, root = self.filesystem()
-        infos = fs.get_file_info(FileSelector(root, recursive=True))
+        with _readable(root):
+            infos = fs.get_file_info(FileSelector(root, recursive=True))
         return sorted(posixpath.relpath(info.path, root) for info in infos if info.type == FileType.File)
 
     def remove(self, name: str) -> None:
@@ -206,10 +203,10 @@ class Folder:
         """A local copy of all files of this folder (the folder itself if it is local)."""
         if self.is_local:
             return self.local_path
-        for name in self._files():
-            path = target / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self.read(name))
+        from pyarrow.fs import LocalFileSystem, copy_files
+
+        fs, root = self.filesystem()
+        copy_files(root, str(target), source_filesystem=fs, destination_filesystem=LocalFileSystem())
         return target
 
 

@@ -43,10 +43,19 @@ def all_windows(people: People) -> list[dict[str, np.ndarray]]:
 
 @pytest.mark.slow
 def test_data_sets_tables_and_results_live_there(
-    bucket: Folder, small_coco: Folder, small_people: People, capsys: pytest.CaptureFixture[str]
+    bucket: Folder,
+    small_coco: Folder,
+    small_people: People,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     bucket.upload(small_coco.local_path, "plain")
     plain = bucket.join("plain")
+    copy = plain.download(tmp_path / "new" / "copy")
+    assert Folder.of(copy).files() == plain.files()
+    assert all(Folder.of(copy).read(name) == plain.read(name) for name in plain.files())
+    with pytest.raises(FileNotFoundError):  # which tells the tracker not to ask for it again
+        bucket.join("none").download(tmp_path / "none")
     people, _ = open_split(DataConfig(), plain, "train").people()
     assert absent(people.images) == []
     assert absent(replace(people.images, uris=np.array([plain.path("train/none.jpg")]))) != []

@@ -115,13 +115,7 @@ def _metavar(field: Any) -> str:
     if kind.startswith("bool"):
         return "auto|true|false" if "auto" in kind else "true|false"
     if kind.startswith("Literal"):
-        return (
-            kind.removeprefix("Literal[")
-            .removesuffix("]")
-            .replace('"', "")
-            .replace("'", "")
-            .replace(", ", "|")
-        )
+        return kind.removeprefix("Literal[").removesuffix("]").replace("'", "").replace(", ", "|")
     return {"int": "N", "float": "X"}.get(kind.split("[")[0], "…" if "tuple" in kind else "TEXT")
 
 
