@@ -24,6 +24,7 @@ import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +136,26 @@ def refusal(error: Exception, address: str = "") -> UserError:
         )
     if isinstance(error, ConnectionError) or "connect" in text.lower():
         return UserError(f"no cluster answers at {address}", "check --address, usually http://HEAD:8265")
-    if size := re.search(r"Package size .* exceeds the maximum size of \S+", text):
+    if "exceeds the maximum size" in text:
+        large = sorted(packed(PROJECT), reverse=True)[:3]
+        names = ", ".join(f"{name} ({size / 1e6:.0f} MB)" for size, name in large)
         return UserError(
-            f"the project folder {PROJECT} is too large to send ({size[0].rstrip('.')})",
-            "move large files out of it, or name them in its .gitignore",
+            f"the project folder {PROJECT} is too large to send; the largest files are {names}",
+            "move them out of it, or name them in its .gitignore",
         )
     line = (text or type(error).__name__).splitlines()[0]
     return UserError(f"the cluster refuses: {line[:300]}", exit_code=1)
+
+
+def packed(folder: Path) -> list[tuple[int, str]]:
+    """(bytes, name) of the files that would be sent, but for what .gitignore files leave out."""
+    patterns = [pattern.lstrip("/") for pattern in NOT_PACKED]
+    found = []
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        if path.is_file() and not any(fnmatch(part, p) for part in name.parts for p in patterns):
+            found.append((path.stat().st_size, str(name)))
+    return found
 
 
 def check_cluster(address: str, resources: ResourcesConfig | None) -> None:

@@ -244,17 +244,12 @@ def test_a_tolerance_that_is_none() -> None:
 
 
 def test_what_cannot_be_found_is_one_line(
-    evaluated: Callable[..., str],
-    model_store: Folder,
-    tmp_path: Path,
-    capsys: Capture,
-    monkeypatch: pytest.MonkeyPatch,
+    evaluated: Callable[..., str], model_store: Folder, tmp_path: Path, capsys: Capture
 ) -> None:
     name = evaluated("found", (0.3, 0.7))
     for argv in (("show", "7"), ("promote", "champion"), ("compare", "1", "9")):
         assert registry_command(model_store, name, *argv) == 2
         assert f"{name} has no version" in capsys.readouterr().err
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # which the first command has set for its process
     for verb in ("list", "show", "promote", "compare", "rollback"):
         assert registry_command(Folder.of(tmp_path), name, verb) == 2
         assert "no models are registered" in capsys.readouterr().err

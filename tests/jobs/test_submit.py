@@ -95,12 +95,15 @@ def test_a_dashboard_that_does_not_tell_refuses_nothing(monkeypatch: pytest.Monk
     submit.check_cluster("http://head:8265", submit.read_resources("train", ["--workers", "2", "--gpu"]))
 
 
-def test_a_project_that_is_too_large_is_said_with_its_size() -> None:
-    error = ValueError(
-        "Package size (600.00MiB) exceeds the maximum size of 500.00MiB. To exclude large files"
-    )
-    said = r"too large to send \(Package size \(600.00MiB\) exceeds the maximum size of 500.00MiB\); move"
-    assert re.search(said, str(submit.refusal(error)))
+def test_a_project_that_is_too_large_names_its_largest_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in {"video.mp4": 3, "small.txt": 1, ".git/pack": 9}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * size * 1_000_000)
+    monkeypatch.setattr(submit, "PROJECT", tmp_path)
+    said = str(submit.refusal(ValueError("Package size (600.00MiB) exceeds the maximum size of 500.00MiB.")))
+    assert "is too large to send; the largest files are video.mp4 (3 MB), small.txt (1 MB); move" in said
 
 
 def test_secrets_stay_here_and_the_commit_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
