@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -197,10 +197,10 @@ def environment(given: Sequence[str]) -> dict[str, str]:
 
 def follow(client: Any, job: str, on_interrupt: str = "ask") -> int:
     """Print a job's log until it ends; its exit status. Ctrl-C leaves it running or stops it, as chosen."""
-    seen = 0
+    log = Log()
     while True:
         try:
-            seen = asyncio.run(tail(client, job, seen))
+            asyncio.run(log.follow(client, job))
             return ended(client, job)
         except KeyboardInterrupt:
             choice = ask_interrupt() if on_interrupt == "ask" else on_interrupt
@@ -214,31 +214,41 @@ def follow(client: Any, job: str, on_interrupt: str = "ask") -> int:
             say("going on")
 
 
-async def tail(client: Any, job: str, seen: int) -> int:
-    """Print what a log has beyond ``seen`` characters until the job has ended, across lost connections.
+@dataclass
+class Log:
+    """A job's log on this screen; it remembers across interruptions what stands there.
 
-    Returns:
-        how many characters were printed in all.
+    Attributes:
+        printed: characters.
     """
-    lost = 0.0
-    while True:
-        passed = 0
-        try:
-            async with aclosing(client.tail_job_logs(job)) as lines:
-                async for text in lines:
-                    lost = 0.0
-                    fresh = text[max(seen - passed, 0) :]
-                    passed += len(text)
-                    seen = max(seen, passed)
-                    sys.stdout.write(fresh)
-                    sys.stdout.flush()
-            if client.get_job_status(job).is_terminal():
-                return seen
-        except Exception as error:  # the connection, in the words of requests, aiohttp or Ray
-            lost = lost or time.monotonic()
-            if time.monotonic() - lost > PATIENCE:
-                raise refusal(error) from None
-        await asyncio.sleep(SECONDS_BETWEEN_TRIES)
+
+    printed: int = 0
+
+    async def follow(self, client: Any, job: str) -> None:
+        """Print what is new until the job has ended, across lost connections.
+
+        Raises:
+            UserError: the connection stays lost.
+        """
+        lost = 0.0
+        while True:
+            passed = 0
+            try:
+                async with aclosing(client.tail_job_logs(job)) as lines:
+                    async for text in lines:
+                        lost = 0.0
+                        fresh = text[max(self.printed - passed, 0) :]
+                        passed += len(text)
+                        self.printed = max(self.printed, passed)
+                        sys.stdout.write(fresh)
+                        sys.stdout.flush()
+                if client.get_job_status(job).is_terminal():
+                    return
+            except Exception as error:  # the connection, in the words of requests, aiohttp or Ray
+                lost = lost or time.monotonic()
+                if time.monotonic() - lost > PATIENCE:
+                    raise refusal(error) from None
+            await asyncio.sleep(SECONDS_BETWEEN_TRIES)
 
 
 def ask_interrupt() -> str:

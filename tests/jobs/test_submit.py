@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -148,10 +149,30 @@ def test_a_lost_connection_is_taken_up_where_it_was(
             return SimpleNamespace(is_terminal=lambda: self.calls == 2)
 
     monkeypatch.setattr(submit, "SECONDS_BETWEEN_TRIES", 0)
-    import asyncio
-
-    assert asyncio.run(submit.tail(Flaky(), "job", 0)) == len(text)
+    asyncio.run(submit.Log().follow(Flaky(), "job"))
     assert capsys.readouterr().out == text
+
+
+def test_whoever_goes_on_after_ctrl_c_reads_no_line_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted:
+        calls = 0
+
+        async def tail_job_logs(self, job: str) -> Any:
+            self.calls += 1
+            yield "one\n"
+            if self.calls == 1:
+                raise KeyboardInterrupt
+            yield "two\n"
+
+        def get_job_status(self, job: str) -> Any:
+            return SimpleNamespace(is_terminal=lambda: True)
+
+    monkeypatch.setattr(submit, "ask_interrupt", lambda: "go on")
+    monkeypatch.setattr(submit, "ended", lambda client, job: 0)
+    assert submit.follow(Interrupted(), "job") == 0
+    assert capsys.readouterr().out == "one\ngoing on\ntwo\n"
 
 
 def free_ports(count: int) -> list[int]:
