@@ -28,6 +28,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from mipnet.cli import exit_status
 from mipnet.config.flags import say
 from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError, mendable, nearest
@@ -325,17 +326,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def carry_out(argv: Sequence[str]) -> int:
+    """Submit a job, or look after one."""
+    split = argv.index("--") if "--" in argv else len(argv)  # what follows are the job's flags
+    options = parse(argv[:split])
+    return look_after(options) if options.verb in VERBS else submit(options, argv[split + 1 :])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if argv is None else argv)
-    split = words.index("--") if "--" in words else len(words)  # what follows are the job's flags
-    try:
-        options = parse(words[:split])
-        return look_after(options) if options.verb in VERBS else submit(options, words[split + 1 :])
-    except UserError as error:
-        print(f"submit.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    """Entry point."""
+    return exit_status("submit.py", carry_out, sys.argv[1:] if argv is None else argv, "interrupted")
 
 
 if __name__ == "__main__":
