@@ -89,7 +89,7 @@ def check_complete(storage: Path, steps: int) -> None:
     logged = [m.step for m in client.get_metric_history(found.info.run_id, "learning/loss")]
     assert sorted(logged) == sorted({*range(LOG_STEPS, steps, LOG_STEPS), 20, 40, steps})
     version = client.get_model_version_by_alias("mipnet", "candidate")
-    assert (version.version, version.run_id) == ("1", found.info.run_id) or version.version == 1
+    assert (int(version.version), version.run_id) == (1, found.info.run_id)
     assert json.loads((only_run(storage) / "run.json").read_text())["finished"]
 
 

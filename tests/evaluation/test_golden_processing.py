@@ -97,7 +97,9 @@ def check_geometry(file: Path, shared: Path) -> Deviations:
 
         note("center", center, case["center"])
         note("size", size / 200, case["scale_over_200px"])
-        note("affine", affine, case["affine"])
+        # The reference computes affines in float32, so they agree relative to the largest coefficient.
+        largest = np.abs(case["affine"]).max()
+        note("affine", affine / largest, case["affine"] / largest)
         assert ((joints[:, 2] > 0) == (visible > 0)).all(), case["case"]
         note("keypoints", joints[visible > 0, :2], np.array(case["keypoints_xy"])[visible > 0])
         assert (joints[visible == 0] == 0).all(), case["case"]
@@ -171,7 +173,7 @@ CHECKS: list[tuple[str, Callable[[Path, Path], Deviations], Deviations]] = [
     (
         r"geometry.*\.json",
         check_geometry,
-        {"center": 1e-3, "size": 1e-5, "affine": 1e-3, "keypoints": 0.02, "target": 2.0, "crop": 2.0},
+        {"center": 1e-3, "size": 1e-5, "affine": 2e-6, "keypoints": 0.02, "target": 2.0, "crop": 2.0},
     ),
     (r"geometry.*\.npz", check_partner, {}),
     (r"decode.*\.npz", check_decode, {"quarter": 0.05, "dark": 0.05, "scores": 1e-6}),
