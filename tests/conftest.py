@@ -66,25 +66,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(line)
 
 
-WORKERS_WARNINGS = (
-    "error::DeprecationWarning",
-    "error::PendingDeprecationWarning",
-    "error::FutureWarning",
-    "ignore:`use_:DeprecationWarning:ray.data.context",
-)
-"""What pyproject.toml says of warnings, for Ray's workers, whose warnings pytest does not see."""
-
-
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One Ray for the whole test session."""
     from mipnet.config.schema import ResourcesConfig
     from mipnet.raysession import connect
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONWARNINGS", ",".join(WORKERS_WARNINGS))
-        with connect(ResourcesConfig(workers=2, stream_workers=2, object_store_gb=0.5)):
-            yield
+    with connect(ResourcesConfig(workers=2, stream_workers=2, object_store_gb=0.5)):
+        yield
 
 
 @pytest.fixture(scope="session")
