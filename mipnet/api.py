@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from mipnet.config import Config, preset
+from mipnet.config import Config, from_dict, preset, to_dict
 from mipnet.errors import UserError
 from mipnet.storage import storage_named
 
@@ -85,7 +85,8 @@ def train(
     from mipnet.commands.train import complete_run
     from mipnet.runs import RESULTS
 
-    config = preset(config) if isinstance(config, str) else config
+    given = preset(config) if isinstance(config, str) else config
+    config = from_dict(to_dict(given))  # checked, and 70 made 70.0, so that the run is that of the same flags
     run = complete_run(config, storage_named(str(storage)), name, new, verbose)
     if not run.finished:
         raise UserError(f"run {run.name} is trained, but MLflow does not answer", "call train again")

@@ -7,6 +7,7 @@ import inspect
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 import mipnet
+import mipnet.commands.train as commands
+from mipnet.runs import Run, default_name
 from mipnet.storage import Folder
 
 
@@ -85,3 +88,24 @@ def test_a_model_that_is_not_there_is_one_line(
     with pytest.raises(mipnet.UserError, match="model") as caught:
         mipnet.load_predictor(model, storage=tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_settings_from_python_name_the_run_of_the_same_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though a preset has 70 where a flag makes 70.0; and what cannot work is refused as a flag is."""
+    asked: list[mipnet.Config] = []
+
+    def complete(config: mipnet.Config, storage: Folder, *_: object) -> Run:
+        asked.append(config)
+        return Run("run", storage, config)
+
+    monkeypatch.setattr(commands, "complete_run", complete)
+    config = replace(mipnet.preset("debug"), train=replace(mipnet.preset("debug").train, epochs=6))
+    with pytest.raises(mipnet.UserError, match="MLflow does not answer"):  # a run that is not finished
+        mipnet.train(config, storage=tmp_path)
+    flags = commands.read("train", ["--preset", "debug", "--epochs", "6"])[1]
+    assert default_name(asked[0]) == default_name(flags)
+    bad = replace(config, train=replace(config.train, epochs=0))
+    with pytest.raises(mipnet.UserError, match=r"train\.epochs"):
+        mipnet.train(bad, storage=tmp_path)

@@ -144,6 +144,38 @@ def test_train_ends_with_tables_weights_and_a_candidate(trained):
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_the_python_of_the_readme(trained, tmp_path):
+    """Each block of the chapter, in their order, in one interpreter; its training is that of ``trained``."""
+    storage, _ = trained
+    chapter = README.read_text().partition("\n## Python\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", chapter, re.DOTALL)
+    assert len(blocks) == 4
+    (data,) = (storage / "data").iterdir()
+    shutil.copy(README.parent / ".github" / "crowd.jpg", tmp_path / "photo.jpg")
+    shutil.copy(data / "annotations" / "person_keypoints_hard.json", tmp_path / "annotations.json")
+    (tmp_path / "pictures").symlink_to(data / "hard")
+    home = tmp_path / "home"  # of the user's data, beside the folder in which Python looks for modules
+    home.mkdir()
+    (home / "mipnet").symlink_to(storage)
+    env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)],
+        env={**env, "XDG_DATA_HOME": str(home)},
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    first, *rest = done.stdout.splitlines()
+    assert re.match(r"\(\d, 17, 3\) \[", first)
+    run = only_run(storage)
+    assert f"run {run.name} is finished" in done.stdout
+    ap = json.loads((run / "results" / "metrics.json").read_text())["hard/det5/merged/AP"]
+    assert rest[-1] == f"{home / 'mipnet' / 'runs' / run.name} 1 {ap}"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_the_same_command_prints_the_summary_and_new_starts_another(trained):
     storage, done = trained
     again = command(*TRAIN, "--storage", str(storage))
@@ -448,35 +480,3 @@ def test_a_small_network_overfits_real_photographs(shared, address, tmp_path):
     assert metrics["train2017/gt/merged/AP"] >= 0.90
     ceiling = next(line for line in done.stdout.splitlines() if "ceiling" in line)
     assert float(ceiling.split()[-1]) == pytest.approx(95.8, abs=0.1)
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_the_python_of_the_readme(trained, tmp_path):
-    """Each block of the chapter, in their order, in one interpreter; its training is that of ``trained``."""
-    storage, _ = trained
-    chapter = README.read_text().partition("\n## Python\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"```python\n(.*?)```", chapter, re.DOTALL)
-    assert len(blocks) == 4
-    (data,) = (storage / "data").iterdir()
-    shutil.copy(README.parent / ".github" / "crowd.jpg", tmp_path / "photo.jpg")
-    shutil.copy(data / "annotations" / "person_keypoints_hard.json", tmp_path / "annotations.json")
-    (tmp_path / "pictures").symlink_to(data / "hard")
-    home = tmp_path / "home"  # of the user's data, beside the folder in which Python looks for modules
-    home.mkdir()
-    (home / "mipnet").symlink_to(storage)
-    env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks)],
-        env={**env, "XDG_DATA_HOME": str(home)},
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
-    first, *rest = done.stdout.splitlines()
-    assert re.match(r"\(\d, 17, 3\) \[", first)
-    run = only_run(storage)
-    assert f"run {run.name} is finished" in done.stdout
-    ap = json.loads((run / "results" / "metrics.json").read_text())["hard/det5/merged/AP"]
-    assert rest[-1] == f"{home / 'mipnet' / 'runs' / run.name} 1 {ap}"
