@@ -11,7 +11,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from mipnet.config.schema import EvaluationConfig
 from mipnet.data.crops import crop_boxes, decode_image
 from mipnet.evaluation.coco import pose_results
 from mipnet.evaluation.merging import merge_instances, pose_scores
@@ -61,14 +60,9 @@ class ImagePredictor:
         self.skeleton: Skeleton = crops.config.data.joints
 
     @classmethod
-    def load(
-        cls,
-        folder: str | Path,
-        evaluation: EvaluationConfig | None = None,
-        device: str | torch.device = "cpu",
-    ) -> Self:
-        """The predictor for a model folder; arguments and errors as for ``CropPredictor.load``."""
-        return cls(CropPredictor.load(folder, evaluation, device))
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
+        """The predictor for a model folder; errors as for ``CropPredictor.load``."""
+        return cls(CropPredictor.load(folder, device=device))
 
     def __call__(
         self,
