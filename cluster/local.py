@@ -32,8 +32,8 @@ from typing import Any
 import psutil
 from platformdirs import user_state_dir
 
-from mipnet.cli import exit_status
-from mipnet.config.flags import say
+from mipnet.cli.main import exit_status
+from mipnet.console import say
 from mipnet.errors import UserError
 from mipnet.ports import ask, require_free
 

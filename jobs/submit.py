@@ -28,11 +28,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from mipnet.cli import exit_status
-from mipnet.config.flags import say
+from mipnet.cli.main import exit_status
 from mipnet.config.schema import ResourcesConfig
+from mipnet.console import say
 from mipnet.errors import UserError, mendable, nearest
-from mipnet.raysession import NODE_GROUP, Growth, check_room
+from mipnet.ray_runtime.session import NODE_GROUP, Growth, check_room
 from mipnet.tracking.provenance import COMMIT, source_commit
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -95,9 +95,9 @@ def read_resources(job: str, flags: Sequence[str]) -> ResourcesConfig | None:
         from tune.search import read
 
         return read(flags)[1].resources
-    if importlib.util.find_spec(f"mipnet.commands.{job}") is None:
+    if importlib.util.find_spec(f"mipnet.cli.{job}") is None:
         return None
-    module = importlib.import_module(f"mipnet.commands.{job}")
+    module = importlib.import_module(f"mipnet.cli.{job}")
     return module.read(job, flags)[1].resources if hasattr(module, "read") else None
 
 

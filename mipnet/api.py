@@ -82,8 +82,8 @@ def train(
         UserError: something is wrong with the settings, the data or the cluster; or the run is trained, but
             MLflow does not answer.
     """
-    from mipnet.commands.train import complete_run
-    from mipnet.runs import RESULTS
+    from mipnet.cli.train import complete_run
+    from mipnet.run_folder import RESULTS
 
     given = preset(config) if isinstance(config, str) else config
     config = from_dict(to_dict(given))  # checked, and 70 made 70.0, so that the run is that of the same flags

@@ -12,16 +12,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from registering import register_small
 
 from mipnet.config import Config, preset, to_dict
 from mipnet.config.schema import DataConfig
-from mipnet.data.layouts import open_split
-from mipnet.data.records import People
+from mipnet.data.coco import People
+from mipnet.data.dataset_formats import open_split
 from mipnet.models.weights import save_model
 from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import model_from_config
+from tests.helpers.registering import register_small
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -70,7 +70,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def ray_session() -> Iterator[None]:
     """One Ray for the whole test session."""
     from mipnet.config.schema import ResourcesConfig
-    from mipnet.raysession import connect
+    from mipnet.ray_runtime.session import connect
 
     with connect(ResourcesConfig(workers=2, stream_workers=2, object_store_gb=0.5)):
         yield

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import mipnet
-import mipnet.commands.train as commands
-from mipnet.runs import Run, default_name
+import mipnet.cli.train as commands
+from mipnet.run_folder import Run, default_name
 from mipnet.storage import Folder
 
 

@@ -416,7 +416,7 @@ def descendants(pid: int) -> list[int]:
 @pytest.mark.parametrize("argv", [["--help"], ["train", "--help"]])
 def test_help_is_quick_and_light(argv):
     code = (
-        "import sys; from mipnet.cli import main\n"
+        "import sys; from mipnet.cli.main import main\n"
         f"try: main({argv!r})\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'ray', 'mlflow'} & set(sys.modules)\n"

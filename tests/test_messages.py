@@ -21,14 +21,14 @@ from pathlib import Path
 import pytest
 import ray
 
-from mipnet import raysession
-from mipnet.cli import main
+from mipnet.cli.main import main
 from mipnet.config import preset, to_dict
 from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError
 from mipnet.models.build import build_model
 from mipnet.models.weights import save_model
-from mipnet.raysession import Growth, check_room
+from mipnet.ray_runtime import session as raysession
+from mipnet.ray_runtime.session import Growth, check_room
 from mipnet.registry import store
 from mipnet.storage import Folder
 

@@ -10,19 +10,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from servers import BUCKET, KEYS, objects
 
-from mipnet.cli import main
-from mipnet.commands.predict import find_pictures
+from mipnet.cli.main import main
+from mipnet.cli.predict import find_pictures
 from mipnet.config.schema import AugmentConfig, DataConfig
+from mipnet.data.coco import People, absent, read_uri
 from mipnet.data.crops import CropSettings
-from mipnet.data.layouts import open_split
-from mipnet.data.records import People, absent, read_uri
+from mipnet.data.dataset_formats import open_split
+from mipnet.data.sample_schedule import WindowPlan
 from mipnet.data.stream import WindowCutter
-from mipnet.data.windows import WindowPlan
 from mipnet.errors import UserError
 from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
+from tests.helpers.servers import BUCKET, KEYS, objects
 
 
 @pytest.fixture

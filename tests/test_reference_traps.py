@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import HRNET
 
 from mipnet.config.schema import DataConfig, EvaluationConfig
-from mipnet.data.layouts import open_split
+from mipnet.data.dataset_formats import open_split
 from mipnet.evaluation.merging import DISCOUNT, merge_instances
 from mipnet.models.build import build_model
 from mipnet.models.mimb import MIMB
 from mipnet.storage import Folder
 from mipnet.training.losses import heatmap_loss
+from tests.helpers.networks import HRNET
 
 
 @pytest.mark.parametrize("instances", [2, 3, 4])

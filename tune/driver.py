@@ -14,11 +14,11 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
 import tune
-from mipnet.commands.progress import Progress
-from mipnet.config.flags import say
 from mipnet.config.schema import ResourcesConfig
+from mipnet.console import say
 from mipnet.evaluation.occlusion import SCORE
-from mipnet.runs import Run
+from mipnet.experiment.progress import Progress
+from mipnet.run_folder import Run
 from tune.records import note_failure, open_trial, trial_of
 from tune.rungs import Board, Trial
 from tune.trials import Work, train_trial

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mipnet.commands import phases as training
-from mipnet.commands.checks import check_data
-from mipnet.commands.common import data_folder, one_image_each, open_splits
-from mipnet.commands.train import disk_of, open_tracker, timed
+from mipnet.cli.train import disk_of, open_tracker, timed
 from mipnet.config import to_dict, to_yaml
-from mipnet.config.flags import say
+from mipnet.console import say
+from mipnet.experiment import phases as training
+from mipnet.experiment.common import data_folder, one_image_each, open_splits
+from mipnet.experiment.preflight import check_data
 from mipnet.models.weights import DESCRIPTION
-from mipnet.raysession import connect, probe_files, probe_storage, quieten
-from mipnet.runs import MODEL, Run
+from mipnet.ray_runtime.session import connect, probe_files, probe_storage, quieten
+from mipnet.run_folder import MODEL, Run
 from mipnet.storage import Folder, default_storage
 from mipnet.tracking.system import SystemMetrics
 from mipnet.tracking.tracker import Tracker, tracking_uri

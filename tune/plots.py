@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from mipnet.report.curves import (
+from mipnet.visualization.curves import (
     DASHES,
     INK,
     MARKERS,

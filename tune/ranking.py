@@ -9,7 +9,7 @@ from statistics import stdev
 from typing import Any
 
 from mipnet.config import Config
-from mipnet.runs import Run
+from mipnet.run_folder import Run
 from tune.records import TRIAL, network_costs
 from tune.rungs import Score, Trial, mean_score
 from tune.spaces import Point

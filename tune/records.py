@@ -17,7 +17,7 @@ from typing import Any
 
 from mipnet.config import Config, digest, to_yaml
 from mipnet.errors import UserError
-from mipnet.runs import Run, load_run, open_run
+from mipnet.run_folder import Run, load_run, open_run
 from mipnet.storage import Folder
 from tune.rungs import Score, Trial
 from tune.spaces import Point

@@ -10,9 +10,9 @@ from typing import Any
 from mipnet.config import to_yaml
 from mipnet.evaluation.occlusion import SCORE
 from mipnet.formats import aligned, duration, gain, percent
-from mipnet.report.curves import Curve
-from mipnet.report.document import Tile, document, render
-from mipnet.runs import Run
+from mipnet.run_folder import Run
+from mipnet.visualization.curves import Curve
+from mipnet.visualization.html_page import Tile, document, render
 from tune.plots import cost_plot, curves_plot, effect_plot, label_of
 from tune.ranking import (
     AP,

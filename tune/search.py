@@ -11,15 +11,15 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: the folder above is where ``tune`` is found
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from mipnet.cli import exit_status
-from mipnet.commands.common import CONFIG_HELP, STORAGE_HELP, chosen_base, storage_at
-from mipnet.commands.train import SECTIONS
+from mipnet.cli.main import exit_status
+from mipnet.cli.train import SECTIONS
 from mipnet.config import Config, from_dict, read_yaml
 from mipnet.config.checks import require
 from mipnet.config.flags import option, parse
 from mipnet.config.presets import describe
 from mipnet.errors import ConfigError
-from mipnet.runs import locked
+from mipnet.experiment.common import CONFIG_HELP, STORAGE_HELP, chosen_base, storage_at
+from mipnet.run_folder import locked
 from mipnet.storage import Folder
 from tune.records import open_search, search_name
 from tune.samplers import TRIALS, sampler_named
@@ -112,7 +112,7 @@ def with_found_start(config: Config, storage: Folder) -> Config:
     init = config.train.init
     if not init or init.startswith(("models:", "runs:")):
         return config
-    from mipnet.models.importing import is_checkpoint
+    from mipnet.models.reference_checkpoints import is_checkpoint
     from mipnet.registry.resolve import resolve_model
 
     if is_checkpoint(init):

@@ -11,7 +11,7 @@ from typing import Any
 from mipnet.config import Config
 from mipnet.evaluation.occlusion import occlusion_ap
 from mipnet.formats import percent, short_duration
-from mipnet.runs import RESULTS, Run
+from mipnet.run_folder import RESULTS, Run
 from tune.ranking import Measure, Result, cost_unit, finished, measure_of, pareto_front
 from tune.records import TRIAL
 from tune.rungs import Trial

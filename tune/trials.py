@@ -9,21 +9,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mipnet.commands.checks import check_data
-from mipnet.commands.common import open_splits
-from mipnet.commands.phases import read_history, train_phase, training_people
-from mipnet.commands.train import open_tracker, timed
+from mipnet.cli.train import open_tracker, timed
 from mipnet.config import Config
 from mipnet.config.schema import ResourcesConfig
-from mipnet.data.layouts import boxes_of
-from mipnet.data.records import Boxes
+from mipnet.data.coco import Boxes
+from mipnet.data.dataset_formats import boxes_of
 from mipnet.errors import UserError, mendable
 from mipnet.evaluation.occlusion import occlusion_ap
+from mipnet.evaluation.predicted_poses import merged_results
 from mipnet.evaluation.protocols import evaluate_poses
+from mipnet.experiment.common import open_splits
+from mipnet.experiment.phases import read_history, train_phase, training_people
+from mipnet.experiment.preflight import check_data
 from mipnet.inference.pipeline import predict_poses
-from mipnet.inference.poses import merged_results
-from mipnet.raysession import quieten
-from mipnet.runs import MODEL, Run, load_run, locked
+from mipnet.ray_runtime.session import quieten
+from mipnet.run_folder import MODEL, Run, load_run, locked
 from mipnet.storage import Folder
 from mipnet.tracking.tracker import Tracker
 from mipnet.training.trainer import innermost

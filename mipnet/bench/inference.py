@@ -15,8 +15,8 @@ from mipnet.config import Config
 from mipnet.evaluation.decoding import flip_back
 from mipnet.inference.crop_predictor import CropPredictor
 from mipnet.models.fold import fold
-from mipnet.models.images import normalise
 from mipnet.models.network import MIPNet
+from mipnet.models.normalization import normalise
 from mipnet.models.precision import native_bf16
 from mipnet.training.checkpoint import model_from_config
 

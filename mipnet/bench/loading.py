@@ -9,8 +9,8 @@ from itertools import cycle, islice
 import numpy as np
 
 from mipnet.bench.plain_loader import PlainLoader, stack
-from mipnet.data.buffers import PixelMemory
-from mipnet.data.pack import PackedImage, Packing, pack, pieces
+from mipnet.data.buffer_pool import PixelMemory
+from mipnet.data.shards import PackedImage, Packing, pack, pieces
 from mipnet.data.stream import WindowCutter
 from mipnet.storage import Folder, parent_of
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 
+from mipnet.data.coco import People
 from mipnet.data.crops import CropSettings, assign_instances, colour_table, draw_augmentation, half_body_crop
 from mipnet.data.geometry import (
     box_to_crop,
@@ -22,9 +23,8 @@ from mipnet.data.geometry import (
     transform_keypoints,
     warp_crop,
 )
-from mipnet.data.records import People
-from mipnet.data.windows import sample_rng
-from mipnet.models.images import MEAN, STD
+from mipnet.data.sample_schedule import sample_rng
+from mipnet.models.normalization import MEAN, STD
 
 MEAN_TENSOR, STD_TENSOR = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
 STRIDE = 4

@@ -13,12 +13,12 @@ import ray
 
 from mipnet.config import Config
 from mipnet.config.schema import ResourcesConfig, validate
-from mipnet.data.capacity import capacity
-from mipnet.data.records import People
-from mipnet.data.windows import WindowPlan
+from mipnet.data.coco import People
+from mipnet.data.sample_schedule import WindowPlan
 from mipnet.errors import ConfigError
 from mipnet.formats import aligned
-from mipnet.machine import cores
+from mipnet.host import cores
+from mipnet.ray_runtime.capacity import capacity
 from mipnet.storage import Folder
 from mipnet.training.trainer import fit
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import ray
 
-from mipnet.data.buffers import PixelMemory
+from mipnet.data.buffer_pool import PixelMemory
+from mipnet.data.sample_schedule import WindowPlan
 from mipnet.data.stream import PlannedSplit, WindowCutter, window_numbers
-from mipnet.data.windows import WindowPlan
-from mipnet.machine import keep_memory
+from mipnet.host import keep_memory
 
 Usage = dict[str, float]
 """Seconds of CPU by kind of process."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -152,8 +151,3 @@ def chosen(argv: Sequence[str], flag: str, default: str) -> str:
         if name == flag:
             return value if equals else following
     return default
-
-
-def say(line: str = "") -> None:
-    """A line for the person at the terminal."""
-    print(line, file=sys.stdout, flush=True)

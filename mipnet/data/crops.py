@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from mipnet.config.schema import AugmentConfig, Config
+from mipnet.data.coco import read_uri
 from mipnet.data.geometry import (
     box_to_crop,
     crop_affine,
@@ -17,7 +18,6 @@ from mipnet.data.geometry import (
     transform_keypoints,
     warp_crop,
 )
-from mipnet.data.records import read_uri
 from mipnet.skeletons import Skeleton
 
 MIN_JOINTS_OF_OTHERS = 3

@@ -1,11 +1,11 @@
 """The training stream on Ray Data: planned windows in, equal rank blocks of uint8 crops and joints out.
 
-A row that goes in is the number of a window (``mipnet.data.windows``). One task reads the window's images,
-decodes each once, cuts all of its people straight to their places in the shuffled window, and yields blocks
-of exactly one rank's share of it, step by step. With ``preserve_order`` Ray's splitter deals these blocks to
-the ranks in turn, so rank r gets block r of every window, however many tasks and ranks there are, and takes
-its batches out of it without a copy. Each sample carries its step and slot, and the training loop refuses a
-batch that is not the one it expects.
+A row that goes in is the number of a window (``mipnet.data.sample_schedule``). One task reads the window's
+images, decodes each once, cuts all of its people straight to their places in the shuffled window, and
+yields blocks of exactly one rank's share of it, step by step. With ``preserve_order`` Ray's splitter deals
+these blocks to the ranks in turn, so rank r gets block r of every window, however many tasks and ranks
+there are, and takes its batches out of it without a copy. Each sample carries its step and slot, and the
+training loop refuses a batch that is not the one it expects.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import ray
 from ray.data import DataContext, DataIterator, Dataset, ExecutionOptions, ExecutionResources
 from ray.train import DataConfig
 
-from mipnet.data.buffers import PixelMemory, new_pixels
+from mipnet.data.buffer_pool import PixelMemory, new_pixels
+from mipnet.data.coco import People
 from mipnet.data.crops import CropSettings, cut_crop, read_image
-from mipnet.data.records import People
-from mipnet.data.windows import WindowPlan, sample_rng
-from mipnet.machine import keep_memory
+from mipnet.data.sample_schedule import WindowPlan, sample_rng
+from mipnet.host import keep_memory
 
 Block = dict[str, np.ndarray]
 

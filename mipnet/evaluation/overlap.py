@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mipnet.data.boxes import box_iou
+from mipnet.data.box_ops import box_iou
 from mipnet.evaluation import coco
 from mipnet.evaluation.coco import ALL_SIZES, Annotations, Sigmas
 

@@ -14,8 +14,8 @@ from mipnet.config.schema import EvaluationConfig
 from mipnet.errors import UserError
 from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps, flip_back
 from mipnet.models.fold import fold
-from mipnet.models.images import normalise
 from mipnet.models.network import MIPNet
+from mipnet.models.normalization import normalise
 from mipnet.models.precision import native_bf16
 from mipnet.models.weights import load_model
 

@@ -19,13 +19,13 @@ from ray.data import ActorPoolStrategy
 
 from mipnet.config import Config
 from mipnet.config.schema import EvaluationConfig, ResourcesConfig
+from mipnet.data.coco import Boxes
 from mipnet.data.crops import crop_boxes, read_image
-from mipnet.data.faults import check_readable
-from mipnet.data.records import Boxes
 from mipnet.data.stream import settle
+from mipnet.data.validation import check_readable
+from mipnet.evaluation.predicted_poses import Poses
+from mipnet.host import cores, keep_memory
 from mipnet.inference.crop_predictor import CropPredictor
-from mipnet.inference.poses import Poses
-from mipnet.machine import cores, keep_memory
 from mipnet.storage import Folder
 
 Block = dict[str, np.ndarray]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mipnet.data.records import CocoFile, read_uri
+from mipnet.data.coco import CocoFile, read_uri
 
 if TYPE_CHECKING:
     from mipnet.config.schema import DataConfig

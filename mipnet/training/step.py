@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mipnet.config.schema import Config
-from mipnet.models.images import normalise
+from mipnet.models.activation_checkpointing import recompute_activations
 from mipnet.models.network import MIPNet
+from mipnet.models.normalization import normalise
 from mipnet.models.precision import Precision
-from mipnet.models.recompute import recompute_activations
 from mipnet.models.targets import heatmap_targets
 from mipnet.training.losses import heatmap_loss
-from mipnet.training.optimise import build_optimizer, learning_rate
+from mipnet.training.optim import build_optimizer, learning_rate
 
 MicroBatch = tuple[Tensor, Tensor]
 """Images (b, h, w, 3) and joints (b, N, K, 3) of one of the ``train.accumulate`` parts of a batch."""

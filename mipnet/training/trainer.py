@@ -14,20 +14,21 @@ from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, Scalin
 from ray.train.torch import TorchTrainer
 
 from mipnet.config import Config, to_dict
+from mipnet.data.coco import People
 from mipnet.data.crops import crop_settings
-from mipnet.data.layouts import open_split
-from mipnet.data.records import People
+from mipnet.data.dataset_formats import open_split
+from mipnet.data.sample_schedule import WindowPlan
 from mipnet.data.stream import PlannedSplit, WindowCutter, stream_factory
-from mipnet.data.windows import WindowPlan
 from mipnet.errors import UserError, mendable
 from mipnet.evaluation.occlusion import SCORE, occlusion_ap
-from mipnet.inference.entries import flat_metrics
-from mipnet.inference.evaluate import predict_splits, score_splits
-from mipnet.machine import cores
-from mipnet.runs import TRAINING, Run
+from mipnet.evaluation.result_rows import flat_metrics
+from mipnet.evaluation.scoring import score_splits
+from mipnet.host import cores
+from mipnet.inference.splits import predict_splits
+from mipnet.run_folder import TRAINING, Run
 from mipnet.storage import Folder
+from mipnet.training.atomic_files import storage_options
 from mipnet.training.checkpoint import step_of
-from mipnet.training.files import storage_options
 from mipnet.training.worker import train_worker
 
 Validate = Callable[[RayCheckpoint], dict[str, Any]]

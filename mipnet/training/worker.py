@@ -20,13 +20,13 @@ import torch
 from ray.train import Checkpoint
 
 from mipnet.config import Config, from_dict
-from mipnet.data.records import People
-from mipnet.data.windows import WindowPlan
+from mipnet.data.coco import People
+from mipnet.data.sample_schedule import WindowPlan
 from mipnet.errors import first_few
-from mipnet.machine import cores, keep_memory
+from mipnet.host import cores, keep_memory
+from mipnet.models.initialization import start_from_folder
 from mipnet.models.network import MIPNet
 from mipnet.models.precision import resolve_precision
-from mipnet.models.starting import start_from_folder
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import folder_name, load_checkpoint, model_from_config, save_checkpoint
 from mipnet.training.cpu_step import CpuTrainStep, parallel_micro_batches

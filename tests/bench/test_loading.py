@@ -11,13 +11,13 @@ import torch
 
 from mipnet.bench.loading import Loading
 from mipnet.bench.plain_loader import PlainLoader, heatmaps
-from mipnet.cli import main
+from mipnet.cli.main import main
 from mipnet.config.schema import AugmentConfig, DataConfig
 from mipnet.data.crops import CropSettings
-from mipnet.data.layouts import open_split
+from mipnet.data.dataset_formats import open_split
+from mipnet.data.sample_schedule import WindowPlan
 from mipnet.data.stream import WindowCutter
-from mipnet.data.windows import WindowPlan
-from mipnet.models.images import normalise
+from mipnet.models.normalization import normalise
 from mipnet.models.targets import heatmap_targets
 from mipnet.skeletons import COCO17
 from mipnet.storage import Folder

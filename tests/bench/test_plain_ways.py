@@ -13,7 +13,7 @@ from mipnet.bench.device import choose_device
 from mipnet.bench.inference import difference, trained, ways
 from mipnet.bench.plain import Repeated
 from mipnet.bench.step import PLAIN, StepWay, gradient_difference, operations, random_batch, variants
-from mipnet.cli import main
+from mipnet.cli.main import main
 from mipnet.config import Config, from_dict, preset
 from mipnet.errors import ConfigError
 from mipnet.training.checkpoint import model_from_config

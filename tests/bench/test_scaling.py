@@ -19,7 +19,7 @@ from mipnet.bench.scaling import (
 )
 from mipnet.config import Config, preset
 from mipnet.config.schema import ResourcesConfig
-from mipnet.data.windows import WindowPlan
+from mipnet.data.sample_schedule import WindowPlan
 from mipnet.errors import UserError
 from mipnet.storage import Folder
 

@@ -9,9 +9,9 @@ import pytest
 import ray
 
 from mipnet.bench.streaming import CONSUMER, LEAST_ROUNDS, LOOP, REST, TASKS, bare, steady, stream
-from mipnet.commands.stream_bench import IDLE, make_cutter, spent
+from mipnet.cli.bench_stream import IDLE, make_cutter, spent
 from mipnet.config import preset
-from mipnet.data.windows import WindowPlan
+from mipnet.data.sample_schedule import WindowPlan
 
 
 @pytest.mark.ray

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from isolated import PROJECT
 
-SCRIPTS = {"shared": PROJECT / "cluster" / "local.py", "isolated": Path(__file__).with_name("isolated.py")}
+from tests.helpers.isolated_cluster import PROJECT
+
+SCRIPTS = {"shared": PROJECT / "cluster/local.py", "isolated": PROJECT / "tests/helpers/isolated_cluster.py"}
 
 
 @pytest.fixture

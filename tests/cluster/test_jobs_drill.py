@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from isolated import PROJECT
+
+from tests.helpers.isolated_cluster import PROJECT
 
 
 @pytest.mark.drill

@@ -12,14 +12,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import local  # on the path since conftest.py imported isolated.py
+import local  # on the path since isolated_cluster was imported
 import psutil
 import pytest
-from isolated import IsolatedCluster, Network
 from local import MARK, Cluster, end, members, running
 
-from mipnet.cli import exit_status
+from mipnet.cli.main import exit_status
 from mipnet.errors import UserError
+from tests.helpers.isolated_cluster import IsolatedCluster, Network
 
 LOOK = """
 import json, os, sys

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mipnet.commands.train import read
+from mipnet.cli.train import read
 from mipnet.config import PRESETS, Config, differences, digest, from_dict, preset, read_yaml, to_dict, to_yaml
 from mipnet.config.checks import Problem
 from mipnet.config.schema import ModelConfig, TrainConfig, validate

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mipnet.commands.train import read
+from mipnet.cli.train import read
 from mipnet.config import PRESETS, differences, from_dict, preset
 from mipnet.config.presets import DATASETS, baseline, describe, missing_start
 from mipnet.config.schema import AugmentConfig, ResourcesConfig

@@ -13,7 +13,7 @@ from mipnet.config import from_dict, preset, to_dict, to_yaml
 from mipnet.config.loading import digest, read_yaml
 from mipnet.config.skeleton_files import skeleton_setting
 from mipnet.errors import ConfigError
-from mipnet.models.starting import known_skeleton
+from mipnet.models.initialization import known_skeleton
 from mipnet.skeletons import COCO17, Skeleton
 
 BIRD: dict[str, Any] = {

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mipnet.config.presets import DATASETS
-from mipnet.data.layouts import open_split
+from mipnet.data.dataset_formats import open_split
 from mipnet.data.ochuman import JOINTS, image_ids, is_ochuman, ochuman_to_coco
 from mipnet.errors import DataError
 from mipnet.evaluation.coco import evaluate_keypoints

@@ -11,8 +11,9 @@ import pytest
 import ray
 
 from mipnet.config.schema import AugmentConfig
+from mipnet.data.coco import Images, People
 from mipnet.data.crops import CropSettings
-from mipnet.data.records import Images, People
+from mipnet.data.sample_schedule import WindowPlan
 from mipnet.data.stream import (
     PlannedSplit,
     WindowCutter,
@@ -20,7 +21,6 @@ from mipnet.data.stream import (
     rest_in_every_turn,
     window_numbers,
 )
-from mipnet.data.windows import WindowPlan
 from mipnet.skeletons import COCO17
 
 BATCH = 4

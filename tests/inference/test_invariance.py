@@ -16,17 +16,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import tiny
 
 from mipnet.config import Config, to_dict
-from mipnet.data.layouts import open_split
+from mipnet.data.dataset_formats import open_split
 from mipnet.inference.crop_predictor import CropPredictor
 from mipnet.inference.pipeline import predict_poses
-from mipnet.models.images import normalise
+from mipnet.models.normalization import normalise
 from mipnet.models.targets import heatmap_targets
 from mipnet.models.weights import save_model
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import model_from_config
+from tests.helpers.networks import tiny
 
 ALLOWED = 1e-4  # px
 CROPS = 24

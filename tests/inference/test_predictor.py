@@ -11,17 +11,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from networks import tiny
 
 from mipnet.config import Config, to_dict
 from mipnet.data.geometry import crop_affine, transform_points, warp_crop
 from mipnet.errors import UserError
 from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps
 from mipnet.inference.crop_predictor import CropPredictor
-from mipnet.models.images import MEAN, STD, normalise
+from mipnet.models.normalization import MEAN, STD, normalise
 from mipnet.models.precision import native_bf16
 from mipnet.models.weights import DESCRIPTION, load_model, save_model
 from mipnet.training.checkpoint import model_from_config
+from tests.helpers.networks import tiny
 
 
 def save(folder: Path, instances: int = 2) -> Config:

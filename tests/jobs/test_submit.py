@@ -63,7 +63,7 @@ def test_reports_templates_are_sent_too() -> None:
     names = {name for _, name in submit.packed(submit.PROJECT)}
     files = [path for room in ("mipnet", "tune") for path in submit.PROJECT.glob(f"{room}/**/templates/*")]
     templates = {str(path.relative_to(submit.PROJECT)) for path in files}
-    assert {"mipnet/report/templates/report.css", "tune/templates/search.md.j2"} <= templates <= names
+    assert {"mipnet/visualization/templates/report.css", "tune/templates/search.md.j2"} <= templates <= names
 
 
 def test_every_script_beside_it_is_a_job() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mipnet.models.costs import count_parameters
-from mipnet.models.importing import export_checkpoint, import_checkpoint
+from mipnet.models.reference_checkpoints import export_checkpoint, import_checkpoint
 from mipnet.models.weights import load_model, read_weights
 from mipnet.skeletons import CROWDPOSE14
 

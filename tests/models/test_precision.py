@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import tiny
 
 from mipnet.models.precision import Precision, native_bf16, resolve_precision
 from mipnet.training.checkpoint import load_checkpoint, model_from_config, save_checkpoint
 from mipnet.training.step import TrainStep
+from tests.helpers.networks import tiny
 
 CPU = torch.device("cpu")
 

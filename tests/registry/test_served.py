@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from registering import (
+
+from mipnet.data.crops import decode_image
+from mipnet.storage import Folder
+from tests.helpers.registering import (
     BOXES,
     answers,
     ask,
@@ -22,9 +25,6 @@ from registering import (
     pictures,
     serving,
 )
-
-from mipnet.data.crops import decode_image
-from mipnet.storage import Folder
 
 Register = Callable[..., int]
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 
 from mipnet.config.schema import DataConfig
-from mipnet.data.layouts import open_split
+from mipnet.data.dataset_formats import open_split
 from mipnet.storage import Folder
 from mipnet.tracking.datasets import dataset_inputs, describe_datasets
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from registering import (
+
+from mipnet.storage import Folder
+from tests.helpers.registering import (
     BOXES,
     answers,
     ask,
@@ -22,9 +24,7 @@ from registering import (
     register_small,
     serving,
 )
-from servers import BUCKET, KEYS, free_port, objects, postgres, process
-
-from mipnet.storage import Folder
+from tests.helpers.servers import BUCKET, KEYS, free_port, objects, postgres, process
 
 
 @dataclass(frozen=True)

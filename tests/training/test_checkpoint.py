@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from networks import tiny
 
 from mipnet.config import Config, from_dict, to_dict
 from mipnet.errors import UserError
@@ -24,6 +23,7 @@ from mipnet.training.checkpoint import (
     step_of,
 )
 from mipnet.training.step import TrainStep
+from tests.helpers.networks import tiny
 
 HISTORY = [{"step": 2, "loss": 0.5}, {"step": 4, "loss": float("nan")}]
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 import yaml
 
-from mipnet.commands.summary_models import summary
+from mipnet.cli.models_summary import summary
 from mipnet.config import PRESETS, Config, from_dict, preset, to_yaml
 from mipnet.config.presets import PAPERS, baseline
 from mipnet.config.schema import validate
+from mipnet.data.coco import People
 from mipnet.data.crops import crop_settings
-from mipnet.data.layouts import open_split
-from mipnet.data.records import People
+from mipnet.data.dataset_formats import open_split
+from mipnet.data.sample_schedule import WindowPlan
 from mipnet.data.stream import WindowCutter
-from mipnet.data.windows import WindowPlan
 from mipnet.models.costs import count_parameters
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import model_from_config

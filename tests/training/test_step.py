@@ -3,62 +3,30 @@
 from __future__ import annotations
 
 import copy
-import gc
 import math
-import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from networks import tiny
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mipnet.config import Config
-from mipnet.models.precision import Precision
 from mipnet.training.checkpoint import model_from_config
-from mipnet.training.cpu_step import CpuTrainStep
-from mipnet.training.optimise import learning_rate
+from mipnet.training.optim import learning_rate
 from mipnet.training.step import TrainStep, flatten_statistics
-
-CPU = torch.device("cpu")
-CORRUPT = torch.tensor([True, False, False, True])
-
-
-def make(config: Config, total_steps: int = 40, precision: Precision = "fp32") -> TrainStep:
-    torch.manual_seed(0)
-    return TrainStep(model_from_config(config), config, total_steps, CPU, precision)
-
-
-def make_parallel(config: Config, parallel: int = 2, precision: Precision = "fp32") -> CpuTrainStep:
-    torch.manual_seed(0)
-    return CpuTrainStep(model_from_config(config), config, 40, precision, parallel)
-
-
-def batch(count: int = 4, instances: int = 2, seed: int = 1) -> tuple[Tensor, Tensor]:
-    """Noise with a bright square where the joints of λ are."""
-    g = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 120, (count, 48, 32, 3), generator=g, dtype=torch.uint8)
-    joints = torch.rand(count, instances, 17, 3, generator=g) * torch.tensor([28.0, 44.0, 0]) + 2
-    return images, joints
-
-
-def snapshot(step: TrainStep) -> dict[str, Tensor]:
-    """Copies of all that an update may change."""
-    state = {f"model.{k}": v for k, v in step.model.state_dict().items()}
-    state |= {f"average.{i}": v for i, v in enumerate(step.average)}
-    for i, moments in enumerate(step.optimizer.state.values()):
-        state |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
-    return {k: v.clone() for k, v in state.items() if not k.endswith("num_batches_tracked")}
-
-
-def different(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
-    assert a.keys() == b.keys()
-    return [name for name in a if not torch.equal(a[name], b[name])]
+from tests.helpers.networks import tiny
+from tests.helpers.steps import (
+    CORRUPT,
+    CPU,
+    batch,
+    different,
+    make,
+    poison_activation,
+    poison_gradient,
+    run_ranks,
+    snapshot,
+)
 
 
 @pytest.mark.parametrize("instances", [1, 2, 3])
@@ -98,18 +66,6 @@ def test_one_step_by_hand() -> None:
     for p, old, g in zip(step.parameters, before, gradients, strict=True):
         clear = g.abs() > 1e-5
         torch.testing.assert_close((p.detach() - old)[clear], -rate * g.sign()[clear], rtol=5e-3, atol=1e-6)
-
-
-def poison_gradient(step: TrainStep) -> Any:
-    """One weight's gradient becomes nan; activations and batch-norm statistics stay ordinary."""
-    weight = next(p for p in step.parameters if p.dim() == 4)
-    return weight.register_hook(lambda g: torch.full_like(g, math.nan))
-
-
-def poison_activation(step: TrainStep) -> Any:
-    """An early activation becomes inf: batch-norm statistics, loss and all gradients are spoilt."""
-    conv = next(m for m in step.model.modules() if isinstance(m, nn.Conv2d))
-    return conv.register_forward_hook(lambda _m, _i, out: out * math.inf)
 
 
 @pytest.mark.parametrize("clip", [0.0, 5.0])
@@ -355,59 +311,6 @@ def test_what_is_not_trained_stays() -> None:
     step(*batch())
     assert torch.equal(model.backbone.head.weight, head)
     assert len(step.evaluated_state()) == len(model.state_dict())
-
-
-def one_rank(rank: int, folder: str, config: Config) -> None:
-    """What a rank sees of two steps, each with its half of the batch, saved as rank0.pt or rank1.pt."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/init",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=300),
-    )
-    torch.save(two_steps(rank, folder, config), f"{folder}/rank{rank}.pt")
-    # DDP's reducer must go first: as the last owner of the process group it would wait for the group's
-    # threads while it holds the interpreter's lock, and they may need that.
-    gc.collect()
-    dist.destroy_process_group()
-
-
-def two_steps(rank: int, folder: str, config: Config) -> dict[str, Any]:
-    torch.manual_seed(10 + rank)  # DDP makes the start the same
-    step = TrainStep(model_from_config(config), config, 40, CPU)
-    step.model.load_state_dict(torch.load(f"{folder}/start.pt", weights_only=True))
-    images, joints = batch()
-    mine = slice(2 * rank, 2 * rank + 2)
-    step(images[mine], joints[mine], CORRUPT[mine])
-    seen: dict[str, Any] = {
-        "gradients": [p.grad.clone() for p in step.parameters if p.grad is not None],
-        "metrics": step.read_metrics(),
-    }
-    before = snapshot(step)
-    if rank == 1:  # what spoils one rank masks the update of both
-        poison_activation(step)
-    step(images[mine], joints[mine])
-    seen["changed"] = different(before, snapshot(step))
-    seen["skipped"] = step.read_metrics()["skipped"]
-    seen["parameters"] = [p.detach().clone() for p in step.parameters]
-    step.statistics.fill_(float(rank))
-    step.synchronise_statistics()
-    seen["statistics"] = step.statistics.clone()
-    return seen
-
-
-def run_ranks(folder: Path, config: Config, seconds: float = 300) -> list[dict[str, Any]]:
-    ranks = mp.spawn(one_rank, (str(folder), config), nprocs=2, join=False)
-    assert ranks is not None
-    deadline = time.monotonic() + seconds
-    while not ranks.join(timeout=5):
-        if time.monotonic() > deadline:
-            for process in ranks.processes:
-                process.kill()
-            pytest.fail(f"the ranks did not end within {seconds} s")
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
 def test_two_ranks_make_the_update_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from networks import tiny
-from test_step import (
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mipnet.models.precision import Precision
+from mipnet.training.cpu_step import parallel_micro_batches
+from mipnet.training.step import TrainStep
+from tests.helpers.networks import tiny
+from tests.helpers.steps import (
     CORRUPT,
     batch,
     different,
@@ -21,12 +27,6 @@ from test_step import (
     run_ranks,
     snapshot,
 )
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-
-from mipnet.models.precision import Precision
-from mipnet.training.cpu_step import parallel_micro_batches
-from mipnet.training.step import TrainStep
 
 WAITS = {"_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal"}
 """Operations that need a value on the host: on a GPU each waits for everything before it."""

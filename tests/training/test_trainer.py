@@ -10,8 +10,8 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError
 
-from mipnet.raysession import LEAST_URGENT
-from mipnet.runs import TRAINING
+from mipnet.ray_runtime.session import LEAST_URGENT
+from mipnet.run_folder import TRAINING
 from mipnet.storage import Folder
 from mipnet.training.trainer import FIRST, Trainer, position
 

@@ -12,7 +12,7 @@ import ray
 import torch
 
 from mipnet.config import Config, preset
-from mipnet.data.windows import WindowPlan
+from mipnet.data.sample_schedule import WindowPlan
 from mipnet.training.worker import Guard, Unread
 
 FIRST = np.array([0, 2, 3, 6, 10])  # people of four images

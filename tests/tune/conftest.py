@@ -10,7 +10,7 @@ import pytest
 
 from mipnet.config import Config, from_dict, preset
 from mipnet.evaluation.occlusion import SCORE
-from mipnet.runs import Run
+from mipnet.run_folder import Run
 from mipnet.storage import Folder
 from tune.records import TRIAL, open_search, open_trial
 from tune.rungs import Trial

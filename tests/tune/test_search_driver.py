@@ -13,7 +13,7 @@ import ray
 from ray.tune.search import Searcher
 
 from mipnet.config.schema import ResourcesConfig
-from mipnet.runs import Run
+from mipnet.run_folder import Run
 from tune.driver import Queue, line, trials_at_once
 from tune.records import note_scores, read_trials
 from tune.rungs import Board, Score, Trial

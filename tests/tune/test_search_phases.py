@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from mipnet.runs import Run
+from mipnet.run_folder import Run
 from tune.phases import summarise_search, to_evaluate
 from tune.records import TRIAL
 

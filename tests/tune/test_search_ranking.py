@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mipnet.runs import Run
+from mipnet.run_folder import Run
 from tune.ranking import (
     AP,
     LOSS,

@@ -10,7 +10,7 @@ import pytest
 
 from mipnet.config import Config, from_dict
 from mipnet.errors import UserError
-from mipnet.runs import Run
+from mipnet.run_folder import Run
 from mipnet.storage import Folder
 from tune.records import (
     TRIAL,

@@ -10,11 +10,11 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from pages import EVIL, Page
 
-from mipnet.commands.train import read
+from mipnet.cli.train import read
 from mipnet.config import from_dict, to_yaml
-from mipnet.runs import Run
+from mipnet.run_folder import Run
+from tests.helpers.pages import EVIL, Page
 from tune.ranking import rank
 from tune.records import TRIAL, read_trials
 from tune.report import html, markdown, pairs_of, text

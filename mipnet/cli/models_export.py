@@ -1,0 +1,46 @@
+"""``mipnet models export``: weights under the names of the reference code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mipnet.config import preset
+from mipnet.config.flags import option, parse
+from mipnet.console import say
+from mipnet.errors import UserError
+from mipnet.experiment.common import STORAGE_HELP
+from mipnet.storage import storage_named
+
+
+@dataclass(frozen=True)
+class Options:
+    """Flags of ``mipnet models export``."""
+
+    model: str = option("", "models:/NAME@ALIAS, the name of a run, or a model folder", positional=True)
+    out: str = option("", "file to write with torch.save, e.g. mipnet.pth")
+    storage: str = option("", STORAGE_HELP)
+
+
+def main(command: str, argv: Sequence[str]) -> int:
+    """Write a model's weights as the reference code reads them."""
+    about = "Write a model's weights as a state_dict of the reference code."
+    options, _ = parse(command, about, Options, [], preset("tiny"), argv)
+    if not options.model or not options.out:
+        raise UserError("which model, and where to", "mipnet models export MODEL --out FILE")
+
+    from mipnet.models.reference_checkpoints import export_checkpoint
+    from mipnet.models.weights import read_description
+    from mipnet.registry.resolve import resolve_model
+
+    storage = storage_named(options.storage)
+    with TemporaryDirectory() as scratch:
+        folder = resolve_model(options.model, storage).download(Path(scratch))
+        names = export_checkpoint(folder, options.out)
+        instances = read_description(folder)[0]["instances"]
+    say(f"{len(names)} tensors: {options.out}")
+    if instances > 2:
+        say(f"its embeddings take a one-hot λ of length {instances}; the reference code feeds two numbers")
+    return 0

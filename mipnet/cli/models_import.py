@@ -1,0 +1,67 @@
+"""``mipnet models import``: published weights as a model folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mipnet.config import from_dict, preset
+from mipnet.config.flags import option, parse
+from mipnet.config.schema import InputConfig
+from mipnet.console import say
+from mipnet.errors import UserError, first_few
+from mipnet.storage import Folder
+
+
+@dataclass(frozen=True)
+class Options:
+    """Flags of ``mipnet models import``."""
+
+    file: str = option("", "checkpoint of MIPNet, HRNet, SimpleBaseline or a ResNet (.pth)", positional=True)
+    out: str = option("", "folder for the model")
+    skeleton: str = option("", "whose joints: coco17, crowdpose14 or a YAML file [that with as many joints]")
+
+
+def main(command: str, argv: Sequence[str]) -> int:
+    """Recognise a checkpoint, write it as a model folder and say what became of it."""
+    from mipnet.models.costs import count_parameters
+    from mipnet.models.reference_checkpoints import INPUT_SIZE, import_checkpoint
+    from mipnet.models.weights import TENSORS_NAMED, build_from_description
+
+    base = replace(preset("tiny"), input=InputConfig(*INPUT_SIZE))
+    about = "Turn published weights into a model folder; the network is recognised by names and shapes."
+    options, settings = parse(command, about, Options, ["input"], base, argv)
+    if not options.file or not options.out:
+        raise UserError("which file, and where to", "mipnet models import FILE --out DIR")
+    size = from_dict(settings, base).input
+    out = Folder.of(options.out)
+    with TemporaryDirectory() as scratch:
+        done = import_checkpoint(options.file, scratch, size.size, options.skeleton)
+        out.upload(Path(scratch))
+
+    import torch
+
+    from mipnet.cli.models_summary import describe
+
+    with torch.device("meta"):
+        model = build_from_description(done.architecture, options.file)
+    say(describe(done.config))
+    if done.random:
+        say(f"random in what starts from it: {done.random}")
+    else:
+        say(f"{count_parameters(model):,} parameters, all from {options.file}")
+    if done.unused:
+        say(f"not used: {first_few(modules(done.unused), TENSORS_NAMED)}")
+    say(f"model: {out.uri}")
+    verb = "train --train.init" if done.random else "evaluate"
+    say(f"next   mipnet {verb} {out.uri} --data FOLDER")
+    return 0
+
+
+def modules(names: Sequence[str]) -> list[str]:
+    """Tensor names by module: a classifier has hundreds of them."""
+    counts = Counter(name.partition(".fuse_layers." if ".fuse_layers." in name else ".")[0] for name in names)
+    return [f"{module} ({count} tensors)" for module, count in counts.items()]

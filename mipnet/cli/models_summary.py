@@ -1,0 +1,115 @@
+"""``mipnet models summary``: what a network is and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mipnet.config import Config, from_dict, preset
+from mipnet.config.flags import chosen, option, parse
+from mipnet.config.presets import baseline
+from mipnet.console import say
+from mipnet.experiment.common import STORAGE_HELP
+from mipnet.storage import storage_named
+
+if TYPE_CHECKING:
+    from mipnet.models.costs import Part
+
+
+@dataclass(frozen=True)
+class Options:
+    """Flags of ``mipnet models summary``."""
+
+    model: str = option(
+        "", "models:/NAME@ALIAS, the name of a run, or a model folder; else --preset", positional=True
+    )
+    preset: str = option("tiny", "whose network, where no model is named")
+    skeleton: str = option("", "whose joints: coco17, crowdpose14 or a YAML file [the preset's]")
+    storage: str = option("", STORAGE_HELP)
+
+
+def main(command: str, argv: Sequence[str]) -> int:
+    """Print one screen: the network, its cost beside its single-instance baseline's, and its parts."""
+    base = preset(chosen(argv, "--preset", "tiny"))
+    options, settings = parse(
+        command, "What a network is and what it costs.", Options, ["model", "input"], base, argv
+    )
+    if options.model:
+        from mipnet.registry.resolve import model_config, resolve_model
+
+        storage = storage_named(options.storage)
+        base = model_config(resolve_model(options.model, storage))
+    if options.skeleton:
+        settings["data"] = {"skeleton": options.skeleton}
+    say(summary(from_dict(settings, base)))
+    return 0
+
+
+def describe(config: Config) -> str:
+    """The network in one line."""
+    m = config.model
+    if m.backbone == "hrnet":
+        name = f"HRNet-W{m.width}"
+        if (m.modules, m.blocks, m.stage1_blocks, m.stem_channels) != ((1, 4, 3), 4, 4, 64):
+            modules = ", ".join(map(str, m.modules))
+            name += f" (modules {modules}; {m.blocks} blocks, {m.stage1_blocks} in stage 1)"
+    else:
+        name = f"SimpleBaseline, ResNet-{m.depth}"
+    places = (
+        f"MIMBs at places {', '.join(map(str, m.places))} (r = {m.reduction})" if m.places else "no MIMBs"
+    )
+    joints = config.data.joints
+    return (
+        f"{name}; N = {m.instances}, {places}; {joints.num_joints} joints ({joints.name}); "
+        f"input {config.input.width}x{config.input.height} (width x height)"
+    )
+
+
+def summary(config: Config) -> str:
+    """All of the screen."""
+    import torch
+
+    from mipnet.models.costs import GIBI, count_parameters, multiply_adds, network_parts
+    from mipnet.training.checkpoint import model_from_config
+
+    with torch.device("meta"):
+        model, plain = model_from_config(config), model_from_config(baseline(config))
+    size = config.input.height, config.input.width
+    cost, cost_plain = multiply_adds(model, size), multiply_adds(plain, size)
+    parameters, parameters_plain = count_parameters(model), count_parameters(plain)
+    parts = network_parts(model, size)
+    _, height, width = parts[-1].outputs[0]
+
+    def line(label: str, ours: int, theirs: int) -> str:
+        numbers = f"{ours / GIBI:>11.2f} {theirs / GIBI:>11.2f}   x {ours / theirs:.2f}"
+        return f"{label:<34}{numbers}   ({ours / 1e9:.2f} and {theirs / 1e9:.2f} · 10^9)"
+
+    more = 100 * (parameters / parameters_plain - 1)
+    return "\n".join(
+        [
+            describe(config),
+            f"heatmaps {width}x{height} (width x height)",
+            "",
+            f"{'':<34}{'this':>11} {'N = 1':>11}",
+            f"{'parameters':<34}{parameters:>11,} {parameters_plain:>11,}   + {more:.2f} %",
+            line("multiply-adds / 1024^3, one λ", cost.single, cost_plain.single),
+            line(f"multiply-adds / 1024^3, {model.instances} λ", cost.total, cost_plain.total),
+            f"in front of the first MIMB{100 * cost.share:>18.1f} %{'':<14}runs once, whatever N",
+            "",
+            f"{'part':<10}{'place':>5}  {'output (channels x height x width)':<40}{'parameters':>11}"
+            f"{'multiply-adds':>16}",
+            *(part_line(part, model.instances) for part in parts),
+        ]
+    )
+
+
+def part_line(part: Part, instances: int) -> str:
+    """One part of the network; its multiply-adds in 10^6."""
+    shapes = ["x".join(map(str, shape)) for shape in part.outputs]
+    place = str(part.place or "")
+    times = f" x {instances} λ" if part.per_instance else ""
+    return (
+        f"{part.name:<10}{place:>5}  {', '.join(shapes):<40}{part.parameters:>11,}"
+        f"{part.multiply_adds / 1e6:>12,.2f} M{times}"
+    )

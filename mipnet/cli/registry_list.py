@@ -1,0 +1,46 @@
+"""``mipnet registry list``: the versions of the registered model, and who is and was champion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mipnet.cli.registry_options import RegistryOptions, named_registry
+from mipnet.console import say
+from mipnet.formats import aligned
+from mipnet.registry.champion import champions
+from mipnet.registry.lineage import RESULT, moment
+from mipnet.registry.store import CHAMPION, Registry
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+COLUMNS = ("version", "alias", "registered", "run", "preset", "occlusion AP", "decision")
+
+
+def main(command: str, argv: Sequence[str]) -> int:
+    """One line a version, the newest first, then the champions in their order."""
+    with named_registry(command, "The versions of a model.", RegistryOptions, argv) as (registry, _, _):
+        rows = [COLUMNS, *(row(registry, version) for version in registry.versions())]
+        line = champions(registry, registry.aliases().get(CHAMPION, 0))
+    say("\n".join(aligned(rows, len(COLUMNS))))
+    if line:
+        say("\nchampions")
+    for champion in line:
+        say(f"  {champion.at}  {champion.version} ({champion.how}) by {champion.by}")
+    return 0
+
+
+def row(registry: Registry, version: ModelVersion) -> tuple[str, ...]:
+    """The cells of one version; "-" where nobody knows."""
+    run, tags = registry.run_of(version), version.tags
+    ap = run.data.metrics.get(RESULT) if run else None
+    return (
+        str(version.version),
+        ", ".join(version.aliases) or "-",
+        moment(version.creation_timestamp),
+        tags.get("run") or (run.info.run_name if run else None) or "-",
+        tags.get("preset", "-"),
+        "-" if ap is None else f"{100 * ap:.1f}",
+        tags.get("promotion", "-"),
+    )

@@ -1,0 +1,194 @@
+"""Checkpoints of the reference code as model folders, and back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mipnet.config import Config, preset, to_dict, validate
+from mipnet.config.presets import DATASETS, PAPERS, TRAINED_ON, baseline
+from mipnet.config.schema import ModelConfig
+from mipnet.config.skeleton_files import skeleton_of
+from mipnet.errors import UserError
+from mipnet.models.initialization import in_words
+from mipnet.models.reference_names import from_reference, to_reference
+from mipnet.models.torch_checkpoints import read_checkpoint
+from mipnet.models.weights import (
+    HEAD,
+    build_from_description,
+    check_fit,
+    read_description,
+    read_weights,
+    save_weights,
+)
+from mipnet.skeletons import COCO17, SKELETONS, Skeleton
+
+INPUT_SIZE = (192, 256)
+"""(w, h) of most published weights; a checkpoint does not tell its own."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of a checkpoint.
+
+    Attributes:
+        folder: holds weights.safetensors and model.json.
+        architecture: the arguments of ``build_model``.
+        config: what to evaluate it with, or to train from it with.
+        unused: names in the checkpoint that a pose network has no use for.
+        random: what the checkpoint lacks and a training would start at random, as a line for the user.
+    """
+
+    folder: Path
+    architecture: dict[str, Any]
+    config: Config
+    unused: list[str]
+    random: str
+
+
+def is_checkpoint(where: str) -> bool:
+    """Whether ``where`` is a file on this machine: models are folders, so a file is to be imported."""
+    return "://" not in where and Path(where).expanduser().is_file()
+
+
+def import_checkpoint(
+    file: str | Path, out: str | Path, input_size: tuple[int, int] = INPUT_SIZE, joints: str = ""
+) -> Imported:
+    """Recognise a checkpoint of the reference code by names and shapes alone and write it as a model folder.
+
+    MIPNet, HRNet and SimpleBaseline checkpoints become models; ImageNet classifiers (HRNet, torchvision's
+    ResNet) become encoders: folders without a head, to start a training from.
+
+    Args:
+        file: a ``state_dict``, bare or inside of a training checkpoint, see ``read_checkpoint``.
+        out: folder to write; files of an earlier model in it are replaced.
+        input_size: (w, h) in px of the crops that it was trained on.
+        joints: the skeleton, by name or as a YAML file; by default the known one with as many joints.
+
+    Raises:
+        UserError: a file that cannot be read, another network (with the unmatched names), or joints that
+            belong to no skeleton.
+    """
+    file = Path(file).expanduser()
+    wanted = skeleton_of(joints) if joints else COCO17
+    state = read_checkpoint(file)
+    try:
+        found = from_reference(state, wanted.num_joints)
+    except UserError as error:
+        raise UserError(f"{file}: {error.what}", error.mend) from None
+    people = _skeleton(found.architecture, joints, file)
+    config = config_for(found.architecture, input_size, people)
+    with torch.device("meta"):
+        expected = build_from_description(found.architecture, file).state_dict()
+    folder = save_weights(
+        out,
+        found.architecture,
+        {name: tensor.clone() for name, tensor in found.state.items()},  # they may share memory
+        {"config": to_dict(config), "imported_from": file.name},
+    )
+    missing = [name for name in expected if name not in found.state]
+    return Imported(folder, found.architecture, config, found.unused, in_words(missing))
+
+
+def export_checkpoint(folder: str | Path, file: str | Path) -> list[str]:
+    """Write the weights of a model folder under the names of the reference code, as one plain state_dict.
+
+    Args:
+        folder: holds weights.safetensors and model.json.
+        file: to write with ``torch.save``; an old one is replaced once the new one is whole.
+
+    Returns:
+        The names, in the reference's order.
+
+    Raises:
+        UserError: a folder without a whole model, or a place that cannot be written to.
+    """
+    architecture, _ = read_description(folder)
+    with torch.device("meta"):
+        expected = build_from_description(architecture, folder).state_dict()
+    state = read_weights(folder)
+    if not any(name.startswith(HEAD) for name in state):  # an encoder
+        expected = {name: tensor for name, tensor in expected.items() if not name.startswith(HEAD)}
+    check_fit(expected, state, str(folder))
+    reference = to_reference(architecture, {name: state[name] for name in expected})
+    file = Path(file).expanduser()
+    part = file.with_name(f"{file.name}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(reference, part)
+        os.replace(part, file)
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"cannot write {file} ({reason})", "choose another place with --out") from None
+    return list(reference)
+
+
+def config_for(architecture: Mapping[str, Any], input_size: tuple[int, int], joints: Skeleton) -> Config:
+    """A configuration around a recognised network: the preset of the paper for it, or the nearest to one.
+
+    Raises:
+        ConfigError: no crop of this size fits the network.
+        UserError: a network that no configuration describes.
+    """
+    names = {name for name in architecture if name not in ("num_joints", "deconvs", "deconv_channels")}
+    settings = {name: _tuple(architecture[name]) for name in names}
+    if architecture["backbone"] == "simplebaseline" and (
+        (architecture["deconvs"], architecture["deconv_channels"]) != (3, 256)
+    ):
+        raise UserError(
+            f"this network has {architecture['deconvs']} deconvolutions of {architecture['deconv_channels']} "
+            "channels",
+            "only 3 of 256, as published, can be configured",
+        )
+    model = ModelConfig(**settings)
+    data = next((name for name in TRAINED_ON if DATASETS[name].joints == joints), "coco")
+    papers = [preset(name) for name, choice in PAPERS.items() if choice[0] == data]
+    config = next((c for c in papers if c.input.size == input_size and _same_body(c.model, model)), papers[0])
+    width, height = input_size
+    return validate(
+        replace(
+            baseline(config) if model.instances == 1 else config,
+            model=model,
+            input=replace(config.input, width=width, height=height),
+            target=replace(config.target, sigma=width / 96),  # 2 cells at 192 px, 3 at 288, as published
+            data=replace(config.data, skeleton=joints.name if joints.name in SKELETONS else joints),
+        )
+    )
+
+
+def _same_body(a: ModelConfig, b: ModelConfig) -> bool:
+    """Whether two networks are equal but for their MIMBs."""
+    return replace(a, instances=b.instances, places=b.places, reduction=b.reduction) == b
+
+
+def _skeleton(architecture: Mapping[str, Any], joints: str, file: Path) -> Skeleton:
+    """The skeleton of the heatmaps: the named one, else the one with as many joints."""
+    count = architecture["num_joints"]
+    if joints:
+        wanted = skeleton_of(joints)
+        if wanted.num_joints != count:
+            raise UserError(
+                f"{file} has heatmaps of {count} joints, but {joints} has {wanted.num_joints}",
+                "leave --skeleton out, or name another",
+            )
+        return wanted
+    for known in SKELETONS.values():
+        if known.num_joints == count:
+            return known
+    raise UserError(
+        f"{file} has heatmaps of {count} joints, and no skeleton has as many",
+        f"known are {', '.join(f'{s.name} ({s.num_joints})' for s in SKELETONS.values())}; for another give "
+        "--skeleton a YAML file",
+    )
+
+
+def _tuple(value: object) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,148 @@
+"""From depth and identity buffers to annotations: visibility, boxes, areas, polygons."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from mipnet.synthetic import rig
+from mipnet.synthetic.raster import HEIGHT, SS, WIDTH, Buffers
+from mipnet.synthetic.rig import Parts
+from mipnet.synthetic.schema import ScenePerson
+
+# Per pair of keypoints: the kinds of parts that carry it, and how deep under their surface it lies (metres).
+_CARRIERS = (
+    ((0,), (rig.NOSE, rig.HEAD), 0.04),
+    ((1, 2), (rig.HEAD, rig.NOSE), 0.028),
+    ((3, 4), (rig.EAR, rig.HEAD, rig.HAIR), 0.05),
+    ((5, 6), (rig.UPPER_ARM, rig.TRAPEZIUS, rig.CHEST, rig.PACK), 0.12),
+    ((7, 8), (rig.UPPER_ARM, rig.FOREARM), 0.09),
+    ((9, 10), (rig.FOREARM, rig.HAND), 0.08),
+    ((11, 12), (rig.PELVIS, rig.THIGH, rig.CHEST, rig.SKIRT), 0.16),
+    ((13, 14), (rig.THIGH, rig.SHIN, rig.SKIRT), 0.11),
+    ((15, 16), (rig.SHIN, rig.FOOT), 0.09),
+)
+_CARRIES = np.zeros((17, 16), dtype=bool)
+_DEEP = np.zeros(17)
+for _joints, _kinds, _depth in _CARRIERS:
+    for _j in _joints:
+        _CARRIES[_j, list(_kinds)] = True
+        _DEEP[_j] = _depth
+_SIDE = np.array([-1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1])
+
+# A hidden joint is labelled when one of these shows: whoever annotates can then guess where it is.
+_NEIGHBOURS = np.zeros((17, 17), dtype=bool)
+for _a, _b in (
+    (0, 1), (0, 2), (1, 2), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10), (5, 11), (6, 12), (11, 12), (11,
+    13), (12, 14),
+    (13, 15), (14, 16),
+):  # fmt: skip
+    _NEIGHBOURS[_a, _b] = _NEIGHBOURS[_b, _a] = True
+for _a, _b in ((3, 1), (4, 2), (3, 0), (4, 0)):  # a face tells the ear, an ear no face
+    _NEIGHBOURS[_a, _b] = True
+
+
+def visible_fractions(buffers: Buffers, parts: Parts) -> list[float]:
+    """Of each person, the share of the silhouette in the image that nobody hides; 0 for who is outside."""
+    out = []
+    first = 1
+    for n, mask, area in zip(np.bincount(parts.person).tolist(), buffers.masks, buffers.areas, strict=True):
+        # unsigned: what is below first wraps around
+        shown = np.count_nonzero((buffers.identity[area] - np.uint8(first)) < n)
+        out.append(int(shown) / max(int(np.count_nonzero(mask)), 1))
+        first += n
+    return out
+
+
+def silhouette_boxes(buffers: Buffers) -> np.ndarray:
+    """x, y, w, h of the silhouettes in the image, (people, 4) px; zeros for who is outside."""
+    out = np.zeros((len(buffers.masks), 4))
+    for box, mask, (rows, columns) in zip(out, buffers.masks, buffers.areas, strict=True):
+        if mask.size:
+            x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+            box[:] = columns.start + x, rows.start + y, w, h
+    return out / SS
+
+
+def label_keypoints(buffers: Buffers, parts: Parts, anchors: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """(people, 17, 3) float32 as ``ScenePerson.keypoints``."""
+    points = parts.keypoints * scales[:, None, None] + anchors[:, None]
+    x, y, z = np.moveaxis(points, 2, 0)
+    inside = (x >= 0.5) & (x <= WIDTH - 0.5) & (y >= 0.5) & (y <= HEIGHT - 0.5)
+    column = np.clip(x * SS, 0, WIDTH * SS - 1).astype(np.intp)
+    row = np.clip(y * SS, 0, HEIGHT * SS - 1).astype(np.intp)
+    top = buffers.identity[row, column].astype(np.intp) - 1  # -1: background, nothing in front
+    person = np.arange(len(points))[:, None]
+    side = parts.side[top]
+    own = (
+        (parts.person[top] == person)
+        & _CARRIES[np.arange(17), parts.kind[top]]
+        & ((side < 0) | (_SIDE < 0) | (side == _SIDE))
+        & (buffers.depth[row, column] - z < _DEEP * scales[:, None])
+    )
+    behind = buffers.depth[row, column] <= z  # a joint at the very edge of its limb, before somebody else
+    visible = inside & (own | behind)
+    guessable = (visible[:, None, :] & _NEIGHBOURS).any(2)
+    value = np.where(visible, 2, np.where(inside & guessable, 1, 0))
+    labelled = value > 0
+    shown = np.where(labelled[:, :, None], points[:, :, :2] - 0.5, 0.0)
+    return np.concatenate((shown, value[:, :, None]), axis=2, dtype=np.float32)
+
+
+def _open_hole(corners: np.ndarray, hole: np.ndarray) -> None:
+    """Cut the shortest straight slit, one pixel wide, from a hole's rim (n, 2: x, y) to the outside."""
+    best: np.ndarray | None = None
+    for axis in (0, 1):
+        for x, y in (hole[hole[:, axis].argmin()], hole[hole[:, axis].argmax()]):
+            line, at = (corners[y], x) if axis == 0 else (corners[:, x], y)
+            outward = line[at:] if hole[:, axis].max() == at else line[at::-1]
+            length = int(outward.argmin()) if not outward.all() else len(outward)
+            if best is None or length < len(best):
+                best = outward[:length]
+    if best is not None:
+        best[:] = 0
+
+
+def polygons(mask: np.ndarray, x: int, y: int) -> list[list[float]]:
+    """COCO polygons, px, of a mask at twice the resolution whose corner is at (x, y) buffer px.
+
+    Holes are cut open by a thin slit, as COCO's polygons have none.
+    """
+    # Marking all four corners of every pixel makes contours run along pixel edges instead of pixel centres.
+    corners = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.uint8)
+    m = mask.view(np.uint8)
+    corners[:-1, :-1] = m
+    corners[1:, :-1] |= m
+    corners[:, 1:] |= corners[:, :-1]
+    found, levels = cv2.findContours(corners, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    holes = [c for c, level in zip(found, levels[0], strict=True) if level[3] >= 0 and len(c) > 3]
+    if holes:
+        for hole in holes:
+            _open_hole(corners, hole[:, 0])
+        found, _ = cv2.findContours(corners, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    else:
+        found = [c for c, level in zip(found, levels[0], strict=True) if level[3] < 0]
+    out = []
+    for contour in found:
+        smooth = cv2.approxPolyDP(contour, 0.8, True)
+        if len(smooth) >= 3 and cv2.contourArea(smooth) >= SS * SS:
+            out.append(((smooth.reshape(-1, 2) + np.array((x, y))) * (1.0 / SS)).reshape(-1).tolist())
+    return out
+
+
+def annotate(
+    buffers: Buffers, parts: Parts, anchors: np.ndarray, scales: np.ndarray, visible: list[float]
+) -> tuple[ScenePerson, ...]:
+    """The annotations of everybody, given their ``visible_fractions``."""
+    keypoints = label_keypoints(buffers, parts, anchors, scales)
+    boxes = silhouette_boxes(buffers).astype(np.float32)
+    return tuple(
+        ScenePerson(
+            keypoints=keypoints[i],
+            box=boxes[i],
+            area=int(np.count_nonzero(mask)) / SS**2,
+            segmentation=polygons(mask, area[1].start, area[0].start),
+            visible_fraction=visible[i],
+        )
+        for i, (mask, area) in enumerate(zip(buffers.masks, buffers.areas, strict=True))
+    )

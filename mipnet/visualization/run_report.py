@@ -1,0 +1,201 @@
+"""A run's report: one HTML file with figures, curves and pictures inside, to open, mail or print."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from mipnet.config import PRESETS, Config, preset, to_dict, to_yaml
+from mipnet.evaluation.occlusion import SCORE, OcclusionAP, occlusion_ap
+from mipnet.evaluation.protocols import METRICS, RULES
+from mipnet.formats import duration, gain, percent
+from mipnet.tracking.provenance import versions
+from mipnet.visualization.curves import Curve, Rows, learning_curves, overview
+from mipnet.visualization.html_page import Tile, document
+from mipnet.visualization.overlays import encode_jpeg
+
+MERGED = "merged"
+
+Table = dict[tuple[str, str], dict[str, dict[str, float]]]
+"""(split, box source) -> view -> metric -> value"""
+
+
+def write_report(
+    name: str,
+    config: Config,
+    state: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    *,
+    history: Rows = (),
+    ceilings: Mapping[str, float] | None = None,
+    pictures: Mapping[str, np.ndarray] | None = None,
+    timings: Mapping[str, float] | None = None,
+    places: Mapping[str, str] | None = None,
+    parameters: int = 0,
+    next_command: str = "",
+    date: datetime | None = None,
+) -> str:
+    """The report as one HTML document that needs no other file and no network.
+
+    Whatever is not given is left out of the page.
+
+    Args:
+        name: of the run.
+        config: its settings.
+        state: what run.json holds: ``trained`` (steps, best), ``seconds``, ``version``, ``events``.
+        metrics: ``split/source/view/metric`` -> value from 0 to 1.
+        history: logged rows, as in a checkpoint's history.json; validations may be among them.
+        ceilings: AP of a perfect prediction by split, 0 to 1.
+        pictures: title -> contact sheet, (height, width, 3) uint8 RGB.
+        timings: phase -> seconds, in order.
+        places: label -> path, URI or address: weights, results, MLflow, ….
+        parameters: of the network.
+        next_command: what to run next.
+        date: when it was run; by default now.
+    """
+    table = read_metrics(metrics)
+    ceilings = ceilings or {}
+    best = (state.get("trained") or {}).get("best") or {}
+    splits = list(dict.fromkeys(split for split, _ in table))
+    skipped, corrupt = (int(sum(row.get(key, 0) for row in history)) for key in ("skipped", "corrupt"))
+    known = config.preset in PRESETS
+    return document(
+        "run",
+        config,
+        date,
+        facts(config, state, parameters),
+        notices(config, table),
+        name=name,
+        tiles=tiles(table, ceilings, best, occlusion_ap(config.data, metrics)),
+        overview=overview_of(table, ceilings),
+        columns=METRICS[config.data.protocol],
+        rules=RULES[config.data.protocol],
+        table=sorted(table.items(), key=lambda line: splits.index(line[0][0])),
+        ceilings=ceilings,
+        has_ceiling=any(split in ceilings for split in splits),
+        pictures=[embed(title, picture) for title, picture in (pictures or {}).items()],
+        curves=learning_curves(history, best.get("step"), occlusion_ap(config.data, best).metric or "AP"),
+        skipped=skipped,
+        corrupt=corrupt,
+        events=state.get("events", []),
+        timings=timings or {},
+        known_preset=known,
+        changes=changes(config) if known else [],
+        yaml=to_yaml(config),
+        next_command=next_command,
+        places=places or {},
+        versions=", ".join(f"{name} {number}" for name, number in versions().items()),
+    )
+
+
+def read_metrics(metrics: Mapping[str, float]) -> Table:
+    """The flat metrics by line of the table, in their order."""
+    table: Table = {}
+    for key, value in metrics.items():
+        split, source, view, metric = key.split("/")
+        table.setdefault((split, source), {}).setdefault(view, {})[metric] = value
+    return table
+
+
+def facts(config: Config, state: Mapping[str, Any], parameters: int) -> list[tuple[str, str]]:
+    """The head of the page: what was trained, how long, and what became of it."""
+    model, trained = config.model, state.get("trained") or {}
+    hrnet = model.backbone == "hrnet"
+    found = [
+        ("network", f"HRNet, width {model.width}" if hrnet else f"SimpleBaseline, ResNet-{model.depth}"),
+        ("input", f"{config.input.width} × {config.input.height} px"),
+        ("instances", f"N = {model.instances}" + ("" if model.instances > 1 else " (baseline)")),
+        ("MIMBs at places", ", ".join(map(str, model.places)) or "none"),
+    ]
+    if parameters:
+        found.append(("parameters", f"{parameters / 1e6:.2f} M" if parameters >= 1e5 else f"{parameters:,}"))
+    if trained:
+        step = (trained.get("best") or {}).get("step")
+        found.append(("steps", f"{trained.get('steps', '?')}" + (f", best at {step}" if step else "")))
+    if state.get("seconds"):
+        found.append(("took", duration(state["seconds"])))
+    if "version" in state:
+        found.append(("registered as", f"{config.tracking.model_name}, version {state['version']}"))
+    return found
+
+
+def notices(config: Config, table: Table) -> list[str]:
+    """What a reader must know before believing the figures."""
+    data, found = config.data, []
+    splits = {split for split, _ in table}
+    if data.train in splits:
+        found.append(
+            f"{data.train} is the split that was trained on: its figures say how well it is remembered."
+        )
+    elif data.tune in splits:
+        found.append(f"{data.tune} also picked the checkpoint: its figures are a little too good.")
+    if not table:
+        found.append("There are no results yet.")
+    return found
+
+
+def tiles(
+    table: Table, ceilings: Mapping[str, float], best: Mapping[str, Any], occlusion: OcclusionAP
+) -> list[Tile]:
+    """The occlusion AP, then merged AP of each split in the last source's boxes, the last split first."""
+    if not table:
+        return []
+    source = list(table)[-1][1]
+    figures: dict[tuple[str, str], str] = {}
+    if occlusion.source == source:
+        figures[occlusion.split, occlusion.metric] = occlusion.name
+    for split in (split for split, of in reversed(table) if of == source):
+        figures.setdefault((split, "AP"), f"{split}, {source} boxes")
+    found = []
+    for (split, metric), title in figures.items():
+        views = table[split, source]
+        merged, primary = (views.get(view, {}).get(metric) for view in (MERGED, "lambda0"))
+        others = []
+        if merged is not None and primary is not None:
+            others.append(f"λ = 0 alone {percent(primary)} ({gain(merged - primary)} by merging)")
+        if metric == "AP" and split in ceilings:
+            others.append(f"ceiling {percent(ceilings[split])}")
+        found.append(Tile(title, percent(merged), "; ".join(others)))
+    if SCORE in best:
+        below = f"picked the checkpoint of step {best['step']}" if "step" in best else ""
+        found.append(Tile("best validation occlusion AP", percent(best[SCORE]), below))
+    return found
+
+
+def overview_of(table: Table, ceilings: Mapping[str, float]) -> Curve | None:
+    lines = {
+        f"{split}, {source}": {view: values["AP"] for view, values in views.items() if "AP" in values}
+        for (split, source), views in table.items()
+    }
+    perfect = {f"{s}, {source}": ceilings[s] for s, source in table if s in ceilings and source == "gt"}
+    return overview(lines, perfect)
+
+
+def embed(title: str, picture: np.ndarray) -> dict[str, Any]:
+    data = base64.b64encode(encode_jpeg(picture, 85)).decode()
+    height, width = picture.shape[:2]
+    return {"title": title, "source": f"data:image/jpeg;base64,{data}", "width": width, "height": height}
+
+
+def changes(config: Config) -> list[tuple[str, str, str]]:
+    """Name, old and new value of every setting that differs from the preset's."""
+    old, new = to_dict(preset(config.preset)), to_dict(config)
+    return [
+        (f"{section}.{key}", shown(old[section][key]), shown(value))
+        for section, values in new.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+        if old[section][key] != value
+    ]
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value) or "none"

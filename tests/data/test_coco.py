@@ -1,0 +1,152 @@
+"""Reading annotation files, and what is said when they are wrong."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from mipnet.config.schema import DataConfig
+from mipnet.data.coco import Boxes, CocoFile, Images
+from mipnet.data.dataset_formats import open_split
+from mipnet.errors import DataError
+from mipnet.evaluation.protocols import evaluate_poses
+from mipnet.storage import Folder
+
+
+def open_train(root: Folder, skeleton: str = "coco17") -> CocoFile:
+    return open_split(DataConfig(skeleton=skeleton), root, "train")
+
+
+def copy_with(small_coco, tmp_path, change) -> Folder:
+    content = json.loads(small_coco.read("annotations/person_keypoints_train.json"))
+    change(content)
+    root = Folder.of(tmp_path)
+    (tmp_path / "train").mkdir(exist_ok=True)
+    root.write("annotations/person_keypoints_train.json", json.dumps(content))
+    return root
+
+
+def test_people_are_grouped_by_image(small_people):
+    assert len(small_people) == 30
+    assert small_people.per_image.tolist() == [1, 2, 3, 4] * 3
+    assert small_people.boxes.shape == (30, 4)
+    assert small_people.keypoints.shape == (30, 17, 3)
+
+
+def spoil(kind):
+    def change(content):
+        first = content["annotations"][0]
+        if kind == "box outside its image":
+            first["bbox"] = [500, 500, 10, 10]
+        elif kind == "annotation without its image":
+            first["image_id"] = 999
+        elif kind == "keypoints that are not numbers":
+            first["keypoints"][0] = float("nan")
+        elif kind == "16 keypoints instead of 17":
+            first["keypoints"] = first["keypoints"][:-3]
+        elif kind == "box that is not four numbers":
+            first["bbox"] = [1, 2, 3]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "box outside its image",
+        "annotation without its image",
+        "keypoints that are not numbers",
+        "16 keypoints instead of 17",
+        "box that is not four numbers",
+    ],
+)
+def test_bad_annotations_are_counted_named_and_left_out(small_coco, tmp_path, kind):
+    people, complaints = open_train(copy_with(small_coco, tmp_path, spoil(kind))).people()
+    assert len(people) == 29
+    assert dict(complaints.counts) == {kind: 1}
+    assert "annotation 100" in complaints.lines()[0]
+    complaints.check(30, 0.05, "here")
+    with pytest.raises(DataError, match=r"1 of 30 samples are unusable .*annotation 100"):
+        complaints.check(30, 0.01, "here")
+
+
+def test_messages_for_files_that_cannot_be_used(small_coco, tmp_path):
+    with pytest.raises(DataError, match="annotates 17 keypoints but skeleton crowdpose14 has 14"):
+        open_train(small_coco, "crowdpose14")
+    root = copy_with(small_coco, tmp_path, lambda c: None)
+    root.write("annotations/person_keypoints_train.json", "{")
+    with pytest.raises(DataError, match="is not JSON"):
+        open_train(root)
+    root.write("annotations/person_keypoints_train.json", "[]")
+    with pytest.raises(DataError, match="has no list 'images'"):
+        open_train(root)
+    empty = copy_with(small_coco, tmp_path, lambda c: c["annotations"].clear())
+    with pytest.raises(DataError, match="has no usable person"):
+        open_train(empty).people()
+
+
+def test_an_image_name_cannot_leave_its_folder(small_coco, tmp_path):
+    for name in ("../secret.jpg", "/etc/passwd", "a/../../b.jpg", "s3://bucket/x.jpg", "..\\x.jpg"):
+        root = copy_with(small_coco, tmp_path, lambda c, n=name: c["images"][0].update(file_name=n))
+        with pytest.raises(DataError, match="leads out of its folder"):
+            open_train(root).people()
+
+
+def test_detections(small_coco):
+    coco = open_train(small_coco)
+    good = [
+        {"image_id": i, "category_id": 1, "bbox": [1, 2, 30, 40], "score": s} for i, s in [(5, 0.9), (2, 0.1)]
+    ]
+    small_coco.write("boxes/two_train.json", json.dumps(good))
+    with pytest.raises(DataError, match=r"boxes/one_train.json does not exist; give --data.boxes gt"):
+        coco.detected_boxes(small_coco, "boxes/one_train.json", 0.0)
+    boxes = coco.detected_boxes(small_coco, "boxes/two_train.json", 0.0)
+    assert boxes.images.ids[boxes.image].tolist() == [2, 5]
+    assert len(coco.detected_boxes(small_coco, "boxes/two_train.json", 0.5)) == 1
+    for wrong, message in [
+        ({"image_id": 77, "bbox": [1, 2, 3, 4], "score": 1}, "names the unknown image 77"),
+        ({"image_id": 5, "bbox": [1, 2, -3, 4], "score": 1}, "is not a usable box"),
+        ({"image_id": 5, "score": 1}, "is not a usable box"),
+    ]:
+        small_coco.write("boxes/wrong_train.json", json.dumps([*good, wrong]))
+        with pytest.raises(DataError, match=f"detection 2 {message}"):
+            coco.detected_boxes(small_coco, "boxes/wrong_train.json", 0.0)
+
+
+def test_joined_boxes_share_images():
+    def part(names, image):
+        n = len(image)
+        images = Images(np.array(names), np.arange(len(names)))
+        return Boxes(images, np.array(image), np.full((n, 4), n), np.arange(n) + n, np.zeros(n, int))
+
+    joined = Boxes.join([part(["b", "a"], [0, 1, 1]), part(["c", "b"], [0, 1])])
+    assert joined.images.uris.tolist() == ["a", "b", "c"]
+    assert joined.images.uris[joined.image].tolist() == ["a", "a", "b", "b", "c"]
+    assert joined.group.tolist() == [0, 0, 0, 1, 1]
+    assert joined.scores.tolist() == [4, 5, 3, 3, 2]
+
+
+def test_kinds_of_animals_are_one_category(small_coco, tmp_path):
+    def change(content):
+        (person,) = content["categories"]
+        content["categories"] = [{**person, "id": i, "name": f"animal {i}"} for i in (4, 5, 6)] + [
+            {"id": 9, "name": "tree"}
+        ]
+        for number, annotation in enumerate(content["annotations"]):
+            annotation["category_id"] = 4 + number % 3
+
+    file = open_train(copy_with(small_coco, tmp_path, change))
+    assert file.category_id == 4
+    assert {annotation["category_id"] for annotation in file.annotations["annotations"]} == {4}
+    assert [category["id"] for category in file.annotations["categories"]] == [4, 9]
+    assert file.notes == [f"{file.path}: 3 categories with keypoints; they are taken for one"]
+    perfect = [
+        {"image_id": a["image_id"], "category_id": 4, "keypoints": a["keypoints"], "score": 1}
+        for a in file.annotations["annotations"]
+    ]
+    assert evaluate_poses("coco", file.annotations, perfect, file.skeleton.sigmas)["AP"] == pytest.approx(1)
+    boxes = [{"image_id": 1, "category_id": c, "bbox": [1, 2, 30, 40], "score": 0.5} for c in (4, 5, 6, 9)]
+    Folder.of(tmp_path).write("boxes.json", json.dumps(boxes))
+    assert len(file.detected_boxes(Folder.of(tmp_path), "boxes.json", 0)) == 3

@@ -1,0 +1,122 @@
+"""Other methods' results: what is read, what is refused, and their lines in the table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mipnet.cli.main import main
+from mipnet.config import preset
+from mipnet.config.schema import DataConfig
+from mipnet.data.coco import CocoFile
+from mipnet.data.dataset_formats import open_split
+from mipnet.errors import DataError
+from mipnet.evaluation.external_results import ids_by_name, other_entries, read_results
+from mipnet.storage import Folder
+
+
+@pytest.fixture
+def file(small_coco: Folder) -> CocoFile:
+    return open_split(DataConfig(), small_coco, "train")
+
+
+def perfect(file: CocoFile) -> list[dict[str, Any]]:
+    """Every person as annotated."""
+    return [
+        {"image_id": a["image_id"], "category_id": 1, "keypoints": a["keypoints"], "score": 0.5}
+        for a in file.annotations["annotations"]
+    ]
+
+
+def write(folder: Path, content: Any, name: str = "poses.json") -> Folder:
+    (folder / name).write_text(json.dumps(content))
+    return Folder.of(folder)
+
+
+def test_perfect_poses_score_one_under_their_own_name(file: CocoFile, tmp_path: Path) -> None:
+    write(tmp_path, perfect(file), "train.json")
+    write(tmp_path, perfect(file)[: len(perfect(file)) // 2], "half.json")
+    config = replace(preset("tiny"), data=DataConfig(root="x"))
+    named = [f"openpose={tmp_path}/{{split}}.json", f"half={tmp_path}/half.json"]
+    whole, half = other_entries(named, {"train": file}, config)
+    assert whole.name == "train/openpose/results"
+    assert whole.metrics["AP"] == pytest.approx(1)
+    assert half.name == "train/half/results"
+    assert 0.3 < half.metrics["AP"] < 0.7
+
+
+@pytest.mark.parametrize("ending", [".jpg", ""])
+def test_images_by_file_name_and_no_category(file: CocoFile, tmp_path: Path, ending: str) -> None:
+    poses = [{**pose, "image_id": f"{pose['image_id']}{ending}"} for pose in perfect(file)]
+    for pose in poses:
+        del pose["category_id"]
+    assert read_results(write(tmp_path, poses), "poses.json", file) == perfect(file)
+
+
+def test_a_short_name_of_two_images_is_of_neither(small_coco: Folder, tmp_path: Path) -> None:
+    content = json.loads(small_coco.read("annotations/person_keypoints_train.json"))
+    content["images"][1]["file_name"] = "day/0.jpg"  # the image before it is 0.jpg
+    content["images"][3]["file_name"] = "night/2.jpg"
+    content["images"][2]["file_name"] = "day/2.jpg"
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "train").mkdir()
+    write(tmp_path / "annotations", content, "person_keypoints_train.json")
+    file = open_split(DataConfig(), Folder.of(tmp_path), "train")
+    ids = ids_by_name(file)
+    assert (ids["0.jpg"], ids["day/0.jpg"], ids["day/2.jpg"], ids["night/2.jpg"]) == (0, 1, 2, 3)
+    assert not {"0", "2", "2.jpg"} & ids.keys()
+    assert ids["4"] == ids["4.jpg"] == ids[4] == 4
+    poses = [{**perfect(file)[0], "image_id": "2.jpg"}]
+    with pytest.raises(
+        DataError, match=r"result 0 is of image '2\.jpg', which .* does not have, or not only"
+    ):
+        read_results(write(tmp_path, poses), "poses.json", file)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image_id": 999}, "result 2 is of image 999, which"),
+        ({"image_id": [1]}, "result 2 is of image [1], which"),
+        ({"keypoints": [1, 2, 3]}, "result 2 has 1 keypoints, coco17 17"),
+        ({"keypoints": [float("nan")] * 51}, "keypoints or a score that are not numbers"),
+        ({"keypoints": "none"}, "keypoints or a score that are not numbers"),
+        ({"score": None}, "keypoints or a score that are not numbers"),
+    ],
+)
+def test_unusable_results_are_named(file: CocoFile, tmp_path: Path, change: Any, words: str) -> None:
+    poses = perfect(file)
+    poses[2] |= change
+    with pytest.raises(DataError) as caught:
+        read_results(write(tmp_path, poses), "poses.json", file)
+    assert words in str(caught.value)
+    assert str(tmp_path / "poses.json") in str(caught.value)
+
+
+def test_no_list_no_file_no_name(file: CocoFile, tmp_path: Path) -> None:
+    config = preset("tiny")
+    with pytest.raises(DataError, match="is not a list"):
+        read_results(write(tmp_path, {}), "poses.json", file)
+    with pytest.raises(DataError, match="lacks image_id"):
+        read_results(write(tmp_path, [{}]), "poses.json", file)
+    with pytest.raises(DataError, match=r"none\.json does not exist; give --results NAME=FILE"):
+        other_entries([f"a={tmp_path}/none.json"], {"train": file}, config)
+    with pytest.raises(DataError, match=r"--results: 'poses\.json' names no file"):
+        other_entries(["poses.json"], {"train": file}, config)
+
+
+def test_a_table_of_others_alone_needs_no_model(
+    file: CocoFile, small_coco: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, perfect(file))
+    argv = ["evaluate", "--results", f"openpose={tmp_path}/poses.json", "--data", small_coco.uri]
+    assert main([*argv, "--data.evaluate", "train", "--out", str(tmp_path / "out")]) == 0
+    header, _, line = capsys.readouterr().out.splitlines()[:3]
+    assert header.split()[:4] == ["split", "boxes", "instances", "AP"]
+    assert line.split()[:4] == ["train", "openpose", "results", "100.0"]
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found["train/openpose/results/AP"] == pytest.approx(1)

@@ -1,0 +1,139 @@
+"""Prediction in parts: each image exactly once, however often the job is interrupted."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mipnet.config import preset
+from mipnet.data.coco import Boxes, Images
+from mipnet.errors import DataError
+from mipnet.inference import pipeline
+from mipnet.inference.output_shards import Parts, digest_of, predict_parts, write_outcome
+from mipnet.storage import Folder
+
+CONFIG, COCO = preset("debug"), preset("coco-hrnet-w32-256x192")
+MODEL = Folder("/nowhere")
+N, K = CONFIG.model.instances, CONFIG.data.joints.num_joints
+
+
+def boxes_of(images: int) -> Boxes:
+    """None in every fifth image, else one or two."""
+    image = np.array([i for i in range(images) for _ in range(1 + i % 2) if i % 5 != 3])
+    names = np.array([f"/pictures/{i}.jpg" for i in range(images)])
+    box = np.column_stack([image, image, np.full((len(image), 2), 50.0)]).astype(np.float64)
+    box[image == 0] = np.nan
+    return Boxes(
+        Images(names, np.arange(100, 100 + images)),
+        image,
+        box,
+        np.ones(len(image)),
+        np.zeros(len(image), int),
+    )
+
+
+class Network:
+    """Stands in for the Ray pipeline: a pose says which box it is of; answers come out of order, in pieces.
+
+    Args:
+        stop_after: answers after which the process is interrupted.
+        corrupt: images that cannot be read.
+    """
+
+    def __init__(self, stop_after: int = 1000, corrupt: tuple[int, ...] = ()) -> None:
+        self.stop_after, self.corrupt = stop_after, corrupt
+        self.asked: list[int] = []
+
+    def __call__(self, boxes: Boxes, *_: Any) -> Iterator[dict[str, np.ndarray]]:
+        order = np.argsort(np.arange(len(boxes)) + np.random.default_rng(0).uniform(0, 6, len(boxes)))
+        for number, rows in enumerate(np.array_split(order, max(1, len(order) // 3))):
+            if number == self.stop_after:
+                raise KeyboardInterrupt
+            image = boxes.image[rows]
+            self.asked += image.tolist()
+            corrupt = np.isin(image, self.corrupt)
+            keypoints = np.zeros((len(rows), N, K, 3), np.float32)
+            keypoints[..., :2] = np.arange(K)[None, None, :, None] * 20 + image[:, None, None, None]
+            keypoints[:, 1, :, 0] += 500 * (1 + np.arange(K) % 2)  # another person
+            keypoints[..., 2] = 0.9
+            keypoints[corrupt] = np.nan
+            bbox = np.where(np.isnan(boxes.boxes[rows]), [0, 0, 640, 480], boxes.boxes[rows])
+            yield {"box": rows, "keypoints": keypoints, "corrupt": corrupt, "bbox": bbox}
+
+
+def predict(network: Network, out: Folder, boxes: Boxes, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(pipeline, "answers", network)
+    digest = digest_of(boxes, b"weights", CONFIG)
+    parts = Parts.open(out, digest, len(boxes.images), size=4)
+    unreadable = predict_parts(boxes, parts, MODEL, CONFIG, CONFIG.resources)
+    write_outcome(parts, out)
+    return unreadable
+
+
+def outcome(out: Folder) -> list[dict[str, Any]]:
+    return pq.read_table(io.BytesIO(out.read("results.parquet"))).to_pylist()
+
+
+def test_interrupted_and_continued_is_the_same_as_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes = boxes_of(30)
+    once, twice = Folder.of(tmp_path / "once"), Folder.of(tmp_path / "twice")
+    assert predict(Network(), once, boxes, monkeypatch) == []
+    rows = outcome(once)
+    assert [row["image_id"] for row in rows] == list(range(100, 130))
+    assert [len(row["poses"]) > 0 for row in rows] == [i % 5 != 3 for i in range(30)]
+    assert rows[0]["poses"][0]["box"] == [0, 0, 640, 480]  # the whole image
+    results = json.loads(once.read("results.json"))
+    assert len(results) == sum(len(row["poses"]) for row in rows)
+    assert results[0].keys() == {
+        "image_id", "category_id", "keypoints", "score", "instance", "box", "file_name",
+    }  # fmt: skip
+
+    for stop in (6, 3):
+        with pytest.raises(KeyboardInterrupt):
+            predict(Network(stop_after=stop), twice, boxes, monkeypatch)
+    there = len([name for name in twice.join("parts").names() if name.endswith(".parquet")])
+    assert 0 < there < 8
+    last = Network()
+    predict(last, twice, boxes, monkeypatch)
+    assert outcome(twice) == rows
+    assert twice.read("results.json") == once.read("results.json")
+    assert len({image // 4 for image in last.asked}) <= 8 - there  # no part is predicted again
+
+
+def test_other_pictures_settings_or_weights_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Folder.of(tmp_path)
+    predict(Network(), out, boxes_of(10), monkeypatch)
+    again = Network()
+    predict(again, out, boxes_of(10), monkeypatch)
+    assert again.asked == []
+    more = Network()
+    predict(more, out, boxes_of(12), monkeypatch)
+    assert set(more.asked) == set(boxes_of(12).image.tolist())
+    a = digest_of(boxes_of(4), b"weights", CONFIG)
+    assert a != digest_of(boxes_of(4), b"other", CONFIG)
+    assert a != digest_of(boxes_of(4), b"weights", replace(CONFIG, evaluation=COCO.evaluation))
+    assert a == digest_of(boxes_of(4), b"weights", CONFIG)
+
+
+def test_unreadable_images_are_rows_too_and_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, boxes = Folder.of(tmp_path), boxes_of(200)
+    assert predict(Network(corrupt=(7,)), out, boxes, monkeypatch) == ["/pictures/7.jpg"]
+    row = outcome(out)[7]
+    assert (row["readable"], row["poses"]) == (False, [])
+    assert predict(Network(), out, boxes, monkeypatch) == ["/pictures/7.jpg"]
+    with pytest.raises(DataError, match="cannot be read"):
+        predict(Network(corrupt=(1, 2, 4)), Folder.of(tmp_path / "other"), boxes, monkeypatch)

@@ -1,0 +1,132 @@
+"""Joining Ray: what is refused before anything starts, and the storage seen from every node."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from mipnet.config.schema import ResourcesConfig
+from mipnet.errors import UserError
+from mipnet.ray_runtime import session as raysession
+from mipnet.ray_runtime.session import (
+    LEAST_STORE,
+    Growth,
+    _local_store,
+    _probe_here,
+    ask_growth,
+    connect,
+    settle_gpu,
+)
+from mipnet.storage import Folder
+
+TWO_NODES = """
+import sys
+import ray
+from ray.cluster_utils import Cluster
+from mipnet.ray_runtime.session import probe_storage, quieten
+from mipnet.storage import Folder
+
+quieten(False)
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address, log_to_driver=False)
+assert len(ray.nodes()) == 2
+probe_storage(Folder.of(sys.argv[1]))
+print("all nodes see it")
+"""
+
+
+def test_a_dead_address_is_said_at_once(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    refused = pytest.raises(UserError, match=r"no Ray cluster answers at 127.0.0.1:1 .*check RAY_ADDRESS")
+    with refused, connect(ResourcesConfig()):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gpus", "chosen", "said"),
+    [
+        ("auto", 0, False, "no GPU in Ray's cluster: computing on CPUs\n"),
+        ("auto", 3, False, "3 GPUs are too few for 4 workers: computing on CPUs\n"),
+        ("auto", 4, True, "computing on GPUs: 4 in Ray's cluster, one for each of 4 worker(s)\n"),
+        (True, 0, True, ""),
+        (False, 8, False, ""),
+    ],
+)
+def test_auto_takes_gpus_if_each_worker_gets_one(wanted, gpus, chosen, said, capsys):
+    settled = settle_gpu(ResourcesConfig(workers=4, gpu=wanted), gpus)
+    assert (settled.gpu, settled.workers) == (chosen, 4)
+    assert capsys.readouterr().out == said
+
+
+def test_a_local_store_holds_the_windows_and_fits_into_the_machine(monkeypatch):
+    def shared(free: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
+
+    monkeypatch.setattr(raysession, "memory", lambda: 20 * 2**30)
+    monkeypatch.setattr(sys, "platform", "linux")
+    shared(100 * 2**30)
+    assert _local_store(0, 4) == LEAST_STORE  # nothing is streamed
+    assert _local_store(2**28, 4) == 2 * 6 * 2**28
+    assert _local_store(2**30, 4) == pytest.approx(6 * 2**30)  # 30 % of what is free
+    shared(2 * 2**30)
+    assert _local_store(2**30, 4) == pytest.approx(1.9 * 2**30)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert _local_store(2**30, 4) == 2 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("labels", "limits", "growth"),
+    [
+        ([{}], None, Growth()),
+        ([{}, {"ray.io/node-group": "gpu"}], None, Growth(True)),
+        ([{}], {"GPU": 8.0}, Growth(True, {"GPU": 8.0})),
+    ],
+)
+def test_a_cluster_grows_if_its_nodes_have_kinds_or_it_has_limits(labels, limits, growth, monkeypatch):
+    state = ray._private.state.state
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: limits)
+    assert ask_growth(labels) == growth
+
+
+@pytest.mark.parametrize("gone", ["state.state", "state"])
+def test_a_ray_that_tells_no_limits_is_one_without_them(gone, monkeypatch):
+    monkeypatch.delattr(f"ray._private.{gone}")
+    assert ask_growth([{"ray.io/node-group": "gpu"}]) == Growth(True)
+    assert ask_growth([{}]) == Growth()
+
+
+def test_no_ray_on_this_machine_is_said(monkeypatch):
+    def none(**_):
+        raise ConnectionError("Could not find any running Ray instance. Please specify the one to connect to")
+
+    monkeypatch.setattr(ray, "init", none)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    message = r"no Ray cluster answers at auto \(none runs on this machine\); check RAY_ADDRESS"
+    with pytest.raises(UserError, match=message), connect(ResourcesConfig()):
+        pass
+
+
+def test_a_node_that_sees_other_files_says_so(tmp_path):
+    here = Folder.of(tmp_path)
+    here.write(".probe/token", "token")
+    assert _probe_here(here, "token") == ""
+    assert "does not see the files" in _probe_here(Folder.of(tmp_path / "elsewhere"), "token")
+    here.write(".probe/token", "another")
+    assert "another file" in _probe_here(here, "token")
+
+
+@pytest.mark.slow
+def test_every_node_of_a_cluster_is_asked(tmp_path):
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_NODES, str(tmp_path)], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert "all nodes see it" in done.stdout, done.stderr
+    assert not (tmp_path / ".probe").exists()

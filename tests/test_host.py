@@ -1,0 +1,73 @@
+"""How many cores and how much memory a process may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from mipnet.host import cores, memory
+
+
+def quota(folder: Path, version: int, cores: str) -> Path:
+    """A control group with a quota of so many cores; "" is none."""
+    micro = str(int(float(cores) * 100_000)) if cores else ("max" if version == 2 else "-1")
+    if version == 2:
+        (folder / "cpu.max").write_text(f"{micro} 100000\n")
+    else:
+        (folder / "cpu").mkdir()
+        (folder / "cpu" / "cpu.cfs_quota_us").write_text(f"{micro}\n")
+        (folder / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    return folder
+
+
+@pytest.fixture
+def eight_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("limit", "expected"), [("", 8), ("4", 4), ("2.5", 3), ("0.2", 1), ("64", 8)])
+def test_a_containers_quota_limits_the_cores(eight_cores, tmp_path, version, limit, expected):
+    assert cores(quota(tmp_path, version, limit)) == expected
+
+
+@pytest.mark.parametrize("content", ["", "nonsense", "100000", "1 0", "a b"])
+def test_a_quota_of_another_kind_is_none(eight_cores, tmp_path, content):
+    (tmp_path / "cpu.max").write_text(content)
+    assert cores(tmp_path) == 8
+
+
+def test_without_control_groups_the_affinity_counts(eight_cores, tmp_path):
+    assert cores(tmp_path / "missing") == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "expected"),
+    [
+        ("memory.max", "max", 500),
+        ("memory.max", "300", 300),
+        ("memory.max", "900", 500),
+        ("memory/memory.limit_in_bytes", "300", 300),
+        ("memory/memory.limit_in_bytes", "9223372036854771712", 500),
+        ("other", "300", 500),
+    ],
+)
+def test_a_containers_limit_limits_the_memory(tmp_path, monkeypatch, name, limit, expected):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=500))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(f"{limit}\n")
+    assert memory(tmp_path) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_a_pinned_process_has_fewer():
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
