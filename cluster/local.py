@@ -29,16 +29,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 from platformdirs import user_state_dir
 
+if __package__ in (None, ""):  # run as a file: Python finds ``cluster`` in the folder above
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from cluster.marked_processes import MARK, kill_marked, marked_processes
 from mipnet.cli.main import exit_status
 from mipnet.console import say
 from mipnet.errors import UserError
-from mipnet.ports import ask, require_free
+from mipnet.ports import open_local_url, require_free_port
 
-MARK = "MIPNET_LOCAL_CLUSTER"
-"""An environment variable that all processes of a cluster inherit: TAG/PART/, its cluster and its part."""
 MLFLOW = "mlflow"
 START_SECONDS = 240
 RAY_LOST_PATIENCE = "timed out during startup"
@@ -106,7 +107,7 @@ class Cluster:
             UserError: a port is taken.
         """
         for name in ("port", "dashboard_port", "mlflow_port"):
-            require_free(self.address(), getattr(self, name), f"--{name.replace('_', '-')}")
+            require_free_port(self.address(), getattr(self, name), f"--{name.replace('_', '-')}")
 
     def prepare(self) -> None:
         """Make folders and token; first of all the note that lets ``down`` find them."""
@@ -196,7 +197,7 @@ def up(cluster: Cluster) -> None:
     """
     if sys.platform != "linux":
         raise UserError("local.py needs Linux, where every process can be asked for its environment")
-    if members(f"{cluster.tag}/"):
+    if marked_processes(f"{cluster.tag}/"):
         raise UserError(f"a cluster is up in {cluster.home}", "end it with down, or use another --state")
     cluster.require()
     down(cluster)  # what a crash or a reboot left
@@ -226,7 +227,7 @@ def start(cluster: Cluster, parts: Sequence[str], ready: Callable[[], Collection
             ended = processes[part].poll() is not None
             said = cluster.log(part).read_text(errors="replace").strip()
             if ended and RAY_LOST_PATIENCE in said and not late:
-                end(f"{cluster.tag}/{part}/")
+                kill_marked(f"{cluster.tag}/{part}/")
                 processes[part] = spawn(cluster, part)
             elif ended or late:
                 what = "the MLflow server" if part == MLFLOW else f"node {part}"
@@ -256,7 +257,7 @@ def alive(cluster: Cluster) -> dict[str, dict[str, Any]]:
         headers={"Authorization": f"Bearer {cluster.token.read_text()}"},
     )
     try:
-        with ask(request) as answer:
+        with open_local_url(request) as answer:
             nodes = json.load(answer)["data"]["result"]["result"]
     except (OSError, ValueError, TypeError, KeyError):  # not there, or not ready
         return {}
@@ -270,53 +271,12 @@ def mlflow_answers(cluster: Cluster) -> bool:
     return False
 
 
-def members(mark: str) -> set[psutil.Process]:
-    """Processes whose mark begins like this, and their descendants; all of a cluster's with TAG/.
-
-    Both are needed: a process may write its title over its environment, and one whose parent died has no
-    ancestor left.
-    """
-    found: set[psutil.Process] = set()
-    for process in psutil.process_iter(["environ"]):
-        if (process.info["environ"] or {}).get(MARK, "").startswith(mark):  # None: it is another user's
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found.update([process, *process.children(recursive=True)])
-    return {process for process in found if running(process)} - {psutil.Process()}
-
-
-def running(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-def end(mark: str) -> int:
-    """SIGKILL to all of a mark's processes, and the wait until they are gone; how many there were.
-
-    Nothing that they hold is worth an orderly end: sessions are temporary, and SQLite survives it.
-
-    Raises:
-        UserError: they do not die.
-    """
-    known = members(mark)
-    count, deadline = len(known), time.monotonic() + 30
-    while known:
-        if time.monotonic() > deadline:
-            raise UserError(f"processes {sorted(p.pid for p in known)} do not die", exit_code=1)
-        for process in known:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        time.sleep(0.1)
-        known = {process for process in known if running(process)} | members(mark)
-    return count
-
-
 def status(cluster: Cluster) -> None:
     """Print the nodes and how to use the cluster; the token itself is never shown."""
     known = alive(cluster)
     for node in range(cluster.nodes + 1):
         state = "unknown"
-        if not members(f"{cluster.tag}/{node}/"):
+        if not marked_processes(f"{cluster.tag}/{node}/"):
             state = "dead"  # Ray itself notices only after a while
         elif found := known.get(str(node)):
             role = found["labels"].get("mipnet.io/role", "")
@@ -352,7 +312,7 @@ def kill_node(cluster: Cluster, node: int) -> None:
     """
     if not 0 <= node <= cluster.nodes:
         raise UserError(f"there is no node {node}", f"give 1 to {cluster.nodes}, or 0 for the head")
-    count = end(f"{cluster.tag}/{node}/")
+    count = kill_marked(f"{cluster.tag}/{node}/")
     if not count:
         raise UserError(f"node {node} is dead already")
     say(f"killed node {node} ({count} processes)")
@@ -363,12 +323,12 @@ def down(cluster: Cluster) -> bool:
 
     Logs, MLflow's database and the shared storage stay.
     """
-    there = bool(end(f"{cluster.tag}/")) or cluster.note.exists()
+    there = bool(kill_marked(f"{cluster.tag}/")) or cluster.note.exists()
     cluster.remove()
     return there
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     state = Path(user_state_dir("mipnet")) / "cluster"
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--state", type=Path, default=state, help="folder of the cluster [%(default)s]")
@@ -394,14 +354,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def carry_out(argv: Sequence[str], kind: type[Cluster] = Cluster) -> int:
-    """Carry out one command, on a cluster of that kind.
+def run_verb(argv: Sequence[str], kind: type[Cluster] = Cluster) -> int:
+    """Run one verb, on a cluster of that kind.
 
     Raises:
-        UserError: what the person can mend.
+        UserError: what the user can fix.
     """
     split = argv.index("--") if "--" in argv else len(argv)  # what follows is not ours to parse
-    options, words = parse(argv[:split]), argv[split + 1 :]
+    options, words = parse_arguments(argv[:split]), argv[split + 1 :]
     folder = options.state.expanduser().resolve()
     if options.verb == "up":
         if options.nodes < 1 or options.cpus < 1 or not 0 <= options.data_nodes < options.nodes:
@@ -427,4 +387,4 @@ def carry_out(argv: Sequence[str], kind: type[Cluster] = Cluster) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status("local.py", carry_out, sys.argv[1:], "interrupted"))
+    sys.exit(exit_status("local.py", run_verb, sys.argv[1:], "interrupted"))

@@ -1,4 +1,4 @@
-"""Submit jobs to a cluster, follow them, and look after them.
+"""Submit jobs to a cluster, follow, stop and list them.
 
     python jobs/submit.py train --address http://HEAD:8265 -- --preset tiny --storage s3://bucket/mipnet
     python jobs/submit.py status|logs|stop ID
@@ -7,7 +7,7 @@
 Packs the project (no data, no caches), submits ``python jobs/JOB.py FLAGS``, follows its log and returns its
 exit status. The address is also taken from RAY_API_SERVER_ADDRESS; a token from RAY_AUTH_TOKEN or
 RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token. What the flags ask for and the cluster can never give is
-refused before anything is sent.
+an error before anything is sent.
 """
 
 from __future__ import annotations
@@ -31,33 +31,42 @@ from typing import Any
 from mipnet.cli.main import exit_status
 from mipnet.config.schema import ResourcesConfig
 from mipnet.console import say
-from mipnet.errors import UserError, mendable, nearest
-from mipnet.ray_runtime.session import NODE_GROUP, Growth, check_room
-from mipnet.tracking.provenance import COMMIT, source_commit
+from mipnet.errors import UserError, as_user_error, suggest
+from mipnet.ray_runtime.resources import NODE_GROUP_LABEL, AutoscalerLimits, check_resources
+from mipnet.tracking.provenance import COMMIT_ENV_VAR, source_commit
 
 PROJECT = Path(__file__).resolve().parents[1]
 JOBS = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py") if path.stem != "submit")
 VERBS = ("status", "logs", "stop", "list")
-NOT_PACKED = [
+PACKING_EXCLUDES = [
     *(f"/{name}" for name in ("data", "runs", "mlruns", "predictions", "build", "dist", "venv", "tests")),
     ".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis",
     "*.pth", "*.pt", "*.safetensors", "*.parquet", "*.db", "*.zip", "*.tar*",
 ]  # fmt: skip
 """As in a .gitignore, on top of the project's own: what no job needs, or what is too much to send."""
-FORWARDED = ("MLFLOW_TRACKING_URI", "MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+FORWARDED_VARIABLES = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_S3_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+)
 """Set for the job as they are here. Secrets are not among them: a job's environment is on the dashboard."""
-SECONDS_BETWEEN_TRIES = 2.0
-PATIENCE = 120.0
+RETRY_SECONDS = 2.0
+DASHBOARD_TIMEOUT_SECONDS = 120.0
 """Seconds for which a dashboard may be away while a job is followed, as after a restart of the head."""
 
 
 def submit(options: argparse.Namespace, flags: Sequence[str]) -> int:
     """Submit a job; its exit status, or 0 at once with ``--no-wait``."""
     resources = read_resources(options.verb, flags)
-    client = connect(options.address)
+    client = job_client(options.address)
     check_cluster(options.address, resources)
     entrypoint = shlex.join(["python", f"jobs/{options.verb}.py", *flags])
-    runtime = {"working_dir": str(PROJECT), "excludes": NOT_PACKED, "env_vars": environment(options.env)}
+    runtime = {
+        "working_dir": str(PROJECT),
+        "excludes": PACKING_EXCLUDES,
+        "env_vars": environment(options.env),
+    }
     job = send(client, entrypoint=entrypoint, submission_id=options.id or None, runtime_env=runtime)
     say(f"job {job}: {entrypoint}")
     say(f"  python jobs/submit.py logs {job} --address {options.address}   follows it again; status, stop")
@@ -65,25 +74,25 @@ def submit(options: argparse.Namespace, flags: Sequence[str]) -> int:
 
 
 def send(client: Any, **request: Any) -> str:
-    """Submit, again while the cluster has only just started; the job's name.
+    """Submit, with retries while the cluster starts; returns the job's name.
 
     Raises:
-        UserError: the cluster refuses.
+        UserError: the cluster does not accept it.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + DASHBOARD_TIMEOUT_SECONDS
     while True:
         try:
             return str(client.submit_job(**request))
         except (RuntimeError, ValueError) as error:
             if "try again later" not in str(error) or time.monotonic() > deadline:
-                raise refusal(error) from None
-        time.sleep(SECONDS_BETWEEN_TRIES)
+                raise as_cluster_error(error) from None
+        time.sleep(RETRY_SECONDS)
 
 
 def read_resources(job: str, flags: Sequence[str]) -> ResourcesConfig | None:
-    """What a job's flags ask for; a mistake in them is found here and not minutes later on the cluster.
+    """The resources that a job's flags ask for; a mistake in them is found here, before anything is sent.
 
-    None for a job that does not say.
+    None for a job without resources.
 
     Raises:
         UserError: an unknown flag or an impossible setting.
@@ -92,20 +101,20 @@ def read_resources(job: str, flags: Sequence[str]) -> ResourcesConfig | None:
         raise UserError("--help needs no cluster", f"python jobs/{job}.py --help")
     if job == "search":
         sys.path.insert(0, str(PROJECT))  # tune/ is not installed
-        from tune.search import read
+        from tune.search import parse_config
 
-        return read(flags)[1].resources
+        return parse_config(flags)[1].resources
     if importlib.util.find_spec(f"mipnet.cli.{job}") is None:
         return None
     module = importlib.import_module(f"mipnet.cli.{job}")
-    return module.read(job, flags)[1].resources if hasattr(module, "read") else None
+    return module.parse_config(job, flags)[1].resources if hasattr(module, "parse_config") else None
 
 
-def connect(address: str) -> Any:
+def job_client(address: str) -> Any:
     """A client of the cluster's job server.
 
     Raises:
-        UserError: no address, nobody answers there, or it wants a token that we do not have.
+        UserError: no address, no answer, or the token is missing.
     """
     if not address:
         raise UserError("no cluster to submit to", "give --address http://HEAD:8265")
@@ -117,16 +126,15 @@ def connect(address: str) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.job_submission import JobSubmissionClient
 
-    logging.disable(logging.WARNING)  # Ray's loggers have levels of their own
     try:
         return JobSubmissionClient(address)
     except Exception as error:  # requests, Ray's authentication and its version check each have their own
-        raise refusal(error, address) from None
+        raise as_cluster_error(error, address) from None
 
 
-def refusal(error: Exception, address: str = "") -> UserError:
-    """What the job server, or the way to it, said, as one line without a token."""
-    if known := mendable(error):
+def as_cluster_error(error: Exception, address: str = "") -> UserError:
+    """An error of the job server, or of the connection to it, as one line without a token."""
+    if known := as_user_error(error):
         return known
     text = re.sub(r"(?i)(bearer|token[=:]?)\s+\S{8,}", r"\1 …", str(error)).strip()
     if re.search("401|403|uthentication|AuthToken", type(error).__name__ + text):
@@ -150,7 +158,7 @@ def refusal(error: Exception, address: str = "") -> UserError:
 
 def packed(folder: Path) -> list[tuple[int, str]]:
     """(bytes, name) of the files that would be sent, but for what .gitignore files leave out."""
-    patterns = [pattern.lstrip("/") for pattern in NOT_PACKED]
+    patterns = [pattern.lstrip("/") for pattern in PACKING_EXCLUDES]
     found = []
     for path in folder.rglob("*"):
         name = path.relative_to(folder)
@@ -160,10 +168,10 @@ def packed(folder: Path) -> list[tuple[int, str]]:
 
 
 def check_cluster(address: str, resources: ResourcesConfig | None) -> None:
-    """Refuse what the cluster can never give.
+    """Raise if the cluster can never give the resources.
 
     Raises:
-        UserError: see ``check_room``.
+        UserError: see ``check_resources``.
     """
     from ray.util.state import list_nodes
     from ray.util.state.exception import RayStateApiException
@@ -175,19 +183,19 @@ def check_cluster(address: str, resources: ResourcesConfig | None) -> None:
     except RayStateApiException:
         nodes = []
     if not nodes:
-        return  # a dashboard that does not tell: the job itself asks again
+        return  # not known here: the job itself checks again
     if resources.gpu == "auto":
         gpus = sum(node["resources_total"].get("GPU", 0) for node in nodes)
         resources = replace(resources, gpu=gpus >= resources.workers)
-    growth = Growth(any(NODE_GROUP in node["labels"] for node in nodes))
-    check_room(resources, [node["resources_total"] for node in nodes], growth)
+    autoscaler = AutoscalerLimits(any(NODE_GROUP_LABEL in node["labels"] for node in nodes))
+    check_resources(resources, [node["resources_total"] for node in nodes], autoscaler)
 
 
 def environment(given: Sequence[str]) -> dict[str, str]:
     """The job's environment: what is forwarded, the commit of this checkout, and ``--env NAME=VALUE``."""
-    env = {name: os.environ[name] for name in FORWARDED if os.environ.get(name)}
+    env = {name: os.environ[name] for name in FORWARDED_VARIABLES if os.environ.get(name)}
     if commit := source_commit():
-        env[COMMIT] = commit
+        env[COMMIT_ENV_VAR] = commit
     for pair in given:
         name, equals, value = pair.partition("=")
         if not name or not equals:
@@ -202,13 +210,13 @@ def follow(client: Any, job: str, on_interrupt: str = "ask") -> int:
     while True:
         try:
             asyncio.run(log.follow(client, job))
-            return ended(client, job)
+            return wait_for_end(client, job)
         except KeyboardInterrupt:
             choice = ask_interrupt() if on_interrupt == "ask" else on_interrupt
             if choice == "stop":
                 say(f"stopping job {job}")
                 client.stop_job(job)
-                return ended(client, job)
+                return wait_for_end(client, job)
             if choice == "detach":
                 say(f"job {job} goes on without us")
                 return 130
@@ -217,10 +225,10 @@ def follow(client: Any, job: str, on_interrupt: str = "ask") -> int:
 
 @dataclass
 class Log:
-    """A job's log on this screen; it remembers across interruptions what stands there.
+    """Prints a job's log; continues where it was after an interruption.
 
     Attributes:
-        printed: characters.
+        printed: characters so far.
     """
 
     printed: int = 0
@@ -245,15 +253,17 @@ class Log:
                         sys.stdout.flush()
                 if client.get_job_status(job).is_terminal():
                     return
-            except Exception as error:  # the connection, in the words of requests, aiohttp or Ray
+            except (
+                Exception
+            ) as error:  # a lost connection, for which requests, aiohttp and Ray have own errors
                 lost = lost or time.monotonic()
-                if time.monotonic() - lost > PATIENCE:
-                    raise refusal(error) from None
-            await asyncio.sleep(SECONDS_BETWEEN_TRIES)
+                if time.monotonic() - lost > DASHBOARD_TIMEOUT_SECONDS:
+                    raise as_cluster_error(error) from None
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 def ask_interrupt() -> str:
-    """detach, stop, or "" to go on; whoever cannot be asked detaches."""
+    """Ask the user: "detach", "stop", or "" to go on; "detach" without a terminal."""
     if not sys.stdin.isatty():
         return "detach"
     try:
@@ -263,7 +273,7 @@ def ask_interrupt() -> str:
     return {"d": "detach", "s": "stop"}.get(answer.strip().lower()[:1], "")
 
 
-def ended(client: Any, job: str) -> int:
+def wait_for_end(client: Any, job: str) -> int:
     """Wait for a job's end, say how it ended, and return its exit status."""
     while not client.get_job_status(job).is_terminal():
         time.sleep(0.5)
@@ -277,9 +287,9 @@ def ended(client: Any, job: str) -> int:
     return code or (130 if status == "STOPPED" else 1)
 
 
-def look_after(options: argparse.Namespace) -> int:
+def manage_job(options: argparse.Namespace) -> int:
     """status, logs, stop and list."""
-    client = connect(options.address)
+    client = job_client(options.address)
     if options.verb == "list":
         for details in sorted(client.list_jobs(), key=lambda d: d.start_time or 0):
             if details.submission_id:
@@ -302,10 +312,10 @@ def look_after(options: argparse.Namespace) -> int:
     elif not status.is_terminal():
         say(f"job {options.id}: {status.value.lower()}")
         return 0
-    return ended(client, options.id)
+    return wait_for_end(client, options.id)
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="submit.py",
         usage="submit.py JOB [options] -- FLAGS   |   submit.py {status,logs,stop} ID   |   submit.py list",
@@ -322,20 +332,24 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     known = [*JOBS, *VERBS]
     if options.verb not in known:
-        raise UserError(f"unknown job {options.verb!r}", nearest(options.verb, known))
+        raise UserError(f"unknown job {options.verb!r}", suggest(options.verb, known))
     return options
 
 
-def carry_out(argv: Sequence[str]) -> int:
-    """Submit a job, or look after one."""
+def dispatch(argv: Sequence[str]) -> int:
+    """Submit a job, or follow, stop or list jobs."""
     split = argv.index("--") if "--" in argv else len(argv)  # what follows are the job's flags
-    options = parse(argv[:split])
-    return look_after(options) if options.verb in VERBS else submit(options, argv[split + 1 :])
+    options = parse_arguments(argv[:split])
+    return manage_job(options) if options.verb in VERBS else submit(options, argv[split + 1 :])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
-    return exit_status("submit.py", carry_out, sys.argv[1:] if argv is None else argv, "interrupted")
+    logging.disable(logging.WARNING)  # for the process, because Ray's loggers have levels of their own
+    try:
+        return exit_status("submit.py", dispatch, sys.argv[1:] if argv is None else argv, "interrupted")
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 if __name__ == "__main__":

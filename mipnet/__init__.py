@@ -1,12 +1,13 @@
 """MIPNet on Ray: multi-instance top-down pose estimation, from generated scenes to a served model.
 
-What stands in ``__all__`` is for other people's code and stays where it is. It is imported at first use, so
-that ``import mipnet`` and the command line's ``--help`` cost nothing.
+``__all__`` is the public interface. Its names are imported at first use, so that ``import mipnet`` and the
+command line's ``--help`` are fast. Our loggers print nothing unless the user configures ``logging``.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
+_MODULE_OF = {
     "Backbone": "mipnet.models.backbone",
     "Config": "mipnet.config",
     "ImagePoses": "mipnet.inference.image_predictor",
@@ -57,11 +58,13 @@ _HOMES = {
     "train": "mipnet.api",
 }
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

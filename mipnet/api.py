@@ -1,4 +1,4 @@
-"""A trained model to call and a training to run: what ``import mipnet`` offers beside its parts."""
+"""The functions of ``import mipnet``: load a trained model, run a training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mipnet.config import Config, from_dict, preset, to_dict
 from mipnet.errors import UserError
-from mipnet.storage import storage_named
+from mipnet.storage import readable_storage
 
 if TYPE_CHECKING:
     from mipnet.inference.image_predictor import ImagePredictor
@@ -40,19 +40,19 @@ def load_predictor(
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    folder = resolve_model(str(model), storage_named(str(storage)))
+    folder = resolve_model(str(model), readable_storage(str(storage)))
     with TemporaryDirectory() as scratch:
         return ImagePredictor.load(folder.download(Path(scratch)), device=device)
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What ``train`` came to.
+    """A finished run.
 
     Attributes:
-        name: of the run; ``load_predictor`` takes it.
-        folder: where configuration, weights, results and report lie.
-        metrics: ``split/source/view/metric`` -> value, 0 to 1.
+        name: of the run, for ``load_predictor``.
+        folder: of configuration, weights, results and report.
+        metrics: ``split/source/instance_mode/metric`` -> value, 0 to 1.
         version: of the registered model; "" if the configuration registers none.
     """
 
@@ -82,13 +82,13 @@ def train(
         UserError: something is wrong with the settings, the data or the cluster; or the run is trained, but
             MLflow does not answer.
     """
-    from mipnet.cli.train import complete_run
-    from mipnet.run_folder import RESULTS
+    from mipnet.experiment.training_run import complete_run
+    from mipnet.run_folder import RESULTS_FOLDER
 
     given = preset(config) if isinstance(config, str) else config
     config = from_dict(to_dict(given))  # checked, and 70 made 70.0, so that the run is that of the same flags
-    run = complete_run(config, storage_named(str(storage)), name, new, verbose)
+    run = complete_run(config, readable_storage(str(storage)), name=name, new=new, verbose=verbose)
     if not run.finished:
         raise UserError(f"run {run.name} is trained, but MLflow does not answer", "call train again")
-    metrics = json.loads(run.folder.read(f"{RESULTS}/metrics.json"))
+    metrics = json.loads(run.folder.read(f"{RESULTS_FOLDER}/metrics.json"))
     return TrainedRun(run.name, run.folder.uri, metrics, run.state.get("version", ""))

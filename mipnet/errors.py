@@ -1,8 +1,7 @@
-"""The one exception that users are meant to see.
+"""Errors that a user can fix.
 
-Everything that a user can mend (a wrong path, a broken file, a setting that cannot work) is raised as
-``UserError``: the command line prints its single line and exits with ``exit_code``; everything else is a
-bug in this package and keeps its traceback.
+A wrong path, a broken file, a setting that cannot work: all are raised as ``UserError``. The command line
+prints its single line and exits with ``exit_code``. Every other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -14,21 +13,21 @@ from collections.abc import Iterable, Iterator, Sequence
 
 
 class UserError(Exception):
-    """A problem that the person at the keyboard can mend.
+    """A problem that the user can fix.
 
     Args:
         what: what is wrong and where, as one clause without a full stop.
-        mend: how to mend it, as one clause; empty if ``what`` already says so.
+        hint: how to fix it, as one clause; empty if ``what`` already says so.
         exit_code: the exit status of the process.
     """
 
-    def __init__(self, what: str, mend: str = "", exit_code: int = 2) -> None:
-        self.what, self.mend, self.exit_code = what, mend, exit_code
-        super().__init__(f"{what}; {mend}" if mend else what)
+    def __init__(self, what: str, hint: str = "", exit_code: int = 2) -> None:
+        self.what, self.hint, self.exit_code = what, hint, exit_code
+        super().__init__(f"{what}; {hint}" if hint else what)
 
     def __reduce__(self) -> tuple[type, tuple[str, str, int]]:
         # Ray pickles exceptions between processes; rebuild from the parts, not from the joined message.
-        return type(self), (self.what, self.mend, self.exit_code)
+        return type(self), (self.what, self.hint, self.exit_code)
 
 
 class ConfigError(UserError):
@@ -39,83 +38,83 @@ class DataError(UserError):
     """A data set, annotation file or image that cannot be used."""
 
 
-NAMED = 5
-"""So many examples of a fault are named."""
-LONGEST_LINE = 120
-"""Characters of another program's error in a message of ours."""
+MAX_EXAMPLES = 5
+"""Names in a message."""
+MAX_LINE_LENGTH = 120
+"""Characters of another program's error in a message."""
 
 
-def first_few(names: Sequence[str], most: int = NAMED) -> str:
+def first_few(names: Sequence[str], most: int = MAX_EXAMPLES) -> str:
     """Names for a message: the first of them, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def first_line(error: BaseException) -> str:
-    """What went wrong in one line of at most 120 characters: network errors say the same over and over."""
+    """The first line of an error's message, at most 120 characters."""
     text = str(error).strip()
     line = text.splitlines()[0] if text else type(error).__name__
-    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 1]}…"
+    return line if len(line) <= MAX_LINE_LENGTH else f"{line[: MAX_LINE_LENGTH - 1]}…"
 
 
-def nearest(word: str, choices: Iterable[object]) -> str:
-    """The choice spelled most like ``word``, or the choices if none is close; for messages."""
+def suggest(word: str, choices: Iterable[object]) -> str:
+    """A hint: the choice that is spelled most like ``word``, or the choices if none is close."""
     names = [str(c) for c in choices]
     close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"
     if not names:
         return "there is nothing to choose from"
-    return "choose from " + (", ".join(names) if len(names) <= 3 * NAMED else first_few(names))
+    return "choose from " + (", ".join(names) if len(names) <= 3 * MAX_EXAMPLES else first_few(names))
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-REFUSED = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
-"""What a disk or its owner says, and no program can mend."""
-RAYS_CAUSES = ("cause", "controller_failure", "health_check_failure", "_base_exc")
-"""Where Ray's errors keep those that led to them, beside ``__cause__``.
+NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+STORAGE_ERRNOS = (*NO_SPACE_ERRNOS, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+"""Of a disk that is full, broken, read-only or not permitted."""
+RAY_CAUSE_ATTRIBUTES = ("cause", "controller_failure", "health_check_failure", "_base_exc")
+"""Attributes of Ray's errors that hold their causes, beside ``__cause__``.
 
-Of these, Ray documents only ``controller_failure``. Where an error lacks the others, its message says less.
+Ray documents ``controller_failure`` only. Without the others, messages say less.
 """
 
 
 def reason_of(error: OSError) -> str:
-    """Why a file cannot be used, in the system's words and one line."""
+    """The operating system's reason, in one line."""
     return os.strerror(error.errno) if error.errno else " ".join(str(error).split()) or type(error).__name__
 
 
-def refusal(error: OSError, what: str, elsewhere: str) -> UserError:
-    """A disk's refusal for the person who can mend it.
+def from_os_error(error: OSError, what: str, elsewhere: str) -> UserError:
+    """Turn an OSError into a UserError with a hint.
 
     Args:
-        error: of the system.
-        what: could not be done, e.g. "cannot write FILE".
-        elsewhere: how to choose another place, for all reasons but a full disk.
+        error: of the operating system.
+        what: failed, e.g. "cannot write FILE".
+        elsewhere: the hint for all reasons but a full disk: how to choose another place.
     """
-    mend = "make room there, then the same command goes on" if error.errno in FULL else elsewhere
-    return UserError(f"{what} ({reason_of(error)})", mend)
+    hint = "make room there, then the same command goes on" if error.errno in NO_SPACE_ERRNOS else elsewhere
+    return UserError(f"{what} ({reason_of(error)})", hint)
 
 
-def mendable(error: BaseException) -> UserError | None:
-    """The error that a person can mend behind any exception, None if it is a bug.
+def as_user_error(error: BaseException) -> UserError | None:
+    """The UserError among an exception and its causes, None if it is a bug.
 
-    Ray hands over what was raised in another process as the cause of errors of its own.
+    Ray raises errors of its own, with the exception of the other process as their cause.
     """
     for cause in causes(error):
-        # What has a cause is Ray's, made to look like it: its message is the whole remote traceback.
+        # With an attribute ``cause`` it is Ray's imitation, whose message is the whole remote traceback.
         if isinstance(cause, UserError) and not hasattr(cause, "cause"):
             return cause
-        if isinstance(cause, OSError) and cause.errno in REFUSED:
+        if isinstance(cause, OSError) and cause.errno in STORAGE_ERRNOS:
             place = f"cannot use {cause.filename}" if cause.filename else "a disk refuses"
-            return refusal(cause, place, "change its permissions, or choose another place")
+            return from_os_error(cause, place, "change its permissions, or choose another place")
     return None
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The exception and what led to it, the outermost first."""
+    """The exception and its causes, the outermost first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        inner: list[object] = [getattr(error, name, None) for name in RAYS_CAUSES]
+        inner: list[object] = [getattr(error, name, None) for name in RAY_CAUSE_ATTRIBUTES]
         inner += dict(sorted(getattr(error, "worker_failures", {}).items())).values()  # of the first rank
         error = next((e for e in inner if isinstance(e, BaseException)), error.__cause__)

@@ -1,4 +1,4 @@
-"""Numbers, times and tables as people read them."""
+"""Numbers, times and tables as text."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 
 
 def percent(share: float | None, missing: str = "–") -> str:
-    """A share from 0 to 1 in percent with one decimal; ``missing`` for None and nan."""
+    """A fraction from 0 to 1 in percent with one decimal; ``missing`` for None and nan."""
     return missing if share is None or math.isnan(share) else f"{100 * share:.1f}"
 
 
 def gain(difference: float) -> str:
-    """A difference of shares in percentage points, with its sign: +1.2 or −1.2."""
+    """A difference of fractions in percentage points, with its sign: +1.2 or −1.2."""
     return f"{100 * difference:+.1f}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:
-    """As a person would say it: 41 s, 6 min 29 s, 3 h 05 min."""
+    """E.g. 9.5 s, 41 s, 6 min 29 s, 3 h 05 min."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -26,13 +26,13 @@ def duration(seconds: float) -> str:
 
 
 def short_duration(seconds: float) -> str:
-    """As short as a table wants it: 41 s, 6 min, 3 h 05 min."""
+    """For tables: 41 s, 6 min, 3 h 05 min."""
     return f"{round(seconds / 60)} min" if 100 <= seconds < 3600 else duration(seconds)
 
 
-def view_name(view: str) -> str:
-    """Of a view of the poses: lambda1 is λ = 1 alone, any other has its own name."""
-    return view.replace("lambda", "λ = ") + " alone" if view.startswith("lambda") else view
+def instance_mode_label(mode: str) -> str:
+    """The text for "merged" or "lambda1": λ = 1 alone."""
+    return mode.replace("lambda", "λ = ") + " alone" if mode.startswith("lambda") else mode
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:

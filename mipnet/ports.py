@@ -1,4 +1,4 @@
-"""Ports of this machine: whether one can be listened on, and asking a server that listens on one."""
+"""Ports of this machine: checks that one is free, requests to a server on one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from mipnet.errors import UserError
 
 
-def require_free(host: str, port: int, flag: str = "--port") -> None:
-    """Make sure that a server can listen on a port.
+def require_free_port(host: str, port: int, flag: str = "--port") -> None:
+    """Check that a server can listen on a port.
 
     Args:
         host: name or address to listen on.
@@ -19,7 +19,7 @@ def require_free(host: str, port: int, flag: str = "--port") -> None:
         flag: chooses another port.
 
     Raises:
-        UserError: nothing can listen there, with what can be done about it.
+        UserError: it cannot.
     """
     number = bind_error(host, port)
     if number is None:
@@ -33,7 +33,7 @@ def require_free(host: str, port: int, flag: str = "--port") -> None:
 
 
 def bind_error(host: str, port: int) -> int | None:
-    """The error number with which the system refuses to listen there; None if it does not."""
+    """The errno of a failed attempt to listen there; None if it works."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
@@ -44,6 +44,6 @@ def bind_error(host: str, port: int) -> int | None:
     return None
 
 
-def ask(request: str | urllib.request.Request) -> Any:
-    """The answer of a server on this machine, whatever proxy the environment names."""
+def open_local_url(request: str | urllib.request.Request) -> Any:
+    """The response of a server on this machine; proxies of the environment are ignored."""
     return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10)

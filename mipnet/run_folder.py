@@ -1,12 +1,13 @@
-"""Runs in the storage: identity, continuation, and what lies where.
+"""Runs in the storage: their names, continuation, locks and files.
 
 STORAGE/data/generated-DIGEST/    the rendered benchmark
 STORAGE/runs/NAME/config.yaml     the resolved configuration
-STORAGE/runs/NAME/run.json        how far the run is
+STORAGE/runs/NAME/run.json        state of the run
 STORAGE/runs/NAME/training/       Ray Train's checkpoints
 STORAGE/runs/NAME/model/          the best weights
 STORAGE/runs/NAME/results/        tables, COCO results, pictures
-STORAGE/registered/               versions that a server sent, for all nodes to see
+STORAGE/runs/NAME/logs/           driver.log, worker-RANK.log
+STORAGE/registered/               copies of registered models, for all nodes
 STORAGE/mlflow.db, mlartifacts/   MLflow, unless MLFLOW_TRACKING_URI names a server
 """
 
@@ -25,9 +26,9 @@ from mipnet.config import Config, differences, digest, from_dict, to_yaml
 from mipnet.errors import ConfigError, UserError
 from mipnet.storage import Folder
 
-TRAINING = "training"
-MODEL = "model"
-RESULTS = "results"
+TRAINING_FOLDER = "training"
+MODEL_FOLDER = "model"
+RESULTS_FOLDER = "results"
 
 
 @dataclass
@@ -35,10 +36,10 @@ class Run:
     """One training run and its folder.
 
     Attributes:
-        name: its identity in the storage.
-        folder: where all of it lies.
+        name: of the run and its folder.
+        folder: of all its files.
         config: resolved.
-        state: what run.json holds: "finished" and whatever the phases noted.
+        state: content of run.json: "finished" and what the phases note.
     """
 
     name: str
@@ -51,12 +52,12 @@ class Run:
         return bool(self.state.get("finished"))
 
     def reload(self) -> None:
-        """Read the state anew: another process may have gone on with the run in between."""
+        """Read run.json again: another process may have continued the run."""
         if self.folder.exists("run.json"):
             self.state = json.loads(self.folder.read("run.json"))
 
     def note(self, **values: Any) -> None:
-        """Remember something across restarts."""
+        """Write values to run.json."""
         self.state.update(values)
         self.folder.write("run.json", json.dumps(self.state, indent=2) + "\n")
 
@@ -67,13 +68,13 @@ def default_name(config: Config) -> str:
 
 
 def open_run(storage: Folder, config: Config, name: str = "", new: bool = False) -> Run:
-    """The run of that name to go on with, or a fresh one.
+    """Open the run of that name to continue it, or make a new one.
 
     Args:
         storage: root of all runs.
         config: what to run.
         name: by default preset and digest.
-        new: take the next free name instead of going on.
+        new: take the next free name instead of continuing.
 
     Raises:
         UserError: a run of this name has other settings, or the name cannot be a folder's.
@@ -122,10 +123,10 @@ def load_run(folder: Folder) -> Run:
 
 @contextmanager
 def locked(run: Run) -> Iterator[None]:
-    """Keep a second process off the same run, where the storage is a file system that can lock.
+    """Hold the run's lock, where the storage is a file system that can lock.
 
     Raises:
-        UserError: another process is at it.
+        UserError: another process holds it.
     """
     if not run.folder.is_local:
         run.reload()
@@ -141,6 +142,6 @@ def locked(run: Run) -> Iterator[None]:
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise  # else: a network file system that cannot lock
+                raise  # the others: a network file system that cannot lock
         run.reload()
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mipnet.errors import ConfigError, nearest
+from mipnet.errors import ConfigError, suggest
 
 
 @dataclass(frozen=True)
@@ -115,4 +115,4 @@ def skeleton(name: str) -> Skeleton:
     try:
         return SKELETONS[name]
     except KeyError:
-        raise ConfigError(f"unknown skeleton {name!r}", nearest(name, SKELETONS)) from None
+        raise ConfigError(f"unknown skeleton {name!r}", suggest(name, SKELETONS)) from None

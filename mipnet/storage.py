@@ -1,9 +1,10 @@
-"""Files by URI: a local folder, NFS, s3://, gs://, the same calls for all (through pyarrow.fs)."""
+"""Files by URI through pyarrow.fs: a local folder, NFS, s3:// and gs:// behind the same calls."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import posixpath
 import re
@@ -14,28 +15,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mipnet.errors import DataError, UserError, refusal
+from mipnet.errors import DataError, UserError, from_os_error
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder on some file system, named by a URI or a local path. Cheap to make and to pickle.
+    """A folder on any file system, given by a URI or a local path. Cheap to create and to pickle.
 
-    All ``name`` arguments are relative, with forward slashes, and cannot leave the folder.
+    All ``name`` arguments are relative paths with forward slashes inside the folder.
     """
 
     uri: str
 
     @classmethod
     def of(cls, where: str | os.PathLike[str]) -> Folder:
-        """The folder for a path or URI; local paths become absolute."""
-        text = os.fspath(where)
-        if "://" not in text:
-            text = str(Path(text).expanduser().resolve())
-        return cls(text.rstrip("/") or "/")
+        """The folder of a path or URI; local paths become absolute."""
+        uri = os.fspath(where)
+        if "://" not in uri:
+            uri = str(Path(uri).expanduser().resolve())
+        return cls(uri.rstrip("/") or "/")
 
     @property
     def is_local(self) -> bool:
@@ -58,42 +61,44 @@ class Folder:
 
         if self.is_local:
             return LocalFileSystem(), str(self.local_path)
-        place, mark, query = self.uri.partition("?")
-        scheme, _, path = place.partition("://")
-        host = path.partition("/")[0]
-        fs, top = _remote(f"{scheme}://{host}{mark}{query}")
-        return fs, f"{top.rstrip('/')}{path[len(host) :]}"
+        address, mark, query = self.uri.partition("?")
+        scheme, _, path = address.partition("://")
+        bucket = path.partition("/")[0]
+        fs, root = _remote_filesystem(f"{scheme}://{bucket}{mark}{query}")
+        return fs, f"{root.rstrip('/')}{path[len(bucket) :]}"
 
     def _locate(self, name: str) -> tuple[FileSystem, str]:
         """The pyarrow file system and the path of ``name`` on it; "" is the folder itself."""
         fs, root = self.filesystem()
-        return fs, f"{root}/{contained(name, self.uri)}" if name else root
+        return fs, f"{root}/{safe_relative_path(name, self.uri)}" if name else root
 
     def join(self, name: str) -> Folder:
         """The folder ``name`` inside this one."""
         return Folder(self.path(name))
 
     def path(self, name: str) -> str:
-        """Where ``name`` lies, as a path or URI for people and for other programs."""
-        place, mark, query = self.uri.partition("?") if not self.is_local else (self.uri, "", "")
-        return f"{place.rstrip('/')}/{contained(name, self.uri)}{mark}{query}"
+        """The path or URI of ``name``."""
+        address, mark, query = self.uri.partition("?") if not self.is_local else (self.uri, "", "")
+        return f"{address.rstrip('/')}/{safe_relative_path(name, self.uri)}{mark}{query}"
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file, or of a piece of one (``piece_name``).
+        """The content of a file, or of a byte range of one (``byte_range_name``).
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: no such file.
+            OSError: the file cannot be read, or is shorter than the byte range.
         """
-        if "#" in name and (piece := PIECE.search(name)):
-            return self._read_piece(name[: piece.start(1)], int(piece[2]), int(piece[3]))
-        if self.is_local:  # the hot path of the stream: no layers in between
+        if "#" in name and (found := BYTE_RANGE.search(name)):
+            return self._read_range(name[: found.start(1)], int(found[2]), int(found[3]))
+        if self.is_local:  # plain open(): this is the hot path of the stream
             with open(self.path(name).removeprefix("file://"), "rb") as file:
                 return file.read()
         fs, target = self._locate(name)
         with fs.open_input_stream(target) as stream:
-            return stream.read()
+            content: bytes = stream.read()
+        return content
 
-    def _read_piece(self, name: str, offset: int, size: int) -> bytes:
+    def _read_range(self, name: str, offset: int, size: int) -> bytes:
         if self.is_local:
             with open(self.path(name).removeprefix("file://"), "rb", buffering=0) as file:
                 content = os.pread(file.fileno(), size, offset)
@@ -106,87 +111,89 @@ class Folder:
         return content
 
     def write(self, name: str, content: bytes | str, durable: bool = True) -> None:
-        """Write a whole file; readers see the old one or the new one, never a part.
+        """Write a whole file atomically: readers see the old content or the new one.
 
         Args:
-            name: of the file; folders on the way are made.
+            name: of the file; parent folders are created.
             content: text is written as UTF-8.
-            durable: wait until the disk has it; not worth its time for many files that can be made again.
+            durable: fsync before the rename; not worth its time for many files that can be made again.
 
         Raises:
-            UserError: the storage refuses (full, read-only, no permission).
+            UserError: the storage is full, read-only, or permission is missing.
         """
         data = content.encode() if isinstance(content, str) else content
         fs, target = self._locate(name)
         try:
             fs.create_dir(posixpath.dirname(target), recursive=True)
-            if not self.is_local:  # object stores replace an object in one step
+            if not self.is_local:  # object stores replace an object atomically
                 with fs.open_output_stream(target) as stream:
                     stream.write(data)
                 return
-            part = f"{target}.{uuid.uuid4().hex[:8]}.part"
+            temporary = f"{target}.{uuid.uuid4().hex[:8]}.part"
             try:
-                with open(part, "wb") as file:
+                with open(temporary, "wb") as file:
                     file.write(data)
                     file.flush()
                     if durable:
                         os.fsync(file.fileno())
-                os.replace(part, target)
+                os.replace(temporary, target)
             finally:
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(part)
+                    os.unlink(temporary)
         except OSError as error:
-            raise refusal(error, f"cannot write {target}", "choose another place with --storage") from None
+            logger.info("cannot write %s", target, exc_info=True)
+            raise from_os_error(
+                error, f"cannot write {target}", "choose another place with --storage"
+            ) from None
 
     def exists(self, name: str = "") -> bool:
-        """Whether a file or folder is there.
+        """Whether a file or folder exists.
 
         Raises:
-            UserError: nobody may know.
+            UserError: no permission to look.
         """
         from pyarrow.fs import FileType
 
         fs, target = self._locate(name)
-        with _readable(target):
-            return fs.get_file_info(target).type != FileType.NotFound
+        with _os_errors_as_user_errors(target):
+            return bool(fs.get_file_info(target).type != FileType.NotFound)
 
     def names(self, name: str = "") -> list[str]:
-        """Sorted names of the files and folders right inside; empty if there is no such folder.
+        """Sorted names of the direct entries (files and folders) of a folder; empty if it does not exist.
 
         Raises:
-            UserError: they may not be listed.
+            UserError: the folder cannot be listed.
         """
         from pyarrow.fs import FileSelector
 
         fs, target = self._locate(name)
-        with _readable(target):
+        with _os_errors_as_user_errors(target):
             infos = fs.get_file_info(FileSelector(target, allow_not_found=True))
         return sorted(info.base_name for info in infos)
 
     def files(self) -> list[str]:
-        """Sorted names of all files in this folder and the folders below it.
+        """Sorted names of all files in this folder and its subfolders.
 
         Raises:
-            UserError: they may not be listed.
+            UserError: the folder cannot be listed.
         """
         from pyarrow.fs import FileSelector, FileType
 
         fs, root = self.filesystem()
-        with _readable(root):
+        with _os_errors_as_user_errors(root):
             infos = fs.get_file_info(FileSelector(root, recursive=True))
         return sorted(posixpath.relpath(info.path, root) for info in infos if info.type == FileType.File)
 
     def remove(self, name: str) -> None:
-        """Delete a file or a folder with all it holds; nothing happens if there is none.
+        """Delete a file, or a folder with its content; does nothing if it does not exist.
 
         Raises:
-            ValueError: the name is that of the folder itself.
+            ValueError: the name is the folder itself.
         """
         from pyarrow.fs import FileType
 
-        if contained(name, self.uri) == ".":
+        if safe_relative_path(name, self.uri) == ".":
             raise ValueError("a folder does not remove itself")
-
         fs, target = self._locate(name)
         kind = fs.get_file_info(target).type
         if kind == FileType.Directory:
@@ -195,12 +202,16 @@ class Folder:
             fs.delete_file(target)
 
     def upload(self, source: Path, name: str = "") -> None:
-        """Copy the files of a local folder into the folder ``name``."""
+        """Copy all files of a local folder into the folder ``name`` of this one."""
         for path in sorted(p for p in source.rglob("*") if p.is_file()):
             self.write(posixpath.join(name, path.relative_to(source).as_posix()), path.read_bytes())
 
     def download(self, target: Path) -> Path:
-        """A local copy of all files of this folder (the folder itself if it is local)."""
+        """Copy all files of this folder to ``target``, if it is remote.
+
+        Returns:
+            the local folder: ``target``, or this folder itself if it is local.
+        """
         if self.is_local:
             return self.local_path
         from pyarrow.fs import LocalFileSystem, copy_files
@@ -210,36 +221,39 @@ class Folder:
         return target
 
 
-PIECE = re.compile(r"\.parquet(#(\d+)\+(\d+))$")
+BYTE_RANGE = re.compile(r"\.parquet(#(\d+)\+(\d+))$")
 
 
-def piece_name(name: str, offset: int, size: int) -> str:
-    """What to ``read`` for ``size`` bytes from ``offset`` on of the Parquet file ``name``."""
+def byte_range_name(name: str, offset: int, size: int) -> str:
+    """The name under which ``read`` gives ``size`` bytes of the Parquet file ``name`` from ``offset`` on."""
     return f"{name}#{offset}+{size}"
 
 
-def file_name(name: str) -> str:
-    """The file that a name or piece of one is in."""
-    piece = PIECE.search(name)
-    return name[: piece.start(1)] if piece else name
+def without_byte_range(name: str) -> str:
+    """The file of a name, without its byte range if it has one."""
+    found = BYTE_RANGE.search(name)
+    return name[: found.start(1)] if found else name
 
 
 @contextmanager
-def _readable(target: str) -> Iterator[None]:
+def _os_errors_as_user_errors(target: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise refusal(error, f"cannot read {target}", "check the path and its permissions") from None
+        logger.info("cannot read %s", target, exc_info=True)
+        raise from_os_error(error, f"cannot read {target}", "check the path and its permissions") from None
 
 
 @functools.lru_cache(maxsize=16)
-def _remote(uri: str) -> tuple[FileSystem, str]:
-    """The file system of a bucket; connecting anew for every file would cost more than reading it."""
+def _remote_filesystem(uri: str) -> tuple[FileSystem, str]:
+    """The file system of a bucket, cached: connecting for every file would cost more than reading it."""
     from pyarrow.fs import FileSystem
 
     try:
-        return FileSystem.from_uri(uri)
+        filesystem: tuple[FileSystem, str] = FileSystem.from_uri(uri)
+        return filesystem
     except Exception as error:
+        logger.info("cannot connect to %s", uri.partition("?")[0], exc_info=True)
         if "Unrecognized" in str(error):
             raise UserError(
                 f"{uri}: no such kind of storage ({error})", "use a path, file://, s3:// or gs://"
@@ -247,11 +261,11 @@ def _remote(uri: str) -> tuple[FileSystem, str]:
         raise UserError(f"{uri} cannot be used ({error})", "check its name and your access to it") from None
 
 
-def contained(name: str, root: str) -> str:
-    """``name`` normalised, if it stays inside ``root``: annotation files may name images, not paths beyond.
+def safe_relative_path(name: str, root: str) -> str:
+    """``name`` normalised, if it stays inside ``root``: guards against path traversal from annotation files.
 
     Raises:
-        DataError: the name is absolute or climbs out.
+        DataError: the name is absolute or leads out of ``root``.
     """
     clean = posixpath.normpath(name.replace("\\", "/"))
     if clean.startswith(("/", "../")) or clean == ".." or "://" in name or "\0" in name:
@@ -259,10 +273,10 @@ def contained(name: str, root: str) -> str:
     return clean
 
 
-def parent_of(uri: str) -> tuple[Folder, str]:
-    """The folder and the name of a file by its path or URI."""
-    place, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
-    folder, _, name = place.rpartition("/")
+def split_uri(uri: str) -> tuple[Folder, str]:
+    """The folder and the file name of a path or URI; a query stays with the folder."""
+    address, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    folder, _, name = address.rpartition("/")
     return Folder(f"{folder}{mark}{query}"), name
 
 
@@ -273,6 +287,6 @@ def default_storage() -> Folder:
     return Folder.of(user_data_dir("mipnet"))
 
 
-def storage_named(uri: str) -> Folder:
-    """The storage that ``--storage`` names, or the default one; only to be read from."""
+def readable_storage(uri: str) -> Folder:
+    """The storage of ``--storage``, or the default one; for reading, so nothing is created."""
     return Folder.of(uri) if uri else default_storage()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +16,8 @@ import pytest
 import torch
 
 from mipnet.config import Config, preset, to_dict
-from mipnet.config.schema import DataConfig
-from mipnet.data.coco import People
+from mipnet.config.schema import DataConfig, ResourcesConfig
+from mipnet.data.coco import PersonAnnotations
 from mipnet.data.dataset_formats import open_split
 from mipnet.models.weights import save_model
 from mipnet.skeletons import COCO17
@@ -24,9 +26,34 @@ from mipnet.training.checkpoint import model_from_config
 from tests.helpers.registering import register_small
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: a mistake shows in seconds, not behind the end-to-end runs."""
+def pytest_configure() -> None:
+    """pytest-xdist: divide the cores among its processes. Without it, PyTorch keeps its default."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Fast tests first: a mistake shows in seconds, not behind the end-to-end runs.
+
+    With pytest-xdist (``--dist loadgroup``), one process runs all tests on the session's Ray, because a
+    second process would start a second Ray. Those that start a Ray of their own stay together by file.
+    """
     items.sort(key=lambda item: sum(item.get_closest_marker(m) is not None for m in ("ray", "slow")))
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        elif item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_collection_finish() -> None:
+    """Garbage collections, which some tests ask for, pass over what the imports of all tests made."""
+    gc.collect()
+    gc.freeze()
 
 
 def shared_folder() -> Path:
@@ -69,11 +96,30 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One Ray for the whole test session."""
-    from mipnet.config.schema import ResourcesConfig
     from mipnet.ray_runtime.session import connect
 
     with connect(ResourcesConfig(workers=2, stream_workers=2, object_store_gb=0.5)):
         yield
+
+
+@pytest.fixture(scope="session")
+def ray_address(ray_session: None) -> str:
+    """RAY_ADDRESS of that Ray, for commands that are run as processes."""
+    import ray
+
+    return ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture
+def on_ray(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``mipnet.cli.main.main`` in the test's process uses the session's Ray instead of starting one."""
+
+    @contextmanager
+    def connected(resources: ResourcesConfig, *_: object) -> Iterator[ResourcesConfig]:
+        yield replace(resources, gpu=False)
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("mipnet.ray_runtime.session.connect", connected)
 
 
 @pytest.fixture(scope="session")
@@ -113,8 +159,8 @@ def small_coco(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 def small_config(small_coco: Folder) -> Config:
     """What a network of a few thousand parameters is evaluated with on ``small_coco``."""
     base = preset("debug")
-    data = DataConfig(root=small_coco.uri, tune="train", evaluate=("train",), boxes=("gt",))
-    model = replace(base.model, width=8, modules=(1,), places=(2,), stem_channels=8)
+    data = DataConfig(root=small_coco.uri, val="train", evaluate=("train",), boxes=("gt",))
+    model = replace(base.model, width=8, num_modules=(1,), mimb_stages=(2,), stem_channels=8)
     return replace(base, data=data, model=model)
 
 
@@ -150,5 +196,5 @@ def register(
 
 
 @pytest.fixture(scope="session")
-def small_people(small_coco: Folder) -> People:
-    return open_split(DataConfig(), small_coco, "train").people()[0]
+def small_people(small_coco: Folder) -> PersonAnnotations:
+    return open_split(DataConfig(), small_coco, "train").people()

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import mipnet
-import mipnet.cli.train as commands
+from mipnet.cli.train import parse_config
+from mipnet.experiment import training_run
 from mipnet.run_folder import Run, default_name
 from mipnet.storage import Folder
 
@@ -96,15 +97,15 @@ def test_settings_from_python_name_the_run_of_the_same_flags(
     """Though a preset has 70 where a flag makes 70.0; and what cannot work is refused as a flag is."""
     asked: list[mipnet.Config] = []
 
-    def complete(config: mipnet.Config, storage: Folder, *_: object) -> Run:
+    def complete(config: mipnet.Config, storage: Folder, **_: object) -> Run:
         asked.append(config)
         return Run("run", storage, config)
 
-    monkeypatch.setattr(commands, "complete_run", complete)
+    monkeypatch.setattr(training_run, "complete_run", complete)
     config = replace(mipnet.preset("debug"), train=replace(mipnet.preset("debug").train, epochs=6))
     with pytest.raises(mipnet.UserError, match="MLflow does not answer"):  # a run that is not finished
         mipnet.train(config, storage=tmp_path)
-    flags = commands.read("train", ["--preset", "debug", "--epochs", "6"])[1]
+    flags = parse_config("train", ["--preset", "debug", "--epochs", "6"])[1]
     assert default_name(asked[0]) == default_name(flags)
     bad = replace(config, train=replace(config.train, epochs=0))
     with pytest.raises(mipnet.UserError, match=r"train\.epochs"):

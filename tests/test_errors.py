@@ -9,7 +9,7 @@ from ray.exceptions import RayTaskError
 from ray.train import TrainingFailedError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from mipnet.errors import DataError, UserError, first_few, mendable, nearest
+from mipnet.errors import DataError, UserError, as_user_error, first_few, suggest
 
 FULL = OSError(errno.ENOSPC, "as the system says it", "/storage/step-00000003/training.pt")
 BROKEN = DataError("the file is broken", "mend it")
@@ -33,7 +33,7 @@ def chained(outer: BaseException, cause: BaseException) -> BaseException:
     ],
 )
 def test_a_users_error_is_found_behind_rays(error: BaseException) -> None:
-    found = mendable(error)
+    found = as_user_error(error)
     assert found is not None
     assert str(found) == "the file is broken; mend it"
 
@@ -41,7 +41,7 @@ def test_a_users_error_is_found_behind_rays(error: BaseException) -> None:
 def test_a_full_disk_is_named_wherever_it_was_met() -> None:
     message = "cannot use /storage/step-00000003/training.pt (No space left on device); make room there"
     for error in (FULL, RayTaskError("task", "Traceback …", FULL), WorkerGroupError("failed", {0: FULL})):
-        assert str(mendable(error)).startswith(message)
+        assert str(as_user_error(error)).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_full_disk_is_named_wherever_it_was_met() -> None:
     ],
 )
 def test_a_bug_stays_one(error: BaseException) -> None:
-    assert mendable(error) is None
+    assert as_user_error(error) is None
 
 
 class Renamed(TrainingFailedError):
@@ -66,20 +66,20 @@ class Renamed(TrainingFailedError):
 
 
 def test_an_error_of_another_ray_is_found_by_its_cause_or_stays_a_bug() -> None:
-    assert mendable(Renamed()) is None
-    assert mendable(chained(Renamed(), chained(RuntimeError("a worker failed"), BROKEN))) is BROKEN
+    assert as_user_error(Renamed()) is None
+    assert as_user_error(chained(Renamed(), chained(RuntimeError("a worker failed"), BROKEN))) is BROKEN
 
 
 def test_a_circle_of_causes_ends() -> None:
     one, two = ValueError("one"), ValueError("two")
     one.__cause__, two.__cause__ = two, one
-    assert mendable(one) is None
+    assert as_user_error(one) is None
 
 
 def test_names_for_messages() -> None:
     assert first_few(list("abc")) == "a, b, c"
     assert first_few(list("abcdefgh")) == "a, b, c, d, e and 3 more"
-    assert nearest("trian", ["train", "predict"]) == "did you mean 'train'?"
-    assert nearest("x", [f"{i}" * 3 for i in range(9)]).count(",") == 8
-    assert nearest("x", [f"preset-{i}" for i in range(40)]).endswith(" and 35 more")
-    assert isinstance(mendable(UserError("x")), UserError)
+    assert suggest("trian", ["train", "predict"]) == "did you mean 'train'?"
+    assert suggest("x", [f"{i}" * 3 for i in range(9)]).count(",") == 8
+    assert suggest("x", [f"preset-{i}" for i in range(40)]).endswith(" and 35 more")
+    assert isinstance(as_user_error(UserError("x")), UserError)

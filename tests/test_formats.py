@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mipnet.formats import aligned, duration, gain, percent, short_duration, view_name
+from mipnet.formats import aligned, duration, gain, instance_mode_label, percent, short_duration
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,10 @@ def test_gains_have_a_sign() -> None:
 
 
 def test_views_have_names() -> None:
-    assert [view_name(view) for view in ("merged", "lambda1")] == ["merged", "λ = 1 alone"]
+    assert [instance_mode_label(instance_mode) for instance_mode in ("merged", "lambda1")] == [
+        "merged",
+        "λ = 1 alone",
+    ]
 
 
 def test_columns_stand_under_one_another() -> None:

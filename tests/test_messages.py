@@ -14,8 +14,6 @@ import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,8 +25,9 @@ from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError
 from mipnet.models.build import build_model
 from mipnet.models.weights import save_model
-from mipnet.ray_runtime import session as raysession
-from mipnet.ray_runtime.session import Growth, check_room
+from mipnet.ray_runtime import probes
+from mipnet.ray_runtime import session as session_module
+from mipnet.ray_runtime.resources import AutoscalerLimits, check_resources
 from mipnet.registry import store
 from mipnet.storage import Folder
 
@@ -97,7 +96,9 @@ def change_model(text: str, other: str) -> Break:
 
 
 def random_model(place: Path, **extra: object) -> None:
-    save_model(place / "model", build_model("hrnet", width=8, modules=(1,), places=(2,)), dict(extra))
+    save_model(
+        place / "model", build_model("hrnet", width=8, num_modules=(1,), mimb_stages=(2,)), dict(extra)
+    )
 
 
 def cut_off_model(place: Path) -> None:
@@ -107,7 +108,7 @@ def cut_off_model(place: Path) -> None:
 
 
 TRAIN = (
-    "train --preset debug --storage {0}/storage --data {0}/data --data.tune train --data.evaluate train "
+    "train --preset debug --storage {0}/storage --data {0}/data --data.val train --data.evaluate train "
     "--data.boxes gt "
 )
 PREDICT = "predict {0}/data/train --model {0}/model --storage {0}/storage --out {0}/out "
@@ -126,9 +127,9 @@ MESSAGES: dict[str, tuple[Break, str, str]] = {
         TRAIN,
         rf"there are no annotations of split 'train': tried {{0}}/data/{ANNOTATIONS}; check --data ",
     ),
-    "split to tune on missing": (
+    "validation split missing": (
         nothing,
-        TRAIN + "--data.tune val",
+        TRAIN + "--data.val val",
         r"there are no annotations of split 'val': tried {0}/data/.*_val.json; check .* and the split's name",
     ),
     "split to evaluate missing": (
@@ -415,7 +416,7 @@ def test_it_is_said_in_one_line_before_ray_starts(
     broken, command, message = MESSAGES[name]
     broken(place)
     monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
-    monkeypatch.setattr(raysession, "gpus_here", lambda: 0)
+    monkeypatch.setattr(session_module, "local_gpu_count", lambda: 0)
     words = command.format(place).split()
     while "=" in words[0]:
         monkeypatch.setenv(*words.pop(0).split("=", 1))
@@ -444,7 +445,7 @@ def test_the_data_set_of_the_table_is_whole(
 
 
 @pytest.mark.parametrize(
-    ("reason", "mend"),
+    ("reason", "hint"),
     [
         (errno.ENOSPC, r"No space left on device\); make room there, then the same command goes on"),
         (errno.EROFS, r"Read-only file system\); choose another place with --storage"),
@@ -453,7 +454,7 @@ def test_the_data_set_of_the_table_is_whole(
 )
 def test_a_storage_that_refuses_is_named(
     reason: int,
-    mend: str,
+    hint: str,
     place: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -463,7 +464,7 @@ def test_a_storage_that_refuses_is_named(
 
     monkeypatch.setattr("os.replace", refuse)
     assert main(["train", "--preset", "debug", "--storage", f"{place}/storage"]) != 0
-    assert re.search(rf"cannot write {place}/storage.* \({mend}", capsys.readouterr().err)
+    assert re.search(rf"cannot write {place}/storage.* \({hint}", capsys.readouterr().err)
 
 
 ONE_NODE = [{"CPU": 8.0, "GPU": 2.0}]
@@ -474,36 +475,36 @@ ONE_NODE = [{"CPU": 8.0, "GPU": 2.0}]
     [
         (
             ResourcesConfig(workers=9, gpu=False),
-            Growth(),
+            AutoscalerLimits(),
             "9 workers of 1 CPU do not fit .* room for 8; use --workers 8",
         ),
         (
             ResourcesConfig(workers=3, gpu=True),
-            Growth(),
+            AutoscalerLimits(),
             "3 workers of 1 CPU and 1 GPU do not fit .* room for 2; use --workers 2",
         ),
         (
             ResourcesConfig(workers=1, gpu=False, cpus_per_worker=16),
-            Growth(),
+            AutoscalerLimits(),
             "no node of Ray's cluster holds one worker of 16 CPUs .*8 CPUs.*; lower --resources.cpus",
         ),
         (
             ResourcesConfig(workers=8, gpu=False),
-            Growth(),
+            AutoscalerLimits(),
             "take all 8 CPUs of Ray's cluster and leave none to decode images; ask for fewer --workers",
         ),
         (
             ResourcesConfig(workers=8, gpu=True),
-            Growth(True, {"CPU": 64.0, "GPU": 4.0}),
+            AutoscalerLimits(True, {"CPU": 64.0, "GPU": 4.0}),
             "need 8 GPUs, but Ray's autoscaler gives 4 at most; ask for fewer --workers",
         ),
     ],
 )
 def test_what_the_cluster_can_never_give_is_refused(
-    resources: ResourcesConfig, growth: Growth, message: str
+    resources: ResourcesConfig, growth: AutoscalerLimits, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        check_room(resources, ONE_NODE, growth)
+        check_resources(resources, ONE_NODE, growth)
 
 
 def test_a_cluster_that_does_not_answer(
@@ -529,7 +530,7 @@ def test_something_that_is_no_ray(
     silent: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray itself would try it for minutes."""
-    monkeypatch.setattr(raysession, "SECONDS_TO_ANSWER", 0.3)
+    monkeypatch.setattr(session_module, "CONNECT_TIMEOUT_SECONDS", 0.3)
     monkeypatch.setenv("RAY_ADDRESS", silent)
     assert main(TRAIN.format(place).split()) != 0
     message = f"no Ray cluster answers at {silent} (what listens there is not Ray); check RAY_ADDRESS"
@@ -539,7 +540,7 @@ def test_something_that_is_no_ray(
 def test_a_model_server_that_hangs(
     silent: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "SECONDS_TO_ANSWER", 0.3)
+    monkeypatch.setattr(store, "HEALTH_CHECK_SECONDS", 0.3)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{silent}")
     assert main(f"evaluate models:/mipnet@champion --storage {place}/storage".split()) != 0
     message = f"no MLflow server answers at http://{silent} (timed out); check MLFLOW_TRACKING_URI"
@@ -581,8 +582,10 @@ def test_what_may_not_be_read_is_named(
 
 
 def test_a_cluster_that_grows_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
-    check_room(ResourcesConfig(workers=3, gpu=True), ONE_NODE, Growth(True))
-    check_room(ResourcesConfig(workers=3, gpu=True), [], Growth(True, {"CPU": 4.0, "GPU": 3.0}))
+    check_resources(ResourcesConfig(workers=3, gpu=True), ONE_NODE, AutoscalerLimits(True))
+    check_resources(
+        ResourcesConfig(workers=3, gpu=True), [], AutoscalerLimits(True, {"CPU": 4.0, "GPU": 3.0})
+    )
     said = capsys.readouterr().out.splitlines()
     assert said == [
         f"Ray has room for {n} of 3 worker(s) now; its autoscaler has to start nodes" for n in (2, 0)
@@ -596,17 +599,17 @@ def test_files_that_other_nodes_cannot_see(tmp_path: Path, monkeypatch: pytest.M
         there = Folder.of(tmp_path / "node") if isinstance(what, Folder) else [f"{tmp_path}/node/0.jpg"]
         return [("10.0.0.2", question(there, *args))]
 
-    monkeypatch.setattr(raysession, "ask_nodes", elsewhere)
+    monkeypatch.setattr(probes, "problems_by_node", elsewhere)
     message = (
         r"node 10.0.0.2 cannot use the storage .*/storage \(does not see .*\); give a --storage that all"
     )
     with pytest.raises(UserError, match=message):
-        raysession.probe_storage(Folder.of(tmp_path / "storage"))
+        probes.probe_storage(Folder.of(tmp_path / "storage"))
     assert not (tmp_path / "storage" / ".probe").exists()
     (tmp_path / "0.jpg").write_text("")
     message = r"node 10.0.0.2 cannot read .*/node/0.jpg \(No such file or directory\); put it where all nodes"
     with pytest.raises(UserError, match=message):
-        raysession.probe_files([f"{tmp_path}/0.jpg"])
+        probes.probe_files([f"{tmp_path}/0.jpg"])
 
 
 def test_a_cluster_that_demands_a_token(
@@ -618,24 +621,13 @@ def test_a_cluster_that_demands_a_token(
         )
 
     monkeypatch.setattr(ray, "init", refuse)
-    monkeypatch.setattr(raysession, "_check_reachable", lambda address: None)
+    monkeypatch.setattr(session_module, "_check_reachable", lambda address: None)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert main(TRAIN.format(place).split()) != 0
     said = capsys.readouterr().err
     assert (
         "the Ray cluster at 10.0.0.1:6379 demands a token, and takes none of ours; give it in RAY_AU" in said
     )
-
-
-@pytest.fixture
-def on_ray(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands in this process use the session's Ray instead of their own."""
-
-    @contextmanager
-    def connected(resources: ResourcesConfig, *_: object) -> Iterator[ResourcesConfig]:
-        yield replace(resources, gpu=False)
-
-    monkeypatch.setattr(raysession, "connect", connected)
 
 
 UNTRACKED = "--tracking.register false "

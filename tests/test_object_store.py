@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from mipnet.cli.main import main
-from mipnet.cli.predict import find_pictures
 from mipnet.config.schema import AugmentConfig, DataConfig
-from mipnet.data.coco import People, absent, read_uri
+from mipnet.data.coco import PersonAnnotations, missing_files, read_uri
 from mipnet.data.crops import CropSettings
 from mipnet.data.dataset_formats import open_split
-from mipnet.data.sample_schedule import WindowPlan
-from mipnet.data.stream import WindowCutter
+from mipnet.data.sample_schedule import SampleSchedule
+from mipnet.data.stream import CropLoader
 from mipnet.errors import UserError
+from mipnet.experiment.prediction_inputs import find_pictures
 from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
 from tests.helpers.servers import BUCKET, KEYS, objects
@@ -35,17 +35,17 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         yield Folder.of(f"s3://{BUCKET}?scheme=http&endpoint_override={host}&region=us-east-1")
 
 
-def all_windows(people: People) -> list[dict[str, np.ndarray]]:
+def all_windows(people: PersonAnnotations) -> list[dict[str, np.ndarray]]:
     settings = CropSettings((32, 48), 1.25, 2, COCO17, AugmentConfig())
-    cutter = WindowCutter(people, WindowPlan(people.first, 0, 1, 8, 2), settings)
-    return [cutter.cut(window) for window in range(cutter.plan.num_windows)]
+    crop_loader = CropLoader(people, SampleSchedule(people.image_offsets, 0, 1, 8, 2), settings)
+    return [crop_loader.load(window) for window in range(crop_loader.schedule.num_windows)]
 
 
 @pytest.mark.slow
 def test_data_sets_tables_and_results_live_there(
     bucket: Folder,
     small_coco: Folder,
-    small_people: People,
+    small_people: PersonAnnotations,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -56,15 +56,15 @@ def test_data_sets_tables_and_results_live_there(
     assert all(Folder.of(copy).read(name) == plain.read(name) for name in plain.files())
     with pytest.raises(FileNotFoundError):  # which tells the tracker not to ask for it again
         bucket.join("none").download(tmp_path / "none")
-    people, _ = open_split(DataConfig(), plain, "train").people()
-    assert absent(people.images) == []
-    assert absent(replace(people.images, uris=np.array([plain.path("train/none.jpg")]))) != []
+    people = open_split(DataConfig(), plain, "train").people()
+    assert missing_files(people.images) == []
+    assert missing_files(replace(people.images, uris=np.array([plain.path("train/none.jpg")]))) != []
     assert plain.join("train").files() == small_coco.join("train").files()
 
     flags = ["--data", plain.uri, "--splits", "train", "--shard-images", "5", "--verify"]
     assert main(["data", "pack", bucket.path("packed"), *flags]) == 0
     assert "verified: every image is the same" in capsys.readouterr().out
-    packed, _ = open_split(DataConfig(), bucket.join("packed"), "train").people()
+    packed = open_split(DataConfig(), bucket.join("packed"), "train").people()
     assert all("#" in uri for uri in packed.images.uris)  # pieces of shards, read by themselves
     for expected, *found in zip(*map(all_windows, (small_people, people, packed)), strict=True):
         for block in found:
@@ -79,7 +79,7 @@ def test_data_sets_tables_and_results_live_there(
     assert sorted(found_there.ids) == list(range(12))  # by their names, which no parameter blurs
     assert found_there.names[0] == f"s3://{BUCKET}/plain/train/0.jpg"
 
-    checked = ["data", "check", "--data", plain.uri, "--data.tune", "train", "--data.evaluate", "train"]
+    checked = ["data", "check", "--data", plain.uri, "--data.val", "train", "--data.evaluate", "train"]
     assert main([*checked, "--data.boxes", "gt"]) == 0
     assert "ready to train" in capsys.readouterr().out
     with pytest.raises(UserError):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import yaml
 
 from mipnet.storage import Folder
+from tests.helpers.commands import command
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -42,27 +39,16 @@ def climbers(small_coco: Folder, tmp_path: Path) -> Path:
     for split in ("train", "val"):
         (tmp_path / "data" / "labels" / f"{split}.json").write_text(json.dumps(content))
     (tmp_path / "climber.yaml").write_text(block("climber.yaml"))
-    small = {"model": {"width": 8, "modules": [1], "blocks": 1, "stage1_blocks": 1, "places": [1, 2]}}
+    small = {
+        "model": {"width": 8, "num_modules": [1], "blocks": 1, "stage1_blocks": 1, "mimb_stages": [1, 2]}
+    }
     small |= {"input": {"width": 48, "height": 64}, "train": {"epochs": 2, "batch_size": 4}}
     (tmp_path / "climbers.yaml").write_text(yaml.safe_dump(settings | small))
     return tmp_path
 
 
-def command(folder: Path, *argv: str, address: str = "") -> subprocess.CompletedProcess[str]:
-    env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    env |= {"RAY_ADDRESS": address} if address else {}
-    return subprocess.run(
-        [sys.executable, "-m", "mipnet", *argv],
-        env=env,
-        cwd=folder,
-        text=True,
-        capture_output=True,
-        timeout=600,
-    )
-
-
 def test_check_reads_it(climbers: Path) -> None:
-    done = command(climbers, "data", "check", "--config", "climbers.yaml", "--pictures", "look")
+    done = command("data", "check", "--config", "climbers.yaml", "--pictures", "look", cwd=climbers)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "climber, 6 joints; crops 48x64" in done.stdout
     assert "leakage: in train and in val: 12" in done.stdout  # they are the same pictures here
@@ -71,15 +57,15 @@ def test_check_reads_it(climbers: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_it_trains_and_the_model_needs_no_skeleton_file(ray_session: None, climbers: Path) -> None:
-    address = ray.get_runtime_context().gcs_address
+def test_it_trains_and_the_model_needs_no_skeleton_file(ray_address: str, climbers: Path) -> None:
     where = ("--storage", str(climbers / "storage"), "--name", "climb")
-    done = command(climbers, "train", "--config", "climbers.yaml", *where, address=address)
+    done = command("train", "--config", "climbers.yaml", *where, address=ray_address, cwd=climbers)
     assert done.returncode == 0, done.stderr
     run = climbers / "storage" / "runs" / "climb"
     results = json.loads((run / "results" / "coco" / "val-gt-merged.json").read_text())
     assert {len(result["keypoints"]) for result in results} == {18}
     (climbers / "climber.yaml").unlink()
-    again = command(climbers, "predict", "data/pictures", *where[:2], "--model", "climb", address=address)
+    argv = ("predict", "data/pictures", *where[:2], "--model", "climb")
+    again = command(*argv, address=ray_address, cwd=climbers)
     assert again.returncode == 0, again.stderr
     assert np.isfinite(json.loads((run / "results" / "metrics.json").read_text())["val/gt/merged/AP"])

@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import ray
 
-from mipnet.evaluation.protocols import METRICS
+from mipnet.cli.main import main
+from mipnet.evaluation.protocols import METRIC_NAMES
+from tests.helpers.commands import command
 
 DEBUG = ("--preset", "debug", "--epochs", "1", "--tracking.register", "false")
 
 
-def command(*argv: str, address: str = "") -> subprocess.CompletedProcess[str]:
-    env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    if address:
-        env["RAY_ADDRESS"] = address
-    return subprocess.run(
-        [sys.executable, "-m", "mipnet", *argv], env=env, text=True, capture_output=True, timeout=900
-    )
-
-
 @pytest.fixture(scope="module")
-def address(ray_session: None) -> str:
-    return ray.get_runtime_context().gcs_address
-
-
-@pytest.fixture(scope="module")
-def coco_run(shared: Path, address: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def coco_run(shared: Path, ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A storage with the run ``coco`` of the debug network, and what was said."""
     storage = tmp_path_factory.mktemp("storage")
-    splits = [f"--data.{which}=train2017" for which in ("train", "tune", "evaluate")]
+    splits = [f"--data.{which}=train2017" for which in ("train", "val", "evaluate")]
     argv = ["train", *DEBUG, "--name", "coco", "--data", str(shared / "data/coco-mini"), *splits]
-    done = command(*argv, "--data.boxes", "gt", "--storage", str(storage), address=address)
+    done = command(*argv, "--data.boxes", "gt", "--storage", str(storage), address=ray_address)
     assert done.returncode == 0, done.stderr
     return storage, done.stdout
 
@@ -50,7 +34,7 @@ def test_coco_is_ranked_by_its_overlapped_people(coco_run: tuple[Path, str]) -> 
     assert name in said
     run = storage / "runs" / "coco"
     metrics = json.loads((run / "results" / "metrics.json").read_text())
-    assert [key.rpartition("/")[2] for key in metrics if "/merged/" in key] == list(METRICS["coco"])
+    assert [key.rpartition("/")[2] for key in metrics if "/merged/" in key] == list(METRIC_NAMES["coco"])
     best = json.loads((run / "run.json").read_text())["trained"]["best"]
     assert best["validation_occlusion_AP"] == best["train2017/gt/merged/AP_overlap"]
     assert "AP_overlap" in (run / "report.html").read_text()
@@ -60,7 +44,7 @@ def test_coco_is_ranked_by_its_overlapped_people(coco_run: tuple[Path, str]) -> 
 @pytest.mark.slow
 @pytest.mark.shared
 def test_a_coco_model_is_scored_on_ochuman_in_one_line(
-    coco_run: tuple[Path, str], shared: Path, address: str, tmp_path: Path
+    coco_run: tuple[Path, str], shared: Path, ray_address: str, tmp_path: Path
 ) -> None:
     storage, _ = coco_run
     root = tmp_path / "ochuman"
@@ -70,7 +54,7 @@ def test_a_coco_model_is_scored_on_ochuman_in_one_line(
     for split in ("val", "test"):
         (root / f"ochuman_coco_format_{split}_range_0.00_1.00.json").write_text(people)
     argv = ["evaluate", "coco", "--storage", str(storage), "--dataset", "ochuman", "--data", str(root)]
-    done = command(*argv, "--out", str(tmp_path / "out"), address=address)
+    done = command(*argv, "--out", str(tmp_path / "out"), address=ray_address)
     assert done.returncode == 0, done.stderr
     assert "occlusion AP (AP of test in gt boxes): " in done.stdout
     found = json.loads((tmp_path / "out/metrics.json").read_text())
@@ -83,29 +67,30 @@ def test_a_coco_model_is_scored_on_ochuman_in_one_line(
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.shared
-def test_a_coco_model_is_refused_on_crowdpose(coco_run: tuple[Path, str]) -> None:
+def test_a_coco_model_is_refused_on_crowdpose(
+    coco_run: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     storage, _ = coco_run
-    done = command("evaluate", "coco", "--storage", str(storage), "--dataset", "crowdpose")
-    assert done.returncode == 2
-    (line,) = done.stderr.strip().splitlines()
+    assert main(["evaluate", "coco", "--storage", str(storage), "--dataset", "crowdpose"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
     assert "the 17 joints of coco17, the data has the 14 of crowdpose14" in line
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.shared
-def test_crowdpose_is_trained_and_judged_by_its_rules(shared: Path, address: str, tmp_path: Path) -> None:
+def test_crowdpose_is_trained_and_judged_by_its_rules(shared: Path, ray_address: str, tmp_path: Path) -> None:
     data = shared / "data/crowdpose-sample"
-    splits = [f"--data.{which}=sample" for which in ("train", "tune", "evaluate")]
-    argv = ["train", *DEBUG, "--batch-size", "2", "--data", str(data), "--data.layout", "crowdpose"]
+    splits = [f"--data.{which}=sample" for which in ("train", "val", "evaluate")]
+    argv = ["train", *DEBUG, "--batch-size", "2", "--data", str(data), "--data.format", "crowdpose"]
     argv += ["--data.skeleton", "crowdpose14", "--data.annotations", "crowdpose_{split}.json", *splits]
     boxes = f"det={data}/person_detections.json"
-    done = command(*argv, "--data.boxes", boxes, "--storage", str(tmp_path), address=address)
+    done = command(*argv, "--data.boxes", boxes, "--storage", str(tmp_path), address=ray_address)
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()
     metrics = json.loads((run / "results" / "metrics.json").read_text())
     # both images are of medium crowdIndex: there is nobody to measure easy and hard by
-    expected = [name for name in METRICS["crowdpose"] if name not in ("AP_easy", "AP_hard")]
+    expected = [name for name in METRIC_NAMES["crowdpose"] if name not in ("AP_easy", "AP_hard")]
     assert [key.rpartition("/")[2] for key in metrics if "/merged/" in key] == expected
     assert "occlusion AP (AP of sample in det boxes): " in done.stdout
     assert "AP_hard" in (run / "report.html").read_text()

@@ -46,7 +46,7 @@ def test_every_instance_has_its_own_code(instances: int) -> None:
     block = MIMB(16, instances).eval()
     assert block.embed[0].in_features == instances
     x = torch.rand(1, 16, 2, 2)
-    answers = block.fan_out(x, torch.arange(instances))
+    answers = block.expand_instances(x, torch.arange(instances))
     for i in range(instances):
         block.zero_grad()
         block(x, torch.tensor([i])).sum().backward()
@@ -105,9 +105,9 @@ def test_two_data_sets_with_the_same_file_names_are_not_mixed_up(small_coco: Fol
     other = Folder.of(tmp_path)
     (tmp_path / "train").mkdir()
     other.write(name, json.dumps(content))
-    first = open_split(DataConfig(), small_coco, "train").people()[0]
-    second = open_split(DataConfig(), other, "train").people()[0]
-    again = open_split(DataConfig(), small_coco, "train").people()[0]
+    first = open_split(DataConfig(), small_coco, "train").people()
+    second = open_split(DataConfig(), other, "train").people()
+    again = open_split(DataConfig(), small_coco, "train").people()
     assert (second.keypoints[:, 0] == [7, 8, 2]).all()
     assert not (first.keypoints[:, 0] == [7, 8, 2]).all()
     for field in fields(first):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mipnet.errors import DataError, UserError
-from mipnet.storage import Folder, contained, default_storage
+from mipnet.storage import Folder, default_storage, safe_relative_path
 
 
 @pytest.fixture(params=["path", "file", "memory"])
@@ -88,7 +88,7 @@ LEAVING = ["../x", "a/../../x", "..", "/etc/passwd", "a\\..\\..\\x", "\\x", "s3:
 def test_names_cannot_leave_the_folder(name: str, tmp_path: Path) -> None:
     folder = Folder.of(tmp_path / "storage")
     with pytest.raises(DataError, match="leads out of its folder"):
-        contained(name, "root")
+        safe_relative_path(name, "root")
     for act in (
         folder.read,
         folder.exists,
@@ -106,10 +106,10 @@ def test_names_cannot_leave_the_folder(name: str, tmp_path: Path) -> None:
 
 
 def test_names_inside_are_normalised() -> None:
-    assert contained("a/./b//c", "") == "a/b/c"
-    assert contained("a/../b", "") == "b"
-    assert contained("a\\b", "") == "a/b"
-    assert contained("..a/b..c", "") == "..a/b..c"
+    assert safe_relative_path("a/./b//c", "") == "a/b/c"
+    assert safe_relative_path("a/../b", "") == "b"
+    assert safe_relative_path("a\\b", "") == "a/b"
+    assert safe_relative_path("..a/b..c", "") == "..a/b..c"
 
 
 def test_where_a_folder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

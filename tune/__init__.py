@@ -1,6 +1,5 @@
-"""Search for N, the places of the MIMBs and what goes with them: ``python tune/search.py``.
+"""Search over N, the MIMB stages, r, learning rate, γ and NMS threshold: ``python tune/search.py``.
 
-Each trial is a run of ``mipnet train`` in a folder of the search's own; what lies there is all that a search
-knows, so a search that was cut off goes on from it. What costs no training (spaces, rungs, ranking, reports)
-knows neither Ray nor MLflow.
+Each trial is a run of ``mipnet train`` in the search's folder. Those folders are the whole state of a search,
+so the same command continues one that was killed. Only study, driver and trainable import Ray and MLflow.
 """

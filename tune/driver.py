@@ -1,7 +1,17 @@
-"""The search on Ray Tune: the board says what comes next, each trial is a Ray Train run of its own."""
+"""Run the trials of a search on Ray Tune, which here only starts and watches their processes.
+
+- Scheduling is that of ``successive_halving``. Ray's ASHAScheduler stops running trials, and what it stops
+  too early is lost; here a trial ends at its rung, and a promoted one continues from its checkpoint.
+- Sampling is that of ``samplers``, which ask Optuna directly: a pure function of the trials so far. The state
+  of Ray's OptunaSearch is in its process.
+- ``Tuner.restore`` is not used: the state of a search is its trials' folders, and Ray Tune's own experiment
+  folder is temporary.
+- A trial's process reserves no CPU: it starts a Ray Train run, whose workers reserve what they need.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,186 +26,201 @@ from ray.tune.search import Searcher
 import tune
 from mipnet.config.schema import ResourcesConfig
 from mipnet.console import say
-from mipnet.evaluation.occlusion import SCORE
+from mipnet.evaluation.occlusion import SELECTION_METRIC
 from mipnet.experiment.progress import Progress
 from mipnet.run_folder import Run
-from tune.records import note_failure, open_trial, trial_of
-from tune.rungs import Board, Trial
-from tune.trials import Work, train_trial
+from tune.successive_halving import Trial, TrialScheduler
+from tune.trainable import TrialContext, train_trial
+from tune.trial_folders import note_failure, open_trial, trial_from_run
 
-BESIDE_TRAINING = 2
-"""CPUs of a trial for one decoding task of its stream and one of its validation."""
-SECONDS_BETWEEN_LOOKS = 5.0
+logger = logging.getLogger(__name__)
 
-# Ray pickles these modules by name otherwise, and a worker elsewhere cannot import them.
+AUXILIARY_CPUS_PER_TRIAL = 2
+"""One for a decoding task of the trial's stream, one for the crops of its validation."""
+PROGRESS_INTERVAL_SECONDS = 5.0
+
+# By default Ray pickles these modules by name, and workers on other nodes cannot import ``tune``.
 ray.cloudpickle.register_pickle_by_value(tune)
 
 
 def trials_at_once(nodes: Sequence[Mapping[str, Any]], resources: ResourcesConfig) -> int:
-    """How many trials a cluster holds so that none can wait for what another one keeps.
+    """How many trials a cluster holds without any of them waiting for what another one keeps.
 
-    A trial's own process takes nothing. What it keeps for as long as it trains are its workers; what they
-    wait for meanwhile, decoding and validation, must find room beside all of them: a CPU for the stream, one
-    for the crops of the validation, one for each process that predicts, and where training on GPUs leaves
-    one, a GPU that no worker keeps.
+    A trial keeps its training workers as long as it trains. They wait for decoding and validation, so there
+    must be room for those beside the workers of all trials: a CPU for the stream, one for the crops of the
+    validation, one for each prediction process and, if trainings on GPUs leave one, a GPU that no training
+    worker keeps.
 
     Args:
-        nodes: as ``ray.nodes()`` tells them.
-        resources: of one trial, ``gpu`` settled.
+        nodes: as ``ray.nodes()`` returns them.
+        resources: of one trial; ``gpu`` is resolved.
 
     Returns:
-        at least 1: that one trial has room was checked before.
+        at least 1, because it was checked before that one trial has room.
     """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     workers, threads = resources.workers, resources.cpus_per_worker
-    kept = max(threads, 1)
+    worker_cpus = max(threads, 1)
     if resources.gpu is True:
         gpus = int(sum(node.get("GPU", 0) for node in alive))
-        slots = sum(int(min(node.get("GPU", 0), node.get("CPU", 0) // kept)) for node in alive)
+        slots = sum(int(min(node.get("GPU", 0), node.get("CPU", 0) // worker_cpus)) for node in alive)
         most = min(slots, gpus - 1) // workers
     elif threads:
         most = sum(int(node.get("CPU", 0) // threads) for node in alive) // workers
     else:  # each worker computes with all cores of its node
         most = sum(node.get("CPU", 0) >= 1 for node in alive) // workers
     cpus = sum(node.get("CPU", 0) for node in alive)
-    needed = workers * kept + BESIDE_TRAINING + resources.predict_workers
-    return max(1, min(most, int(cpus // needed)))
+    cpus_per_trial = workers * worker_cpus + AUXILIARY_CPUS_PER_TRIAL + resources.predict_workers
+    return max(1, min(most, int(cpus // cpus_per_trial)))
 
 
-class NotKept:
-    """Ray Tune pickles what it is given, to restore it; a search goes on from its trials' folders instead."""
+class PickledWithoutState:
+    """Pickles as an empty object: Ray Tune pickles searchers and callbacks for ``Tuner.restore`` only."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-class Queue(NotKept, Searcher):
-    """Ray Tune's view of the board."""
+class SearcherAdapter(PickledWithoutState, Searcher):  # type: ignore[misc, unused-ignore]  # Ray is untyped here
+    """Presents a ``TrialScheduler`` to Ray Tune as a searcher.
 
-    def __init__(self, board: Board, search: Run, on_change: Callable[[Trial, bool], None]) -> None:
+    Args:
+        scheduler: decides what to train.
+        search: the search's run.
+        on_change: called with a trial that starts (False) or ended (True).
+    """
+
+    def __init__(
+        self, scheduler: TrialScheduler, search: Run, on_change: Callable[[Trial, bool], None]
+    ) -> None:
         super().__init__()
-        self.board, self.search, self.on_change = board, search, on_change
-        self.started: dict[str, Run] = {}
+        self.scheduler, self.search, self.on_change = scheduler, search, on_change
+        self.started: dict[str, Run] = {}  # Ray Tune's id of a running trial -> its run
 
     def suggest(self, trial_id: str) -> Any:
-        trial = self.board.next()
+        """The config of the next trial; None: not now; FINISHED: none any more."""
+        trial = self.scheduler.next_trial()
         if trial is None:
-            return None if self.board.running else Searcher.FINISHED
+            return None if self.scheduler.running else Searcher.FINISHED
         self.started[trial_id] = open_trial(self.search, trial)
         self.on_change(trial, False)
-        return {"name": trial.name, "until": trial.until}
+        return {"name": trial.name, "target_epochs": trial.target_epochs}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
+        """Read from its folder how a trial ended; its process notes scores and failures there."""
         run = self.started.pop(trial_id)
         run.reload()
-        trial = trial_of(run)
-        if not trial.done:  # it noted nothing: its process is gone
+        trial = trial_from_run(run)
+        if not trial.done:
+            logger.info("%s noted neither a score nor a failure (error=%s)", run.name, error)
             note_failure(run, "its process ended without a word" if error else "it was stopped from outside")
-            trial = trial_of(run)
-        self.board.ended(trial)
+            trial = trial_from_run(run)
+        self.scheduler.on_trial_end(trial)
         self.on_change(trial, True)
 
     def save(self, checkpoint_path: str) -> None:
-        pass
+        """Abstract in ``Searcher``; there is nothing to save."""
 
     def restore(self, checkpoint_path: str) -> None:
-        pass
+        """Abstract in ``Searcher``; there is nothing to restore."""
 
 
-class Watch(NotKept, TrialProgressCallback):
-    """Shows how far the search is, every few seconds; where it is, Ray Tune prints no progress of its own."""
+class ProgressCallback(PickledWithoutState, TrialProgressCallback):  # type: ignore[misc, unused-ignore]
+    """Updates a progress bar every few seconds.
 
-    def __init__(self, queue: Queue, progress: Progress, total: int) -> None:
-        self.queue, self.progress, self.total = queue, progress, total
-        self._last_look = -SECONDS_BETWEEN_LOOKS
+    It is a ``TrialProgressCallback`` because Ray Tune adds its own progress output unless there is one. Their
+    methods that print are overridden.
+    """
+
+    def __init__(self, searcher: SearcherAdapter, progress: Progress, total: int) -> None:
+        self.searcher, self.progress, self.total = searcher, progress, total
+        self._last_update = -PROGRESS_INTERVAL_SECONDS
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if time.monotonic() - self._last_look >= SECONDS_BETWEEN_LOOKS:
-            self._last_look = time.monotonic()
-            self.look()
+        if time.monotonic() - self._last_update >= PROGRESS_INTERVAL_SECONDS:
+            self._last_update = time.monotonic()
+            self.update()
 
     def on_trial_result(self, *args: Any, **info: Any) -> None:
-        pass
+        """Print nothing."""
 
-    def on_trial_complete(self, *args: Any, **info: Any) -> None:
-        pass
+    on_trial_complete = on_trial_error = on_trial_result
 
-    def on_trial_error(self, *args: Any, **info: Any) -> None:
-        pass
-
-    def look(self) -> None:
-        board = self.queue.board
-        trials = (trial for seeds in board.trials.values() for trial in seeds.values())
-        ended = sum(trial.done and trial.name not in board.running for trial in trials)
-        facts = "; ".join(running(run) for run in self.queue.started.values())
-        self.progress.update(ended, max(self.total, ended + len(board.running)), facts)
+    def update(self) -> None:
+        """Show how many trials ended, and the last validation of those that run."""
+        scheduler = self.searcher.scheduler
+        ended = scheduler.num_done
+        facts = "; ".join(progress_text(run) for run in self.searcher.started.values())
+        self.progress.update(ended, max(self.total, ended + len(scheduler.running)), facts)
 
 
-def running(run: Run) -> str:
+def progress_text(run: Run) -> str:
     """A trial that trains, and its last validation."""
     run.reload()
     validations = run.state.get("validations", [])
     if not validations:
         return run.name
-    return f"{run.name} at step {validations[-1]['step']}: occlusion AP {100 * validations[-1][SCORE]:.1f}"
+    last = validations[-1]
+    return f"{run.name} at step {last['step']}: occlusion AP {100 * last[SELECTION_METRIC]:.1f}"
 
 
-def carry_out(
-    board: Board, search: Run, work: Work, total: int, most: int, on_end: Callable[[], None]
+def run_trials(
+    scheduler: TrialScheduler,
+    search: Run,
+    context: TrialContext,
+    *,
+    total: int,
+    limit: int,
+    on_end: Callable[[], None],
 ) -> None:
-    """Train until the board has nothing left.
+    """Train until the scheduler has no trial left.
 
     Args:
-        board: what to train.
-        search: whose trials.
-        work: what they share.
-        total: how many trials there will be, as far as that is known.
-        most: no more trials at once than this; 0 is as many as the cluster holds.
+        scheduler: decides what to train.
+        search: the search's run.
+        context: what the trials share.
+        total: expected number of trials, for messages.
+        limit: no more trials at once than this; 0: as many as the cluster holds.
         on_end: called after each trial.
     """
-    at_once = trials_at_once(ray.nodes(), work.resources)
-    at_once = min(at_once, most) if most else at_once
-    ended = sum(trial.done for seeds in board.trials.values() for trial in seeds.values())
-    say(
-        f"{total} trial{'s' * (total != 1)}, {at_once} at once"
-        + (f"; {ended} of them are there" if ended else "")
-    )
+    at_once = trials_at_once(ray.nodes(), context.resources)
+    at_once = min(at_once, limit) if limit else at_once
+    there = f"; {scheduler.num_done} of them are there" if scheduler.num_done else ""
+    say(f"{total} trial{'s' * (total != 1)}, {at_once} at once{there}")
 
     def on_change(trial: Trial, ended: bool) -> None:
-        say(line(trial, ended, search.config.train.epochs))
+        say(trial_message(trial, ended, search.config.train.epochs))
         if ended:
             on_end()
 
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the other one names its scratch folder, however quiet it is
-    queue = Queue(board, search, on_change)
-    with TemporaryDirectory() as scratch, Progress("searching", "trial", work.verbose) as progress:
-        tuner = ray.tune.Tuner(
-            ray.tune.with_resources(
-                ray.tune.with_parameters(train_trial, work=work), ray.tune.PlacementGroupFactory([here()])
-            ),
-            tune_config=ray.tune.TuneConfig(search_alg=queue, num_samples=-1, max_concurrent_trials=at_once),
-            run_config=ray.tune.RunConfig(
-                name=search.name,
-                storage_path=scratch,
-                verbose=1 if work.verbose else 0,
-                callbacks=[Watch(queue, progress, total)],
-            ),
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output prints the path of the scratch folder in any case
+    searcher = SearcherAdapter(scheduler, search, on_change)
+    resources = ray.tune.PlacementGroupFactory([driver_node_resources()])
+    trainable = ray.tune.with_resources(ray.tune.with_parameters(train_trial, context=context), resources)
+    tune_config = ray.tune.TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=at_once)
+    with TemporaryDirectory() as scratch, Progress("searching", "trial", context.verbose) as progress:
+        run_config = ray.tune.RunConfig(
+            name=search.name,
+            storage_path=scratch,
+            verbose=1 if context.verbose else 0,
+            callbacks=[ProgressCallback(searcher, progress, total)],
         )
-        tuner.fit()
+        ray.tune.Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
 
 
-def here() -> dict[str, float]:
-    """A sliver of this process's node and no CPU: trials write to MLflow, and its file may lie here only."""
+def driver_node_resources() -> dict[str, float]:
+    """0.001 of the driver's node and no CPU: pins trials there, because MLflow may be a local SQLite file."""
     return {"CPU": 0, f"node:{ray.util.get_node_ip_address()}": 0.001}
 
 
-def line(trial: Trial, ended: bool, epochs: int) -> str:
-    """What is said when a trial starts and when it ends."""
+def trial_message(trial: Trial, ended: bool, epochs: int) -> str:
+    """What the screen says when a trial starts or ended; ``epochs`` of the whole training."""
     if not ended:
-        return f"{trial.name}: training" + (f" to epoch {trial.until}" if trial.until < epochs else "")
+        target = trial.target_epochs
+        return f"{trial.name}: training" + (f" to epoch {target}" if target < epochs else "")
     if trial.failed:
         return f"{trial.name}: failed ({trial.failed})"
     reached = max(trial.scores)

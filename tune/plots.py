@@ -1,4 +1,4 @@
-"""The search's plots, drawn like those of a run's report."""
+"""Plots of a search's report: AP against cost, effects, learning curves."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from mipnet.visualization.curves import (
     label_rows,
     legend_above,
     set_scale,
-    tell,
+    summarize,
 )
-from tune.ranking import AP, Effect, Result, cost_unit, finished, measure_of, pareto_front
+from tune.ranking import OCCLUSION_AP, Effect, PointResult, cost_unit
+from tune.summary import SearchSummary
 
 
-def label_of(result: Result, results: Sequence[Result]) -> str:
-    """As short as tells a configuration from the others."""
+def point_label(result: PointResult, results: Sequence[PointResult]) -> str:
+    """A short name of a point: its places, and the other dimensions if their values differ."""
     if not result.point.places:
         return "baseline"
     places = ", ".join(map(str, result.point.places))
@@ -39,45 +40,46 @@ def label_of(result: Result, results: Sequence[Result]) -> str:
     return words
 
 
-def capital(title: str) -> str:
+def capitalized(title: str) -> str:
+    """With an upper-case first letter; the others stay."""
     return title[:1].upper() + title[1:]
 
 
-def cost_plot(results: Sequence[Result]) -> Curve | None:
-    """The measure against multiply-adds, one point per configuration, with the Pareto front."""
-    done, measure, front = finished(results), measure_of(results), pareto_front(results)
+def cost_plot(summary: SearchSummary) -> Curve | None:
+    """The ranking metric against multiply-adds, one mark per finished point, with the Pareto front."""
+    done, metric, front = summary.finished, summary.metric, summary.front
     if len(done) < 2:
         return None
     unit, unit_name = cost_unit(done)
 
     def paint(axes: Axes) -> None:
         for r in done:
-            x, y, best = r.cost / unit, measure.of(r), r in front
+            x, y, best = r.cost / unit, metric.of(r), r in front
             colour = SERIES[0] if best else MUTED
-            if r.error == r.error and measure is AP:
+            if r.error == r.error and metric is OCCLUSION_AP:
                 axes.plot([x, x], [y - 100 * r.error, y + 100 * r.error], color=colour, lw=1, zorder=2)
             fill = colour if best else "none"
             axes.plot(x, y, ls="", marker="o", ms=7, color=colour, mfc=fill, mew=1.4, zorder=3)
-        xs, ys = [r.cost / unit for r in front], [measure.of(r) for r in front]
+        xs, ys = [r.cost / unit for r in front], [metric.of(r) for r in front]
         axes.plot(xs, ys, color=SERIES[0], lw=1.4, zorder=1, drawstyle="steps-post")
         named = front if len(done) > 16 else done
         axes.margins(x=0.1, y=0.14)
-        if measure.sign < 0:
+        if metric.sign < 0:
             axes.invert_yaxis()  # better is up
-        annotate(axes, [(r.cost / unit, measure.of(r), label_of(r, results)) for r in named])
+        annotate_points(axes, [(r.cost / unit, metric.of(r), point_label(r, summary.results)) for r in named])
         axes.set_xlabel(f"multiply-adds of one crop, all λ ({unit_name})")
-        axes.set_ylabel(measure.title + ("" if measure.sign > 0 else ", less is better"))
+        axes.set_ylabel(metric.title + ("" if metric.sign > 0 else ", less is better"))
         axes.grid()
         axes.yaxis.set_major_locator(MaxNLocator(5))
 
-    title = capital(f"{measure.title} against cost")
-    names = ", ".join(label_of(r, results) for r in front)
+    title = capitalized(f"{metric.title} against cost")
+    names = ", ".join(point_label(r, summary.results) for r in front)
     return draw(title, (9.4, 4.0), paint, f"{title}. On the Pareto front: {names}.")
 
 
-def annotate(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """A label beside each point; those of close points one above the other."""
-    axes.figure.canvas.draw()  # limits are settled now
+def annotate_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """A label beside each (x, y, label); labels of close marks are stacked."""
+    axes.figure.canvas.draw()  # sets the limits that transData depends on
     placed: list[tuple[float, float]] = []
     spots = [(*axes.transData.transform((x, y)), x, y, text) for x, y, text in points]
     for px, py, x, y, text in sorted(spots, key=lambda spot: (spot[1], spot[0])):
@@ -90,7 +92,13 @@ def annotate(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
 
 
 def effect_plot(title: str, rows: Sequence[Sequence[Effect]], names: Sequence[str]) -> Curve | None:
-    """Means with their standard errors, a line for each row and a mark for each name."""
+    """Means with their standard errors.
+
+    Args:
+        title: of the plot.
+        rows: a line of the plot each, with an effect for each of ``names``.
+        names: of the marks.
+    """
     if not rows:
         return None
 
@@ -111,12 +119,18 @@ def effect_plot(title: str, rows: Sequence[Sequence[Effect]], names: Sequence[st
             legend_above(axes, len(names), 1.2)
 
     told = "; ".join(f"{row[0].name}: {', '.join(f'{e.mean:.3g} ({e.count})' for e in row)}" for row in rows)
-    return draw(capital(title), (4.6, 0.8 + 0.46 * len(rows)), paint, told)
+    return draw(capitalized(title), (4.6, 0.8 + 0.46 * len(rows)), paint, told)
 
 
 def curves_plot(title: str, lines: Mapping[str, Line], scale: str) -> Curve | None:
-    """One curve per training over the epochs; the first ones in colour, the others in grey behind them."""
-    lines = {name: line for name, line in lines.items() if any(line[1])}  # all zero says nothing
+    """One curve per training over the epochs, the first ones in colour and the others in grey behind them.
+
+    Args:
+        title: of the plot.
+        lines: label -> (epochs, values); lines that are all 0 are left out.
+        scale: as for ``set_scale``: percent or log.
+    """
+    lines = {name: line for name, line in lines.items() if any(line[1])}
     if not lines:
         return None
 
@@ -137,4 +151,4 @@ def curves_plot(title: str, lines: Mapping[str, Line], scale: str) -> Curve | No
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         legend_above(axes, 2, 2.4)
 
-    return draw(title, (4.6, 3.0), paint, tell(title, lines))
+    return draw(title, (4.6, 3.0), paint, summarize(title, lines))

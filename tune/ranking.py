@@ -1,61 +1,69 @@
-"""What the trials say: configurations ranked, AP against cost, the effect of N and of each place."""
+"""Rank the points of a search: AP against cost, the effects of N and of each place."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import stdev
 from typing import Any
 
 from mipnet.config import Config
-from mipnet.run_folder import Run
-from tune.records import TRIAL, network_costs
-from tune.rungs import Score, Trial, mean_score
-from tune.spaces import Point
+from tune.search_space import Point
+from tune.successive_halving import Score, mean_score
+from tune.trial_folders import TRIAL_KEY, TrialRun, network_costs
 
 FINISHED, STOPPED, FAILED, UNFINISHED = "finished", "stopped", "failed", "unfinished"
 STATUSES = (FINISHED, STOPPED, UNFINISHED, FAILED)
+"""In the order in which they are ranked."""
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A figure of a score, as people see it."""
-
-    field: str
-    title: str
-    scale: float
-    digits: int
-    sign: int  # 1: more is better
-
-    def of(self, result: Result) -> float:
-        return self.scale * getattr(result.score, self.field)
-
-    def shown(self, value: float) -> str:
-        return f"{value:.{self.digits}f}"
-
-    def text(self, result: Result) -> str:
-        return self.shown(self.of(result))
-
-
-AP = Measure("ap", "occlusion AP", 100.0, 1, 1)
-LOSS = Measure("loss", "loss (λ = 0)", 1.0, 4, -1)
-
-
-@dataclass(frozen=True)
-class Result:
-    """One configuration over all of its seeds.
+class RankingMetric:
+    """AP or loss of a finished result, as the reports show it.
 
     Attributes:
-        point, number: which, and when it was proposed.
-        status: finished: trained to the end; stopped: not among the best of its rung; unfinished: the search
-            is not over; failed: every seed is.
+        title: its name.
+        of_score: takes it from a score.
+        scale: the reports show the value times this.
+        digits: after the decimal point.
+        sign: 1 if larger is better, else -1.
+    """
+
+    title: str
+    of_score: Callable[[Score], float]
+    scale: float
+    digits: int
+    sign: int
+
+    def of(self, result: PointResult) -> float:
+        return self.scale * self.of_score(result.final_score)
+
+    def format(self, value: float) -> str:
+        return f"{value:.{self.digits}f}"
+
+    def text(self, result: PointResult) -> str:
+        return self.format(self.of(result))
+
+
+OCCLUSION_AP = RankingMetric("occlusion AP", lambda score: score.ap, 100.0, 1, 1)
+PRIMARY_LOSS = RankingMetric("loss (λ = 0)", lambda score: score.loss, 1.0, 4, -1)
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """One point, with all of its seeds.
+
+    Attributes:
+        point, number: the point, and its position in the order of proposals.
+        status: finished: trained to the end; stopped: not promoted from its rung; unfinished: the search
+            still goes on; failed: all seeds failed.
         epochs: trained by all seeds that did not fail.
-        score: the mean over them, for ``discount`` and ``oks_nms``; None without any.
-        error: standard error of its AP; nan with fewer than two seeds.
-        discount, oks_nms: the pair with the best mean.
-        cost, parameters: multiply-adds of one crop for all λ, and parameters.
-        trials: the single trainings and their runs.
+        score: their mean, for ``discount`` and ``oks_nms``; None if none of them has one.
+        error: standard error of the mean AP over seeds, 0 to 1; nan with fewer than two seeds.
+        discount, oks_nms: the pair with the best mean AP.
+        cost, parameters: multiply-adds of one crop for all λ; number of parameters.
+        trials: the trainings and their runs.
     """
 
     point: Point
@@ -68,75 +76,91 @@ class Result:
     oks_nms: float
     cost: int
     parameters: int
-    trials: tuple[tuple[Trial, Run], ...]
+    trials: tuple[TrialRun, ...]
 
     @property
-    def alive(self) -> list[tuple[Trial, Run]]:
-        """Those of its trainings that did not fail."""
+    def final_score(self) -> Score:
+        """``score`` of a finished result, which always has one."""
+        assert self.score is not None
+        return self.score
+
+    @property
+    def succeeded(self) -> list[TrialRun]:
+        """The trainings that did not fail."""
         return [(trial, run) for trial, run in self.trials if not trial.failed]
 
     @property
     def seconds(self) -> float:
-        return sum(run.state.get("seconds", {}).get("training", 0.0) for _, run in self.trials)
+        """Training time of all seeds."""
+        return float(sum(run.state.get("seconds", {}).get("training", 0.0) for _, run in self.trials))
 
     @property
-    def order(self) -> tuple[float, ...]:
-        """Smaller is better: the whole trainings by AP, then the longer ones; of equals the cheaper."""
-        ap, loss = self.score.order if self.score else (-math.inf, -math.inf)
+    def rank_key(self) -> tuple[float, ...]:
+        """Smaller is better: status, then longer trained, AP, loss, cheaper, proposed earlier."""
+        ap, loss = self.score.rank_key if self.score else (-math.inf, -math.inf)
         return STATUSES.index(self.status), -self.epochs, -ap, -loss, self.cost, self.number
 
 
-def rank(trials: Sequence[tuple[Trial, Run]], config: Config, over: bool = True) -> list[Result]:
-    """All configurations, the best first.
+def rank_points(
+    trials: Sequence[TrialRun], config: Config, search_finished: bool = True
+) -> list[PointResult]:
+    """All points of a search, the best first.
 
     Args:
         trials: from ``read_trials``.
-        config: what they share.
-        over: the search is; what then trained less than the whole was stopped.
+        config: of all trials.
+        search_finished: points that were not trained to the end are then stopped instead of unfinished.
     """
-    by_point: dict[Point, list[tuple[Trial, Run]]] = {}
+    by_point: dict[Point, list[TrialRun]] = {}
     for trial, run in trials:
         by_point.setdefault(trial.point, []).append((trial, run))
-    found = [result_of(point, group, config, over) for point, group in by_point.items()]
-    return sorted(found, key=lambda result: result.order)
+    results = [point_result(point, group, config, search_finished) for point, group in by_point.items()]
+    return sorted(results, key=lambda result: result.rank_key)
 
 
-def result_of(point: Point, trials: Sequence[tuple[Trial, Run]], config: Config, over: bool) -> Result:
-    alive = [(trial, run) for trial, run in trials if not trial.failed]
-    epochs = min((max(trial.scores, default=0) for trial, _ in alive), default=0)
-    whole = epochs >= config.train.epochs
-    busy = any(not trial.done for trial, _ in alive)
-    status = FAILED if not alive else FINISHED if whole else STOPPED if over and not busy else UNFINISHED
+def point_result(
+    point: Point, trials: Sequence[TrialRun], config: Config, search_finished: bool
+) -> PointResult:
+    """The result of one point; arguments as for ``rank_points``."""
+    succeeded = [(trial, run) for trial, run in trials if not trial.failed]
+    epochs = min((max(trial.scores, default=0) for trial, _ in succeeded), default=0)
+    status = FAILED if not succeeded else FINISHED if epochs >= config.train.epochs else UNFINISHED
+    if status == UNFINISHED and search_finished and all(trial.done for trial, _ in succeeded):
+        status = STOPPED
     pair = config.evaluation.discount, config.evaluation.oks_nms
-    score, values = None, []
+    score, aps = None, []
     if epochs:
-        scores = [trial.scores[epochs] for trial, _ in alive if epochs in trial.scores]
-        score, values = mean_score(scores), [score.ap for score in scores]
-    if whole:
-        pair, values = best_pair([run.state[TRIAL]["choices"] for _, run in alive], pair)
-        assert score is not None
-        score = Score(sum(values) / len(values), score.loss)
-    cost, parameters = network_costs(point.applied(config, config.train.seed))
-    number = trials[0][0].number
-    error = standard_error(values)
-    return Result(point, number, status, epochs, score, error, *pair, cost, parameters, tuple(trials))
+        scores = [trial.scores[epochs] for trial, _ in succeeded if epochs in trial.scores]
+        score, aps = mean_score(scores), [score.ap for score in scores]
+    if status == FINISHED and score:
+        pair, aps = best_pair([run.state[TRIAL_KEY]["choices"] for _, run in succeeded], pair)
+        score = Score(sum(aps) / len(aps), score.loss)
+    cost, parameters = network_costs(point.apply_to(config, config.train.seed))
+    number, error = trials[0][0].number, standard_error(aps)
+    return PointResult(point, number, status, epochs, score, error, *pair, cost, parameters, tuple(trials))
 
 
 def best_pair(
-    choices: Sequence[Sequence[dict[str, Any]]], own: tuple[float, float] = (-1.0, -1.0)
+    choices: Sequence[Sequence[dict[str, Any]]], default: tuple[float, float] = (-1.0, -1.0)
 ) -> tuple[tuple[float, float], list[float]]:
-    """The pair of γ and NMS threshold with the best mean over seeds, and the seeds' scores under it.
+    """The pair of γ and NMS threshold with the best mean AP over seeds.
 
-    Of equals it is ``own``, that of the configuration.
+    Args:
+        choices: of each seed, as ``note_scores`` keeps them. Only pairs that most seeds have are compared,
+            because the space may have grown between two seeds.
+        default: preferred to other pairs with the same AP.
+
+    Returns:
+        the pair, and the AP of each seed with it, 0 to 1.
     """
     by_pair: dict[tuple[float, float], list[float]] = {}
     for of_seed in choices:
         for choice in of_seed:
             pair = choice["discount"], choice["oks_nms"]
             by_pair.setdefault(pair, []).append(choice["occlusion_AP"])
-    most = max(map(len, by_pair.values()))  # a space may have grown between two seeds
+    most = max(map(len, by_pair.values()))
     complete = {pair: values for pair, values in by_pair.items() if len(values) == most}
-    return max(complete.items(), key=lambda item: (sum(item[1]), item[0] == own))
+    return max(complete.items(), key=lambda item: (sum(item[1]), item[0] == default))
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -144,39 +168,42 @@ def standard_error(values: Sequence[float]) -> float:
     return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
-def finished(results: Sequence[Result]) -> list[Result]:
+def finished_results(results: Sequence[PointResult]) -> list[PointResult]:
+    """Those trained to the end."""
     return [result for result in results if result.status == FINISHED]
 
 
-def cost_unit(results: Sequence[Result]) -> tuple[float, str]:
-    """In which multiply-adds read well."""
+def cost_unit(results: Sequence[PointResult]) -> tuple[float, str]:
+    """Unit of multiply-adds that suits all results: its value and its name."""
     return (1e9, "10⁹") if max((r.cost for r in results), default=0) >= 1e9 else (1e6, "10⁶")
 
 
-def measure_of(results: Sequence[Result]) -> Measure:
-    """What ranks the whole trainings: AP, or the loss where AP says nothing or the same of all."""
-    done = finished(results)
-    return LOSS if len(done) > 1 and len({r.score.order[0] for r in done if r.score}) == 1 else AP
+def ranking_metric(results: Sequence[PointResult]) -> RankingMetric:
+    """What ranks the finished results: AP, or the loss if AP is the same for all of them."""
+    finished = finished_results(results)
+    same_ap = len({r.final_score.rank_key[0] for r in finished}) == 1
+    return PRIMARY_LOSS if len(finished) > 1 and same_ap else OCCLUSION_AP
 
 
-def pareto_front(results: Sequence[Result]) -> list[Result]:
-    """The whole trainings that no cheaper one equals in the figure that ranks them; the cheapest first."""
-    measure = measure_of(results)
-    front: list[Result] = []
-    for result in sorted(finished(results), key=lambda r: (r.cost, r.order)):
-        if not front or measure.sign * (measure.of(result) - measure.of(front[-1])) > 0:
+def pareto_front(results: Sequence[PointResult]) -> list[PointResult]:
+    """Finished results that are better in the ranking metric than all cheaper ones, cheapest first."""
+    metric = ranking_metric(results)
+    front: list[PointResult] = []
+    for result in sorted(finished_results(results), key=lambda r: (r.cost, r.rank_key)):
+        if not front or metric.sign * (metric.of(result) - metric.of(front[-1])) > 0:
             front.append(result)
     return front
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What one choice does, as a mean over the whole trainings that made it.
+    """Mean of the finished results that have one value of a dimension.
 
     Attributes:
-        name: of the choice.
-        mean, error: of their measure as it is shown, and its standard error over them (nan for one).
-        count: how many they are.
+        name: of the value, e.g. N = 2.
+        mean: of the ranking metric, scaled as in the reports.
+        error: standard error of the mean; nan for one result.
+        count: number of results.
     """
 
     name: str
@@ -185,27 +212,28 @@ class Effect:
     count: int
 
 
-def effect(name: str, results: Sequence[Result], measure: Measure) -> Effect:
-    values = [measure.of(r) for r in results]
+def mean_effect(name: str, results: Sequence[PointResult], metric: RankingMetric) -> Effect:
+    values = [metric.of(r) for r in results]
     return Effect(name, sum(values) / len(values), standard_error(values), len(values))
 
 
-def effects_of_instances(results: Sequence[Result]) -> list[Effect]:
-    """For each N the mean over its configurations; nothing where there is one N."""
-    done, measure = finished(results), measure_of(results)
-    numbers = sorted({r.point.instances for r in done})
-    found = [effect(f"N = {n}", [r for r in done if r.point.instances == n], measure) for n in numbers]
-    return found if len(numbers) > 1 else []
+def instance_effects(results: Sequence[PointResult]) -> list[Effect]:
+    """The effect of each N; empty if there is one N only."""
+    finished, metric = finished_results(results), ranking_metric(results)
+    counts = sorted({r.point.instances for r in finished})
+    groups = [(n, [r for r in finished if r.point.instances == n]) for n in counts]
+    effects = [mean_effect(f"N = {n}", group, metric) for n, group in groups]
+    return effects if len(counts) > 1 else []
 
 
-def effects_of_places(results: Sequence[Result]) -> list[tuple[Effect, Effect]]:
-    """For each place the mean of the configurations with a MIMB there, and of those without; N > 1 only."""
-    done, measure = [r for r in finished(results) if r.point.places], measure_of(results)
-    found = []
-    for place in sorted({place for r in done for place in r.point.places}):
-        there = [r for r in done if place in r.point.places]
-        elsewhere = [r for r in done if place not in r.point.places]
+def place_effects(results: Sequence[PointResult]) -> list[tuple[Effect, Effect]]:
+    """For each place: the effect of a MIMB there, and of none there; N > 1 only."""
+    metric, effects = ranking_metric(results), []
+    finished = [r for r in finished_results(results) if r.point.places]
+    for place in sorted({place for r in finished for place in r.point.places}):
+        there = [r for r in finished if place in r.point.places]
+        elsewhere = [r for r in finished if place not in r.point.places]
         if elsewhere:
             name = f"place {place}"
-            found.append((effect(name, there, measure), effect(name, elsewhere, measure)))
-    return found
+            effects.append((mean_effect(name, there, metric), mean_effect(name, elsewhere, metric)))
+    return effects

@@ -1,7 +1,12 @@
-"""Which point comes next: pure functions of what was tried, so a search cut off goes on as it would have."""
+"""Samplers: the next point as a pure function of the points so far and their scores.
+
+So a search that was killed continues exactly as it would have. Ray Tune's OptunaSearch is not used because
+its study lives in its process, or in snapshots of it.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +17,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mipnet.config import Config
-from mipnet.errors import ConfigError, nearest
-from tune.spaces import Point, Range, Space, canonical, points, rounded, size
+from mipnet.errors import ConfigError, suggest
+from tune.search_space import (
+    LogRange,
+    Point,
+    SearchSpace,
+    canonical,
+    grid_points,
+    round_rate,
+    space_size,
+)
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -21,21 +34,27 @@ if TYPE_CHECKING:
     from optuna.trial import Trial as OptunaTrial
     from optuna.trial import TrialState
 
-TRIALS = 20
-"""How many points are tried where nobody says it and there is no end of them."""
+logger = logging.getLogger(__name__)
 
-OPTUNA_TRIES = 20  # proposals that were made before are asked for again, so often
-POPULATION = 10  # of NSGA-II: a search has tens of trials, not the thousands that Optuna's 50 is made for
+DEFAULT_TRIALS = 20
+"""Number of points without --trials, but for the sampler grid, which tries all points."""
+
+MAX_OPTUNA_PROPOSALS = 20
+"""Optuna may propose a point again; after so many proposals a point is drawn at random."""
+NSGA2_POPULATION = 10
+"""Optuna's default of 50 is made for thousands of trials; a search has tens."""
+
+Directions = list[Literal["minimize", "maximize"]]
 
 
 @dataclass(frozen=True)
-class Tried:
-    """A point that was proposed.
+class Observation:
+    """What is known of a point that was proposed.
 
     Attributes:
-        point: which.
-        score: its occlusion AP, 0 to 1; None while it is not known, nan if its training failed.
-        cost: multiply-adds of the network.
+        point: the point.
+        score: occlusion AP, 0 to 1; None while it is not known, nan if all its trainings failed.
+        cost: multiply-adds of its network, for one crop.
     """
 
     point: Point
@@ -43,129 +62,131 @@ class Tried:
     cost: float
 
 
-Directions = list[Literal["minimize", "maximize"]]
-Sampler = Callable[[Sequence[Tried]], Point | None]
-"""The next point after those that were tried, in their order; None when there is none left."""
+Sampler = Callable[[Sequence[Observation]], Point | None]
+"""Returns the point after those observed, which are in the order of their proposals, or None at the end."""
 
 
-def make_sampler(name: str, space: Space, config: Config, limit: int) -> Sampler:
-    """A sampler by its name.
+def make_sampler(name: str, space: SearchSpace, config: Config, limit: int) -> Sampler:
+    """A sampler that stops after ``limit`` points.
 
     Args:
         name: grid, random, tpe or nsga2.
-        space: settled.
-        config: of which the points are; its seed is the sampler's.
-        limit: propose no more points than this; 0 is all of a grid, ``TRIALS`` otherwise.
+        space: resolved.
+        config: of all trials; ``config.train.seed`` is also the sampler's seed.
+        limit: number of points; 0: all of a grid, ``DEFAULT_TRIALS`` of other samplers.
 
     Raises:
         ConfigError: there is no such sampler.
     """
-    next_point = sampler_named(name)
-    most = count(name, space, config, limit)
-
-    def propose(tried: Sequence[Tried]) -> Point | None:
-        if len(tried) >= most:
-            return None
-        return next_point(space, config, tried)
-
-    return propose
+    next_point = find_sampler(name)
+    total = num_points(name, space, config, limit)
+    return lambda observed: next_point(space, config, observed) if len(observed) < total else None
 
 
-def sampler_named(name: str) -> Callable[[Space, Config, Sequence[Tried]], Point | None]:
-    """The function of that name.
+def find_sampler(name: str) -> Callable[[SearchSpace, Config, Sequence[Observation]], Point | None]:
+    """The sampler's function, by its name on the command line.
 
     Raises:
         ConfigError: there is none.
     """
-    samplers = {"grid": grid, "random": random, "tpe": optuna_tpe, "nsga2": optuna_nsga2}
+    samplers = {"grid": next_in_grid, "random": next_at_random, "tpe": next_tpe, "nsga2": next_nsga2}
     if name not in samplers:
-        raise ConfigError(f"--sampler: {name!r} is unknown", nearest(name, samplers))
+        raise ConfigError(f"--sampler: {name!r} is unknown", suggest(name, samplers))
     return samplers[name]
 
 
-def count(name: str, space: Space, config: Config, limit: int) -> int:
-    """How many points a sampler will propose."""
-    available = len(points(space, config)) if name == "grid" else size(space, config)
-    return int(min(available, limit or (available if name == "grid" else TRIALS)))
+def num_points(name: str, space: SearchSpace, config: Config, limit: int) -> int:
+    """How many points a sampler proposes in all, at most; ``limit`` as for ``make_sampler``."""
+    available = len(grid_points(space, config)) if name == "grid" else space_size(space, config)
+    return int(min(available, limit or (available if name == "grid" else DEFAULT_TRIALS)))
 
 
-def grid(space: Space, config: Config, tried: Sequence[Tried]) -> Point | None:
-    """Every point in order."""
-    known = {t.point for t in tried}
-    return next((point for point in points(space, config) if point not in known), None)
+def next_in_grid(space: SearchSpace, config: Config, observed: Sequence[Observation]) -> Point | None:
+    """All points of the grid, in order."""
+    known = {o.point for o in observed}
+    return next((point for point in grid_points(space, config) if point not in known), None)
 
 
-def random(space: Space, config: Config, tried: Sequence[Tried]) -> Point | None:
-    """Points at random, none twice: each value of a dimension as likely, and of a range each decade."""
-    return draw(space, config, {t.point for t in tried}, [config.train.seed, len(tried)])
+def next_at_random(space: SearchSpace, config: Config, observed: Sequence[Observation]) -> Point | None:
+    """A random unseen point: uniform over all points or, with a range, over values and log learning rate."""
+    return draw_unseen(space, config, {o.point for o in observed}, [config.train.seed, len(observed)])
 
 
-def draw(space: Space, config: Config, known: set[Point], seed: Sequence[int]) -> Point | None:
+def draw_unseen(space: SearchSpace, config: Config, known: set[Point], seed: Sequence[int]) -> Point | None:
+    """A random point that is not among ``known``; None if there is none left."""
     rng = np.random.default_rng(seed)
-    if math.isfinite(size(space, config)):
-        left = [point for point in points(space, config) if point not in known]
+    if math.isfinite(space_size(space, config)):
+        left = [point for point in grid_points(space, config) if point not in known]
         return left[rng.integers(len(left))] if left else None
-    while True:  # a range: there is always another point
+    while True:  # a range never runs out of points
         rate = space.learning_rate
-        assert isinstance(rate, Range)
+        assert isinstance(rate, LogRange)
         point = Point(
             int(rng.choice(space.instances)),
             space.places[rng.integers(len(space.places))],
             int(rng.choice(space.reduction)),
-            rounded(math.exp(rng.uniform(math.log(rate.low), math.log(rate.high))), rate),
+            round_rate(math.exp(rng.uniform(math.log(rate.low), math.log(rate.high))), rate),
         )
         if (point := canonical(point, config)) not in known:
             return point
 
 
-def optuna_tpe(space: Space, config: Config, tried: Sequence[Tried]) -> Point | None:
-    """Optuna's tree-structured Parzen estimator: more of what did well."""
+def next_tpe(space: SearchSpace, config: Config, observed: Sequence[Observation]) -> Point | None:
+    """Optuna's tree-structured Parzen estimator (TPE), which maximises the occlusion AP."""
     from optuna.samplers import TPESampler
 
-    return optuna_next(
-        space, config, tried, lambda seed: TPESampler(n_startup_trials=8, seed=seed), ["maximize"]
+    return ask_optuna(
+        space, config, observed, lambda seed: TPESampler(n_startup_trials=8, seed=seed), ["maximize"]
     )
 
 
-def optuna_nsga2(space: Space, config: Config, tried: Sequence[Tried]) -> Point | None:
-    """Optuna's NSGA-II: the front of occlusion AP against multiply-adds."""
+def next_nsga2(space: SearchSpace, config: Config, observed: Sequence[Observation]) -> Point | None:
+    """Optuna's NSGA-II: the Pareto front of occlusion AP against multiply-adds."""
     from optuna.samplers import NSGAIISampler
 
     def sampler(seed: int) -> BaseSampler:
-        return NSGAIISampler(population_size=POPULATION, seed=seed)
+        return NSGAIISampler(population_size=NSGA2_POPULATION, seed=seed)
 
-    return optuna_next(space, config, tried, sampler, ["maximize", "minimize"])
+    return ask_optuna(space, config, observed, sampler, ["maximize", "minimize"])
 
 
-def optuna_next(
-    space: Space,
+def ask_optuna(
+    space: SearchSpace,
     config: Config,
-    tried: Sequence[Tried],
+    observed: Sequence[Observation],
     sampler: Callable[[int], BaseSampler],
     directions: Directions,
 ) -> Point | None:
-    """What a sampler of Optuna's proposes after a history that is told to it anew.
+    """The next point of an Optuna sampler, asked in a new study that contains all observations.
 
-    Nothing of Optuna's has to be kept this way, and one search cannot differ from the same one cut off. A
-    proposal that was made before is answered with what came of it: told nothing, TPE repeats it for ever.
+    A proposal that was observed before is told to the study with its known result; otherwise TPE would
+    repeat it forever.
+
+    Args:
+        space, config: as for ``make_sampler``.
+        observed: points so far, in the order of their proposals.
+        sampler: makes the Optuna sampler from a seed.
+        directions: of occlusion AP and, if there are two, of multiply-adds.
     """
-    known = {t.point: t for t in tried}
-    study = make_study(space, config, tried, sampler(1_000_003 * config.train.seed + len(tried)), directions)
-    for _ in range(OPTUNA_TRIES):
-        with quiet():
+    known = {o.point: o for o in observed}
+    seed = 1_000_003 * config.train.seed + len(observed)
+    study = make_study(space, observed, sampler(seed), directions)
+    for _ in range(MAX_OPTUNA_PROPOSALS):
+        with silenced_optuna():
             proposal = study.ask()
-            point = suggested(proposal, space, config)
+            point = point_from_optuna(proposal, space, config)
             if point not in known:
                 return point
-            state, values = outcome(known[point], directions)
+            state, values = optuna_outcome(known[point], directions)
             if state.is_finished():
                 study.tell(proposal, values, state)
-    return draw(space, config, set(known), [config.train.seed, len(tried)])
+    logger.info("Optuna proposed %d known points; drawing one at random", MAX_OPTUNA_PROPOSALS)
+    return draw_unseen(space, config, set(known), [config.train.seed, len(observed)])
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without Optuna's talk and its warnings of what is experimental."""
+def silenced_optuna() -> Iterator[None]:
+    """Suppress Optuna's messages and its warnings of experimental features."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -174,87 +195,83 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def outcome(tried: Tried, directions: Directions) -> tuple[TrialState, list[float] | None]:
-    """What came of a point, in Optuna's terms."""
+def optuna_outcome(observation: Observation, directions: Directions) -> tuple[TrialState, list[float] | None]:
+    """An observation as Optuna's (state, values)."""
     from optuna.trial import TrialState
 
-    if tried.score is None:
+    if observation.score is None:
         return TrialState.RUNNING, None
-    if math.isnan(tried.score):
+    if math.isnan(observation.score):
         return TrialState.FAIL, None
-    return TrialState.COMPLETE, [tried.score, tried.cost][: len(directions)]
+    return TrialState.COMPLETE, [observation.score, observation.cost][: len(directions)]
 
 
 def make_study(
-    space: Space, config: Config, tried: Sequence[Tried], sampler: BaseSampler, directions: Directions
+    space: SearchSpace, observed: Sequence[Observation], sampler: BaseSampler, directions: Directions
 ) -> Study:
-    """A study that knows what was tried."""
+    """An in-memory study with all observations as its trials."""
     import optuna
 
-    with quiet():
+    with silenced_optuna():
         study = optuna.create_study(directions=directions, sampler=sampler)
-        every = distributions_of(space)
-        for number, t in enumerate(tried):
-            state, values = outcome(t, directions)
-            params = parameters(t.point, space, complete=len(directions) > 1)
-            distributions = {name: found for name, found in every.items() if name in params}
-            generation = {"NSGAIISampler:generation": number // POPULATION}  # as the sampler itself notes it
-            study.add_trial(
-                optuna.trial.create_trial(
-                    state=state,
-                    values=values,
-                    params=params,
-                    distributions=distributions,
-                    system_attrs=generation,
-                )
+        all_distributions = optuna_distributions(space)
+        for number, observation in enumerate(observed):
+            state, values = optuna_outcome(observation, directions)
+            params = optuna_params(observation.point, space, complete=len(directions) > 1)
+            distributions = {k: v for k, v in all_distributions.items() if k in params}
+            # As NSGAIISampler itself notes the generation of a trial.
+            attrs = {"NSGAIISampler:generation": number // NSGA2_POPULATION}
+            trial = optuna.trial.create_trial(
+                state=state, values=values, params=params, distributions=distributions, system_attrs=attrs
             )
+            study.add_trial(trial)
     return study
 
 
-def distributions_of(space: Space) -> dict[str, Any]:
-    """Optuna's idea of the dimensions; a set of places is one choice."""
+def optuna_distributions(space: SearchSpace) -> dict[str, Any]:
+    """The dimensions as Optuna's distributions; a set of places is one categorical value."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     rate = space.learning_rate
     return {
         "instances": CategoricalDistribution(space.instances),
-        "places": CategoricalDistribution([label(places) for places in space.places]),
+        "places": CategoricalDistribution([places_label(places) for places in space.places]),
         "reduction": CategoricalDistribution(space.reduction),
         "learning_rate": FloatDistribution(rate.low, rate.high, log=True)
-        if isinstance(rate, Range)
+        if isinstance(rate, LogRange)
         else CategoricalDistribution(rate),
     }
 
 
-def label(places: tuple[int, ...]) -> str:
+def places_label(places: tuple[int, ...]) -> str:
     return "+".join(map(str, places))
 
 
-def parameters(point: Point, space: Space, complete: bool) -> dict[str, Any]:
-    """A point in Optuna's terms.
+def optuna_params(point: Point, space: SearchSpace, complete: bool) -> dict[str, Any]:
+    """A point as Optuna's parameters.
 
     Args:
-        point: whose places and reduction say nothing if N = 1.
+        point: its places and reduction have no meaning if N = 1.
         space: of the point.
-        complete: give it some all the same: NSGA-II crosses only what every trial has, TPE had better not
-            learn from them.
+        complete: set places and reduction for N = 1 too. NSGA-II needs it, because it crosses only parameters
+            that every trial has; TPE must not learn from values without meaning.
     """
     values: dict[str, Any] = {"instances": point.instances, "learning_rate": point.learning_rate}
     if point.instances > 1:
-        return values | {"places": label(point.places), "reduction": point.reduction}
+        return values | {"places": places_label(point.places), "reduction": point.reduction}
     if complete:
-        return values | {"places": label(space.places[0]), "reduction": space.reduction[0]}
+        return values | {"places": places_label(space.places[0]), "reduction": space.reduction[0]}
     return values
 
 
-def suggested(proposal: OptunaTrial, space: Space, config: Config) -> Point:
-    """The point of a proposal."""
-    if isinstance(space.learning_rate, Range):
+def point_from_optuna(proposal: OptunaTrial, space: SearchSpace, config: Config) -> Point:
+    """The point that an Optuna trial proposes."""
+    if isinstance(space.learning_rate, LogRange):
         low, high = space.learning_rate.low, space.learning_rate.high
-        rate = rounded(proposal.suggest_float("learning_rate", low, high, log=True), space.learning_rate)
+        rate = round_rate(proposal.suggest_float("learning_rate", low, high, log=True), space.learning_rate)
     else:
         rate = proposal.suggest_categorical("learning_rate", space.learning_rate)
-    places = {label(places): places for places in space.places}
+    places = {places_label(places): places for places in space.places}
     chosen = proposal.suggest_categorical("places", list(places))
     n = proposal.suggest_categorical("instances", space.instances)
     r = proposal.suggest_categorical("reduction", space.reduction)

@@ -1,85 +1,77 @@
-"""``python tune/search.py``: search for N, the places of the MIMBs and more. The same command goes on."""
+"""``python tune/search.py``: search for N, the MIMB stages and more. The same command continues a search."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-if __package__ in (None, ""):  # run as a file: the folder above is where ``tune`` is found
+if __package__ in (None, ""):  # run as a file: Python finds ``tune`` in the folder above
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from mipnet.cli.main import exit_status
-from mipnet.cli.train import SECTIONS
+from mipnet.cli.shared_options import CONFIG_SECTIONS, base_config
 from mipnet.config import Config, from_dict, read_yaml
 from mipnet.config.checks import require
-from mipnet.config.flags import option, parse
+from mipnet.config.flags import parse
 from mipnet.config.presets import describe
 from mipnet.errors import ConfigError
-from mipnet.experiment.common import CONFIG_HELP, STORAGE_HELP, chosen_base, storage_at
+from mipnet.experiment.outputs import writable_storage
 from mipnet.run_folder import locked
 from mipnet.storage import Folder
-from tune.records import open_search, search_name
-from tune.samplers import TRIALS, sampler_named
-from tune.spaces import NAMED, Range, Space, from_values, named, to_values
+from tune.options import SearchOptions
+from tune.samplers import find_sampler
+from tune.search_space import NAMED_SPACES, LogRange, SearchSpace, named_space, space_from_values, with_pair
+from tune.trial_folders import open_search, search_name
 
 COMMAND = "tune/search.py"
 
 
-@dataclass(frozen=True)
-class Options:
-    """Flags of the search beside the configuration's."""
-
-    space: str = option("placement", f"what to search: {', '.join(NAMED)}, or a YAML file")
-    sampler: str = option("", "grid, random, tpe or nsga2 [grid; tpe for a space with a range]")
-    trials: int = option(0, f"configurations to try [all of a grid, else {TRIALS}]; more than before go on")
-    seeds: int = option(1, "train every configuration with so many seeds")
-    asha: bool = option(False, "successive halving: only the best of a rung are trained on")
-    rung: int = option(1, "asha: epochs of the first rung; the next ones are --keep times as long")
-    keep: int = option(3, "asha: one configuration in so many goes on to the next rung")
-    concurrent: int = option(0, "no more trials at once than this [as many as the cluster holds]")
-    retry: bool = option(False, "try failed trials again")
-    register_best: bool = option(False, "register the best network with the alias 'candidate'")
-    preset: str = option("tiny", "what to start from")
-    config: str = option("", CONFIG_HELP)
-    name: str = option("", "the search's name [preset, space and digest of the settings]")
-    new: bool = option(False, "start another search instead of continuing")
-    storage: str = option("", STORAGE_HELP)
-    verbose: bool = option(False, "show Ray's own messages")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
+    """Run the command.
+
+    Args:
+        argv: its flags; by default those of this process.
+
+    Returns:
+        the exit status: 0 if there is a best configuration, 1 if no trial finished, 2 for a user's error.
+    """
     return exit_status(COMMAND, run, sys.argv[1:] if argv is None else argv)
 
 
 def run(argv: Sequence[str]) -> int:
-    """Parse, build, run, report."""
-    options, config = read(argv)
+    """Parse the flags, open or create the search, run it."""
+    options, config = parse_config(argv)
     space, config = build_space(options.space, config)
-    asked = asked_for(options, space, config)
-    storage = storage_at(options.storage)
-    config = with_found_start(config, storage)
-    name = options.name or search_name(config, asked["space_name"], asked)
-    search = open_search(storage, name, config, asked, options.new)
+    search_spec = make_search_spec(options, space, config)
+    storage = writable_storage(options.storage)
+    config = with_resolved_init(config, storage)
+    name = options.name or search_name(config, search_spec["space_name"], search_spec)
+    search = open_search(storage, name, config, search_spec, options.new)
     with locked(search):
-        from tune.phases import search_and_report
+        from tune.study import run_search  # imports Ray, which takes seconds
 
-        return search_and_report(search, options, space, storage, argv)
+        return run_search(search, options, space, storage, argv)
 
 
-def read(argv: Sequence[str]) -> tuple[Options, Config]:
-    """Flags over YAML over preset, validated."""
-    base = chosen_base(argv)
-    spaces = "\n".join(f"  {name:<10} {space.__doc__}" for name, space in NAMED.items())
+def parse_config(argv: Sequence[str]) -> tuple[SearchOptions, Config]:
+    """Flags override the YAML file, which overrides the preset.
+
+    Raises:
+        ConfigError: an unknown flag, or a value that is not possible.
+    """
+    base = base_config(argv)
+    spaces = "\n".join(f"  {name:<10} {space.__doc__}" for name, space in NAMED_SPACES.items())
     about = (
         "Search for N, the places of the MIMBs, reduction, learning rate, γ and NMS threshold. Spaces:\n"
-        f"{spaces}\n  FILE.yaml  a list of values for any of {', '.join(Space.__dataclass_fields__)}\n"
+        f"{spaces}\n  FILE.yaml  a list of values for any of {', '.join(SearchSpace.__dataclass_fields__)}\n"
         f"\nPresets:\n{describe()}"
     )
-    options, settings = parse(COMMAND, about, Options, SECTIONS, base, argv, program="python")
+    options, settings = parse(
+        COMMAND, about, SearchOptions, argv, sections=CONFIG_SECTIONS, defaults=base, program="python"
+    )
     config = from_dict(settings, base)
     require("--seeds", options.seeds, at_least=1)
     require("--trials", options.trials, at_least=0)
@@ -89,26 +81,38 @@ def read(argv: Sequence[str]) -> tuple[Options, Config]:
     return options, config
 
 
-def build_space(name: str, config: Config) -> tuple[Space, Config]:
-    """The space, and the configuration with the pair of γ and NMS threshold to validate with."""
+def build_space(name: str, config: Config) -> tuple[SearchSpace, Config]:
+    """The search space, and the configuration of all trials.
+
+    Validation during training uses one pair of γ and NMS threshold: the configuration's values, or the first
+    ones of the space if it does not contain those.
+
+    Args:
+        name: of a named space, or the path of a YAML file.
+        config: as the flags give it.
+
+    Raises:
+        ConfigError: there is no such space, or a value in it is not possible.
+    """
     if name.endswith((".yaml", ".yml")):
         try:
             values = read_yaml(name)
         except ConfigError as error:
-            raise ConfigError(error.what.replace("--config", "--space", 1), error.mend) from None
-        space = from_values(values, config, name)
+            raise ConfigError(error.what.replace("--config", "--space", 1), error.hint) from None
+        space = space_from_values(values, config, name)
     else:
-        space = named(name, config)
-    evaluation = config.evaluation
-    if evaluation.discount not in space.discount:
-        evaluation = replace(evaluation, discount=space.discount[0])
-    if evaluation.oks_nms not in space.oks_nms:
-        evaluation = replace(evaluation, oks_nms=space.oks_nms[0])
-    return space, replace(config, evaluation=evaluation)
+        space = named_space(name, config)
+    discount, oks_nms = config.evaluation.discount, config.evaluation.oks_nms
+    discount = discount if discount in space.discount else space.discount[0]
+    oks_nms = oks_nms if oks_nms in space.oks_nms else space.oks_nms[0]
+    return space, with_pair(config, discount, oks_nms)
 
 
-def with_found_start(config: Config, storage: Folder) -> Config:
-    """``train.init`` as a folder where it is the name of a run: trials look for runs beside their own."""
+def with_resolved_init(config: Config, storage: Folder) -> Config:
+    """``config`` with ``train.init`` as a folder if it is the name of a run.
+
+    A trial would look the name up among the runs beside its own, which are the search's trials.
+    """
     init = config.train.init
     if not init or init.startswith(("models:", "runs:")):
         return config
@@ -120,22 +124,22 @@ def with_found_start(config: Config, storage: Folder) -> Config:
     return replace(config, train=replace(config.train, init=resolve_model(init, storage).uri))
 
 
-def asked_for(options: Options, space: Space, config: Config) -> dict[str, Any]:
-    """What makes it this search and no other."""
-    sampler = options.sampler or ("tpe" if isinstance(space.learning_rate, Range) else "grid")
-    sampler_named(sampler)
+def make_search_spec(options: SearchOptions, space: SearchSpace, config: Config) -> dict[str, Any]:
+    """What identifies a search beside its configuration; kept in its run.json and hashed into its name."""
+    sampler = options.sampler or ("tpe" if isinstance(space.learning_rate, LogRange) else "grid")
+    find_sampler(sampler)
     if options.asha:
-        rungs = rungs_of(options.rung, options.keep, config.train.epochs)
+        rungs = rung_epochs(options.rung, options.keep, config.train.epochs)
     return {
         "space_name": Path(options.space).stem,
-        "space": to_values(space),
+        "space": space.to_dict(),
         "sampler": sampler,
         "halving": {"rungs": rungs, "keep": options.keep} if options.asha else None,
     }
 
 
-def rungs_of(first: int, factor: int, epochs: int) -> list[int]:
-    """first, first · factor, …, and the whole training."""
+def rung_epochs(first: int, factor: int, epochs: int) -> list[int]:
+    """Epochs of the rungs of successive halving: first, first · factor, first · factor², …, epochs."""
     rungs = []
     while first < epochs:
         rungs.append(first)

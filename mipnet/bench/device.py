@@ -1,4 +1,4 @@
-"""What a benchmark runs on."""
+"""Device, cores and peak rate of a benchmark."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import torch
 from torch.utils.benchmark import Timer
 
-from mipnet.errors import ConfigError, nearest
+from mipnet.errors import ConfigError, suggest
 
-DENSE_BF16 = {"B200": 2250, "H200": 989, "H100": 989, "A100": 312, "L40S": 362, "A10G": 70, "L4": 121}
-"""10^12 operations a second on dense bf16 matrices, by the data sheets (SXM where there are two)."""
+DENSE_BF16_TFLOPS = {"B200": 2250, "H200": 989, "H100": 989, "A100": 312, "L40S": 362, "A10G": 70, "L4": 121}
+"""Dense bf16 Tflop/s of the data sheets (SXM where there are two)."""
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -22,7 +22,7 @@ def choose_device(wanted: str) -> torch.device:
         ConfigError: anything else, or no GPU.
     """
     if wanted not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--device: unknown device {wanted!r}", nearest(wanted, ("auto", "cpu", "cuda")))
+        raise ConfigError(f"--device: unknown device {wanted!r}", suggest(wanted, ("auto", "cpu", "cuda")))
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device: there is no GPU that PyTorch can use", "choose --device cpu")
     available = wanted != "cpu" and torch.cuda.is_available()
@@ -30,32 +30,32 @@ def choose_device(wanted: str) -> torch.device:
 
 
 @contextmanager
-def on_cores(count: int) -> Iterator[None]:
-    """Bind this process, and what it starts meanwhile, to so many of its cores for the time of the block."""
-    had = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(had)[:count])
+def pin_to_cores(count: int) -> Iterator[None]:
+    """Bind this process, and processes that it starts in the block, to ``count`` of its cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:count])
     try:
         yield
     finally:
-        os.sched_setaffinity(0, had)
+        os.sched_setaffinity(0, before)
 
 
-def wait(device: torch.device) -> None:
-    """Until all that was asked of the device is done."""
+def synchronize(device: torch.device) -> None:
+    """Wait for all work on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def set_tf32(on: bool) -> None:
-    """Whether a GPU may round the inputs of fp32 convolutions and products to TF32."""
+    """Whether a GPU may round the inputs of fp32 convolutions and matrix products to TF32."""
     torch.backends.cuda.matmul.allow_tf32 = on
     torch.backends.cudnn.allow_tf32 = on
 
 
 def bf16_peak(device: torch.device) -> tuple[float, str]:
-    """Operations a second in bf16, and where the figure is from: the data sheet, or else a large product."""
+    """Peak bf16 flop/s, and its source: the data sheet, else a measured matrix product."""
     name = torch.cuda.get_device_name(device)
-    for card, tera in DENSE_BF16.items():
+    for card, tera in DENSE_BF16_TFLOPS.items():
         if card in name.replace("-", " ").split():
             return tera * 1e12, f"{tera} Tflop/s by the data sheet of the {card}"
     side = 8192

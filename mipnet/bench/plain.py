@@ -1,4 +1,4 @@
-"""The plain network that the benchmarks compare with: the same results by the obvious loops."""
+"""The plain network that the benchmarks compare with: the definition of MIPNet, nothing shared."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from mipnet.models.mimb import MIMB
 from mipnet.models.network import MIPNet
 
 
-class Repeated(nn.Module):
-    """The definition of the network: the whole of it, once, over the images repeated N times."""
+class RepeatedImagesNetwork(nn.Module):
+    """Runs the whole network on N copies of each image."""
 
     def __init__(self, model: MIPNet) -> None:
         super().__init__()
@@ -19,14 +19,15 @@ class Repeated(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) → (B, N, K, h, w)."""
         model, count = self.model, self.model.instances
-        features: Tensor | list[Tensor] = images.repeat_interleave(count, 0)
-        rows = torch.arange(count, device=images.device).repeat(len(images))
+        features: Tensor | list[Tensor] = images.repeat_interleave(count, 0)  # (B·N, 3, H, W)
+        rows = torch.arange(count, device=images.device).repeat(len(images))  # (B·N,)
         for index, stage in enumerate(model.backbone.stages):
             features = stage(features)
-            for number in model.places:
-                if model.backbone.places[number].after == index:
+            for number in model.mimb_stages:
+                if model.backbone.insertion_points[number].after_stage == index:
                     features = _modulated(model.mimbs[str(number)], features, rows)
-        return model.backbone.head(features).unflatten(0, (len(images), count))
+        heatmaps: Tensor = model.backbone.head(features)  # (B·N, K, h, w)
+        return torch.unflatten(heatmaps, 0, (len(images), count))
 
 
 def _modulated(mimbs: nn.Module, features: Tensor | list[Tensor], rows: Tensor) -> Tensor | list[Tensor]:

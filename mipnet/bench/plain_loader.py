@@ -1,8 +1,8 @@
-"""The plain way to make training samples, as reference loaders do: what the stream is measured against.
+"""A plain loader like those of reference implementations, the baseline for the stream.
 
-One sample at a time: its image is read and decoded for it alone, mirrored as a whole where the sample is,
-cut, normalised to float32, and its heatmaps for all λ are made beside it. Augmentation, geometry and random
-numbers are those of ``mipnet.data.crops``, so that only the way of working differs.
+It reads and decodes an image for each sample, mirrors all of it if the sample is mirrored, crops, normalizes
+to float32, and computes the heatmaps for all λ. Augmentation, geometry and random numbers are those of
+``mipnet.data.crops``, so that only the order of the work differs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from mipnet.data.coco import People
+from mipnet.data.coco import PersonAnnotations
 from mipnet.data.crops import CropSettings, assign_instances, colour_table, draw_augmentation, half_body_crop
 from mipnet.data.geometry import (
     box_to_crop,
@@ -24,9 +24,9 @@ from mipnet.data.geometry import (
     warp_crop,
 )
 from mipnet.data.sample_schedule import sample_rng
-from mipnet.models.normalization import MEAN, STD
+from mipnet.models.normalization import IMAGENET_MEAN, IMAGENET_STD
 
-MEAN_TENSOR, STD_TENSOR = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+MEAN_TENSOR, STD_TENSOR = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
 STRIDE = 4
 
 Sample = dict[str, np.ndarray]
@@ -34,16 +34,16 @@ Sample = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class PlainLoader:
-    """Makes single samples.
+    """Loads single samples.
 
     Attributes:
         people: the data set.
-        settings: how a crop is cut.
+        settings: of the crops.
         sigma: of the heatmaps, in cells.
         seed: of the augmentation.
     """
 
-    people: People
+    people: PersonAnnotations
     settings: CropSettings
     sigma: float
     seed: int
@@ -52,7 +52,7 @@ class PlainLoader:
         """One sample.
 
         Returns:
-            image (3, h, w) float32, normalised; target (N, K, h / 4, w / 4) float32; weight (N, K) float32.
+            image (3, H, W) float32, normalized; target (N, K, H/4, W/4) float32; weight (N, K) float32.
         """
         crop, joints = self.crop(epoch, sample)
         image = torch.from_numpy(crop).permute(2, 0, 1).contiguous().float().div_(255)
@@ -65,10 +65,10 @@ class PlainLoader:
         }
 
     def crop(self, epoch: int, sample: int) -> tuple[np.ndarray, np.ndarray]:
-        """(h, w, 3) uint8 RGB and (N, K, 3) joints of one sample."""
+        """Crop (H, W, 3) uint8 RGB and keypoints (N, K, 3) float32, in crop px, of one sample."""
         settings, people = self.settings, self.people
-        owner = int(np.searchsorted(people.first, sample, side="right")) - 1
-        first, last = people.first[owner : owner + 2]
+        owner = int(np.searchsorted(people.image_offsets, sample, side="right")) - 1
+        first, last = people.image_offsets[owner : owner + 2]
         boxes, keypoints = people.boxes[first:last], people.keypoints[first:last]
         primary = sample - int(first)
         content = np.frombuffer(people.images.read(owner), np.uint8)
@@ -94,7 +94,7 @@ class PlainLoader:
 
 
 def heatmaps(joints: np.ndarray, size: tuple[int, int], sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    """Heatmaps of one person, joint by joint: a Gaussian with peak 1 within 3 σ around the nearest cell.
+    """Heatmaps of one person: for each keypoint a Gaussian with peak 1 within 3 σ of the nearest cell.
 
     Args:
         joints: (K, 3) x, y in crop px and v.
@@ -102,7 +102,7 @@ def heatmaps(joints: np.ndarray, size: tuple[int, int], sigma: float) -> tuple[n
         sigma: in cells.
 
     Returns:
-        (K, h / 4, w / 4) float32, and weights (K,) float32.
+        (K, H/4, W/4) float32, and weights (K,) float32.
     """
     width, height = size[0] // STRIDE, size[1] // STRIDE
     target = np.zeros((len(joints), height, width), np.float32)
@@ -124,5 +124,5 @@ def heatmaps(joints: np.ndarray, size: tuple[int, int], sigma: float) -> tuple[n
 
 
 def stack(samples: list[Sample]) -> Sample:
-    """A batch."""
+    """Stack samples into a batch."""
     return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}

@@ -1,7 +1,7 @@
-"""Several ways of doing the same work, timed in turns.
+"""Time variants of the same work in interleaved rounds.
 
-Machines are noisy and their speed drifts, so a figure on its own says little: every round runs each way once,
-in alternating order, and what counts is the ratio within a round.
+Machines are noisy and their speed drifts, so a single figure says little: every round runs each variant once,
+in alternating order, and the ratio within a round is what counts.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any
 
 from mipnet.formats import aligned
 
-Way = Callable[[], float | tuple[float, float]]
-"""Does the work once and returns how much it was, in the units of the table (samples, crops); with it the
-seconds that count, where something had to be started up first."""
+Workload = Callable[[], float | tuple[float, float]]
+"""Does the work once and returns its amount in the units of the table (samples, crops), or (amount, seconds)
+if its start-up is not to be counted."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What one way took.
+    """Measurement of one variant.
 
     Attributes:
         rates: units of work per second, one for each round.
-        ratios: in each round, its rate over that of the plain way.
+        ratios: in each round, its rate over that of the plain variant.
     """
 
     name: str
@@ -46,23 +46,24 @@ class Timing:
         return statistics.median(self.ratios)
 
 
-def in_turns(
-    ways: Mapping[str, Way],
+def time_interleaved(
+    ways: Mapping[str, Workload],
     plain: str,
     rounds: int = 5,
     warmup: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:
-    """Time each way once a round; odd rounds go through them backwards, so that none always comes first.
+    """Time each variant once a round; every other round in reverse, so that none is always the first.
 
     Args:
-        ways: what to compare, by name.
-        plain: which of them the ratios refer to.
-        rounds: how often; the first ``warmup`` more are not counted.
+        ways: the variants by name.
+        plain: the one that ratios refer to.
+        rounds: number of rounds that count.
+        warmup: number of rounds before them that do not.
         clock: seconds.
 
     Returns:
-        one timing for each way, in their order.
+        one timing for each variant, in their order.
     """
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(warmup + rounds):
@@ -82,7 +83,7 @@ def in_turns(
 
 
 def table(timings: list[Timing], unit: str) -> str:
-    """Median rate with its spread (lowest to highest), and ratio with its spread, one line for each way."""
+    """Median rate and ratio with their spreads (lowest to highest), one line for each variant."""
     rows = [("", f"{unit}/s", "spread", "ratio", "spread")]
     for t in timings:
         spread = f"{min(t.rates):,.4g} – {max(t.rates):,.4g}"
@@ -92,7 +93,7 @@ def table(timings: list[Timing], unit: str) -> str:
 
 
 def machine(device: str = "cpu") -> str:
-    """On what it was measured, in one line."""
+    """CPU or GPU, cores and versions, in one line."""
     import torch
 
     name = torch.cuda.get_device_name() if device == "cuda" else _cpu()
@@ -109,7 +110,7 @@ def _cpu() -> str:
 
 
 def measured(name: str, timings: list[Timing], facts: Mapping[str, object]) -> dict[str, Any]:
-    """The whole measurement, to keep as JSON and to compare: every round's rate and ratio."""
+    """The measurement as JSON values, with the rate and ratio of every round."""
     ways = {
         t.name: {"rate": t.rate, "ratio": t.ratio, "rates": list(t.rates), "ratios": list(t.ratios)}
         for t in timings

@@ -1,4 +1,4 @@
-"""Training on 1, 2, 4, … workers of the cluster at hand: samples/s, and how long it waits for data."""
+"""Training on 1, 2, 4, … workers of this cluster: samples/s, and the fraction of time waiting for data."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 import ray
 
 from mipnet.config import Config
-from mipnet.config.schema import ResourcesConfig, validate
-from mipnet.data.coco import People
-from mipnet.data.sample_schedule import WindowPlan
+from mipnet.config.schema import ResourcesConfig
+from mipnet.config.validation import validate
+from mipnet.data.coco import PersonAnnotations
+from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.errors import ConfigError
 from mipnet.formats import aligned
 from mipnet.host import cores
@@ -22,12 +23,14 @@ from mipnet.ray_runtime.capacity import capacity
 from mipnet.storage import Folder
 from mipnet.training.trainer import fit
 
-WARM_UP = 2  # rounds: where they last a second, the processes that decode are still starting in the second
+WARM_UP_ROUNDS = (
+    2  # rounds: where they last a second, the processes that decode are still starting in the second
+)
 
 
 @dataclass(frozen=True)
-class ShortPlan(WindowPlan):
-    """The first steps of a plan.
+class TruncatedSchedule(SampleSchedule):
+    """The first steps of a schedule.
 
     Attributes:
         length: in steps.
@@ -41,11 +44,11 @@ class ShortPlan(WindowPlan):
 
 
 def max_workers(resources: ResourcesConfig, nodes: Sequence[Mapping[str, Any]]) -> int:
-    """The most workers that fit into the cluster as it is now, beside a CPU that decodes.
+    """The most workers that fit into the cluster as it is now, with one CPU left for decoding.
 
     Args:
-        resources: with ``gpu`` settled.
-        nodes: as ``ray.nodes()`` tells them.
+        resources: with ``gpu`` resolved.
+        nodes: from ``ray.nodes()``.
     """
     cpus = max(resources.cpus_per_worker, 1)
     alive = [node["Resources"] for node in nodes if node["Alive"]]
@@ -53,12 +56,12 @@ def max_workers(resources: ResourcesConfig, nodes: Sequence[Mapping[str, Any]]) 
     if len(alive) == 1:
         most = min(most, cores() // cpus)  # a local Ray has more CPUs than its machine has cores
     wanted = {"CPU": cpus, "GPU": 1} if resources.gpu is True else {"CPU": cpus}
-    places = sum(int(min(node.get(kind, 0) // n for kind, n in wanted.items())) for node in alive)
-    return max(min(places, most), 1)
+    fitting = sum(int(min(node.get(kind, 0) // n for kind, n in wanted.items())) for node in alive)
+    return max(min(fitting, most), 1)
 
 
 def worker_counts(config: Config, most: int) -> list[int]:
-    """1, 2, 4, … and ``most`` workers, without those among whom the batch cannot be split."""
+    """1, 2, 4, … and ``most`` workers, without numbers that do not divide the batch."""
     numbers = sorted({*(2**i for i in range(most.bit_length())), most})
     return [number for number in numbers if _possible(with_workers(config, number))]
 
@@ -75,22 +78,23 @@ def _possible(config: Config) -> bool:
     return True
 
 
-def measure(config: Config, workers: int, people: People, scratch: Folder, rounds: int) -> dict[str, Any]:
+def measure_scaling(
+    config: Config, workers: int, people: PersonAnnotations, scratch: Folder, rounds: int
+) -> dict[str, Any]:
     """Train from random weights through the stream, without checkpoints.
 
-    In a round every decoding task makes one window. Windows come as tasks end, all at about the same time:
-    over whole rounds as much is made as is taken. The first two, in which workers and tasks start, do not
-    count.
+    In a round every decoding task makes one window. All tasks end at about the same time, so only over whole
+    rounds as many samples are made as are used. The first two rounds do not count: workers and tasks start.
 
     Args:
         config: what is trained.
-        workers: on so many.
+        workers: number of training processes.
         people: what to train on.
         scratch: a folder that all nodes share.
-        rounds: how many count.
+        rounds: number of rounds that count.
 
     Returns:
-        see ``summary``.
+        see ``summarize_rounds``.
 
     Raises:
         UserError: the training failed.
@@ -99,9 +103,14 @@ def measure(config: Config, workers: int, people: People, scratch: Folder, round
     settings = config.train
     tasks = capacity(ray.nodes(), config, workers * max(config.resources.cpus_per_worker, 1)).tasks
     log_steps = tasks * settings.window_batches
-    steps = (WARM_UP + rounds) * log_steps
-    plan = ShortPlan(
-        people.first, settings.seed, settings.epochs, settings.batch_size, settings.window_batches, steps
+    steps = (WARM_UP_ROUNDS + rounds) * log_steps
+    schedule = TruncatedSchedule(
+        people.image_offsets,
+        settings.seed,
+        settings.epochs,
+        settings.batch_size,
+        settings.window_batches,
+        steps,
     )
     config = replace(
         config,
@@ -114,22 +123,22 @@ def measure(config: Config, workers: int, people: People, scratch: Folder, round
             config,
             scratch.join(name),
             people,
-            plan,
-            until=steps + 1,
-            tasks=tasks,
-            mend="run the same command again",
+            schedule,
+            end_step=steps + 1,
+            max_decoding_tasks=tasks,
+            hint="run the same command again",
         )
     finally:
         scratch.remove(name)
-    return summary(workers, found["history"][WARM_UP:])
+    return summarize_rounds(workers, found["history"][WARM_UP_ROUNDS:])
 
 
-def summary(workers: int, rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """What so many workers came to.
+def summarize_rounds(workers: int, rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Rates over all rounds.
 
     Args:
-        workers: training processes.
-        rounds: their logged rows, each of equally many samples; rank 0 tells for how long it waited.
+        workers: number of training processes.
+        rounds: logged rows of equally many samples each; the waiting is that of rank 0.
     """
     rates = [row["samples_per_second"] for row in rounds]
     waited = [row["waited_for_data"] for row in rounds]
@@ -141,8 +150,8 @@ def summary(workers: int, rounds: Sequence[Mapping[str, float]]) -> dict[str, An
     }
 
 
-def compared(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The points with their speed-up over the first, and the share of it that each worker keeps."""
+def with_speed_up(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The points with their speed-up over the first, and their parallel efficiency."""
     speed_ups = [p["samples_per_second"] / points[0]["samples_per_second"] for p in points]
     return [
         {**p, "speed_up": speed_up, "efficiency": speed_up * points[0]["workers"] / p["workers"]}

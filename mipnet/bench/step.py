@@ -1,4 +1,4 @@
-"""One training step, several ways."""
+"""Variants of a training step."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mipnet.bench.device import set_tf32, wait
-from mipnet.bench.plain import Repeated
+from mipnet.bench.device import set_tf32, synchronize
+from mipnet.bench.plain import RepeatedImagesNetwork
 from mipnet.config import Config
 from mipnet.models.costs import multiply_adds
 from mipnet.models.precision import Precision, native_bf16
@@ -18,12 +18,12 @@ from mipnet.training.checkpoint import model_from_config
 from mipnet.training.losses import heatmap_loss
 from mipnet.training.step import TrainStep
 
-PLAIN = "images repeated N times"
+PLAIN_VARIANT = "images repeated N times"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """How one way differs from the plain one."""
+    """How a variant differs from the plain one."""
 
     name: str
     repeated: bool = False
@@ -34,8 +34,8 @@ class Variant:
 
 
 def variants(device: torch.device, compile: bool) -> list[Variant]:
-    """The plain way, and then each with one thing more than the one before."""
-    found = [Variant(PLAIN, repeated=True), Variant("prefix once, λ folded")]
+    """The plain variant, then each with one optimization more than the one before."""
+    found = [Variant(PLAIN_VARIANT, repeated=True), Variant("prefix once, λ folded")]
     last = replace(found[-1], name="+ channels-last", channels_last=True)
     found.append(last)
     if device.type == "cuda":
@@ -49,11 +49,11 @@ def variants(device: torch.device, compile: bool) -> list[Variant]:
     return found
 
 
-class StepWay:
-    """A whole training step, optimiser included, on random crops and joints that stay the same.
+class StepWorkload:
+    """A whole training step, optimizer included, on a fixed random batch.
 
     Attributes:
-        peak_memory: bytes on a GPU, of all calls so far, without what the other ways hold.
+        peak_memory: bytes on a GPU, of all calls so far, without those held by other variants.
     """
 
     def __init__(
@@ -65,20 +65,20 @@ class StepWay:
         model = model_from_config(config)
         self.step = TrainStep(model, replace(config, train=train), 10**6, device, variant.precision)
         if variant.repeated:
-            self.step.network = Repeated(self.step.model)
+            self.step.network = RepeatedImagesNetwork(self.step.model)
         self.variant, self.steps, self.device = variant, steps, device
-        self.images, self.joints = (t.to(device) for t in random_batch(config, batch))
+        self.images, self.keypoints = (t.to(device) for t in random_batch(config, batch))
         self.peak_memory, self._held = 0, _allocated(device) - before
 
     def __call__(self) -> float:
-        """Takes ``steps`` steps and returns the number of samples in them."""
+        """Make ``steps`` steps; returns the number of samples."""
         set_tf32(self.variant.tf32)
         before = _allocated(self.device)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         for _ in range(self.steps):
-            self.step(self.images, self.joints)
-        wait(self.device)
+            self.step(self.images, self.keypoints)
+        synchronize(self.device)
         if self.device.type == "cuda":
             others = before - self._held
             self.peak_memory = max(self.peak_memory, torch.cuda.max_memory_allocated(self.device) - others)
@@ -91,33 +91,36 @@ def _allocated(device: torch.device) -> int:
 
 
 def random_batch(config: Config, batch: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Crops (B, h, w, 3) uint8 and joints (B, N, K, 3) float32, all visible and inside."""
+    """Crops (B, H, W, 3) uint8 and keypoints (B, N, K, 3) float32 in crop px, all visible and inside."""
     g = torch.Generator().manual_seed(seed)
     width, height = config.input.size
     images = torch.randint(0, 256, (batch, height, width, 3), generator=g, dtype=torch.uint8)
-    joints = torch.rand(batch, config.model.instances, config.data.joints.num_joints, 3, generator=g)
-    return images, joints * torch.tensor([width - 1.0, height - 1.0, 0.0]) + torch.tensor([0, 0, 2.0])
+    keypoints = torch.rand(batch, config.model.instances, config.data.joints.num_joints, 3, generator=g)
+    return images, keypoints * torch.tensor([width - 1.0, height - 1.0, 0.0]) + torch.tensor([0, 0, 2.0])
 
 
-def operations(config: Config) -> float:
-    """Of one sample in a step: a multiply-add is two, and a backward pass costs two forward ones."""
+def step_flops(config: Config) -> float:
+    """Flop of one sample in a step: two per multiply-add, and a backward pass costs two forward passes."""
     with torch.device("meta"):
         model = model_from_config(config)
     return 6 * multiply_adds(model, (config.input.height, config.input.width)).total
 
 
 def gradient_difference(config: Config, batch: int = 3) -> float:
-    """Largest relative difference between the gradients of the two ways, in fp64 on the CPU.
+    """Largest relative difference of gradients between MIPNet and the plain network, in fp64 on the CPU.
 
-    Per tensor, the norm of the difference over the norm. A bias in front of a batch norm has no gradient but
-    rounding, so no norm counts as less than 1e-6 of that of all gradients.
+    Per tensor, the norm of the difference over the norm. The gradient of a bias before a batch norm is only
+    rounding, so every norm counts as at least 1e-6 of that of all gradients.
     """
     torch.manual_seed(0)
     ours = model_from_config(config).double().train()
-    theirs = Repeated(copy.deepcopy(ours))
+    theirs = RepeatedImagesNetwork(copy.deepcopy(ours))
     found = [_gradients(network, config, batch) for network in (ours, theirs)]
     least = 1e-6 * torch.nn.utils.get_total_norm(found[1])
-    return max(((a - b).norm() / b.norm().clamp(min=least)).item() for a, b in zip(*found, strict=True))
+    largest: float = max(
+        ((a - b).norm() / b.norm().clamp(min=least)).item() for a, b in zip(*found, strict=True)
+    )
+    return largest
 
 
 def _gradients(network: Callable[..., Tensor], config: Config, batch: int) -> list[Tensor]:
@@ -128,5 +131,5 @@ def _gradients(network: Callable[..., Tensor], config: Config, batch: int) -> li
     images = torch.randn(batch, 3, config.input.height, config.input.width, generator=g, dtype=torch.float64)
     targets = torch.rand(*shape, height, width, generator=g, dtype=torch.float64)
     loss, _ = heatmap_loss(network(images), targets, torch.ones(shape), config.train.loss)
-    loss.backward()
+    torch.autograd.backward(loss)
     return [p.grad for p in network.parameters() if p.grad is not None]

@@ -1,4 +1,4 @@
-"""The stream through Ray Data with a consumer at its end, beside what the same cores cut without Ray Data."""
+"""The stream through Ray Data to a consumer, beside the same loading on the same cores without Ray Data."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 
 import ray
 
-from mipnet.data.buffer_pool import PixelMemory
-from mipnet.data.sample_schedule import WindowPlan
-from mipnet.data.stream import PlannedSplit, WindowCutter, window_numbers
-from mipnet.host import keep_memory
+from mipnet.data.buffer_pool import BufferPool
+from mipnet.data.sample_schedule import SampleSchedule
+from mipnet.data.stream import CropLoader, ScheduledDataConfig, window_dataset
+from mipnet.host import tune_malloc
 
 Usage = dict[str, float]
-"""Seconds of CPU by kind of process."""
-LEAST_ROUNDS = 3  # of windows, of which the first fills the stock and in the last tasks run out of work
+"""CPU seconds by kind of process."""
+LEAST_ROUNDS = 3  # of windows: the first fills the buffers, and in the last one tasks become idle
 TASKS, LOOP, CONSUMER, REST = "decoding tasks", "Ray Data's loop", "consumer", "Ray's other processes"
 
 
 @dataclass(frozen=True)
-class Streamed:
+class StreamTiming:
     """One run of the stream.
 
     Attributes:
-        samples: that arrived in ``seconds``, after the stream had come to its pace.
-        seconds: of the steady part.
-        usage: CPU seconds of this machine's processes of the session in that time.
+        samples: number that arrived in the steady part.
+        seconds: duration of the steady part.
+        usage: CPU seconds of this node's Ray processes in that time.
     """
 
     samples: int
@@ -35,31 +35,36 @@ class Streamed:
     usage: Usage
 
 
-def stream(cutter: ray.ObjectRef, plan: WindowPlan, tasks: int) -> Streamed:
-    """The whole plan through Ray Data to one consumer, as training takes it."""
-    (shard,) = PlannedSplit(cutter, plan, tasks).configure({"train": window_numbers(plan, 0)}, 1)
-    return ray.get(consume.remote(shard["train"], plan.batch_size, *steady(plan, tasks)))
+def stream(crop_loader: ray.ObjectRef, schedule: SampleSchedule, tasks: int) -> StreamTiming:
+    """Stream the whole schedule through Ray Data to one consumer, as in training."""
+    (shard,) = ScheduledDataConfig(crop_loader, schedule, tasks).configure(
+        {"train": window_dataset(schedule, 0)}, 1
+    )
+    timing: StreamTiming = ray.get(
+        consume.remote(shard["train"], schedule.batch_size, *steady(schedule, tasks))
+    )
+    return timing
 
 
-def steady(plan: WindowPlan, tasks: int) -> tuple[int, int]:
-    """The batches between which as much is made as is taken.
+def steady(schedule: SampleSchedule, tasks: int) -> tuple[int, int]:
+    """(first, last) batch of the steady part, in which as many samples are made as are used.
 
-    Windows come as tasks end, all at about the same time, so whole rounds of them count: from the arrival of
-    the second round, when all stock is used up, to that of the last for which all tasks are at work.
+    All tasks finish their windows at about the same time, so only whole rounds count: from the arrival of the
+    second round, when the buffers are empty, to that of the last round in which all tasks are busy.
 
     Args:
-        plan: of at least ``LEAST_ROUNDS`` rounds.
-        tasks: that cut windows at the same time.
+        schedule: of at least ``LEAST_ROUNDS`` rounds.
+        tasks: number of concurrent decoding tasks.
     """
-    rounds = plan.num_windows // tasks - 1
-    return tasks * plan.window_batches, rounds * tasks * plan.window_batches
+    rounds = schedule.num_windows // tasks - 1
+    return tasks * schedule.window_batches, rounds * tasks * schedule.window_batches
 
 
-@ray.remote(num_cpus=0)
-def consume(shard: Any, batch_size: int, begin: int, end: int) -> Streamed:
-    """Take the batches as the training loop does, and look at every page of them.
+@ray.remote(num_cpus=0)  # type: ignore[untyped-decorator, unused-ignore]  # Ray has no types
+def consume(shard: Any, batch_size: int, begin: int, end: int) -> StreamTiming:
+    """Iterate over the batches as the training loop does, and touch every memory page of them.
 
-    What is told is from the arrival of batch ``begin`` to that of batch ``end``.
+    Measured from the arrival of batch ``begin`` to that of batch ``end``.
     """
     started = seconds = 0.0
     before, after = {}, {}
@@ -73,11 +78,11 @@ def consume(shard: Any, batch_size: int, begin: int, end: int) -> Streamed:
     spent: Usage = dict.fromkeys((TASKS, LOOP, CONSUMER, REST), 0.0)
     for process, (kind, cpu) in after.items():
         spent[kind] += cpu - before.get(process, (kind, 0.0))[1]
-    return Streamed((end - begin) * batch_size, seconds, spent)
+    return StreamTiming((end - begin) * batch_size, seconds, spent)
 
 
 def usage() -> dict[int, tuple[str, float]]:
-    """Process -> kind and CPU seconds so far, of this node's Ray."""
+    """Process id → (kind, CPU seconds so far), of this node's Ray processes."""
     import psutil
 
     here = psutil.Process()
@@ -93,7 +98,7 @@ def usage() -> dict[int, tuple[str, float]]:
             kind = CONSUMER
         elif title.startswith("ray::SplitCoordinator"):
             kind = LOOP
-        elif "cut_batch" in title or title.startswith("ray::IDLE"):  # between two tasks
+        elif "load_window_crops" in title or title.startswith("ray::IDLE"):  # between two tasks
             kind = TASKS
         else:
             kind = CONSUMER if title.startswith("ray::consume") else REST
@@ -101,24 +106,24 @@ def usage() -> dict[int, tuple[str, float]]:
     return found
 
 
-@ray.remote(num_cpus=1)
-def cut_bare(cutter: WindowCutter, windows: Sequence[int], start_at: float) -> tuple[int, float, float]:
-    """Samples, seconds and CPU seconds of the same work without a stream around it."""
+@ray.remote(num_cpus=1)  # type: ignore[untyped-decorator, unused-ignore]  # Ray has no types
+def load_alone(crop_loader: CropLoader, windows: Sequence[int], start_at: float) -> tuple[int, float, float]:
+    """Load windows without a stream; returns (samples, seconds, CPU seconds)."""
     import cv2
 
     cv2.setNumThreads(1)
-    keep_memory()
-    memory = PixelMemory()
-    cutter.cut(windows[0], memory.empty)
+    tune_malloc()
+    memory = BufferPool()
+    crop_loader.load(windows[0], memory.empty)
     time.sleep(max(start_at - time.time(), 0))  # all tasks at the same time
     begin, cpu = time.perf_counter(), time.process_time()
-    samples = sum(len(cutter.cut(window, memory.empty)["step"]) for window in windows)
+    samples = sum(len(crop_loader.load(window, memory.empty)["step"]) for window in windows)
     return samples, time.perf_counter() - begin, time.process_time() - cpu
 
 
 @dataclass(frozen=True)
-class Bare:
-    """What processes cut by themselves, at the same time.
+class LoaderTiming:
+    """Loading in concurrent processes without a stream.
 
     Attributes:
         samples: of all.
@@ -131,13 +136,13 @@ class Bare:
     cpu: float
 
 
-def bare(cutter: ray.ObjectRef, plan: WindowPlan, tasks: int) -> Bare:
-    """The plan's windows dealt to so many processes."""
-    shares = [list(range(rank, plan.num_windows, tasks)) for rank in range(tasks)]
+def time_loaders_alone(crop_loader: ray.ObjectRef, schedule: SampleSchedule, tasks: int) -> LoaderTiming:
+    """Load the schedule's windows in ``tasks`` concurrent processes."""
+    shares = [list(range(rank, schedule.num_windows, tasks)) for rank in range(tasks)]
     start_at = time.time() + 1.5
-    found = ray.get([cut_bare.remote(cutter, share, start_at) for share in shares if share])
+    found = ray.get([load_alone.remote(crop_loader, share, start_at) for share in shares if share])
     samples = sum(samples for samples, *_ in found)
-    return Bare(
+    return LoaderTiming(
         samples,
         sum(samples / seconds for samples, seconds, _ in found),
         sum(cpu for *_, cpu in found) / samples,

@@ -23,24 +23,24 @@ def main(command: str, argv: Sequence[str]) -> int:
     """Print the table, and how far each way's heatmaps are from the plain one's."""
     about = "Crops to heatmaps, beside the whole network over the images repeated N times."
     options, _, config = read_network(command, about, Options, argv)
-    from mipnet.bench.inference import difference, repeat, trained, ways
-    from mipnet.bench.rounds import in_turns, measured, table
-    from mipnet.bench.step import PLAIN, random_batch
+    from mipnet.bench.inference import difference, repeat, warmed_up_model, ways
+    from mipnet.bench.rounds import measured, table, time_interleaved
+    from mipnet.bench.step import PLAIN_VARIANT, random_batch
     from mipnet.formats import aligned
 
     device, batch, facts = begin(options, config)
     config = replace(config, evaluation=replace(config.evaluation, flip_test=options.flip))
     steps = options.steps or (20 if device.type == "cuda" else 1)
     crops = random_batch(config, batch, seed=1)[0].to(device)
-    found = ways(config, trained(config, device), device)
-    expected = found[PLAIN](crops)
+    found = ways(config, warmed_up_model(config, device), device)
+    expected = found[PLAIN_VARIANT](crops)
     differences = {name: difference(run(crops), expected) for name, run in found.items()}
     facts |= {"flip": options.flip, "heatmap_differences": differences}
     flip = "with" if options.flip else "without"
     say(f"{options.preset}, N = {config.model.instances}, {flip} flip test, batch {batch}")
     say(f"{facts['machine']}, {options.threads} CPU threads\n")
     rounds = {name: partial(repeat, run, crops, steps) for name, run in found.items()}
-    timings = in_turns(rounds, PLAIN, options.rounds)
+    timings = time_interleaved(rounds, PLAIN_VARIANT, options.rounds)
     say(table(timings, "crops"))
     say("\nheatmaps, largest difference over the largest value:")
     say("\n".join(aligned([(name, f"{value:.1e}") for name, value in differences.items()], 1)))

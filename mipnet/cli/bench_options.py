@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mipnet.config import Config, from_dict, preset
 from mipnet.config.checks import require
-from mipnet.config.flags import chosen, option, parse
-from mipnet.experiment.common import check_json
+from mipnet.config.flags import flag_value, option, parse
+from mipnet.experiment.outputs import check_json_writable
 
 if TYPE_CHECKING:
     import torch
@@ -35,36 +35,37 @@ class NetworkOptions:
 def read_network(
     command: str, about: str, options: type[NetworkOptions], argv: Sequence[str]
 ) -> tuple[Any, dict[str, Any], Config]:
-    """``read`` for ``mipnet bench step`` and ``inference``."""
-    base = preset(chosen(argv, "--preset", DEFAULT))
+    """``parse_benchmark`` for ``mipnet bench step`` and ``inference``."""
+    base = preset(flag_value(argv, "--preset", DEFAULT))
     least = {"rounds": 1, "threads": 1, "batch": 0, "steps": 0}
-    return read(command, about, options, ["model", "input"], base, argv, least)
+    return parse_benchmark(command, argv, about, options, sections=["model", "input"], base=base, least=least)
 
 
-def read(
+def parse_benchmark(
     command: str,
+    argv: Sequence[str],
     about: str,
-    options: type,
+    options: type[Any],
+    *,
     sections: Sequence[str],
     base: Config,
-    argv: Sequence[str],
     least: Mapping[str, int],
 ) -> tuple[Any, dict[str, Any], Config]:
     """The flags, the settings among them, and ``base`` with those settings.
 
     Args:
-        command, about, options, sections, base, argv: as for ``parse``; the options have ``json``.
-        least: of the command's own numbers, by name.
+        command, argv, about, options, sections, base: as for ``parse``; the options have ``json``.
+        least: smallest values of the command's own numbers, by name.
 
     Raises:
         ConfigError: an unknown flag, or a value that cannot work.
         UserError: the file of ``--json`` cannot be written.
     """
-    found, settings = parse(command, about, options, sections, base, argv)
+    found, settings = parse(command, about, options, argv, sections=sections, defaults=base)
     for name, smallest in least.items():
         require(f"--{name}", getattr(found, name), at_least=smallest)
     if found.json:
-        check_json(found.json)
+        check_json_writable(found.json)
     return found, settings, from_dict(settings, base)
 
 

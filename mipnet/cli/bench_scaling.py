@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mipnet.cli.bench_options import JSON_HELP, read, write_json
+from mipnet.cli.bench_options import JSON_HELP, parse_benchmark, write_json
+from mipnet.cli.shared_options import CONFIG_HELP, STORAGE_HELP, base_config
 from mipnet.config import to_dict
 from mipnet.config.flags import option
 from mipnet.console import say
-from mipnet.experiment.common import CONFIG_HELP, STORAGE_HELP, chosen_base, data_folder, storage_at
+from mipnet.experiment.datasets import ensure_dataset
+from mipnet.experiment.outputs import writable_storage
 from mipnet.host import cores
 
-SECTIONS = ["model", "input", "target", "augment", "data", "scenes", "train", "resources"]
+SCALING_SECTIONS = ["model", "input", "target", "augment", "data", "scenes", "train", "resources"]
 
 
 @dataclass(frozen=True)
@@ -34,24 +36,33 @@ def main(command: str, argv: Sequence[str]) -> int:
         "Samples/s of a training, and the time it waits for data, on 1, 2, 4, … workers with the same global "
         "batch: up to --workers, or as many as the cluster has room for."
     )
-    base = chosen_base(argv)
-    options, settings, config = read(command, about, Options, SECTIONS, base, argv, {"rounds": 1})
-    storage = storage_at(options.storage)
+    base = base_config(argv)
+    options, settings, config = parse_benchmark(
+        command, argv, about, Options, sections=SCALING_SECTIONS, base=base, least={"rounds": 1}
+    )
+    storage = writable_storage(options.storage)
     given = "workers" in settings.get("resources", {})
 
-    from mipnet.ray_runtime.session import connect, probe_files, probe_storage
+    from mipnet.ray_runtime.probes import probe_files, probe_storage
+    from mipnet.ray_runtime.session import connect
 
     with connect(config.resources, options.verbose, config.window_bytes) as resources:
         import ray
 
-        from mipnet.bench.scaling import compared, max_workers, measure, scaling_table, worker_counts
+        from mipnet.bench.scaling import (
+            max_workers,
+            measure_scaling,
+            scaling_table,
+            with_speed_up,
+            worker_counts,
+        )
         from mipnet.data.dataset_formats import open_split
         from mipnet.tracking.provenance import cluster_summary
 
         config = replace(config, resources=resources)
         probe_storage(storage)
-        data = data_folder(config, storage, options.verbose)
-        people = open_split(config.data, data, config.data.train).people()[0]
+        data = ensure_dataset(config, storage, options.verbose)
+        people = open_split(config.data, data, config.data.train).people()
         probe_files([str(people.images.uris[0])])
         found: dict[str, Any] = {
             "benchmark": "scaling",
@@ -65,8 +76,8 @@ def main(command: str, argv: Sequence[str]) -> int:
             config, resources.workers if given else max_workers(resources, ray.nodes())
         ):
             say(f"training on {workers} worker(s), global batches of {config.train.batch_size}")
-            points.append(measure(config, workers, people, storage.join("bench"), options.rounds))
-    found["points"] = compared(points)
+            points.append(measure_scaling(config, workers, people, storage.join("bench"), options.rounds))
+    found["points"] = with_speed_up(points)
     say(f"\n{scaling_table(found['points'])}")
     write_json(options.json, found)
     return 0

@@ -27,8 +27,8 @@ def main(command: str, argv: Sequence[str]) -> int:
     if options.compile not in ("auto", "true", "false"):
         raise Problem("--compile", options.compile, "is unknown", "give true, false or auto")
     from mipnet.bench.device import bf16_peak
-    from mipnet.bench.rounds import in_turns, measured, table
-    from mipnet.bench.step import PLAIN, StepWay, gradient_difference, operations, variants
+    from mipnet.bench.rounds import measured, table, time_interleaved
+    from mipnet.bench.step import PLAIN_VARIANT, StepWorkload, gradient_difference, step_flops, variants
 
     device, batch, facts = begin(options, config)
     gpu = device.type == "cuda"
@@ -39,15 +39,15 @@ def main(command: str, argv: Sequence[str]) -> int:
     say(facts["machine"])
     say(f"gradients, fp64, preset debug: largest relative difference {difference:.1e}\n")
     compile = gpu if options.compile == "auto" else options.compile == "true"
-    ways = {v.name: StepWay(config, v, batch, steps, device) for v in variants(device, compile)}
-    timings = in_turns(ways, PLAIN, options.rounds)
+    ways = {v.name: StepWorkload(config, v, batch, steps, device) for v in variants(device, compile)}
+    timings = time_interleaved(ways, PLAIN_VARIANT, options.rounds)
     say(table(timings, "samples"))
     if gpu:
         peak, source = bf16_peak(device)
         say(f"\nbf16 peak: {source}")
         shares, memory = {}, {}
         for t in timings:
-            shares[t.name] = t.rate * operations(config) / peak
+            shares[t.name] = t.rate * step_flops(config) / peak
             memory[t.name] = ways[t.name].peak_memory
             say(f"{t.name:<26} {100 * shares[t.name]:5.1f} % of it, {memory[t.name] / 2**30:.1f} GiB at most")
         facts |= {"share_of_bf16_peak": shares, "peak_memory_bytes": memory}

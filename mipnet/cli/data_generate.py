@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mipnet.cli.shared_options import STORAGE_HELP
 from mipnet.config import from_dict, preset
-from mipnet.config.flags import chosen, option, parse
+from mipnet.config.flags import flag_value, option, parse
 from mipnet.console import say
-from mipnet.experiment.common import STORAGE_HELP, data_folder, storage_at
+from mipnet.experiment.datasets import ensure_dataset
+from mipnet.experiment.outputs import writable_storage
 
 
 @dataclass(frozen=True)
@@ -22,17 +24,23 @@ class Options:
 
 def main(command: str, argv: Sequence[str]) -> int:
     """Render the benchmark of a preset, if it is not there already, and say where it is."""
-    base = preset(chosen(argv, "--preset", "tiny"))
+    base = preset(flag_value(argv, "--preset", "tiny"))
     options, settings = parse(
-        command, "Render the generated crowd benchmark.", Options, ["scenes", "resources"], base, argv
+        command,
+        "Render the generated crowd benchmark.",
+        Options,
+        argv,
+        sections=["scenes", "resources"],
+        defaults=base,
     )
     config = from_dict(settings, base)
-    storage = storage_at(options.storage)
+    storage = writable_storage(options.storage)
 
-    from mipnet.ray_runtime.session import connect, probe_storage
+    from mipnet.ray_runtime.probes import probe_storage
+    from mipnet.ray_runtime.session import connect
 
     with connect(replace(config.resources, workers=1, gpu=False), options.verbose):  # it trains nothing
         probe_storage(storage)
-        folder = data_folder(config, storage, options.verbose)
+        folder = ensure_dataset(config, storage, options.verbose)
     say(f"benchmark: {folder.uri}")
     return 0

@@ -1,4 +1,4 @@
-"""The command line. Heavy packages are imported by the command that needs them, not here."""
+"""The command line. Heavy packages are imported by the verbs that need them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from mipnet import __version__
-from mipnet.errors import ConfigError, mendable, nearest
+from mipnet.errors import ConfigError, as_user_error, suggest
 
 COMMANDS = {
     "train": "train a network, evaluate it and register it; the same command continues",
@@ -50,10 +50,10 @@ def _verbs(commands: Mapping[str, str]) -> str:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Carry out one command.
+    """Run one command.
 
     Raises:
-        UserError: what the person can mend.
+        UserError: what the user can fix.
     """
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
@@ -69,9 +69,10 @@ def run(argv: Sequence[str]) -> int:
         words = name.split()
         if list(argv[: len(words)]) == words:
             module = importlib.import_module("mipnet.cli." + "_".join(words))
-            return module.main(name, argv[len(words) :])
+            status: int = module.main(name, argv[len(words) :])
+            return status
     typed = " ".join(argv[:2] if group else argv[:1])
-    raise ConfigError(f"unknown command {typed!r}", nearest(typed, COMMANDS))
+    raise ConfigError(f"unknown command {typed!r}", suggest(typed, COMMANDS))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,11 +92,11 @@ def exit_status(
     except KeyboardInterrupt:
         print(f"{program}: {interrupted}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read our lines, head or less, has seen enough
+    except BrokenPipeError:  # the reader of our output, e.g. head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
-        known = mendable(error)
+        known = as_user_error(error)
         if known is None:
             raise
         print(f"{program}: {' '.join(str(known).split())}", file=sys.stderr)

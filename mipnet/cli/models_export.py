@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from mipnet.cli.shared_options import STORAGE_HELP
 from mipnet.config import preset
 from mipnet.config.flags import option, parse
 from mipnet.console import say
 from mipnet.errors import UserError
-from mipnet.experiment.common import STORAGE_HELP
-from mipnet.storage import storage_named
+from mipnet.storage import readable_storage
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Options:
 def main(command: str, argv: Sequence[str]) -> int:
     """Write a model's weights as the reference code reads them."""
     about = "Write a model's weights as a state_dict of the reference code."
-    options, _ = parse(command, about, Options, [], preset("tiny"), argv)
+    options, _ = parse(command, about, Options, argv, sections=[], defaults=preset("tiny"))
     if not options.model or not options.out:
         raise UserError("which model, and where to", "mipnet models export MODEL --out FILE")
 
@@ -35,7 +35,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     from mipnet.models.weights import read_description
     from mipnet.registry.resolve import resolve_model
 
-    storage = storage_named(options.storage)
+    storage = readable_storage(options.storage)
     with TemporaryDirectory() as scratch:
         folder = resolve_model(options.model, storage).download(Path(scratch))
         names = export_checkpoint(folder, options.out)

@@ -28,12 +28,12 @@ class Options:
 def main(command: str, argv: Sequence[str]) -> int:
     """Recognise a checkpoint, write it as a model folder and say what became of it."""
     from mipnet.models.costs import count_parameters
-    from mipnet.models.reference_checkpoints import INPUT_SIZE, import_checkpoint
-    from mipnet.models.weights import TENSORS_NAMED, build_from_description
+    from mipnet.models.reference_checkpoints import DEFAULT_INPUT_SIZE, import_checkpoint
+    from mipnet.models.weights import MAX_NAMES_IN_MESSAGE, build_from_description
 
-    base = replace(preset("tiny"), input=InputConfig(*INPUT_SIZE))
+    base = replace(preset("tiny"), input=InputConfig(*DEFAULT_INPUT_SIZE))
     about = "Turn published weights into a model folder; the network is recognised by names and shapes."
-    options, settings = parse(command, about, Options, ["input"], base, argv)
+    options, settings = parse(command, about, Options, argv, sections=["input"], defaults=base)
     if not options.file or not options.out:
         raise UserError("which file, and where to", "mipnet models import FILE --out DIR")
     size = from_dict(settings, base).input
@@ -44,19 +44,19 @@ def main(command: str, argv: Sequence[str]) -> int:
 
     import torch
 
-    from mipnet.cli.models_summary import describe
+    from mipnet.cli.models_summary import describe_network
 
     with torch.device("meta"):
         model = build_from_description(done.architecture, options.file)
-    say(describe(done.config))
-    if done.random:
-        say(f"random in what starts from it: {done.random}")
+    say(describe_network(done.config))
+    if done.uninitialized:
+        say(f"random in what starts from it: {done.uninitialized}")
     else:
         say(f"{count_parameters(model):,} parameters, all from {options.file}")
     if done.unused:
-        say(f"not used: {first_few(modules(done.unused), TENSORS_NAMED)}")
+        say(f"not used: {first_few(modules(done.unused), MAX_NAMES_IN_MESSAGE)}")
     say(f"model: {out.uri}")
-    verb = "train --train.init" if done.random else "evaluate"
+    verb = "train --train.init" if done.uninitialized else "evaluate"
     say(f"next   mipnet {verb} {out.uri} --data FOLDER")
     return 0
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mipnet.cli.shared_options import STORAGE_HELP
 from mipnet.config import Config, from_dict, preset
-from mipnet.config.flags import chosen, option, parse
+from mipnet.config.flags import flag_value, option, parse
 from mipnet.config.presets import baseline
 from mipnet.console import say
-from mipnet.experiment.common import STORAGE_HELP
-from mipnet.storage import storage_named
+from mipnet.storage import readable_storage
 
 if TYPE_CHECKING:
-    from mipnet.models.costs import Part
+    from mipnet.models.costs import ModuleCost
 
 
 @dataclass(frozen=True)
@@ -31,33 +31,40 @@ class Options:
 
 def main(command: str, argv: Sequence[str]) -> int:
     """Print one screen: the network, its cost beside its single-instance baseline's, and its parts."""
-    base = preset(chosen(argv, "--preset", "tiny"))
+    base = preset(flag_value(argv, "--preset", "tiny"))
     options, settings = parse(
-        command, "What a network is and what it costs.", Options, ["model", "input"], base, argv
+        command,
+        "What a network is and what it costs.",
+        Options,
+        argv,
+        sections=["model", "input"],
+        defaults=base,
     )
     if options.model:
         from mipnet.registry.resolve import model_config, resolve_model
 
-        storage = storage_named(options.storage)
+        storage = readable_storage(options.storage)
         base = model_config(resolve_model(options.model, storage))
     if options.skeleton:
         settings["data"] = {"skeleton": options.skeleton}
-    say(summary(from_dict(settings, base)))
+    say(network_summary(from_dict(settings, base)))
     return 0
 
 
-def describe(config: Config) -> str:
+def describe_network(config: Config) -> str:
     """The network in one line."""
     m = config.model
     if m.backbone == "hrnet":
         name = f"HRNet-W{m.width}"
-        if (m.modules, m.blocks, m.stage1_blocks, m.stem_channels) != ((1, 4, 3), 4, 4, 64):
-            modules = ", ".join(map(str, m.modules))
+        if (m.num_modules, m.blocks, m.stage1_blocks, m.stem_channels) != ((1, 4, 3), 4, 4, 64):
+            modules = ", ".join(map(str, m.num_modules))
             name += f" (modules {modules}; {m.blocks} blocks, {m.stage1_blocks} in stage 1)"
     else:
         name = f"SimpleBaseline, ResNet-{m.depth}"
     places = (
-        f"MIMBs at places {', '.join(map(str, m.places))} (r = {m.reduction})" if m.places else "no MIMBs"
+        f"MIMBs at places {', '.join(map(str, m.mimb_stages))} (r = {m.reduction})"
+        if m.mimb_stages
+        else "no MIMBs"
     )
     joints = config.data.joints
     return (
@@ -66,11 +73,11 @@ def describe(config: Config) -> str:
     )
 
 
-def summary(config: Config) -> str:
+def network_summary(config: Config) -> str:
     """All of the screen."""
     import torch
 
-    from mipnet.models.costs import GIBI, count_parameters, multiply_adds, network_parts
+    from mipnet.models.costs import GIBI, count_parameters, module_costs, multiply_adds
     from mipnet.training.checkpoint import model_from_config
 
     with torch.device("meta"):
@@ -78,7 +85,7 @@ def summary(config: Config) -> str:
     size = config.input.height, config.input.width
     cost, cost_plain = multiply_adds(model, size), multiply_adds(plain, size)
     parameters, parameters_plain = count_parameters(model), count_parameters(plain)
-    parts = network_parts(model, size)
+    parts = module_costs(model, size)
     _, height, width = parts[-1].outputs[0]
 
     def line(label: str, ours: int, theirs: int) -> str:
@@ -88,14 +95,14 @@ def summary(config: Config) -> str:
     more = 100 * (parameters / parameters_plain - 1)
     return "\n".join(
         [
-            describe(config),
+            describe_network(config),
             f"heatmaps {width}x{height} (width x height)",
             "",
             f"{'':<34}{'this':>11} {'N = 1':>11}",
             f"{'parameters':<34}{parameters:>11,} {parameters_plain:>11,}   + {more:.2f} %",
             line("multiply-adds / 1024^3, one λ", cost.single, cost_plain.single),
             line(f"multiply-adds / 1024^3, {model.instances} λ", cost.total, cost_plain.total),
-            f"in front of the first MIMB{100 * cost.share:>18.1f} %{'':<14}runs once, whatever N",
+            f"in front of the first MIMB{100 * cost.shared_fraction:>18.1f} %{'':<14}runs once, whatever N",
             "",
             f"{'part':<10}{'place':>5}  {'output (channels x height x width)':<40}{'parameters':>11}"
             f"{'multiply-adds':>16}",
@@ -104,10 +111,10 @@ def summary(config: Config) -> str:
     )
 
 
-def part_line(part: Part, instances: int) -> str:
+def part_line(part: ModuleCost, instances: int) -> str:
     """One part of the network; its multiply-adds in 10^6."""
     shapes = ["x".join(map(str, shape)) for shape in part.outputs]
-    place = str(part.place or "")
+    place = str(part.mimb_stage or "")
     times = f" x {instances} λ" if part.per_instance else ""
     return (
         f"{part.name:<10}{place:>5}  {', '.join(shapes):<40}{part.parameters:>11,}"

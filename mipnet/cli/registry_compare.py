@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mipnet.cli.registry_options import SECTIONS, ComparingOptions, named_registry
+from mipnet.cli.registry_options import EVALUATION_SECTIONS, ComparingOptions, named_registry, tolerance_of
 from mipnet.config.flags import option
 from mipnet.console import say
 from mipnet.errors import UserError
 from mipnet.experiment.comparison import compare_versions
-from mipnet.registry.store import number_of
+from mipnet.registry.store import version_number
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,18 @@ class Options(ComparingOptions):
 def main(command: str, argv: Sequence[str]) -> int:
     """Evaluate both on the same data and show the differences; decides nothing."""
     about = "Two versions on the same data; by default the champion and the candidate."
-    with named_registry(command, about, Options, argv, SECTIONS) as (registry, options, settings):
+    with named_registry(command, about, Options, argv, EVALUATION_SECTIONS) as (registry, options, settings):
         first, second = versions = registry.find(options.first), registry.find(options.second)
-        if number_of(first) == number_of(second):
+        if version_number(first) == version_number(second):
             raise UserError(f"both are version {first.version}", "name two versions")
-        judgement, text = compare_versions(registry, versions, options, settings)
+        judgement, text = compare_versions(
+            registry,
+            versions,
+            settings,
+            dataset=options.dataset,
+            tolerance=tolerance_of(options.tolerance),
+            verbose=options.verbose,
+        )
     say(text)
     verdict = judgement.reason
     say(f"version {second.version} " + (f"would be refused: {verdict}" if verdict else "may replace it"))

@@ -9,21 +9,21 @@ from mipnet.cli.registry_options import RegistryOptions, named_registry
 from mipnet.console import say
 from mipnet.formats import aligned
 from mipnet.registry.champion import champions
-from mipnet.registry.lineage import RESULT, moment
+from mipnet.registry.lineage import OCCLUSION_AP_METRIC, format_timestamp
 from mipnet.registry.store import CHAMPION, Registry
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-COLUMNS = ("version", "alias", "registered", "run", "preset", "occlusion AP", "decision")
+VERSION_COLUMNS = ("version", "alias", "registered", "run", "preset", "occlusion AP", "decision")
 
 
 def main(command: str, argv: Sequence[str]) -> int:
     """One line a version, the newest first, then the champions in their order."""
     with named_registry(command, "The versions of a model.", RegistryOptions, argv) as (registry, _, _):
-        rows = [COLUMNS, *(row(registry, version) for version in registry.versions())]
+        rows = [VERSION_COLUMNS, *(row(registry, version) for version in registry.versions())]
         line = champions(registry, registry.aliases().get(CHAMPION, 0))
-    say("\n".join(aligned(rows, len(COLUMNS))))
+    say("\n".join(aligned(rows, len(VERSION_COLUMNS))))
     if line:
         say("\nchampions")
     for champion in line:
@@ -34,11 +34,11 @@ def main(command: str, argv: Sequence[str]) -> int:
 def row(registry: Registry, version: ModelVersion) -> tuple[str, ...]:
     """The cells of one version; "-" where nobody knows."""
     run, tags = registry.run_of(version), version.tags
-    ap = run.data.metrics.get(RESULT) if run else None
+    ap = run.data.metrics.get(OCCLUSION_AP_METRIC) if run else None
     return (
         str(version.version),
         ", ".join(version.aliases) or "-",
-        moment(version.creation_timestamp),
+        format_timestamp(version.creation_timestamp),
         tags.get("run") or (run.info.run_name if run else None) or "-",
         tags.get("preset", "-"),
         "-" if ap is None else f"{100 * ap:.1f}",

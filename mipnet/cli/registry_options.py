@@ -7,14 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from mipnet.cli.shared_options import STORAGE_HELP
 from mipnet.config import preset
 from mipnet.config.flags import option, parse
 from mipnet.config.presets import DATASETS
 from mipnet.errors import ConfigError
-from mipnet.experiment.common import STORAGE_HELP, storage_at, storage_named
+from mipnet.experiment.outputs import writable_storage
 from mipnet.registry.store import Registry, open_registry
+from mipnet.storage import readable_storage
 
-SECTIONS = ("data", "evaluation", "resources")
+EVALUATION_SECTIONS = ("data", "evaluation", "resources")
 """Of the configuration, for the verbs that evaluate."""
 
 
@@ -37,7 +39,7 @@ class ComparingOptions(RegistryOptions):
 
 @contextmanager
 def named_registry(
-    command: str, about: str, options: type, argv: Sequence[str], sections: Sequence[str] = ()
+    command: str, about: str, options: type[Any], argv: Sequence[str], sections: Sequence[str] = ()
 ) -> Iterator[tuple[Registry, Any, dict[str, Any]]]:
     """Read a verb's flags and open the registry that they name.
 
@@ -48,8 +50,8 @@ def named_registry(
     Yields:
         the registry, the options, and the settings for ``from_dict``.
     """
-    given, settings = parse(command, about, options, sections, preset("tiny"), argv)
-    storage = storage_at(given.storage) if sections else storage_named(given.storage)
+    given, settings = parse(command, about, options, argv, sections=sections, defaults=preset("tiny"))
+    storage = writable_storage(given.storage) if sections else readable_storage(given.storage)
     with open_registry(storage, given.name) as registry:
         yield registry, given, settings
 

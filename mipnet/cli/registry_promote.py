@@ -6,13 +6,13 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mipnet.cli.registry_options import SECTIONS, ComparingOptions, named_registry
+from mipnet.cli.registry_options import EVALUATION_SECTIONS, ComparingOptions, named_registry, tolerance_of
 from mipnet.config.flags import option
 from mipnet.console import say
 from mipnet.errors import UserError
 from mipnet.experiment.comparison import compare_versions
-from mipnet.registry.champion import check_unmoved, make_champion, record_decision
-from mipnet.registry.store import CHAMPION, number_of
+from mipnet.registry.champion import check_champion_unchanged, make_champion, record_decision
+from mipnet.registry.store import CHAMPION, version_number
 
 
 @dataclass(frozen=True)
@@ -26,27 +26,34 @@ class Options(ComparingOptions):
 def main(command: str, argv: Sequence[str]) -> int:
     """Compare with the champion, record what is decided, and move the alias if it is accepted or forced."""
     about = "Make a version champion if neither the occlusion AP nor the easy AP falls."
-    with named_registry(command, about, Options, argv, SECTIONS) as (registry, options, settings):
+    with named_registry(command, about, Options, argv, EVALUATION_SECTIONS) as (registry, options, settings):
         candidate, champion = registry.find(options.version), registry.champion()
-        before = number_of(champion)
-        if number_of(candidate) == before:
+        before = version_number(champion)
+        if version_number(candidate) == before:
             say(f"version {before} is the champion already")
             return 0
         versions = [champion, candidate] if champion else [candidate]
-        judgement, text = compare_versions(registry, versions, options, settings)
+        judgement, text = compare_versions(
+            registry,
+            versions,
+            settings,
+            dataset=options.dataset,
+            tolerance=tolerance_of(options.tolerance),
+            verbose=options.verbose,
+        )
         say(text)
         decision = "accepted" if not judgement.reason else "forced" if options.force else "refused"
-        check_unmoved(registry, before)  # or the comparison is with somebody of the past
-        record_decision(registry, candidate, decision, before, judgement, text)
+        check_champion_unchanged(registry, before)  # or the comparison is with somebody of the past
+        record_decision(registry, candidate, decision, against=before, judgement=judgement, table=text)
         if decision == "refused":
-            mend = "--data.evaluate says on which splits" if judgement.missing else "--tolerance allows more"
+            hint = "--data.evaluate says on which splits" if judgement.missing else "--tolerance allows more"
             refused = f"version {candidate.version} is not promoted: {judgement.reason}"
-            raise UserError(refused, f"{mend}, --force promotes it all the same", exit_code=1)
+            raise UserError(refused, f"{hint}, --force promotes it all the same", exit_code=1)
         make_champion(registry, candidate, decision, before)
     forced = f", forced although {judgement.reason}" if decision == "forced" else ""
     say(f"\nchampion  {options.name} version {candidate.version}{forced}")
     say(f"before    {f'version {before}; mipnet registry rollback goes back to it' if before else 'none'}")
-    store = shlex.quote(registry.where)
+    store = shlex.quote(registry.display_uri)
     serve = f"mlflow models serve --env-manager local -m models:/{options.name}@{CHAMPION} -p 8000"
     say(f"serve     MLFLOW_TRACKING_URI={store} {serve}")
     return 0

@@ -19,14 +19,14 @@ from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from mipnet.cli.shared_options import STORAGE_HELP
 from mipnet.config import preset
 from mipnet.config.flags import option, parse
 from mipnet.console import say
 from mipnet.errors import UserError
-from mipnet.experiment.common import STORAGE_HELP
-from mipnet.ports import ask, require_free
-from mipnet.storage import Folder, storage_named
-from mipnet.tracking.tracker import SQLITE, tracking_uri
+from mipnet.ports import open_local_url, require_free_port
+from mipnet.storage import Folder, readable_storage
+from mipnet.tracking.tracker import SQLITE_PREFIX, tracking_uri
 
 SECONDS_TO_START = 120
 
@@ -43,19 +43,24 @@ class Options:
 def main(command: str, argv: Sequence[str]) -> int:
     """Serve the pages until Ctrl-C, or say where the server is that already does."""
     options, _ = parse(
-        command, "Look at runs and models in MLflow's pages.", Options, [], preset("tiny"), argv
+        command,
+        "Look at runs and models in MLflow's pages.",
+        Options,
+        argv,
+        sections=[],
+        defaults=preset("tiny"),
     )
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     if server.startswith(("http://", "https://")):
         say(f"MLFLOW_TRACKING_URI names a server, open {server}")
         return 0
-    storage = storage_named(options.storage)
+    storage = readable_storage(options.storage)
     store = tracking_uri(storage)
-    if store.startswith(SQLITE) and not Path(store.removeprefix(SQLITE)).exists():
+    if store.startswith(SQLITE_PREFIX) and not Path(store.removeprefix(SQLITE_PREFIX)).exists():
         raise UserError(
             f"no runs are recorded in {storage.uri}", "mipnet train records them; name their --storage"
         )
-    require_free(options.host, options.port)
+    require_free_port(options.host, options.port)
     if not is_loopback(options.host):
         say(f"warning: whoever reaches port {options.port} of this machine can read and change all runs")
     return serve(store, storage, options.host, options.port)
@@ -96,12 +101,14 @@ def serve(store: str, storage: Folder, host: str, port: int) -> int:
             except KeyboardInterrupt:
                 return 0
             finally:
-                end(child)
+                stop_server(child)
         log.seek(0)
-        raise UserError(f"MLflow's server ended: {reason(log.read().decode(errors='replace'))}", exit_code=1)
+        raise UserError(
+            f"MLflow's server ended: {last_error_line(log.read().decode(errors='replace'))}", exit_code=1
+        )
 
 
-def reason(log: str) -> str:
+def last_error_line(log: str) -> str:
     """The last line that names an error, or else the last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()] or ["no reason given"]
     return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception):", line)), lines[-1])
@@ -123,7 +130,7 @@ def wait_until_healthy(address: str, child: subprocess.Popen[bytes]) -> bool:
     """Whether the server answers; False if it ended, or after two minutes."""
     deadline = time.monotonic() + SECONDS_TO_START
     while child.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError, HTTPException), ask(f"{address}/health"):
+        with contextlib.suppress(OSError, HTTPException), open_local_url(f"{address}/health"):
             return True
         time.sleep(0.2)
     return False
@@ -135,13 +142,13 @@ def runs_page(address: str) -> str:
     url = f"{address}/api/2.0/mlflow/experiments/search"
     request = urllib.request.Request(url, query, {"Content-Type": "application/json"})
     try:
-        with ask(request) as answer:
+        with open_local_url(request) as answer:
             return f"/#/experiments/{json.load(answer)['experiments'][0]['experiment_id']}/runs"
     except (OSError, HTTPException, ValueError, LookupError):
         return ""
 
 
-def end(child: subprocess.Popen[bytes]) -> None:
+def stop_server(child: subprocess.Popen[bytes]) -> None:
     """End the server with the processes that it started."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):

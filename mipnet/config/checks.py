@@ -1,4 +1,4 @@
-"""One-line complaints about settings."""
+"""One-line errors about settings."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from mipnet.errors import ConfigError
 class Problem(ConfigError):
     """A setting whose value cannot work: names the field, the value, why, and the nearest valid choice."""
 
-    def __init__(self, name: str, value: object, why: str, mend: str) -> None:
-        super().__init__(f"{name}: {shown(value)} {why}", mend)
+    def __init__(self, name: str, value: object, why: str, hint: str) -> None:
+        super().__init__(f"{name}: {format_value(value)} {why}", hint)
 
     def __reduce__(self) -> tuple[type, tuple[str, str, int]]:
-        return ConfigError, (self.what, self.mend, self.exit_code)
+        return ConfigError, (self.what, self.hint, self.exit_code)
 
 
-def shown(value: object) -> str:
-    """A value as a person would type it."""
+def format_value(value: object) -> str:
+    """A value as it is typed in YAML."""
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(map(str, value)) + "]"
     return repr(value) if isinstance(value, str) else str(value)

@@ -1,17 +1,27 @@
-"""Command-line flags from the dataclasses: every setting is ``--section.name``, some have a short form."""
+"""Command-line flags from the dataclasses: every setting is ``--section.name``, some have a short form.
+
+Not by tyro (1.0): its bool flags take no value, so ``--gpu`` and ``--gpu auto`` cannot both be had and the
+``true`` of ``--baseline true`` becomes a positional; errors are boxes; its import takes another 0.1 s.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from enum import Enum
+from types import UnionType
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from mipnet.config.checks import shown
+from mipnet.config.checks import format_value
+from mipnet.config.old_names import NEW_NAMES, given_twice, note_renames
 from mipnet.config.schema import Config
-from mipnet.errors import ConfigError, nearest
+from mipnet.config.validation import adapter, problem_of
+from mipnet.errors import ConfigError, suggest
 
-SHORT = {
+Options = TypeVar("Options")
+
+SHORT_FLAGS = {
     "workers": "resources.workers",
     "gpu": "resources.gpu",
     "epochs": "train.epochs",
@@ -30,7 +40,7 @@ class _Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments: "):
             word = message.removeprefix("unrecognized arguments: ").split()[0]
             flags = [flag for action in self._actions for flag in action.option_strings]
-            raise ConfigError(f"{word}: unknown flag", nearest(word.partition("=")[0], flags))
+            raise ConfigError(f"{word}: unknown flag", suggest(word.partition("=")[0], flags))
         raise ConfigError(message, f"see {self.prog} --help")
 
 
@@ -42,30 +52,33 @@ def option(default: Any, help: str, positional: bool = False) -> Any:
 def parse(
     command: str,
     description: str,
-    options: type,
+    options: type[Options],
+    argv: Sequence[str],
+    *,
     sections: Sequence[str],
     defaults: Config,
-    argv: Sequence[str],
     program: str = "mipnet",
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Options, dict[str, dict[str, Any]]]:
     """Read the flags of a command.
 
     Args:
         command: its words, for ``--help``.
         description: shown there.
         options: dataclass of the flags that are the command's own.
+        argv: the words after the command.
         sections: of the configuration that it takes; section.setting takes only that.
         defaults: what ``--help`` shows as defaults.
-        argv: the words after the command.
         program: whose command it is.
 
     Returns:
         the options, and the settings that were given as a nested dict of strings for ``from_dict``.
 
     Raises:
-        ConfigError: an unknown flag or a missing value.
+        ConfigError: an unknown flag, a missing value, or an option of another type or out of range.
     """
-    words = "".join(f"[{f.name.upper()}] " for f in dataclasses.fields(options) if f.metadata["positional"])
+    fields = dataclasses.fields(options)  # type: ignore[arg-type]
+    hints = get_type_hints(options, include_extras=True)
+    words = "".join(f"[{f.name.upper()}] " for f in fields if f.metadata["positional"])
     parser = _Parser(
         prog=f"{program} {command}",
         usage=f"{program} {command} {words}[--FLAG VALUE ...] [--SECTION.SETTING VALUE ...]",
@@ -74,48 +87,65 @@ def parse(
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    for field in dataclasses.fields(options):
-        _add(parser, field, [_flag(field.name)], field.name, field.default)
-    short = {name: flag for flag, name in SHORT.items()}
+    for field in fields:
+        _add(parser, field, hints[field.name], [_flag(field.name)], field.name, field.default)
+    _add_sections(parser, sections, defaults)
+    given = vars(parser.parse_args(_with_new_names([_normal(word) for word in argv])))
+    own: dict[str, Any] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    for name, value in given.items():
+        if name in hints:
+            own[name] = _converted(_flag(name), hints[name], value)
+        else:
+            section, _, key = name.partition(".")
+            settings.setdefault(section, {})[key] = value
+    return options(**own), settings
+
+
+def _add_sections(parser: argparse.ArgumentParser, sections: Sequence[str], defaults: Config) -> None:
+    short = {name: flag for flag, name in SHORT_FLAGS.items()}
     for section, _, only in (section.partition(".") for section in sections):
         config = getattr(defaults, section)
+        hints = get_type_hints(type(config))
         group = parser.add_argument_group(section, (type(config).__doc__ or "").splitlines()[0])
         for field in dataclasses.fields(config):
             if only not in ("", field.name):
                 continue
             name = f"{section}.{field.name}"
             flags = [_flag(name), *([f"--{short[name]}"] if name in short else [])]
-            _add(group, field, flags, name, getattr(config, field.name))
-    given = vars(parser.parse_args([_normal(word) for word in argv]))
-    own = {f.name: given[f.name] for f in dataclasses.fields(options) if f.name in given}
-    settings: dict[str, Any] = {}
-    for name, value in given.items():
-        if name not in own:
-            section, _, key = name.partition(".")
-            settings.setdefault(section, {})[key] = value
-    return options(**{k: _converted(options, k, v) for k, v in own.items()}), settings
+            _add(group, field, hints[field.name], flags, name, getattr(config, field.name))
 
 
-def _add(parser: Any, field: Any, flags: list[str], dest: str, default: Any) -> None:
-    many = str(field.type).startswith(("tuple", "list"))
-    boolean = str(field.type).startswith("bool")
+def _add(parser: Any, field: Any, hint: Any, flags: list[str], dest: str, default: Any) -> None:
+    hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    many = get_origin(hint) in (tuple, list)
+    boolean = bool in (hint, *_alternatives(hint))
     help = field.metadata.get("help", "").replace("%", "%%")
     if field.metadata.get("positional"):
         parser.add_argument(field.name, nargs="*" if many else "?", help=help)
         return
     if default not in ("", None, ()) and default is not False:
-        help += f" [{shown(default).replace('%', '%%')}]"
+        help += f" [{format_value(default).replace('%', '%%')}]"
     extra: dict[str, Any] = {"nargs": "*"} if many else {"nargs": "?", "const": "true"} if boolean else {}
-    parser.add_argument(*flags, dest=dest, help=help, metavar=_metavar(field), **extra)
+    parser.add_argument(*flags, dest=dest, help=help, metavar=_metavar(hint), **extra)
 
 
-def _metavar(field: Any) -> str:
-    kind = str(field.type)
-    if kind.startswith("bool"):
-        return "auto|true|false" if "auto" in kind else "true|false"
-    if kind.startswith("Literal"):
-        return kind.removeprefix("Literal[").removesuffix("]").replace("'", "").replace(", ", "|")
-    return {"int": "N", "float": "X"}.get(kind.split("[")[0], "…" if "tuple" in kind else "TEXT")
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The members of a union."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+
+
+def _metavar(hint: Any) -> str:
+    """What stands for the value in ``--help``."""
+    if choices := [_metavar(member) for member in _alternatives(hint)]:
+        return "TEXT" if "TEXT" in choices else "|".join(sorted(choices))
+    if get_origin(hint) is Literal:
+        return "|".join(map(str, get_args(hint)))
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "|".join(str(member.value) for member in hint)
+    if get_origin(hint) in (tuple, list):
+        return "…"
+    return {bool: "true|false", int: "N", float: "X"}.get(hint, "TEXT")
 
 
 def _flag(name: str) -> str:
@@ -130,21 +160,49 @@ def _normal(word: str) -> str:
     return flag.replace("_", "-") + equals + value
 
 
-def _converted(options: type, name: str, value: Any) -> Any:
-    kind = next(str(f.type) for f in dataclasses.fields(options) if f.name == name)
-    if kind == "bool":
-        if value not in ("true", "false"):
-            raise ConfigError(f"{_flag(name)}: {value!r} is neither true nor false")
-        return value == "true"
-    if kind == "int":
-        try:
-            return int(value)
-        except ValueError:
-            raise ConfigError(f"{_flag(name)}: {value!r} is not a whole number") from None
-    return tuple(value) if isinstance(value, list) else value
+def _with_new_names(words: Sequence[str]) -> list[str]:
+    """``words`` with settings' old flags replaced by the new ones, which a line on stderr tells.
+
+    Raises:
+        ConfigError: a flag is given under both names.
+    """
+    new_flags = {_flag(old): _flag(new) for old, new in NEW_NAMES.items()}
+    given = [word.partition("=") for word in words]
+    renames = {flag: new_flags[flag] for flag, _, _ in given if flag in new_flags}
+    for old, new in renames.items():
+        if any(flag == new for flag, _, _ in given):
+            raise given_twice(old, new)
+    note_renames(renames)
+    return [renames.get(flag, flag) + equals + value for flag, equals, value in given]
 
 
-def chosen(argv: Sequence[str], flag: str, default: str) -> str:
+_NOT_OF_A_KIND = {
+    "bool_parsing": "is neither true nor false",
+    "int_parsing": "is not a whole number",
+    "float_parsing": "is not a number",
+}
+
+
+def _converted(flag: str, hint: Any, value: Any) -> Any:
+    """The value of one of the command's own flags as its type.
+
+    Raises:
+        ConfigError: it has another type, or is out of range.
+    """
+    if hint in (str, tuple[str, ...]):  # pydantic's import takes 0.1 s
+        return tuple(value) if isinstance(value, list) else value
+    from pydantic import ValidationError
+
+    try:
+        return adapter(hint).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if why := _NOT_OF_A_KIND.get(first["type"]):
+            raise ConfigError(f"{flag}: {first['input']!r} {why}") from None
+        raise problem_of(flag, first, value) from None
+
+
+def flag_value(argv: Sequence[str], flag: str, default: str) -> str:
     """The value of one flag before anything else is known: the preset decides the other defaults."""
     for word, following in zip(argv, [*argv, ""][1:], strict=True):
         name, equals, value = word.partition("=")

@@ -18,7 +18,7 @@ from mipnet.config.schema import (
     TargetConfig,
     TrainConfig,
 )
-from mipnet.errors import ConfigError, nearest
+from mipnet.errors import ConfigError, suggest
 
 
 def tiny() -> Config:
@@ -26,7 +26,13 @@ def tiny() -> Config:
     return Config(
         preset="tiny",
         model=ModelConfig(
-            instances=2, places=(2, 3), width=32, modules=(1, 1), blocks=1, stage1_blocks=1, stem_channels=32
+            instances=2,
+            mimb_stages=(2, 3),
+            width=32,
+            num_modules=(1, 1),
+            blocks=1,
+            stage1_blocks=1,
+            stem_channels=32,
         ),
         input=InputConfig(width=64, height=96),
         target=TargetConfig(kind="subpixel", sigma=1.25),
@@ -36,7 +42,7 @@ def tiny() -> Config:
         train=TrainConfig(
             epochs=4,
             batch_size=16,
-            accumulate=2,  # on a CPU side by side, a core each
+            gradient_accumulation_steps=2,  # on a CPU in parallel, one core each
             learning_rate=5e-3,
             optimizer="adamw",
             weight_decay=1e-2,
@@ -45,10 +51,10 @@ def tiny() -> Config:
             loss="peak",
             checkpoint_steps=1500,
             log_steps=50,
-            window_batches=32,  # 512 crops: tasks that are worth their start, at 9 MB
+            window_batches=32,  # 512 crops, 9 MB: a task takes much longer than its start
         ),
-        # Chosen on the tune split. DARK's wide blur costs 7 AP on maps of 16 x 24 cells; any discount up to
-        # 0.7 and any threshold from 0.95 up give the same AP within 0.2.
+        # Chosen on the validation split. DARK's wide blur costs 7 AP on maps of 16 x 24 cells; any discount
+        # up to 0.7 and any threshold from 0.95 up give the same AP within 0.2.
         evaluation=EvaluationConfig(decoder="parabola", discount=0.5, oks_nms=0.95, precision="auto"),
     )
 
@@ -69,21 +75,21 @@ def debug() -> Config:
 
 DATASETS = {
     "coco": DataConfig(
-        root="data/coco", train="train2017", tune="val2017", evaluate=("val2017",), boxes=("gt",)
+        root="data/coco", train="train2017", val="val2017", evaluate=("val2017",), boxes=("gt",)
     ),
     "crowdpose": DataConfig(
         root="data/crowdpose",
-        layout="crowdpose",
+        format="crowdpose",
         skeleton="crowdpose14",
-        tune="val",
+        val="val",
         evaluate=("val", "test"),
         boxes=("gt",),
     ),
     "ochuman": DataConfig(
         root="data/ochuman",
-        layout="ochuman",
-        train="val",  # OCHuman has no split to train on; its authors want it for evaluation
-        tune="val",
+        format="ochuman",
+        train="val",  # OCHuman has no training split; it is meant for evaluation only
+        val="val",
         evaluate=("val", "test"),
         boxes=("gt",),
     ),
@@ -101,7 +107,7 @@ BACKBONES = {
 SIZES = {"256x192": (InputConfig(192, 256), 2.0), "384x288": (InputConfig(288, 384), 3.0)}
 """The paper's height x width -> input and sigma."""
 
-# Epochs, and those at which the learning rate drops, by what the network starts from.
+# (epochs, epochs at which the learning rate drops) by the weights that training starts from.
 FROM_SINGLE_INSTANCE = 110, (70.0, 100.0)
 FROM_IMAGENET = 210, (170.0, 200.0)
 
@@ -127,11 +133,11 @@ def papers(data: str, backbone: str, size: str) -> Config:
     )
 
 
-PAPERS = {"-".join(choice): choice for choice in product(TRAINED_ON, BACKBONES, SIZES)}
+PAPER_PRESETS = {"-".join(choice): choice for choice in product(TRAINED_ON, BACKBONES, SIZES)}
 PRESETS: dict[str, Callable[[], Config]] = {
     "tiny": tiny,
     "debug": debug,
-    **{name: partial(papers, *choice) for name, choice in PAPERS.items()},
+    **{name: partial(papers, *choice) for name, choice in PAPER_PRESETS.items()},
 }
 
 
@@ -142,7 +148,7 @@ def preset(name: str) -> Config:
         ConfigError: no preset has that name.
     """
     if name not in PRESETS:
-        raise ConfigError(f"preset: {name!r} is unknown", nearest(name, PRESETS))
+        raise ConfigError(f"preset: {name!r} is unknown", suggest(name, PRESETS))
     return PRESETS[name]()
 
 
@@ -153,7 +159,7 @@ def dataset(name: str) -> DataConfig:
         ConfigError: there is none.
     """
     if name not in DATASETS:
-        raise ConfigError(f"--dataset: {name!r} is unknown", nearest(name, DATASETS))
+        raise ConfigError(f"--dataset: {name!r} is unknown", suggest(name, DATASETS))
     return DATASETS[name]
 
 
@@ -166,12 +172,12 @@ def baseline(config: Config) -> Config:
     if (train.epochs, train.milestones) == FROM_SINGLE_INSTANCE:
         epochs, milestones = FROM_IMAGENET
         train = replace(train, epochs=epochs, milestones=milestones)
-    return replace(config, model=replace(config.model, instances=1, places=()), train=train)
+    return replace(config, model=replace(config.model, instances=1, mimb_stages=()), train=train)
 
 
 def missing_start(config: Config) -> str:
     """One line about the weights that the paper's recipe starts from and this run does not; else ""."""
-    if config.preset not in PAPERS or config.train.init:
+    if config.preset not in PAPER_PRESETS or config.train.init:
         return ""
     wanted = "a trained single-instance network" if config.model.instances > 1 else "ImageNet weights"
     return f"warning: starting from random weights; the paper starts from {wanted}: give it with --train.init"

@@ -1,6 +1,6 @@
-"""Skeletons of one's own, from YAML: joint names, left/right pairs, sigmas, limbs, half-body set.
+"""Custom skeletons from YAML files: joint names, left/right pairs, sigmas, limbs, half-body set.
 
-A configuration holds the whole definition, not the file's path: other nodes, and whoever gets the model, do
+A configuration holds the whole definition, not the file's path, because other nodes and users of the model do
 not have the file.
 """
 
@@ -11,36 +11,36 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from mipnet.errors import ConfigError, nearest, reason_of
+from mipnet.errors import ConfigError, reason_of, suggest
 from mipnet.skeletons import SKELETONS, Skeleton
 
-ENDINGS = (".yaml", ".yml", ".json")
-KEYS = tuple(field.name for field in fields(Skeleton))
+SKELETON_SUFFIXES = (".yaml", ".yml", ".json")
+SKELETON_KEYS = tuple(field.name for field in fields(Skeleton))
 
 
 def skeleton_setting(value: Any) -> Any:
-    """``data.skeleton`` as a configuration keeps it: the name of a known one, or a definition with indices.
+    """``data.skeleton`` in a configuration: the name of a built-in skeleton, or a definition with indices.
 
     Args:
-        value: a name, the path of a YAML or JSON file, or a definition; joints may be named there.
+        value: a name, the path of a YAML or JSON file, or a definition, which may name joints or use indices.
 
     Raises:
         ConfigError: a file that cannot be read, or a definition that is no skeleton.
     """
     if isinstance(value, Skeleton):
         value = asdict(value)
-    if isinstance(value, str) and value.lower().endswith(ENDINGS):
-        return defined(yaml_of(value, what="the skeleton "), value)
+    if isinstance(value, str) and value.lower().endswith(SKELETON_SUFFIXES):
+        return parse_skeleton(yaml_of(value, what="the skeleton "), value)
     if isinstance(value, str):
         if value not in SKELETONS:
-            mend = nearest(value, SKELETONS)
-            raise ConfigError(f"data.skeleton: {value!r} is unknown", f"{mend} Or give a YAML file")
+            hint = suggest(value, SKELETONS)
+            raise ConfigError(f"data.skeleton: {value!r} is unknown", f"{hint} Or give a YAML file")
         return value
-    return defined(value, "data.skeleton")
+    return parse_skeleton(value, "data.skeleton")
 
 
 def skeleton_of(value: Any) -> Skeleton:
-    """The skeleton that a setting, a name or a file means; errors as ``skeleton_setting``."""
+    """The ``Skeleton`` of a setting, a name or a file; errors as ``skeleton_setting``."""
     found = skeleton_setting(value)
     return SKELETONS[found] if isinstance(found, str) else Skeleton(**found)
 
@@ -50,7 +50,7 @@ def yaml_of(path: str | Path, where: str = "", what: str = "") -> Any:
 
     Args:
         path: of the file.
-        where, what: for messages: who named the file, and what it is.
+        where, what: for messages: the flag that named the file, and what the file is.
 
     Raises:
         ConfigError: it cannot be read, or is not YAML.
@@ -58,7 +58,7 @@ def yaml_of(path: str | Path, where: str = "", what: str = "") -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(Path(path).expanduser().read_bytes())  # bytes: YAML finds out the encoding
+        return yaml.safe_load(Path(path).expanduser().read_bytes())  # bytes: YAML detects the encoding
     except OSError as error:
         reason = reason_of(error)
         raise ConfigError(f"{where}cannot read {what}{path} ({reason})", "check the path") from None
@@ -67,31 +67,31 @@ def yaml_of(path: str | Path, where: str = "", what: str = "") -> Any:
         raise ConfigError(f"{where}{path} is not YAML ({problem})", "mend it there") from None
 
 
-def defined(content: Any, where: str) -> dict[str, Any]:
-    """A definition whose pairs and sets are indices, after building it once.
+def parse_skeleton(content: Any, where: str) -> dict[str, Any]:
+    """A checked definition, its pairs and sets as indices.
 
     Args:
         content: of a file.
-        where: it came from, for messages.
+        where: the file or setting that it is from, for messages.
 
     Raises:
         ConfigError: something is missing, unknown, of the wrong kind, or does not fit the joints.
     """
     if not isinstance(content, Mapping):
-        raise ConfigError(f"{where} does not define a skeleton", f"give {', '.join(KEYS)}")
+        raise ConfigError(f"{where} does not define a skeleton", f"give {', '.join(SKELETON_KEYS)}")
     for key in content:
-        if key not in KEYS:
-            raise ConfigError(f"{where}: unknown key {key!r}", nearest(str(key), KEYS))
+        if key not in SKELETON_KEYS:
+            raise ConfigError(f"{where}: unknown key {key!r}", suggest(str(key), SKELETON_KEYS))
     for key in ("joints", "sigmas", "flip_pairs"):
         if not isinstance(content.get(key), list | tuple) or (not content[key] and key != "flip_pairs"):
-            raise ConfigError(f"{where}: there is no list {key!r}", _MEND[key])
+            raise ConfigError(f"{where}: there is no list {key!r}", _MISSING_HINTS[key])
     joints = tuple(map(str, content["joints"]))
 
     def index(joint: Any) -> int:
         if isinstance(joint, int) and not isinstance(joint, bool):
             return joint
         if str(joint) not in joints:
-            raise ConfigError(f"{where}: no joint is called {joint!r:.50}", nearest(str(joint), joints))
+            raise ConfigError(f"{where}: no joint is called {joint!r:.50}", suggest(str(joint), joints))
         return joints.index(str(joint))
 
     def pairs(key: str) -> tuple[tuple[int, int], ...]:
@@ -104,7 +104,7 @@ def defined(content: Any, where: str) -> dict[str, Any]:
     try:
         sigmas = tuple(float(sigma) for sigma in content["sigmas"])
     except (TypeError, ValueError):
-        raise ConfigError(f"{where}: sigmas must be numbers", _MEND["sigmas"]) from None
+        raise ConfigError(f"{where}: sigmas must be numbers", _MISSING_HINTS["sigmas"]) from None
     name = str(content.get("name") or Path(where).stem)
     if name in SKELETONS:
         raise ConfigError(f"{where}: {name!r} is the name of a built-in skeleton", "give it another name")
@@ -112,10 +112,10 @@ def defined(content: Any, where: str) -> dict[str, Any]:
     try:
         return asdict(Skeleton(name, joints, sigmas, pairs("flip_pairs"), pairs("limbs"), upper))
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error.what}", error.mend) from None
+        raise ConfigError(f"{where}: {error.what}", error.hint) from None
 
 
-_MEND = {
+_MISSING_HINTS = {
     "joints": "name each joint, in the order of the annotations",
     "sigmas": "give one OKS constant for each joint; 0.05 will do until you have measured yours",
     "flip_pairs": "pair what changes places in a mirror, e.g. [[left_eye, right_eye]]; [] if nothing does",

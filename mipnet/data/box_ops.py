@@ -1,4 +1,4 @@
-"""How much boxes overlap, and which of a detector's boxes are one too many."""
+"""IoU and non-maximum suppression of boxes."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.reshape(mask.iou(a, b, [0] * len(b)), (len(a), len(b)))
 
 
-def box_nms(image: np.ndarray, boxes: np.ndarray, scores: np.ndarray, max_iou: float) -> np.ndarray:
-    """The boxes that are left when those too much like a better one are gone, each image for itself.
+def box_nms(image_index: np.ndarray, boxes: np.ndarray, scores: np.ndarray, max_iou: float) -> np.ndarray:
+    """Greedy non-maximum suppression within each image.
 
     Args:
-        image: (B,) which image each box is in, sorted.
+        image_index: (B,) the image of each box, sorted.
         boxes: (B, 4) x, y, w, h in px.
-        scores: (B,); of equal ones the first counts as better.
-        max_iou: a box goes if one that stays has a higher IoU with it; 1 keeps all.
+        scores: (B,); of equal scores the first box wins.
+        max_iou: a box is suppressed by a kept one with a higher IoU; 1 keeps all.
 
     Returns:
-        (n,) int64 indices in ascending order.
+        (n,) int64 indices of the kept boxes in ascending order.
     """
     keep = np.ones(len(boxes), bool)
     if max_iou >= 1 or not len(boxes):
         return np.flatnonzero(keep)
-    starts = np.flatnonzero(np.diff(image, prepend=-1))
+    starts = np.flatnonzero(np.diff(image_index, prepend=-1))
     for begin, end in zip(starts, [*starts[1:], len(boxes)], strict=True):
-        alike = box_iou(boxes[begin:end], boxes[begin:end]) > max_iou
+        overlaps = box_iou(boxes[begin:end], boxes[begin:end]) > max_iou
         order = np.argsort(-scores[begin:end], kind="stable")
-        here = keep[begin:end]
-        for place, i in enumerate(order):
-            if here[i]:
-                later = order[place + 1 :]
-                here[later[alike[i, later]]] = False
+        kept = keep[begin:end]
+        for rank, i in enumerate(order):
+            if kept[i]:
+                lower = order[rank + 1 :]
+                kept[lower[overlaps[i, lower]]] = False
     return np.flatnonzero(keep)

@@ -1,4 +1,4 @@
-"""Memory for the crops of a window, used again and again."""
+"""A pool of reusable buffers for the crops of a window."""
 
 from __future__ import annotations
 
@@ -8,41 +8,42 @@ import weakref
 import numpy as np
 
 
-def new_pixels(shape: tuple[int, ...]) -> np.ndarray:
+def new_buffer(shape: tuple[int, ...]) -> np.ndarray:
+    """An uninitialised uint8 array that does not come from a pool."""
     return np.empty(shape, np.uint8)
 
 
-class _Loan:
-    """Hands memory out once: NumPy keeps it for as long as the array made of it, or a view on that, lives."""
+class _BufferHandle:
+    """Owner of a buffer for NumPy, which keeps it alive as long as an array or view on the buffer exists."""
 
     def __init__(self, memory: np.ndarray) -> None:
         self.__array_interface__ = memory.__array_interface__
 
 
-class PixelMemory:
-    """Large arrays of one process, handed out again as soon as nobody looks at them any more.
+class BufferPool:
+    """Large arrays of one process, reused as soon as no array or view refers to them.
 
-    Fresh memory costs a page fault for every 4 KiB when it is first written, a tenth of the time of cutting a
-    window (measured). Ray copies what a task yields into its object store but may keep looking at the arrays
-    for a while, so an array is free once it and all views on it are gone.
+    Fresh memory costs a page fault for every 4 KiB when it is first written, a tenth of the time of loading a
+    window (measured). Ray copies what a task yields into its object store but may refer to the arrays for a
+    while longer, so a buffer becomes free when its array and all views on it are garbage-collected.
 
     Attributes:
-        free: the memory (bytes,) uint8 that may be handed out.
+        free: the unused buffers, (bytes,) uint8 each.
     """
 
     def __init__(self) -> None:
         self.free: list[np.ndarray] = []
 
     def empty(self, shape: tuple[int, ...]) -> np.ndarray:
-        """(shape) uint8 with any content, that nobody else holds."""
+        """An uninitialised uint8 array of a shape, as ``np.empty``, in memory that no other array uses."""
         size = math.prod(shape)
         while self.free:
             memory = self.free.pop()
             if memory.size >= size:
                 break
-            # Too small: of another run, or of a shorter window. It is let go.
+            # Too small, of another run or a shorter window: dropped.
         else:
             memory = np.empty(size, np.uint8)
-        loan = _Loan(memory)
-        weakref.finalize(loan, self.free.append, memory).atexit = False
-        return np.asarray(loan)[:size].reshape(shape)
+        handle = _BufferHandle(memory)
+        weakref.finalize(handle, self.free.append, memory).atexit = False
+        return np.asarray(handle)[:size].reshape(shape)

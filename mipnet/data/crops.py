@@ -1,7 +1,8 @@
-"""From a decoded image and its people to training crops: augmentation, the cut, and who each λ stands for."""
+"""Where a box is turned into a crop: decode, augment, warp, and assign a person to each λ."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import cv2
@@ -20,20 +21,22 @@ from mipnet.data.geometry import (
 )
 from mipnet.skeletons import Skeleton
 
-MIN_JOINTS_OF_OTHERS = 3
-"""Another person counts as an instance of a crop with more than this many joints in it (method note)."""
+logger = logging.getLogger(__name__)
+
+MIN_KEYPOINTS_OF_OTHERS = 3
+"""Another person is an instance of a crop with more than this many of its keypoints (method note)."""
 
 
 @dataclass(frozen=True)
 class CropSettings:
-    """What cutting a training crop needs to know.
+    """The settings of a training crop.
 
     Attributes:
-        size: (width, height) of the crop in px.
-        padding: the box's sides are multiplied by this.
-        instances: N, for how many λ a target person is wanted.
+        size: (w, h) of the crop in px.
+        padding: as for ``box_to_crop``.
+        instances: N, the number of λ.
         skeleton: of the keypoints.
-        augment: how strongly to augment.
+        augment: strength of the augmentation.
     """
 
     size: tuple[int, int]
@@ -44,7 +47,7 @@ class CropSettings:
 
 
 def crop_settings(config: Config) -> CropSettings:
-    """Those of a run."""
+    """The crop settings of a configuration."""
     return CropSettings(
         config.input.size,
         config.input.padding,
@@ -59,33 +62,34 @@ def decode_image(content: bytes) -> np.ndarray | None:
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except cv2.error:
+    except cv2.error as error:
+        logger.debug("cannot decode an image of %d bytes: %s", len(content), error)
         return None
 
 
 def read_image(uri: str) -> np.ndarray | None:
-    """The pixels of a file by its path or URI, or of a table's row, as ``decode_image``; None also for a file
-    that cannot be read."""
+    """``decode_image`` of a file by path or URI, or of a Parquet row; None also if it cannot be read."""
     try:
         return decode_image(read_uri(uri))
-    except OSError:  # missing, not permitted, a folder, or the disk's fault
+    except OSError as error:  # missing, no permission, a folder, or a disk failure
+        logger.debug("cannot read %s: %s", uri, error)
         return None
 
 
 def crop_boxes(
     image: np.ndarray, boxes: np.ndarray, input_size: tuple[int, int], padding: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a network sees of boxes of an image, not augmented.
+    """The network's input crops of boxes in one image, without augmentation.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (H, W, 3) uint8, any colour order.
         boxes: (B, 4) x, y, w, h in px.
         input_size: (w, h) of a crop in px.
         padding: as for ``box_to_crop``.
 
     Returns:
-        crops (B, h, w, 3) uint8, in the image's order of colours; their centers and sizes, (B, 2) float64 in
-        image px.
+        crops (B, h, w, 3) uint8 in the image's colour order; their centers and sizes (w, h), each (B, 2)
+        float64 in image px.
     """
     centers, sizes = box_to_crop(boxes, input_size, padding)
     width, height = input_size
@@ -95,76 +99,80 @@ def crop_boxes(
     return crops, centers, sizes
 
 
-def cut_crop(
+def make_training_crop(
     image: np.ndarray,
     boxes: np.ndarray,
     keypoints: np.ndarray,
+    *,
     primary: int,
     settings: CropSettings,
     rng: np.random.Generator,
     out: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One augmented training sample.
+    """One augmented training sample: the crop of a person and the keypoints of each λ's person in it.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        boxes: (P, 4) x, y, w, h in px of all people of the image.
-        keypoints: (P, K, 3) float, their joints in px.
-        primary: whose box is cropped.
-        settings: see ``CropSettings``.
-        rng: the sample's own generator; the result depends on nothing else that is random.
-        out: (h, w, 3) uint8, the crop is written here.
+        boxes: (P, 4) x, y, w, h in px of all persons of the image.
+        keypoints: (P, K, 3) float, x, y in image px and v.
+        primary: index of the person whose box is cropped.
+        settings: of the crop.
+        rng: the sample's generator (``sample_rng``), the only source of randomness.
+        out: (h, w, 3) uint8, receives the crop.
 
     Returns:
-        joints: (N, K, 3) float32, x, y in crop px and v (0: unlabelled or outside) of the person of each λ.
-        people: (N,) int64, which person of the image that is.
+        keypoints_crop: (N, K, 3) float32, x, y in crop px and v of each λ's person; v = 0 where unlabelled or
+            outside the crop.
+        people: (N,) int64, index of each λ's person.
     """
     width = image.shape[1]
-    change = draw_augmentation(rng, settings.augment)
+    augmentation = draw_augmentation(rng, settings.augment)
     center, size = box_to_crop(boxes[primary], settings.size, settings.padding)
-    if change.half_body:
-        center, size = half_body_crop(keypoints[primary], change, settings, center, size)
-    if change.flip:
+    if augmentation.half_body:
+        center, size = half_body_crop(keypoints[primary], augmentation, settings, center, size)
+    if augmentation.flip:
         keypoints = flip_keypoints(keypoints, width, settings.skeleton.flip_permutation)
         center = flip_center(center, width)
-    center = center + change.shift * size
-    affine = crop_affine(center, size * change.scale, change.rotation, settings.size)
+    center = center + augmentation.shift * size
+    affine = crop_affine(center, size * augmentation.scale, augmentation.rotation, settings.size)
     cv2.warpAffine(
         image,
-        mirrored_affine(affine, width) if change.flip else affine,
+        mirrored_affine(affine, width) if augmentation.flip else affine,
         settings.size,
         dst=out,
         flags=cv2.INTER_LINEAR,
     )
-    if change.gains is not None:
-        cv2.LUT(out, colour_table(change.gains, change.offset), dst=out)
-    joints = transform_keypoints(affine, keypoints, settings.size)
-    people = assign_instances(boxes, joints, primary, settings.instances)
-    return joints[people].astype(np.float32), people
+    if augmentation.gains is not None:
+        cv2.LUT(out, colour_table(augmentation.gains, augmentation.offset), dst=out)
+    keypoints_crop = transform_keypoints(affine, keypoints, settings.size)  # (P, K, 3)
+    people = assign_instances(boxes, keypoints_crop, primary, settings.instances)  # (N,)
+    return keypoints_crop[people].astype(np.float32), people
 
 
-def assign_instances(boxes: np.ndarray, joints: np.ndarray, primary: int, instances: int) -> np.ndarray:
-    """Who each λ stands for (method note, "Training").
+def assign_instances(
+    boxes: np.ndarray, keypoints_crop: np.ndarray, primary: int, instances: int
+) -> np.ndarray:
+    """The person of each λ (method note, "Training").
 
-    The primary person first, then the others of the image with more than three joints inside the crop,
-    nearest box centre first; where fewer than N people count, the remaining λ get the primary again.
+    λ = 0 is the primary person. Then come the others with more than three keypoints inside the crop, by
+    distance of their box centres; if they are fewer than N - 1, the remaining λ get the primary person too.
 
     Args:
-        boxes: (P, 4) x, y, w, h in px.
-        joints: (P, K, 3) in crop px, v = 0 outside the crop.
+        boxes: (P, 4) x, y, w, h in image px.
+        keypoints_crop: (P, K, 3) in crop px, v = 0 outside the crop.
         primary: index of the primary person.
         instances: N.
 
     Returns:
-        (N,) int64 indices of people.
+        (N,) int64 indices of persons.
     """
     if len(boxes) == 1:
         return np.zeros(instances, np.int64)
     centers = boxes[:, :2] + boxes[:, 2:] / 2
-    counted = (joints[..., 2] > 0).sum(axis=1) > MIN_JOINTS_OF_OTHERS
-    counted[primary] = False
+    eligible = (keypoints_crop[..., 2] > 0).sum(axis=1) > MIN_KEYPOINTS_OF_OTHERS
+    eligible[primary] = False
     distance = np.linalg.norm(centers - centers[primary], axis=1)
-    others = [i for i in np.argsort(distance, kind="stable") if counted[i]]
+    others = [i for i in np.argsort(distance, kind="stable") if eligible[i]]
     people = np.full(instances, primary, np.int64)
     chosen = others[: instances - 1]
     people[1 : 1 + len(chosen)] = chosen
@@ -173,7 +181,17 @@ def assign_instances(boxes: np.ndarray, joints: np.ndarray, primary: int, instan
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The random choices for one sample."""
+    """The random choices for one sample.
+
+    Attributes:
+        flip: mirror the image.
+        scale: factor of the crop's size.
+        rotation: in degrees.
+        shift: (2,) of the crop's centre, in crop sizes.
+        half_body: crop around one half of the body, the upper half if ``upper``.
+        gains: (3,) per RGB channel around mid-grey; None without colour augmentation.
+        offset: of all channels, 1 is the range of a pixel.
+    """
 
     flip: bool
     scale: float
@@ -186,7 +204,7 @@ class Augmentation:
 
 
 def draw_augmentation(rng: np.random.Generator, augment: AugmentConfig) -> Augmentation:
-    """Every number is drawn whether used or not, so one setting does not change another's luck."""
+    """Draw all random numbers, used or not, so that no setting changes the numbers of another."""
     flip, rotate, half = rng.random(3)
     scale, angle, dx, dy, body, contrast, offset = rng.standard_normal(7)
     channels = rng.standard_normal(3)
@@ -200,33 +218,40 @@ def draw_augmentation(rng: np.random.Generator, augment: AugmentConfig) -> Augme
         else 0.0,
         shift=np.array([min(max(a.shift * d, -2 * a.shift), 2 * a.shift) for d in (dx, dy)]),
         half_body=bool(half < a.half_body),
-        upper=bool(body < 0.5),  # the reference's 0.69 share of upper bodies: a normal number below one half
+        upper=bool(body < 0.5),  # P = 0.69 as in the reference, which compares a normal number with 0.5
         gains=gains,
         offset=float(a.colour * offset),
     )
 
 
 def half_body_crop(
-    joints: np.ndarray,
-    change: Augmentation,
+    keypoints: np.ndarray,
+    augmentation: Augmentation,
     settings: CropSettings,
     center: np.ndarray,
     size: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and size of a crop around the upper or lower body; unchanged where too few joints are visible.
+    """Centre and size of a crop around the upper or lower body; unchanged if too few keypoints are visible.
 
-    The chosen half needs more than two joints, else the other half is taken if it has them.
+    The drawn half needs more than two visible keypoints, else the other half is taken.
+
+    Args:
+        keypoints: (K, 3) of the person, in image px.
+        augmentation: has the drawn half.
+        settings: of the crop.
+        center: (2,) of the whole body's crop, in image px.
+        size: (2,) its (w, h).
     """
-    visible = joints[:, 2] > 0
-    halved = 0 < len(settings.skeleton.upper_body) < len(joints)
-    if not halved or visible.sum() <= settings.augment.half_body_min_joints:
+    visible = keypoints[:, 2] > 0
+    has_halves = 0 < len(settings.skeleton.upper_body) < len(keypoints)
+    if not has_halves or visible.sum() <= settings.augment.half_body_min_keypoints:
         return center, size
-    is_upper = np.zeros(len(joints), bool)
+    is_upper = np.zeros(len(keypoints), bool)
     is_upper[list(settings.skeleton.upper_body)] = True
-    halves = [joints[visible & is_upper, :2], joints[visible & ~is_upper, :2]]
-    chosen = halves[0] if change.upper else halves[1]
+    halves = [keypoints[visible & is_upper, :2], keypoints[visible & ~is_upper, :2]]
+    chosen = halves[0] if augmentation.upper else halves[1]
     if len(chosen) <= 2:
-        chosen = halves[1] if change.upper else halves[0]
+        chosen = halves[1] if augmentation.upper else halves[0]
     if len(chosen) < 2:
         return center, size
     low, high = chosen.min(axis=0), chosen.max(axis=0)
@@ -242,4 +267,5 @@ def colour_table(gains: np.ndarray, offset: float) -> np.ndarray:
     """(256, 1, 3) uint8 look-up table: per-channel gain around mid-grey, then a common offset."""
     levels = np.arange(256, dtype=np.float32)[:, None]
     table = (levels - 128) * gains[None].astype(np.float32) + 128 + 255 * offset
-    return np.clip(table + 0.5, 0, 255).astype(np.uint8)[:, None]
+    rounded: np.ndarray = np.clip(table + 0.5, 0, 255).astype(np.uint8)
+    return rounded[:, None]

@@ -1,4 +1,4 @@
-"""Where the files of the known data sets lie, as downloaded, and how to open a split of one."""
+"""The file layouts of the supported data sets, as downloaded, and how to open a split and its boxes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mipnet.config.schema import Config, DataConfig
-from mipnet.data.coco import Boxes, CocoFile
+from mipnet.data.coco import Boxes, CocoKeypointFile
 from mipnet.errors import DataError
-from mipnet.storage import Folder, parent_of
+from mipnet.storage import Folder, split_uri
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where a split's annotation file and image folder may lie in the root; the first that exists counts.
+class DatasetFormat:
+    """Possible paths in the root of a split's annotation file and image folder; the first existing is taken.
 
     ``{split}`` stands for the split's name.
     """
@@ -22,12 +22,12 @@ class Layout:
     images: tuple[str, ...]
 
 
-LAYOUTS = {
-    "coco": Layout(
+DATASET_FORMATS = {
+    "coco": DatasetFormat(
         ("annotations/person_keypoints_{split}.json",),
         ("{split}", "images/{split}", "images"),
     ),
-    "crowdpose": Layout(
+    "crowdpose": DatasetFormat(
         (
             "json/crowdpose_{split}.json",
             "annotations/crowdpose_{split}.json",
@@ -35,8 +35,8 @@ LAYOUTS = {
         ),
         ("images",),
     ),
-    # The last is OCHuman's own file of all images: the split 'ochuman' of ROOT/ochuman.json.
-    "ochuman": Layout(
+    # The last is OCHuman's own file of all images: split 'ochuman' is ROOT/ochuman.json.
+    "ochuman": DatasetFormat(
         (
             "ochuman_coco_format_{split}_range_0.00_1.00.json",
             "annotations/ochuman_coco_format_{split}_range_0.00_1.00.json",
@@ -47,21 +47,21 @@ LAYOUTS = {
 }
 
 
-def open_split(data: DataConfig, root: Folder, split: str) -> CocoFile:
-    """The annotations of a split, checked.
+def open_split(data: DataConfig, root: Folder, split: str) -> CocoKeypointFile:
+    """Open and check the annotations of a split.
 
     Args:
-        data: the layout, or other places, and the skeleton.
-        root: the data set's folder: ``data.root``, or where the benchmark was rendered.
+        data: the data set's format, or explicit paths, and the skeleton.
+        root: the data set's folder: ``data.root``, or the rendered benchmark.
         split: its name.
 
     Raises:
-        DataError: a file or folder is in none of the places; names them all. As ``CocoFile``.
+        DataError: the file or folder does not exist, with all paths tried; or as ``CocoKeypointFile``.
     """
-    layout = LAYOUTS[data.layout]
-    annotations = (data.annotations,) if data.annotations else layout.annotations
-    images = (data.images,) if data.images else layout.images
-    return CocoFile(
+    dataset_format = DATASET_FORMATS[data.format]
+    annotations = (data.annotations,) if data.annotations else dataset_format.annotations
+    images = (data.images,) if data.images else dataset_format.images
+    return CocoKeypointFile(
         root,
         _find(root, annotations, split, "annotations"),
         _find(root, images, split, "images"),
@@ -81,14 +81,21 @@ def _find(root: Folder, patterns: Sequence[str], split: str, kind: str) -> str:
     )
 
 
-def boxes_of(file: CocoFile, data: Folder, split: str, source: str, config: Config) -> Boxes:
-    """The boxes of a source: gt, NAME (a file of the data set) or NAME=FILE; {split} is the split's name.
+def load_boxes(file: CocoKeypointFile, data: Folder, split: str, source: str, config: Config) -> Boxes:
+    """The boxes of a box source.
+
+    Args:
+        file: the split's annotations.
+        data: the data set's folder.
+        split: name of the split.
+        source: gt, NAME (boxes/NAME_SPLIT.json of the data set) or NAME=FILE, in which {split} is replaced.
+        config: has the score threshold and the NMS threshold.
 
     Raises:
-        DataError: there are none, or they cannot be used.
+        DataError: the boxes do not exist or cannot be used.
     """
     if source == "gt":
         return file.ground_truth_boxes()
     name, _, path = source.replace("{split}", split).partition("=")
-    folder, file_name = parent_of(Folder.of(path).uri) if path else (data, f"boxes/{name}_{split}.json")
+    folder, file_name = split_uri(Folder.of(path).uri) if path else (data, f"boxes/{name}_{split}.json")
     return file.detected_boxes(folder, file_name, config.data.box_score_threshold, config.data.box_nms)

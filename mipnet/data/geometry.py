@@ -1,8 +1,8 @@
-"""Boxes, crops and joints: the plane geometry between an image and a network's input.
+"""The geometry of boxes, crops and keypoints between an image and the network's input.
 
-Coordinates are pixels with (x, y) order; sizes are (width, height). An *affine* is a (2, 3) float64 matrix
-that sends image coordinates to input coordinates: p' = affine[:, :2] @ p + affine[:, 2]. An input point
-divided by the network's stride is a heatmap point: the same affine with the heatmap as the input.
+Points are (x, y) and sizes (width, height) in pixels. An *affine* is a (2, 3) float64 matrix from image to
+input coordinates: p' = affine[:, :2] @ p + affine[:, 2]. Heatmap coordinates are input coordinates divided by
+the network's stride; their affine is that of an input of the heatmap's size.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-PADDING = 1.25  # a crop shows this many times the box, so that limbs at the border stay inside
+PADDING = 1.25  # side of a crop / side of its box, so that limbs at the border stay inside
 
 
 def clip_box(box: np.ndarray | Sequence[float], width: int, height: int) -> np.ndarray:
-    """Boxes cut at the border of their image, as the reference loader cuts them.
+    """Boxes clipped to their image, as in the reference data loader.
 
     Args:
         box: (..., 4) x, y, w, h in px.
         width, height: the image's size in px.
 
     Returns:
-        (..., 4) float64 x, y, w, h between the first and the last pixel: w and h are one less than given
-        even when nothing is cut (last pixel minus first pixel), and 0 for a box outside the image.
+        (..., 4) float64 x, y, w, h, where w and h are last minus first pixel: one less than given even for a
+        box inside the image, and 0 for one outside.
     """
     x, y, w, h = np.moveaxis(np.asarray(box, np.float64), -1, 0)
     left, top = np.maximum(x, 0), np.maximum(y, 0)
@@ -36,14 +36,12 @@ def clip_box(box: np.ndarray | Sequence[float], width: int, height: int) -> np.n
 def box_to_crop(
     box: np.ndarray | Sequence[float], input_size: tuple[int, int], padding: float = PADDING
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The part of the image that a network sees of a box.
-
-    The shorter side is widened to the input's aspect ratio, then both sides are multiplied by ``padding``.
+    """Centre and size of a box's crop: extended to the input's aspect ratio, then multiplied by ``padding``.
 
     Args:
         box: (4,) or (P, 4) x, y, w, h in px, as from ``clip_box``.
         input_size: (w, h) of the network's input in px; gives the aspect ratio.
-        padding: how many times the widened box the crop shows.
+        padding: factor of both sides.
 
     Returns:
         center (..., 2) and size (..., 2), float64, in image px; size is the crop's (w, h). A side is at least
@@ -63,15 +61,14 @@ def crop_affine(
     rotation_deg: float,
     input_size: tuple[int, int],
 ) -> np.ndarray:
-    """The similarity from the image to a network's input.
+    """The similarity transform from the image to the network's input.
 
-    ``center`` goes to the middle (w/2, h/2) of the input and the crop's width to the input's width (its
-    height follows); the image direction (sin r, -cos r) becomes "up", so a positive rotation turns what is
-    seen counter-clockwise.
+    Maps ``center`` to the input's centre (w/2, h/2) and the crop's width to the input's width. The image
+    direction (sin r, -cos r) becomes "up": a positive rotation turns the content counter-clockwise.
 
     Args:
         center: (2,) the crop's centre in image px.
-        size: (2,) the crop's (w, h) in image px; only the width is used.
+        size: (2,) the crop's (w, h) in image px; only w is used.
         rotation_deg: the rotation r in degrees.
         input_size: (w, h) in px.
 
@@ -90,20 +87,21 @@ def crop_affine(
 
 def transform_points(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
     """``points`` (..., 2) mapped by ``affine`` (2, 3): (..., 2) float64."""
-    return np.asarray(points, np.float64) @ affine[:, :2].T + affine[:, 2]
+    mapped: np.ndarray = np.asarray(points, np.float64) @ affine[:, :2].T + affine[:, 2]
+    return mapped
 
 
 def transform_keypoints(affine: np.ndarray, keypoints: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
-    """Joints in input coordinates, without those that the crop does not show.
+    """Keypoints in input coordinates; v = 0 for those outside the crop.
 
     Args:
         affine: (2, 3) image -> input.
-        keypoints: (..., K, 3) x, y in image px and visibility (0 = unlabelled).
+        keypoints: (..., K, 3) x, y in image px and v (0: unlabelled).
         input_size: (w, h) in px.
 
     Returns:
-        (..., K, 3) float64. A joint outside [0, w] x [0, h] (the bounds count as inside) or without a label
-        is (0, 0, 0); the others keep their visibility.
+        (..., K, 3) float64. Unlabelled keypoints and those outside [0, w] x [0, h] (bounds included) are
+        (0, 0, 0); the others keep v.
     """
     points = transform_points(affine, keypoints[..., :2])
     inside = ((points >= 0) & (points <= input_size)).all(axis=-1) & (keypoints[..., 2] > 0)
@@ -111,29 +109,30 @@ def transform_keypoints(affine: np.ndarray, keypoints: np.ndarray, input_size: t
 
 
 def warp_crop(image: np.ndarray, affine: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
-    """The crop that a network sees.
+    """The crop of an image under an affine, bilinear.
 
     Args:
-        image: (H, W, 3) uint8; the colour order stays as it is.
+        image: (H, W, 3) uint8, any colour order.
         affine: (2, 3) image -> input.
         input_size: (w, h) in px.
 
     Returns:
-        (h, w, 3) uint8, bilinear, black (0) where the crop leaves the image.
+        (h, w, 3) uint8, black (0) outside the image.
     """
-    return cv2.warpAffine(image, affine, tuple(input_size), flags=cv2.INTER_LINEAR)
+    crop: np.ndarray = cv2.warpAffine(image, affine, tuple(input_size), flags=cv2.INTER_LINEAR)
+    return crop
 
 
 def flip_keypoints(keypoints: np.ndarray, width: int, flip_permutation: Sequence[int]) -> np.ndarray:
-    """The joints of the mirrored image: x -> width - x - 1, left and right changed over.
+    """The keypoints of the mirrored image: x -> width - x - 1, left and right exchanged.
 
     Args:
-        keypoints: (..., K, 3) x, y in px and visibility.
+        keypoints: (..., K, 3) x, y in px and v.
         width: the image's width in px.
         flip_permutation: (K,) as ``Skeleton.flip_permutation``.
 
     Returns:
-        (..., K, 3), dtype as given. Unlabelled joints are mirrored like any other.
+        (..., K, 3), dtype as given. Unlabelled keypoints are mirrored too.
     """
     flipped = np.asarray(keypoints)[..., list(flip_permutation), :].copy()
     flipped[..., 0] = width - flipped[..., 0] - 1
@@ -148,10 +147,10 @@ def flip_center(center: np.ndarray | Sequence[float], width: int) -> np.ndarray:
 
 
 def mirrored_affine(affine: np.ndarray, width: int) -> np.ndarray:
-    """An affine of the mirrored image, made to work on the image as it is.
+    """The affine that does to an image what ``affine`` does to the mirrored image.
 
-    ``warp_crop(image, mirrored_affine(a, W), size)`` shows what ``warp_crop(image[:, ::-1], a, size)`` shows,
-    without mirroring all of the image.
+    ``warp_crop(image, mirrored_affine(a, W), size)`` equals ``warp_crop(image[:, ::-1], a, size)`` without a
+    mirrored copy of the whole image.
 
     Args:
         affine: (2, 3) mirrored image -> input.

@@ -1,4 +1,4 @@
-"""What only the pixels tell: files that cannot be read, sizes that are not as stated, images seen twice."""
+"""Checks that need the pixels: corrupt files, sizes other than annotated, duplicate images."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mipnet.data.coco import Images
+from mipnet.data.coco import ImageIndex
 from mipnet.data.crops import read_image
 
-SIDE = 16
-"""A fingerprint has SIDE² bits: is each cell of a small grey picture brighter than its right neighbour?"""
-SAME_BITS = 20
-"""Fingerprints of one picture, saved again or scaled, differ in fewer bits; those of two pictures in more.
-Measured on 80 of COCO, saved again at qualities 40 to 80 and at 0.3 to 1 of their size: 96 to 99 in 100 of
-the former do, and the two most alike of the latter differ in 92."""
-FLAT = 4.0
-"""Grey levels (standard deviation) below which a picture has no content to compare."""
+FINGERPRINT_SIZE = 16
+"""S: a fingerprint (difference hash) has S² bits: is a cell of a small grey image brighter than the next?"""
+MAX_DUPLICATE_BITS = 20
+"""Fingerprints of one image, recompressed or scaled, differ in fewer bits than this; those of two images in
+more. Measured on 80 images of COCO, saved again at qualities 40 to 80 and at 0.3 to 1 of their size: 96 to
+99 % of the former do, and the closest two of the latter differ in 92 bits."""
+MIN_CONTRAST = 4.0
+"""Images whose grey levels have a lower standard deviation have no content to compare."""
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """What was seen in the files of some images.
+class ImageInspection:
+    """The results of reading n images.
 
     Attributes:
         names: (n,) path or URI of each.
         readable: (n,) bool.
-        resized: names of those whose size is not as annotated.
-        fingerprints: (n, SIDE² / 64) uint64, see ``fingerprint``.
-        known: (n,) bool, the fingerprint says something.
+        resized: names of images whose size differs from the annotated one.
+        fingerprints: (n, S² / 64) uint64, see ``fingerprint``.
+        has_content: (n,) bool, the fingerprint can be compared.
     """
 
     names: np.ndarray
     readable: np.ndarray
     resized: list[str]
     fingerprints: np.ndarray
-    known: np.ndarray
+    has_content: np.ndarray
 
     @property
     def unreadable(self) -> list[str]:
         return [str(name) for name in self.names[~self.readable]]
 
-    def repeated(self) -> list[tuple[str, str]]:
-        """Pairs of this split's images with the very same fingerprint; an image is named once."""
-        names, prints = self.names[self.known], self.fingerprints[self.known]
+    def duplicates(self) -> list[tuple[str, str]]:
+        """Pairs (first, copy) of images with equal fingerprints; each copy is in one pair."""
+        names, prints = self.names[self.has_content], self.fingerprints[self.has_content]
         _, first, inverse = np.unique(prints, axis=0, return_index=True, return_inverse=True)
         first = first[inverse.reshape(-1)]
         return [(str(names[f]), str(names[i])) for i, f in enumerate(first.tolist()) if f != i]
 
-    def shared_with(self, other: Pixels) -> list[tuple[str, str]]:
-        """Pairs (ours, theirs) of images that show the same; each of theirs once, the most alike of ours."""
-        ours, theirs = self.fingerprints[self.known], other.fingerprints[other.known]
-        mine, others = self.names[self.known], other.names[other.known]
+    def duplicates_in(self, other: ImageInspection) -> list[tuple[str, str]]:
+        """Pairs (ours, theirs) of duplicates; each of theirs at most once, with our most similar image."""
+        ours, theirs = self.fingerprints[self.has_content], other.fingerprints[other.has_content]
+        mine, others = self.names[self.has_content], other.names[other.has_content]
         found = []
         rows = max(1, 4_000_000 // max(len(ours), 1))  # at most 128 MB of differences at once
         for begin in range(0, len(theirs), rows):
@@ -63,54 +63,57 @@ class Pixels:
             bits = np.bitwise_count(differ).sum(-1, dtype=np.int64)
             if not bits.size:
                 break
-            best = bits.argmin(1)
-            for row in np.flatnonzero(bits[np.arange(len(best)), best] < SAME_BITS).tolist():
-                found.append((str(mine[best[row]]), str(others[begin + row])))
+            closest = bits.argmin(1)
+            for row in np.flatnonzero(bits[np.arange(len(closest)), closest] < MAX_DUPLICATE_BITS).tolist():
+                found.append((str(mine[closest[row]]), str(others[begin + row])))
         return found
 
 
-def look_at(
-    images: Images,
+def inspect_images(
+    images: ImageIndex,
     sizes: Sequence[tuple[float, float]],
     progress: Callable[[int], None] = lambda done: None,
     threads: int = 0,
-) -> Pixels:
-    """Read and decode images as training does; decoding runs beside, outside of Python's lock.
+) -> ImageInspection:
+    """Read and decode images as training does, in threads, because decoding releases the GIL.
 
     Args:
-        images: which.
-        sizes: (width, height) that the annotations state for each.
-        progress: told how many are done.
-        threads: so many at once; 0: as many as there are cores.
+        images: the images.
+        sizes: annotated (width, height) in px of each.
+        progress: called with the number of images done.
+        threads: number of threads; 0 is one per core.
     """
     readable = np.zeros(len(images), bool)
-    known = np.zeros(len(images), bool)
-    prints = np.zeros((len(images), SIDE * SIDE // 64), np.uint64)
+    has_content = np.zeros(len(images), bool)
+    prints = np.zeros((len(images), FINGERPRINT_SIZE**2 // 64), np.uint64)
     resized: list[str] = []
 
-    def look(index: int) -> tuple[int, int] | None:
+    def inspect(index: int) -> tuple[int, int] | None:
         image = read_image(str(images.uris[index]))
         if image is None:
             return None
-        prints[index], known[index] = fingerprint(image)
+        prints[index], has_content[index] = fingerprint(image)
         return image.shape[1], image.shape[0]
 
     with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
-        for index, size in enumerate(pool.map(look, range(len(images)))):
+        for index, size in enumerate(pool.map(inspect, range(len(images)))):
             readable[index] = size is not None
             if size is not None and size != tuple(sizes[index]):
                 resized.append(str(images.uris[index]))
             progress(index + 1)
-    return Pixels(images.uris, readable, resized, prints, known)
+    return ImageInspection(images.uris, readable, resized, prints, has_content)
 
 
 def fingerprint(image: np.ndarray) -> tuple[np.ndarray, bool]:
-    """(SIDE² / 64,) uint64 that survives saving again and scaling, and whether there is any content in it.
+    """A difference hash that is robust to recompression and scaling.
 
     Args:
         image: (H, W, 3) uint8 RGB.
+
+    Returns:
+        (S² / 64,) uint64, and whether the image has content to compare.
     """
-    small = cv2.resize(image, (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, (FINGERPRINT_SIZE + 1, FINGERPRINT_SIZE), interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
     bits = grey[:, :-1] > grey[:, 1:]
-    return np.packbits(bits.ravel()).view(np.uint64), bool(grey.std() >= FLAT)
+    return np.packbits(bits.ravel()).view(np.uint64), bool(grey.std() >= MIN_CONTRAST)

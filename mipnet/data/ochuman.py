@@ -1,8 +1,8 @@
-"""OCHuman's own annotation file, turned into COCO's format with COCO's 17 joints.
+"""Converts OCHuman's own annotation format to COCO's, with COCO's 17 keypoints.
 
 ``{"images": [{"image_id", "file_name", "width", "height", "annotations": [...]}]}``; a person has ``bbox``
-[x1, y1, x2, y2] and, if its pose is annotated, ``keypoints`` [x, y, visibility] · 19. The visibility is 0
-missing, 1 visible, 2 hidden by the person itself, 3 hidden by others.
+[x1, y1, x2, y2] and, if its pose is annotated, ``keypoints`` [x, y, visibility] · 19. Visibility: 0 missing,
+1 visible, 2 occluded by the person itself, 3 occluded by others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from mipnet.errors import DataError
 from mipnet.skeletons import COCO17
 
-JOINTS = (
+OCHUMAN_KEYPOINTS = (
     "right_shoulder",
     "right_elbow",
     "right_wrist",
@@ -35,13 +35,13 @@ JOINTS = (
     "right_eye",
     "left_eye",
 )
-TO_COCO17 = [JOINTS.index(name) for name in COCO17.joints]
-VISIBILITY = np.array([0, 2, 1, 1])  # COCO's: 0 not labelled, 1 labelled but hidden, 2 visible
-AREA_FRACTION = 0.53  # of the box, in place of the mask's area; CrowdPose's rule
+COCO17_TO_OCHUMAN = [OCHUMAN_KEYPOINTS.index(name) for name in COCO17.joints]
+COCO_VISIBILITY = np.array([0, 2, 1, 1])  # by OCHuman's; 0 unlabelled, 1 occluded, 2 visible
+BOX_AREA_FRACTION = 0.53  # person's area / box area where there is no mask; CrowdPose's rule
 
 
 def is_ochuman(content: Any) -> bool:
-    """Whether a JSON file's content is in OCHuman's own format: people inside of the images."""
+    """Whether a JSON file's content is in OCHuman's own format: annotations inside the image entries."""
     if not isinstance(content, dict) or "annotations" in content:
         return False
     images = content.get("images")
@@ -49,21 +49,21 @@ def is_ochuman(content: Any) -> bool:
 
 
 def ochuman_to_coco(content: dict[str, Any], where: str) -> dict[str, Any]:
-    """The people whose pose is annotated, as a COCO keypoint data set.
+    """OCHuman's persons with annotated poses as a COCO keypoint data set.
 
-    Image ids are kept where all are whole numbers (or strings of digits), else they are 1, 2, 3, …
+    Image ids as from ``ids_from_names``.
 
     Args:
         content: of OCHuman's file; not changed.
-        where: it lies, for messages.
+        where: path of the file, for messages.
 
     Raises:
-        DataError: an image or a person lacks something, or has another number of joints.
+        DataError: an image or a person lacks a field, or has another number of keypoints.
     """
     images: list[dict[str, Any]] = []
     people: list[dict[str, Any]] = []
     try:
-        ids = image_ids([image["image_id"] for image in content["images"]])
+        ids = ids_from_names([image["image_id"] for image in content["images"]])
         for image_id, image in zip(ids, content["images"], strict=True):
             size = {"width": image["width"], "height": image["height"]}
             images.append({"id": image_id, "file_name": image["file_name"], **size})
@@ -77,8 +77,8 @@ def ochuman_to_coco(content: dict[str, Any], where: str) -> dict[str, Any]:
     return {"images": images, "annotations": people, "categories": [category]}
 
 
-def image_ids(names: list[Any]) -> list[int]:
-    """The names as numbers if all are different numbers, else 1, 2, 3, …"""
+def ids_from_names(names: list[Any]) -> list[int]:
+    """Integer ids of images: the names themselves if all are distinct decimal numbers, else 1, 2, 3, …"""
     if all(str(name).isdecimal() for name in names) and len({int(name) for name in names}) == len(names):
         return [int(name) for name in names]
     return list(range(1, len(names) + 1))
@@ -87,16 +87,16 @@ def image_ids(names: list[Any]) -> list[int]:
 def _person(person: dict[str, Any]) -> dict[str, Any]:
     left, top, right, bottom = map(float, person["bbox"])
     given = np.asarray(person["keypoints"], np.float64)
-    if given.size != 3 * len(JOINTS):
-        raise ValueError(f"has a person of {given.size / 3:g} keypoints, not {len(JOINTS)}")
-    joints = given.reshape(-1, 3)[TO_COCO17]
-    joints[:, 2] = VISIBILITY[joints[:, 2].astype(int)]
-    joints[joints[:, 2] == 0] = 0
+    if given.size != 3 * len(OCHUMAN_KEYPOINTS):
+        raise ValueError(f"has a person of {given.size / 3:g} keypoints, not {len(OCHUMAN_KEYPOINTS)}")
+    keypoints = given.reshape(-1, 3)[COCO17_TO_OCHUMAN]
+    keypoints[:, 2] = COCO_VISIBILITY[keypoints[:, 2].astype(int)]
+    keypoints[keypoints[:, 2] == 0] = 0
     return {
         "category_id": 1,
         "iscrowd": 0,
         "bbox": [left, top, right - left, bottom - top],
-        "area": AREA_FRACTION * (right - left) * (bottom - top),
-        "keypoints": joints.ravel().tolist(),
-        "num_keypoints": int((joints[:, 2] > 0).sum()),
+        "area": BOX_AREA_FRACTION * (right - left) * (bottom - top),
+        "keypoints": keypoints.ravel().tolist(),
+        "num_keypoints": int((keypoints[:, 2] > 0).sum()),
     }

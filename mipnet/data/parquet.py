@@ -1,7 +1,7 @@
-"""Parquet files in memory, and pictures that are rows of one: ``TABLE.parquet#row=N`` is the address of such.
+"""Parquet tables, in memory and of images: ``TABLE.parquet#row=N`` is the URI of the image in a row.
 
-The picture is a column named ``image``, ``bytes``, ``content`` or ``jpeg``: binary, or a struct with a binary
-field ``bytes``. A row group is read at once and kept, so rows in their order cost one reading.
+The image column is ``image``, ``bytes``, ``content`` or ``jpeg``: binary, or a struct with a binary field
+``bytes``. Row groups are read as a whole and cached, so reading rows in order reads each group once.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from mipnet.errors import DataError, reason_of
-from mipnet.storage import parent_of
+from mipnet.storage import split_uri
 
-ROW = re.compile(r"(.+\.parquet(?:\?[^#]*)?)#row=(\d+)")
-PICTURE_COLUMNS = ("image", "bytes", "content", "jpeg")
+ROW_URI = re.compile(r"(.+\.parquet(?:\?[^#]*)?)#row=(\d+)")
+IMAGE_COLUMNS = ("image", "bytes", "content", "jpeg")
 NAME_COLUMNS = ("file_name", "name", "path")
 
 
 def to_parquet(table: Any, **options: Any) -> bytes:
-    """The file of a pyarrow table; ``options`` as for ``pyarrow.parquet.write_table``."""
+    """The content of a table's Parquet file; ``options`` as for ``pyarrow.parquet.write_table``."""
     import pyarrow.parquet as pq
 
     file = io.BytesIO()
@@ -30,38 +30,38 @@ def to_parquet(table: Any, **options: Any) -> bytes:
 
 
 def from_parquet(content: bytes, columns: Sequence[str] | None = None) -> Any:
-    """The pyarrow table of a file, or only some of its columns."""
+    """The pyarrow table in the content of a Parquet file, with all or some of its columns."""
     import pyarrow.parquet as pq
 
     return pq.read_table(io.BytesIO(content), columns=columns)
 
 
 def row_uris(uri: str) -> list[str]:
-    """The addresses of all pictures of a table.
+    """The URIs of all images of a table.
 
     Raises:
-        DataError: no table, or none with pictures.
+        DataError: not a Parquet table, or one without an image column.
     """
     file = _open(uri)
-    picture_column(file, uri)
+    image_column(file, uri)
     return [f"{uri}#row={row}" for row in range(file.metadata.num_rows)]
 
 
 def row_names(uri: str) -> list[str] | None:
-    """What the table calls its pictures; None if it has no column for that."""
+    """The names of a table's images; None if it has no name column."""
     file = _open(uri)
     name = next((n for n in NAME_COLUMNS if n in file.schema_arrow.names), None)
     return None if name is None else [str(v) for v in file.read(columns=[name])[name].to_pylist()]
 
 
 def read_row(uri: str) -> bytes | None:
-    """The encoded picture at an address; None if ``uri`` is not the address of a row.
+    """The encoded image of a row's URI; None if ``uri`` is not the URI of a row.
 
     Raises:
-        FileNotFoundError: there is no such row, or it is empty.
-        DataError: no table, or none with pictures.
+        FileNotFoundError: there is no such row, or it is null.
+        DataError: not a Parquet table, or one without an image column.
     """
-    found = ROW.fullmatch(uri)
+    found = ROW_URI.fullmatch(uri)
     if not found:
         return None
     row = int(found[2])
@@ -75,15 +75,15 @@ def read_row(uri: str) -> bytes | None:
     raise FileNotFoundError(f"{uri} holds no picture")
 
 
-def picture_column(file: Any, uri: str) -> str:
-    """The column with the pictures, in Parquet's words (``image`` or ``image.bytes``).
+def image_column(file: Any, uri: str) -> str:
+    """The path of the image column in Parquet's notation (``image`` or ``image.bytes``).
 
     Raises:
         DataError: there is none.
     """
     import pyarrow as pa
 
-    for name in PICTURE_COLUMNS:
+    for name in IMAGE_COLUMNS:
         index = file.schema_arrow.get_field_index(name)
         if index < 0:
             continue
@@ -92,16 +92,14 @@ def picture_column(file: Any, uri: str) -> str:
             return name
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             return f"{name}.bytes"
-    raise DataError(
-        f"{uri} has no column of pictures", f"name a binary column {' or '.join(PICTURE_COLUMNS)}"
-    )
+    raise DataError(f"{uri} has no column of pictures", f"name a binary column {' or '.join(IMAGE_COLUMNS)}")
 
 
 @functools.lru_cache(maxsize=4)
 def _open(uri: str) -> Any:
     import pyarrow.parquet as pq
 
-    folder, name = parent_of(uri)
+    folder, name = split_uri(uri)
     fs, root = folder.filesystem()
     try:
         return pq.ParquetFile(fs.open_input_file(f"{root}/{name}"))
@@ -121,9 +119,9 @@ def _group_rows(uri: str) -> list[int]:
 
 @functools.lru_cache(maxsize=2)
 def _group(uri: str, group: int) -> Any:
-    """The pictures of a row group."""
+    """The image column of a row group, as a pyarrow array."""
     file = _open(uri)
-    column = picture_column(file, uri)
+    column = image_column(file, uri)
     table = file.read_row_group(group, columns=[column])
     cells = table.column(0).combine_chunks()
     return cells.field("bytes") if column.endswith(".bytes") else cells

@@ -1,9 +1,10 @@
-"""The planned order of training: which samples make up which step, as a pure function of the seed.
+"""The sampler: which samples make up which training step, as a pure function of the seed.
 
-The people of all images, image by image in a fresh permutation for each epoch, form one endless sequence.
-A *window* is the next ``window_batches`` global batches of it, so that an image's people are cut out of one
-decoding, and is then shuffled as a whole. Windows run across the epochs' borders: nothing is dropped, each
-person comes exactly once per epoch, and step s can be reached without going through the steps before it.
+The persons of all images, image by image in a new permutation of the images for each epoch, form one endless
+sequence. A *window* is the next ``window_batches`` global batches of this sequence, shuffled as a whole; the
+persons of an image lie in the same window, so each image is decoded once for all of them. Windows run across
+epoch borders: no sample is dropped, each comes exactly once per epoch, and any step can be computed without
+the steps before it.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Streams of random numbers that must not meet: every generator's seed starts with one of these.
-ORDER, SHUFFLE, AUGMENT = 1, 2, 3
+# First number of each generator's seed, so that the random streams are independent.
+ORDER_STREAM, SHUFFLE_STREAM, AUGMENT_STREAM = 1, 2, 3
 
 
 @dataclass(frozen=True)
-class WindowPlan:
+class SampleSchedule:
     """The order of all samples of a run.
 
     Attributes:
-        first: (I + 1,) int64; samples first[i] : first[i + 1] belong to image i.
+        image_offsets: (I + 1,) int64; samples image_offsets[i] : image_offsets[i + 1] belong to image i.
         seed: of the order.
-        epochs: how often every sample is seen; the last batch is filled from the epoch after.
-        batch_size: samples per optimiser step over all ranks.
-        window_batches: batches per window.
+        epochs: how often every sample is seen; the last batch is filled from the next epoch.
+        batch_size: global batch size: samples per optimiser step over all ranks.
+        window_batches: global batches per shuffle window.
     """
 
-    first: np.ndarray
+    image_offsets: np.ndarray
     seed: int
     epochs: int
     batch_size: int
@@ -37,7 +38,7 @@ class WindowPlan:
 
     @property
     def num_samples(self) -> int:
-        return int(self.first[-1])
+        return int(self.image_offsets[-1])
 
     @property
     def total_steps(self) -> int:
@@ -48,7 +49,7 @@ class WindowPlan:
         return math.ceil(self.total_steps / self.window_batches)
 
     def window_of(self, step: int) -> int:
-        """The window that holds a step."""
+        """The index of the window that contains a step."""
         return step // self.window_batches
 
     def steps(self, window: int) -> range:
@@ -57,47 +58,52 @@ class WindowPlan:
         return range(begin, min(begin + self.window_batches, self.total_steps))
 
     def samples(self, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The samples of a window, image by image.
+        """The samples of a window, ordered by image so that each image is decoded once.
 
         Returns:
             epoch, image, sample: (n,) int64 each, n = number of steps x batch_size.
-            slot: (n,) int64, the place of each in the shuffled window: slot s is sample s % batch_size of
-                the window's step s // batch_size.
+            window_position: (n,) int64, index of each sample in the shuffled window. Position p is row
+                p % batch_size of the global batch of the window's step p // batch_size.
         """
         steps = self.steps(window)
         begin, end = steps.start * self.batch_size, steps.stop * self.batch_size
         n = self.num_samples
-        parts = [
-            self._part(epoch, max(begin - epoch * n, 0), min(end - epoch * n, n))
+        segments = [
+            self._epoch_samples(epoch, max(begin - epoch * n, 0), min(end - epoch * n, n))
             for epoch in range(begin // n, (end - 1) // n + 1)
         ]
-        epoch, image, sample = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        slot = np.random.default_rng([SHUFFLE, self.seed, window]).permutation(end - begin)
-        return epoch, image, sample, slot
+        epoch, image, sample = (np.concatenate(columns) for columns in zip(*segments, strict=True))
+        window_position = np.random.default_rng([SHUFFLE_STREAM, self.seed, window]).permutation(end - begin)
+        return epoch, image, sample, window_position
 
-    def rank_rows(self, slot: np.ndarray, ranks: int) -> np.ndarray:
-        """The rows of a window's slots when each rank's samples of all of the window's steps lie together.
+    def rank_rows(self, window_position: np.ndarray, ranks: int) -> np.ndarray:
+        """Row of each sample when the window is ordered by rank, then step.
 
         Args:
-            slot: (n,) int64, places in the shuffled window.
-            ranks: how many share each batch equally, in its order.
-        """
-        share = self.batch_size // ranks
-        step, place = np.divmod(slot, self.batch_size)
-        rank, place = np.divmod(place, share)
-        return (rank * self.window_batches + step) * share + place
+            window_position: (n,) int64, as from ``samples``.
+            ranks: number of ranks; each takes an equal, contiguous part of every global batch.
 
-    def _part(self, epoch: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Samples begin : end of an epoch's sequence."""
-        order = np.random.default_rng([ORDER, self.seed, epoch]).permutation(len(self.first) - 1)
-        ends = np.cumsum(np.diff(self.first)[order])
+        Returns:
+            (n,) int64; the rows of a rank are its local batches of the window's steps, one after another.
+        """
+        local_batch_size = self.batch_size // ranks
+        step, batch_position = np.divmod(window_position, self.batch_size)
+        rank, local_position = np.divmod(batch_position, local_batch_size)
+        return (rank * self.window_batches + step) * local_batch_size + local_position
+
+    def _epoch_samples(self, epoch: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Epoch, image and sample number of positions begin : end in an epoch's sequence."""
+        order = np.random.default_rng([ORDER_STREAM, self.seed, epoch]).permutation(
+            len(self.image_offsets) - 1
+        )
+        ends = np.cumsum(np.diff(self.image_offsets)[order])
         position = np.arange(begin, end)
-        which = np.searchsorted(ends, position, side="right")
-        image = order[which]
-        sample = self.first[image + 1] - (ends[which] - position)
+        rank = np.searchsorted(ends, position, side="right")  # of the image in this epoch's order
+        image = order[rank]
+        sample = self.image_offsets[image + 1] - (ends[rank] - position)
         return np.full(end - begin, epoch), image, sample
 
 
 def sample_rng(seed: int, epoch: int, sample: int) -> np.random.Generator:
-    """The generator of one sample's augmentation: the same wherever and whenever it is cut."""
-    return np.random.default_rng([AUGMENT, seed, epoch, sample])
+    """The random generator of one sample's augmentation; it depends on nothing else."""
+    return np.random.default_rng([AUGMENT_STREAM, seed, epoch, sample])

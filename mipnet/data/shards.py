@@ -1,9 +1,9 @@
-"""A data set in few large files: each image folder becomes Parquet shards, everything else stays as it is.
+"""Packs each image folder of a data set into a few large Parquet shards; all other files are copied.
 
-A packed data set is opened like the plain one, by the same layout and with the same annotation files, so the
-order of training and all pixels are the same. A shard holds the images' files as they are, uncompressed:
-every image is one piece of it, which ``index.parquet`` names, so that it is read by itself, locally and from
-S3 or GCS, without Parquet in between. Any other program reads the shards as the tables that they are::
+A packed data set is opened like the original, in the same format and with the same annotation files, so the
+order of training and all pixels are the same. A shard stores the image files uncompressed. Each is one byte
+range of the shard, listed in ``index.parquet``, and is read as such, locally or from S3 or GCS, without
+parsing Parquet. Other programs can read the shards as tables with the columns::
 
     name (string), image_id (int64), people (string: JSON list of COCO annotations), image (binary)
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,16 +20,18 @@ from typing import Any
 
 from mipnet.data.parquet import from_parquet, to_parquet
 from mipnet.errors import DataError
-from mipnet.storage import Folder, piece_name
+from mipnet.storage import Folder, byte_range_name
 
-MANIFEST, INDEX, UNFINISHED = "pack.json", "index.parquet", "pack.unfinished"
-VERSION = 1
-THREADS = 4
+logger = logging.getLogger(__name__)
+
+MANIFEST, INDEX, UNFINISHED = "pack.json", "index.parquet", "pack.unfinished"  # names of files and a folder
+FORMAT_VERSION = 1
+PACKING_THREADS = 4
 
 
 @dataclass(frozen=True)
 class PackedImage:
-    """An image to be packed: its name in the image folder, its id, and its people as JSON."""
+    """An image to pack: its name in the image folder, its id, and its COCO annotations as a JSON list."""
 
     name: str
     image_id: int
@@ -36,15 +39,15 @@ class PackedImage:
 
 
 @dataclass(frozen=True)
-class Packing:
+class PackingJob:
     """One image folder to pack.
 
     Attributes:
-        source: the image folder as it is.
+        source: the original image folder.
         target: the image folder of the packed data set.
-        images: in the order in which they go into the shards.
+        images: in the order of the shards.
         per_shard: images in one shard.
-        settings: what the manifest says of where it comes from; annotation files with digests.
+        settings: the origin, for the manifest: data settings, and annotation files with their digests.
     """
 
     source: Folder
@@ -55,27 +58,27 @@ class Packing:
 
     @property
     def digest(self) -> str:
-        """Of all that decides what the shards hold, except the pixels."""
+        """SHA-256 of everything that determines the shards, except the pixels."""
         rows = [[image.name, image.image_id, image.people] for image in self.images]
-        return sha256(json.dumps([VERSION, self.per_shard, self.settings, rows]).encode())
+        return sha256(json.dumps([FORMAT_VERSION, self.per_shard, self.settings, rows]).encode())
 
     @property
     def num_shards(self) -> int:
         return -(-len(self.images) // self.per_shard)
 
 
-def pack(packing: Packing, progress: Callable[[int, int], None] = lambda done, of: None) -> dict[str, Any]:
-    """Write the shards that are not there yet, then the index, and last the manifest.
+def pack(packing: PackingJob, progress: Callable[[int, int], None] = lambda done, of: None) -> dict[str, Any]:
+    """Write the shards that do not exist yet, then the index, then the manifest.
 
     Args:
-        packing: what to do; after an interruption the same again goes on.
-        progress: told how many shards of how many are there.
+        packing: the job; the same job resumes after an interruption.
+        progress: called with (shards done, shards in total).
 
     Returns:
         the manifest.
 
     Raises:
-        DataError: the target holds a pack of something else.
+        DataError: the target holds another packed data set.
     """
     target, digest = packing.target, packing.digest
     if target.exists(MANIFEST):
@@ -85,42 +88,43 @@ def pack(packing: Packing, progress: Callable[[int, int], None] = lambda done, o
                 f"{target.uri} holds another packed data set", "choose another folder, or remove that one"
             )
         return manifest
-    done = []
-    with ThreadPoolExecutor(THREADS) as threads:
+    records = []
+    with ThreadPoolExecutor(PACKING_THREADS) as threads:
         try:
-            for record in threads.map(lambda n: _shard(packing, digest, n), range(packing.num_shards)):
-                done.append(record)
-                progress(len(done), packing.num_shards)
+            for record in threads.map(lambda n: _pack_shard(packing, digest, n), range(packing.num_shards)):
+                records.append(record)
+                progress(len(records), packing.num_shards)
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
-    _write_index(target, done)
-    missing = [name for record in done for name in record["missing"]]
+    _write_index(target, records)
+    missing = [name for record in records for name in record["missing"]]
     manifest = {
-        "version": VERSION,
+        "version": FORMAT_VERSION,
         "digest": digest,
         "images": len(packing.images) - len(missing),
         "people": sum(len(json.loads(image.people)) for image in packing.images),
-        "bytes": sum(record["bytes"] for record in done),
+        "bytes": sum(record["bytes"] for record in records),
         "missing": missing,
         "settings": packing.settings,
-        "shards": [{key: record[key] for key in ("name", "bytes", "sha256")} for record in done],
+        "shards": [{key: record[key] for key in ("name", "bytes", "sha256")} for record in records],
     }
-    target.write(MANIFEST, json.dumps(manifest, indent=2) + "\n")  # last: it says that all is there
+    target.write(MANIFEST, json.dumps(manifest, indent=2) + "\n")  # last: marks the pack as complete
     target.remove(UNFINISHED)
     return manifest
 
 
-def _shard(packing: Packing, digest: str, number: int) -> dict[str, Any]:
-    """The record of a shard, which is written unless an earlier start has done it."""
+def _pack_shard(packing: PackingJob, digest: str, number: int) -> dict[str, Any]:
+    """Write a shard unless an earlier run has done so; returns its record."""
     target, name = packing.target, f"shard-{number:05d}.parquet"
     record_name = f"{UNFINISHED}/{number:05d}.json"
     try:
-        record = json.loads(target.read(record_name))
+        record: dict[str, Any] = json.loads(target.read(record_name))
         if record["digest"] == digest:
             return record
+        logger.info("%s is of another data set: packed again", target.path(name))
     except FileNotFoundError:
-        pass
+        pass  # not packed yet
     rows, contents, missing = [], [], []
     begin = number * packing.per_shard
     for image in packing.images[begin : begin + packing.per_shard]:
@@ -128,13 +132,14 @@ def _shard(packing: Packing, digest: str, number: int) -> dict[str, Any]:
             contents.append(packing.source.read(image.name))
             rows.append(image)
         except OSError:
-            missing.append(image.name)  # training counts and names it, as it does in the plain folder
+            logger.info("left out of the shards: %s", packing.source.path(image.name), exc_info=True)
+            missing.append(image.name)  # training reports it as corrupt, as with the original folder
     file = _table_file(rows, contents)
-    images, at = [], 0
+    images, offset = [], 0
     for image, content in zip(rows, contents, strict=True):
-        at = file.index(content, at)  # uncompressed and in order: each is one piece of the file
-        images.append([image.name, at, len(content)])
-        at += len(content)
+        offset = file.index(content, offset)  # uncompressed and in order: one byte range each
+        images.append([image.name, offset, len(content)])
+        offset += len(content)
     target.write(name, file)
     record = {
         "digest": digest,
@@ -144,7 +149,7 @@ def _shard(packing: Packing, digest: str, number: int) -> dict[str, Any]:
         "images": images,
         "missing": missing,
     }
-    target.write(record_name, json.dumps(record))  # after the shard: it says that this one is whole
+    target.write(record_name, json.dumps(record))  # after the shard: marks it as complete
     return record
 
 
@@ -165,35 +170,35 @@ def _table_file(rows: Sequence[PackedImage], contents: Sequence[bytes]) -> bytes
 def _write_index(target: Folder, records: Sequence[dict[str, Any]]) -> None:
     import pyarrow as pa
 
-    kinds = {"name": pa.string(), "shard": pa.string(), "offset": pa.int64(), "size": pa.int64()}
+    column_types = {"name": pa.string(), "shard": pa.string(), "offset": pa.int64(), "size": pa.int64()}
     rows = [
-        {"name": name, "shard": record["name"], "offset": at, "size": size}
+        {"name": name, "shard": record["name"], "offset": offset, "size": size}
         for record in records
-        for name, at, size in record["images"]
+        for name, offset, size in record["images"]
     ]
-    target.write(INDEX, to_parquet(pa.Table.from_pylist(rows, pa.schema(kinds))))
+    target.write(INDEX, to_parquet(pa.Table.from_pylist(rows, pa.schema(column_types))))
 
 
 def read_manifest(folder: Folder) -> dict[str, Any]:
     """The manifest of a packed image folder.
 
     Raises:
-        DataError: it is broken, or of a version that this program does not know.
+        DataError: it is broken, or of an unknown version.
     """
     try:
-        manifest = json.loads(folder.read(MANIFEST))
-        if manifest["version"] == VERSION and manifest["digest"]:
+        manifest: dict[str, Any] = json.loads(folder.read(MANIFEST))
+        if manifest["version"] == FORMAT_VERSION and manifest["digest"]:
             return manifest
     except (ValueError, KeyError, TypeError):
-        pass
+        logger.info("broken manifest %s", folder.path(MANIFEST), exc_info=True)
     raise DataError(f"{folder.path(MANIFEST)} is not usable", "pack the data set again")
 
 
-def pieces(folder: Folder) -> dict[str, str]:
-    """Image name -> name of its piece of a shard; empty if the folder is not packed.
+def byte_ranges(folder: Folder) -> dict[str, str]:
+    """Image name -> name of its byte range in a shard; empty if the folder is not packed.
 
     Raises:
-        DataError: it was not packed to the end, or its index is broken.
+        DataError: packing was interrupted, or the manifest is broken.
     """
     if not folder.exists(MANIFEST):
         if folder.exists(UNFINISHED):
@@ -202,36 +207,38 @@ def pieces(folder: Folder) -> dict[str, str]:
     read_manifest(folder)
     index = from_parquet(folder.read(INDEX)).to_pydict()
     columns = (index[name] for name in ("name", "shard", "offset", "size"))
-    return {name: piece_name(shard, at, size) for name, shard, at, size in zip(*columns, strict=True)}
+    return {
+        name: byte_range_name(shard, offset, size) for name, shard, offset, size in zip(*columns, strict=True)
+    }
 
 
 def verify(folder: Folder, source: Folder | None = None) -> list[str]:
-    """What is wrong with a packed image folder, one line each.
+    """Check a packed image folder; returns one line per fault.
 
-    Every shard must have the digest that the manifest tells; every image must be the same by index and by
-    table, and the same as in ``source``, if that is given.
+    Every shard must have the manifest's digest; every image must be the same by index, by table, and in
+    ``source`` if given.
     """
-    manifest, problems, found = read_manifest(folder), [], pieces(folder)
+    manifest, faults, ranges = read_manifest(folder), [], byte_ranges(folder)
     seen = 0
     for shard in manifest["shards"]:
         try:
             file = folder.read(shard["name"])
         except OSError:
-            problems.append(f"{shard['name']} is missing")
+            faults.append(f"{shard['name']} is missing")
             continue
         if sha256(file) != shard["sha256"]:
-            problems.append(f"{shard['name']} has changed since it was written")
+            faults.append(f"{shard['name']} has changed since it was written")
             continue
         table = from_parquet(file, ["name", "image"]).to_pydict()
         for name, content in zip(table["name"], table["image"], strict=True):
             seen += 1
-            if name not in found or folder.read(found[name]) != content:
-                problems.append(f"{name} is not where the index says")
+            if name not in ranges or folder.read(ranges[name]) != content:
+                faults.append(f"{name} is not where the index says")
             elif source is not None and source.read(name) != content:
-                problems.append(f"{name} differs from {source.uri}")
-    if not problems and seen != manifest["images"]:
-        problems.append(f"{seen} images instead of {manifest['images']}")
-    return problems
+                faults.append(f"{name} differs from {source.uri}")
+    if not faults and seen != manifest["images"]:
+        faults.append(f"{seen} images instead of {manifest['images']}")
+    return faults
 
 
 def sha256(content: bytes) -> str:

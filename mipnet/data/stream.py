@@ -1,16 +1,16 @@
-"""The training stream on Ray Data: planned windows in, equal rank blocks of uint8 crops and joints out.
+"""The training data loader on Ray Data: from shuffle windows to a block of crops and keypoints per rank.
 
-A row that goes in is the number of a window (``mipnet.data.sample_schedule``). One task reads the window's
-images, decodes each once, cuts all of its people straight to their places in the shuffled window, and
-yields blocks of exactly one rank's share of it, step by step. With ``preserve_order`` Ray's splitter deals
-these blocks to the ranks in turn, so rank r gets block r of every window, however many tasks and ranks
-there are, and takes its batches out of it without a copy. Each sample carries its step and slot, and the
-training loop refuses a batch that is not the one it expects.
+An input row is the index of a window (``mipnet.data.sample_schedule``). One task reads the window's images,
+decodes each once, writes the crops of all its persons to their rows in the shuffled window, and yields one
+block per rank. With ``preserve_order``, Ray's splitter deals these blocks to the ranks in turn: rank r gets
+block r of every window whatever the number of tasks and ranks, and slices its batches without a copy. Each
+sample carries its step and batch position; the training loop refuses a batch out of order.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,126 +21,148 @@ import ray
 from ray.data import DataContext, DataIterator, Dataset, ExecutionOptions, ExecutionResources
 from ray.train import DataConfig
 
-from mipnet.data.buffer_pool import PixelMemory, new_pixels
-from mipnet.data.coco import People
-from mipnet.data.crops import CropSettings, cut_crop, read_image
-from mipnet.data.sample_schedule import WindowPlan, sample_rng
-from mipnet.host import keep_memory
+from mipnet.data.buffer_pool import BufferPool, new_buffer
+from mipnet.data.coco import PersonAnnotations
+from mipnet.data.crops import CropSettings, make_training_crop, read_image
+from mipnet.data.sample_schedule import SampleSchedule, sample_rng
+from mipnet.host import tune_malloc
+
+logger = logging.getLogger(__name__)
 
 Block = dict[str, np.ndarray]
+"""Column name -> (rows, ...) array."""
 
-
-DATA_NODES = {"mipnet.io/role": "data"}
-"""The Ray label of nodes that are there to decode, as the files in ``cluster/`` set it."""
+DATA_NODE_LABEL = {"mipnet.io/role": "data"}
+"""The Ray label of nodes for decoding, as the files in ``cluster/`` set it."""
+SLOW_WINDOW_SECONDS = 30.0
+"""Windows that take longer are logged."""
 
 
 @dataclass(frozen=True)
-class WindowCutter:
-    """Cuts the crops of a window. Pure: the result depends on the plan, the data and the window's number.
+class CropLoader:
+    """Loads the crops of a window: a pure function of the schedule, the data and the window's index.
 
     Attributes:
-        people: the data set.
-        plan: the order of its samples.
-        settings: how a crop is cut.
+        people: the annotated persons of the data set; a sample is one of them.
+        schedule: the order of the samples.
+        settings: of the crops.
     """
 
-    people: People
-    plan: WindowPlan
+    people: PersonAnnotations
+    schedule: SampleSchedule
     settings: CropSettings
 
-    def cut(
+    def load(
         self,
         window: int,
-        empty: Callable[[tuple[int, ...]], np.ndarray] | None = None,
+        allocate: Callable[[tuple[int, ...]], np.ndarray] = new_buffer,
         ranks: int | None = None,
     ) -> Block:
-        """All samples of a window in their shuffled order.
+        """All n samples of a window, shuffled.
 
         Args:
-            window: its number.
-            empty: gives the uint8 array of a shape into which the crops go; a new one by default.
-            ranks: puts the samples in the order of so many ranks, each one's of all steps together, and fills
-                the last window up to the size of the others: with step -1, at the end of each rank's part.
+            window: its index.
+            allocate: shape -> uninitialised uint8 array for the crops.
+            ranks: orders the rows by rank, then step, for so many ranks, and pads the last window to the size
+                of the others: rows with step -1 at the end of each rank's part. Without: by window position.
 
         Returns:
-            image (n, h, w, 3) uint8 RGB; joints (n, N, K, 3) float32 in crop px, v = 0 where not labelled
-            or outside; sample and epoch (n,) int64; people (n, N) int64, the annotation id of each λ's
-            person; step (n,) int64 and slot (n,) int64, its place in the step's global
-            batch; corrupt (n,) bool: its image could not be read, the crop is black and no joint counts.
+            the columns
+            image: (n, h, w, 3) uint8 RGB.
+            keypoints: (n, N, K, 3) float32 x, y in crop px and v; v = 0 where unlabelled or outside the crop.
+            sample, epoch: (n,) int64.
+            annotation_ids: (n, N) int64, annotation id of the person of each λ.
+            step, batch_position: (n,) int64, the training step and the row in its global batch.
+            corrupt: (n,) bool, the image could not be read: a black crop without labelled keypoints.
         """
-        epoch, image, sample, slot = self.plan.samples(window)
+        begin_time = time.perf_counter()
+        epoch, image, sample, window_position = self.schedule.samples(window)
         n, (width, height) = len(sample), self.settings.size
-        steps, places = np.divmod(slot, self.plan.batch_size)
-        row = slot
+        step_in_window, batch_position = np.divmod(window_position, self.schedule.batch_size)
+        row = window_position
         if ranks is not None:
-            n, row = self.plan.batch_size * self.plan.window_batches, self.plan.rank_rows(slot, ranks)
-        joints_shape = (n, self.settings.instances, self.settings.skeleton.num_joints, 3)
+            n = self.schedule.batch_size * self.schedule.window_batches
+            row = self.schedule.rank_rows(window_position, ranks)
+        keypoints_shape = (n, self.settings.instances, self.settings.skeleton.num_joints, 3)
         block: Block = {
-            "image": (empty or new_pixels)((n, height, width, 3)),
-            "joints": np.zeros(joints_shape, np.float32),
+            "image": allocate((n, height, width, 3)),
+            "keypoints": np.zeros(keypoints_shape, np.float32),
             "sample": np.zeros(n, np.int64),
             "epoch": np.zeros(n, np.int64),
-            "people": np.zeros((n, self.settings.instances), np.int64),
+            "annotation_ids": np.zeros((n, self.settings.instances), np.int64),
             "step": np.full(n, -1),
-            "slot": np.zeros(n, np.int64),
+            "batch_position": np.zeros(n, np.int64),
             "corrupt": np.zeros(n, bool),
         }
         block["sample"][row], block["epoch"][row] = sample, epoch
-        block["step"][row], block["slot"][row] = self.plan.steps(window).start + steps, places
+        block["step"][row] = self.schedule.steps(window).start + step_in_window
+        block["batch_position"][row] = batch_position
         starts = np.flatnonzero(np.diff(image, prepend=-1))
         for begin, end in zip(starts, [*starts[1:], len(sample)], strict=True):
-            self._cut_image(int(image[begin]), epoch[begin:end], sample[begin:end], row[begin:end], block)
+            self._load_image(int(image[begin]), epoch[begin:end], sample[begin:end], row[begin:end], block)
+        seconds = time.perf_counter() - begin_time
+        if seconds > SLOW_WINDOW_SECONDS:
+            logger.debug("window %d: %d samples took %.1f s", window, len(sample), seconds)
         return block
 
-    def _cut_image(
+    def _load_image(
         self, index: int, epochs: np.ndarray, samples: np.ndarray, rows: np.ndarray, block: Block
     ) -> None:
-        """The samples of an image."""
-        near = self.people.of_image(index)
+        """Write the samples of one image into their rows of the block."""
+        near = self.people.slice_of_image(index)
         boxes, keypoints = self.people.boxes[near], self.people.keypoints[near]
-        image = read_image(str(self.people.images.uris[index]))
+        uri = str(self.people.images.uris[index])
+        image = read_image(uri)
         if image is None:
+            logger.info("corrupt image, %d samples are black: %s", len(rows), uri)
             block["image"][rows] = 0
             block["corrupt"][rows] = True
-            block["people"][rows] = self.people.ids[samples][:, None]
+            block["annotation_ids"][rows] = self.people.ids[samples][:, None]
             return
         for epoch, sample, row in zip(epochs.tolist(), samples.tolist(), rows.tolist(), strict=True):
-            rng = sample_rng(self.plan.seed, epoch, sample)
-            out = block["image"][row]
-            primary = sample - near.start
-            joints, people = cut_crop(image, boxes, keypoints, primary, self.settings, rng, out)
-            block["joints"][row] = joints
-            block["people"][row] = self.people.ids[near.start + people]
+            rng = sample_rng(self.schedule.seed, epoch, sample)
+            keypoints_crop, people = make_training_crop(
+                image,
+                boxes,
+                keypoints,
+                primary=sample - near.start,
+                settings=self.settings,
+                rng=rng,
+                out=block["image"][row],
+            )
+            block["keypoints"][row] = keypoints_crop
+            block["annotation_ids"][row] = self.people.ids[near.start + people]
 
 
-def rest_in_every_turn(context: DataContext) -> None:
-    """Give Ray Data's scheduling loop a rest of 20 ms in every turn, where Ray lets us.
+def throttle_scheduling_loop(context: DataContext) -> None:
+    """Make Ray Data's scheduling loop sleep for 20 ms in every iteration, if this Ray has a callback for it.
 
-    While the consumer is slower than the tasks, the loop finds their outputs ready and may not take them, so
-    it turns without waiting for anything: measured, 40 to 80 % of a core, which on a small machine is taken
-    from the training. A turn handles all that is ready, so the rest costs no throughput.
+    While the consumer is slower than the tasks, backpressure keeps ready outputs in their tasks and the loop
+    busy-waits: measured, 40 to 80 % of a core, which a small machine takes from the training. An iteration
+    handles all outputs that are ready, so the sleep costs no throughput.
     """
     try:
         from ray.data._internal.execution.execution_callback import ExecutionCallback
-    except ImportError:  # Ray promises no such class: without it the samples are the same, only slower
+    except ImportError:  # a private class of Ray: without it the samples are the same, only slower
+        logger.info("this Ray has no ExecutionCallback: its scheduling loop is not throttled")
         return
 
-    class Rest(ExecutionCallback):
+    class ThrottleCallback(ExecutionCallback):
         def on_execution_step(self, executor: Any) -> None:
             time.sleep(0.02)
 
-    context.custom_execution_callback_classes = [Rest]
+    context.custom_execution_callback_classes = [ThrottleCallback]
 
 
-def settle(
+def apply_execution_options(
     blocks: Dataset, preserve_order: bool, label_selector: dict[str, str] | None = None, cpus: int = 0
 ) -> Dataset:
-    """The execution options that all of our data sets share.
+    """Set the execution options that all our Ray data sets share, in place.
 
     Args:
         blocks: the data set.
         preserve_order: blocks come in the order of their rows.
-        label_selector: binds every task of it.
+        label_selector: Ray node labels that all its tasks require.
         cpus: at most this many for its tasks; 0 is all.
     """
     blocks.context.execution_options = ExecutionOptions(
@@ -148,107 +170,111 @@ def settle(
         preserve_order=preserve_order,
         label_selector=label_selector,
     )
-    rest_in_every_turn(blocks.context)
+    throttle_scheduling_loop(blocks.context)
     blocks.context.enable_progress_bars = False
     return blocks
 
 
-def decoding_nodes(nodes: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
-    """The label selector that keeps decoding off the GPU nodes; None, for any node, without data nodes.
+def decoding_label_selector(nodes: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
+    """The label selector that binds decoding to the data nodes; None (any node) if there are none.
 
-    Only nodes that somebody labelled count. To take every node without a GPU instead would put all decoding
-    on the two cores of a head node beside eight GPU nodes with 96 each.
+    Only labelled nodes count, not every node without a GPU: that would put all decoding on the two cores of a
+    head node beside eight GPU nodes with 96 each.
 
     Args:
-        nodes: as ``ray.nodes()`` tells them.
+        nodes: as from ``ray.nodes()``.
     """
     ready = (node for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= 1)
-    if any(DATA_NODES.items() <= node["Labels"].items() for node in ready):
-        return dict(DATA_NODES)
+    if any(DATA_NODE_LABEL.items() <= node["Labels"].items() for node in ready):
+        return dict(DATA_NODE_LABEL)
     return None
 
 
-class PlannedSplit(DataConfig):
-    """Tells Ray Train how the windows become the ranks' batches; only here the number of ranks is known.
+class ScheduledDataConfig(DataConfig):
+    """Ray Train's data config that splits windows into blocks for the ranks, whose number it learns here.
 
     Args:
-        cutter: a reference to the ``WindowCutter`` in the object store, shared by all tasks.
-        plan: its order.
+        crop_loader: reference to the ``CropLoader`` in the object store, shared by all tasks.
+        schedule: the order of the samples.
         stream_workers: at most this many tasks at once; 0 leaves it to Ray.
     """
 
-    def __init__(self, cutter: ray.ObjectRef, plan: WindowPlan, stream_workers: int = 0) -> None:
+    def __init__(self, crop_loader: ray.ObjectRef, schedule: SampleSchedule, stream_workers: int = 0) -> None:
         super().__init__(enable_shard_locality=False)
-        self.cutter, self.stream_workers = cutter, stream_workers
-        self.window_samples = plan.window_batches * plan.batch_size
+        self.crop_loader, self.stream_workers = crop_loader, stream_workers
+        self.window_samples = schedule.window_batches * schedule.batch_size
 
     def configure(
         self, datasets: dict[str, Dataset], world_size: int, *args: Any, **kwargs: Any
     ) -> list[dict[str, DataIterator]]:
-        """One iterator per rank for every data set of window numbers."""
+        """For each rank, data set name -> iterator; as ``ray.train.DataConfig.configure``."""
         output: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
-        share = self.window_samples // world_size
+        samples_per_rank = self.window_samples // world_size
         for name, windows in datasets.items():
-            blocks = cut_windows(windows, self.cutter, world_size, share, self.stream_workers)
+            blocks = load_windows(
+                windows, self.crop_loader, world_size, samples_per_rank, self.stream_workers
+            )
             for rank, iterator in enumerate(blocks.streaming_split(world_size, equal=True)):
                 output[rank][name] = iterator
         return output
 
 
-def window_numbers(plan: WindowPlan, from_step: int) -> Dataset:
-    """The data set that spans all of the run's remaining windows, one task each."""
-    first = plan.window_of(from_step)
-    count = max(plan.num_windows - first, 0)
+def window_dataset(schedule: SampleSchedule, from_step: int) -> Dataset:
+    """The indices of the run's remaining windows from the one that contains a step, one task each."""
+    first = schedule.window_of(from_step)
+    count = max(schedule.num_windows - first, 0)
     return ray.data.range(count, override_num_blocks=max(count, 1)).map_batches(
         lambda batch: {"window": batch["id"] + first}, batch_size=1, zero_copy_batch=True
     )
 
 
-def cut_windows(windows: Dataset, cutter: Any, ranks: int, share: int, stream_workers: int = 0) -> Dataset:
-    """Blocks of exactly ``share`` samples, in order: of every window one for each rank.
+def load_windows(
+    windows: Dataset, crop_loader: Any, ranks: int, samples_per_rank: int, stream_workers: int = 0
+) -> Dataset:
+    """Blocks of exactly ``samples_per_rank`` rows in order: one per rank of every window.
 
-    The blocks are cut inside the task that made the window: Ray fuses the steps into one task, which copies
-    nothing between tasks. It does so only where they agree on how they compute, so the number of tasks is
-    limited by the CPUs of the whole and not by ``compute``.
+    Ray fuses loading and repartitioning into one task, so a window is split without a copy between tasks. It
+    fuses only operators with the same compute strategy; the number of tasks is therefore limited by the CPUs
+    of the data set's execution options and not by ``compute``.
     """
     blocks = windows.map_batches(
-        cut_batch,
+        load_window_crops,
         batch_size=1,
-        fn_kwargs={"cutter": cutter, "ranks": ranks},
+        fn_kwargs={"crop_loader": crop_loader, "ranks": ranks},
         num_cpus=1,
-    ).repartition(target_num_rows_per_block=share, strict=False)
-    # A task hands over its window at once and ends. Ray's own 2 would make it wait, its CPU idle, for a turn
-    # of the loop (a tenth of a second) for every two ranks. Ray promises no such setting; a context takes any
-    # name, so that a Ray without it is only slower.
+    ).repartition(target_num_rows_per_block=samples_per_rank, strict=False)
+    # Let a task yield all blocks of its window and end. With Ray's default of 2 it would wait, its CPU idle,
+    # for an iteration of the scheduling loop (0.1 s) for every two ranks. The setting is private; a context
+    # accepts any attribute, so a Ray without it is only slower.
     blocks.context._max_num_blocks_in_streaming_gen_buffer = max(ranks, 2)
-    return settle(blocks, True, decoding_nodes(ray.nodes()), stream_workers)
+    return apply_execution_options(blocks, True, decoding_label_selector(ray.nodes()), stream_workers)
 
 
 @functools.cache
-def pixel_memory() -> PixelMemory:
-    """Of this process, for all the windows that it cuts."""
-    return PixelMemory()
+def crop_buffer_pool() -> BufferPool:
+    """The pool of this process, for all windows that it loads."""
+    return BufferPool()
 
 
-def cut_batch(batch: Block, cutter: Any, ranks: int) -> Iterator[Block]:
-    """The samples of the windows of a batch, each window in one piece.
+def load_window_crops(batch: Block, crop_loader: Any, ranks: int) -> Iterator[Block]:
+    """The samples of the windows of a batch, one block per window.
 
-    Ray cuts it into the ranks' blocks: views, so that the only copy of a crop is that into the object store.
+    Ray splits it into the ranks' blocks as views: the only copy of a crop is the one into the object store.
     """
     import cv2
 
-    cv2.setNumThreads(1)  # tasks are the parallelism; OpenCV's own threads would only fight them
-    keep_memory()  # decoded images are large as well: without it decoding takes a quarter longer (measured)
-    local: WindowCutter = ray.get(cutter)
+    cv2.setNumThreads(1)  # tasks are the parallelism; OpenCV's own threads would compete with them
+    tune_malloc()  # for the decoded images: decoding takes a quarter longer without it (measured)
+    local: CropLoader = ray.get(crop_loader)
     for window in batch["window"].tolist():
-        yield local.cut(window, pixel_memory().empty, ranks)
+        yield local.load(window, crop_buffer_pool().empty, ranks)
 
 
-def stream_factory(plan: WindowPlan, position: Callable[[], int]) -> Callable[[], Dataset]:
-    """A callable for ``TorchTrainer(datasets=...)``, evaluated whenever the workers start.
+def dataset_factory(schedule: SampleSchedule, position: Callable[[], int]) -> Callable[[], Dataset]:
+    """A callable for ``TorchTrainer(datasets=...)``, which Ray Train calls at every start of the workers.
 
     Args:
-        plan: the order of the samples.
-        position: reads from storage the step to go on from.
+        schedule: the order of the samples.
+        position: reads the step to continue from.
     """
-    return lambda: window_numbers(plan, position())
+    return lambda: window_dataset(schedule, position())

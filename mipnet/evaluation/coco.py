@@ -1,4 +1,4 @@
-"""COCO's keypoint metrics, by pycocotools."""
+"""COCO's keypoint metrics, computed by pycocotools."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mipnet.errors import DataError
 Annotations = dict[str, Any] | str | PathLike[str]
 Sigmas = Sequence[float] | np.ndarray
 
-ALL_SIZES = {"all": [0, 1e5**2]}  # px²: as COCO's own "all", without its medium and large
+ALL_AREAS = {"all": [0, 1e5**2]}  # px²; COCO's own "all", without medium and large
 
 
 def keypoint_results(
@@ -28,7 +28,7 @@ def keypoint_results(
     """Poses as COCO's list of results, ready for ``evaluate_keypoints`` and for ``json.dump``.
 
     Args:
-        image_ids: (M,); poses: (M, K, 3) x, y in image px and joint score; scores: (M,).
+        image_ids: (M,); poses: (M, K, 3) x, y in image px and keypoint score; scores: (M,).
         category_id: the person's category.
     """
     return [
@@ -51,11 +51,12 @@ def pose_results(
     image_ids: Sequence[int | str] | np.ndarray,
     poses: np.ndarray,
     scores: np.ndarray,
+    *,
     instances: np.ndarray,
     boxes: np.ndarray,
     category_id: int = 1,
 ) -> list[dict[str, Any]]:
-    """``keypoint_results`` that also tell each pose's ``instance`` (its λ) and ``box``.
+    """``keypoint_results`` with each pose's ``instance`` (its λ) and ``box``.
 
     Args:
         image_ids, poses, scores, category_id: as for ``keypoint_results``.
@@ -82,12 +83,13 @@ def evaluate_keypoints(
         image_ids: the images to evaluate; by default all of the annotations'.
 
     Returns:
-        AP, AP50, AP75, APM, APL (people of 32² to 96² px², and larger), AR, and R50: the largest recall at
-        OKS 0.5, people of all sizes. All in [0, 1]; nan where the data set has nobody to measure (COCO's -1).
+        AP, AP50, AP75, APM, APL (people of 32² to 96² px², and larger), AR, and AR50: the largest recall at
+        OKS 0.5, people of all sizes. All in [0, 1]; nan where the data set has no such people
+        (COCO's -1).
 
     Raises:
         DataError: a file that is not a keypoint data set; results with unknown image or category ids or with
-            another number of joints.
+            another number of keypoints.
     """
     annotations = load_annotations(annotations)
     evaluation = run_evaluation(
@@ -104,7 +106,7 @@ def evaluate_keypoints(
         "APM": mean_present(precision[:, :, :, 1]),
         "APL": mean_present(precision[:, :, :, 2]),
         "AR": mean_present(recall[:, :, 0]),
-        "R50": mean_present(recall[0, :, 0]),
+        "AR50": mean_present(recall[0, :, 0]),
     }
 
 
@@ -114,26 +116,26 @@ def load_annotations(annotations: Annotations) -> dict[str, Any]:
     Raises:
         DataError: no such file, not JSON, or without images, annotations and categories.
     """
-    where, data = "annotations", annotations
+    name, data = "annotations", annotations
     if not isinstance(annotations, dict):
-        where = str(annotations)
+        name = str(annotations)
         try:
             data = json.loads(Path(annotations).read_text(encoding="utf-8"))
         except OSError as error:
-            raise DataError(f"cannot read {where}: {error.strerror or error}") from None
+            raise DataError(f"cannot read {name}: {error.strerror or error}") from None
         except ValueError as error:
-            raise DataError(f"{where} is not JSON: {error}") from None
-    for part in ("images", "annotations", "categories"):
-        if not isinstance(data, dict) or not isinstance(data.get(part), list):
-            raise DataError(f"{where} has no list of {part}: not a COCO data set")
+            raise DataError(f"{name} is not JSON: {error}") from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(data, dict) or not isinstance(data.get(key), list):
+            raise DataError(f"{name} has no list of {key}: not a COCO data set")
     return cast("dict[str, Any]", data)
 
 
-def ground_truth_index(annotations: dict[str, Any], num_joints: int) -> COCO:
-    """The people of a data set for COCOeval, which writes into what it is given: copies.
+def ground_truth_index(annotations: dict[str, Any], num_keypoints: int) -> COCO:
+    """The people of a data set for COCOeval; copies, because COCOeval writes into its input.
 
-    Annotations are numbered anew from 1, because COCOeval takes a match with annotation 0 for no match.
-    People without keypoints have ``num_keypoints`` 0: to COCOeval they are regions to ignore.
+    Annotations get new ids from 1, because COCOeval reads a match with annotation 0 as no match.
+    People without keypoints get ``num_keypoints`` 0, so that COCOeval ignores their regions.
     """
     categories = keypoint_categories(annotations)
     known = {category["id"] for category in categories}
@@ -141,8 +143,8 @@ def ground_truth_index(annotations: dict[str, Any], num_joints: int) -> COCO:
     for number, person in enumerate(
         (a for a in annotations["annotations"] if a["category_id"] in known), start=1
     ):
-        keypoints = person.get("keypoints") or [0] * (3 * num_joints)
-        _check_joints(keypoints, num_joints, f"annotation {person.get('id')}")
+        keypoints = person.get("keypoints") or [0] * (3 * num_keypoints)
+        _check_keypoints(keypoints, num_keypoints, f"annotation {person.get('id')}")
         missing = [field for field in ("image_id", "bbox", "area") if field not in person]
         if missing:
             raise DataError(f"annotation {person.get('id')} has no {missing[0]}")
@@ -162,8 +164,8 @@ def ground_truth_index(annotations: dict[str, Any], num_joints: int) -> COCO:
     return _index(annotations, categories, people)
 
 
-def results_index(annotations: dict[str, Any], results: list[dict[str, Any]], num_joints: int) -> COCO:
-    """Results for COCOeval, checked; box and area are those of the joints' extent, as COCO computes them."""
+def results_index(annotations: dict[str, Any], results: list[dict[str, Any]], num_keypoints: int) -> COCO:
+    """Results for COCOeval, checked; box and area are the keypoints' extent, as in COCO's ``loadRes``."""
     images = {image["id"] for image in annotations["images"]}
     categories = keypoint_categories(annotations)
     known = {category["id"] for category in categories}
@@ -178,7 +180,7 @@ def results_index(annotations: dict[str, Any], results: list[dict[str, Any]], nu
             raise DataError(
                 f"result {number} has category {result['category_id']!r}, unknown to the annotations"
             )
-        _check_joints(result["keypoints"], num_joints, f"result {number}")
+        _check_keypoints(result["keypoints"], num_keypoints, f"result {number}")
         xs, ys = result["keypoints"][0::3], result["keypoints"][1::3]
         width, height = max(xs) - min(xs), max(ys) - min(ys)
         poses.append(
@@ -202,10 +204,10 @@ def run_evaluation(
     image_ids: Sequence[int | str] | None = None,
     area_ranges: dict[str, list[float]] | None = None,
 ) -> COCOeval:
-    """COCOeval without its prints, evaluated and accumulated.
+    """Run COCOeval (evaluate and accumulate) without its prints.
 
     In its ``eval``, ``precision`` is (OKS, recall, category, area range, 1) and ``recall`` (OKS, category,
-    area range, 1); both are -1 where there is nobody.
+    area range, 1); both are -1 where there are no people.
 
     Args:
         ground_truth, poses: as from ``ground_truth_index`` and ``results_index``.
@@ -227,20 +229,20 @@ def run_evaluation(
 
 
 def mean_present(values: np.ndarray) -> float:
-    """Mean of the entries that COCOeval filled in (not -1); nan if there are none."""
+    """Mean of the values that COCOeval filled in (not -1); nan if there are none."""
     present = values[values > -1]
     return float(present.mean()) if present.size else float("nan")
 
 
 def keypoint_categories(annotations: dict[str, Any]) -> list[dict[str, Any]]:
-    """The categories that define keypoints; all of them if none says so."""
+    """The categories that define keypoints; all categories if none does."""
     categories = annotations["categories"]
     return [category for category in categories if category.get("keypoints")] or categories
 
 
-def _check_joints(keypoints: Sequence[float], num_joints: int, who: str) -> None:
-    if len(keypoints) != 3 * num_joints:
-        raise DataError(f"{who} has {len(keypoints)} keypoint numbers, not {num_joints} · 3")
+def _check_keypoints(keypoints: Sequence[float], num_keypoints: int, owner: str) -> None:
+    if len(keypoints) != 3 * num_keypoints:
+        raise DataError(f"{owner} has {len(keypoints)} keypoint numbers, not {num_keypoints} · 3")
 
 
 def _index(

@@ -1,4 +1,4 @@
-"""CrowdPose's keypoint metrics, whose rules differ from COCO's."""
+"""CrowdPose's keypoint metrics; the rules differ from COCO's."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from mipnet.errors import DataError
 from mipnet.evaluation import coco
-from mipnet.evaluation.coco import ALL_SIZES, Annotations, Sigmas
+from mipnet.evaluation.coco import ALL_AREAS, Annotations, Sigmas
 
-AREA_FRACTION = 0.53  # of a person's box, in place of the segmentation's area
-EASY_BELOW, MEDIUM_BELOW = 0.2, 0.8  # crowdIndex
+BOX_AREA_FRACTION = 0.53  # of a person's box, replaces the segmentation's area
+EASY_CROWD_INDEX, MEDIUM_CROWD_INDEX = 0.2, 0.8  # upper bounds, exclusive
 
 
 def evaluate_crowdpose(
@@ -22,13 +22,13 @@ def evaluate_crowdpose(
 
     Args:
         annotations: a CrowdPose data set, or the path of its JSON; not changed.
-        results: COCO's result format with 14 joints; not changed.
+        results: COCO's result format with 14 keypoints; not changed.
         sigmas: (14,) OKS constants, those of ``CROWDPOSE14``.
 
     Returns:
         AP, AP50, AP75, AR, AR50, AR75, and AP_easy (crowdIndex < 0.2), AP_medium (< 0.8) and AP_hard, the
-        last three rounded to 4 places as the benchmark reports them. All in [0, 1]; nan where there is nobody
-        to measure.
+        last three rounded to 4 places as the benchmark reports them. All in [0, 1]; nan where there are no
+        people.
 
     Raises:
         DataError: as ``evaluate_keypoints``; an image without ``crowdIndex``.
@@ -38,7 +38,7 @@ def evaluate_crowdpose(
     ground_truth = coco.ground_truth_index({**annotations, "annotations": people}, len(sigmas))
     poses = coco.results_index(annotations, results, len(sigmas))
 
-    evaluation = coco.run_evaluation(ground_truth, poses, sigmas, area_ranges=ALL_SIZES).eval
+    evaluation = coco.run_evaluation(ground_truth, poses, sigmas, area_ranges=ALL_AREAS).eval
     precision, recall = evaluation["precision"], evaluation["recall"]
     metrics = {
         "AP": coco.mean_present(precision),
@@ -49,7 +49,7 @@ def evaluate_crowdpose(
         "AR75": coco.mean_present(recall[5]),
     }
     for level, image_ids in crowd_levels(annotations).items():
-        subset = coco.run_evaluation(ground_truth, poses, sigmas, image_ids, ALL_SIZES).eval
+        subset = coco.run_evaluation(ground_truth, poses, sigmas, image_ids, ALL_AREAS).eval
         metrics[f"AP_{level}"] = round(coco.mean_present(subset["precision"]), 4)
     return metrics
 
@@ -57,19 +57,19 @@ def evaluate_crowdpose(
 def _with_area(person: dict[str, Any]) -> dict[str, Any]:
     if "bbox" not in person:
         raise DataError(f"annotation {person.get('id')} has no bbox")
-    return {**person, "area": AREA_FRACTION * person["bbox"][2] * person["bbox"][3]}
+    return {**person, "area": BOX_AREA_FRACTION * person["bbox"][2] * person["bbox"][3]}
 
 
 def crowd_levels(annotations: Mapping[str, Any]) -> dict[str, list[int]]:
-    """The ids of the images of each level, easy, medium and hard, by ``crowdIndex``.
+    """Image ids of the levels easy, medium and hard, by ``crowdIndex``.
 
     Raises:
-        DataError: an image has none.
+        DataError: an image has no ``crowdIndex``.
     """
     levels: dict[str, list[int]] = {"easy": [], "medium": [], "hard": []}
     for image in annotations["images"]:
         if "crowdIndex" not in image:
             raise DataError(f"image {image['id']!r} has no crowdIndex: not a CrowdPose data set")
-        index = np.searchsorted([EASY_BELOW, MEDIUM_BELOW], image["crowdIndex"], side="right")
+        index = np.searchsorted([EASY_CROWD_INDEX, MEDIUM_CROWD_INDEX], image["crowdIndex"], side="right")
         levels[("easy", "medium", "hard")[index]].append(image["id"])
     return levels

@@ -1,4 +1,4 @@
-"""From heatmaps to joints in the image: pure tensor functions for any device."""
+"""Decode heatmaps to keypoints in the image: pure tensor functions for any device."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch.nn.functional import pad
 
 DecodeMethod = Literal["argmax", "quarter", "dark", "parabola"]
 
-FLOOR = 1e-10  # heatmap values below it are raised to it before a logarithm
-DARK_SIGMA, DARK_RADIUS = 2.0, 5  # the blur in front of DARK's Taylor step: an 11 x 11 Gaussian
+LOG_FLOOR = 1e-10  # least heatmap value under a logarithm
+DARK_SIGMA, DARK_RADIUS = 2.0, 5  # heatmap px; DARK blurs with an 11 x 11 Gaussian before its Taylor step
 
 
 def decode_heatmaps(
@@ -23,8 +23,8 @@ def decode_heatmaps(
     gives cell (0, 0). ``quarter``: 0.25 cells toward the larger neighbour, per axis, if 1 < x < w - 1 and
     1 < y < h - 1. ``dark``: DARK's Newton step on the logarithm of the blurred map, if 1 < x < w - 2 and
     1 < y < h - 2. ``parabola``: the vertex of the parabola through the logarithms of the peak and its two
-    neighbours, per axis, at most half a cell; exact for a Gaussian and cheap, but without a blur it passes on
-    the map's noise, which DARK's does not.
+    neighbours, per axis, at most half a cell; exact for a Gaussian and cheap, but more sensitive to noise
+    than DARK, because it does not blur the map.
 
     Args:
         heatmaps: (..., K, h, w), any float dtype; computed in float32.
@@ -56,13 +56,13 @@ def decode_heatmaps(
 def cells_to_image(
     cells: torch.Tensor, center: torch.Tensor, size: torch.Tensor, heatmap_size: tuple[int, int]
 ) -> torch.Tensor:
-    """Heatmap points in the image: the inverse of the crop's affine (rotation 0), the heatmap as its input.
+    """Heatmap px -> image px: the inverse of the crop's affine transform (rotation 0).
 
     Args:
         cells: (P, ..., K, 2) (x, y) in heatmap px.
         center: (P, 2) the crops' centres in image px.
         size: (P, 2) the crops' (w, h) in image px; as in ``crop_affine`` only the width is used.
-        heatmap_size: (w, h) in cells.
+        heatmap_size: (w, h) in heatmap px.
 
     Returns:
         (P, ..., K, 2) in image px; float32, or float64 if one of the arguments is.
@@ -74,7 +74,7 @@ def cells_to_image(
 
 
 def flip_back(heatmaps: torch.Tensor, flip_permutation: Sequence[int], shift: bool = True) -> torch.Tensor:
-    """Maps of the mirrored crop as maps of the crop, ready to be averaged with those of the crop itself.
+    """Undo the mirroring of the flip test, so that the maps can be averaged with those of the crop itself.
 
     Args:
         heatmaps: (..., K, h, w) of the mirrored crop.
@@ -83,7 +83,7 @@ def flip_back(heatmaps: torch.Tensor, flip_permutation: Sequence[int], shift: bo
             crop is c' = w - c of the crop, while mirroring the array gives w - 1 - c.
 
     Returns:
-        (..., K, h, w): mirrored, left and right joints changed over, shifted.
+        (..., K, h, w): mirrored, left and right keypoints swapped, shifted.
     """
     permutation = torch.as_tensor(flip_permutation, device=heatmaps.device)
     flipped = heatmaps.index_select(-3, permutation).flip(-1)
@@ -91,11 +91,11 @@ def flip_back(heatmaps: torch.Tensor, flip_permutation: Sequence[int], shift: bo
 
 
 def _largest(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maximum (M,) of every row (M, L), and where it first is."""
+    """Maximum (M,) of every row (M, L), and its first index (M,)."""
     if rows.device.type != "cpu":
         maxima, index = rows.max(dim=1)
         return maxima, index
-    index = torch.from_numpy(rows.numpy().argmax(axis=1))  # several times as fast as torch's on a CPU
+    index = torch.from_numpy(rows.numpy().argmax(axis=1))  # on a CPU several times as fast as torch's
     return rows.gather(1, index[:, None])[:, 0], index
 
 
@@ -123,24 +123,24 @@ def _quarter_shift(maps: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
 
 
 def _parabola_vertex(maps: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
-    logs = _cross(maps, peak).clamp(min=FLOOR).log()
+    logs = _cross(maps, peak).clamp(min=LOG_FLOOR).log()
     middle, before, after = logs[:, :1], logs[:, 1::2], logs[:, 2::2]
     curvature = before - 2 * middle + after  # <= 0, the peak being the largest; 0 on a plateau
-    shift = 0.5 * (before - after) / curvature.clamp(max=-FLOOR)
+    shift = 0.5 * (before - after) / curvature.clamp(max=-LOG_FLOOR)
     return torch.where(_interior(maps, peak, 1, 2), shift.clamp(-0.5, 0.5), 0.0)
 
 
 def _dark_step(maps: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
     """Newton's step on the logarithm of the blurred maps, in float64, from the 5 x 5 cells around each peak.
 
-    DARK brings a blurred map back to its old maximum. That factor is a constant under the logarithm, which no
-    difference sees, unless a value is so small that it is raised to the floor: only then it is computed.
+    DARK rescales a blurred map to its old maximum. Under the logarithm that factor is a constant, which
+    cancels in all differences, so it is computed only for maps with a value below ``LOG_FLOOR``.
     """
     values = _blurred_patches(maps, peak)
-    low = (values <= FLOOR).flatten(1).any(dim=1).nonzero()[:, 0]
+    low = (values <= LOG_FLOOR).flatten(1).any(dim=1).nonzero()[:, 0]
     if len(low):
         values[low] *= _lost_in_blur(maps[low])[:, None, None]
-    v = values.clamp(min=FLOOR).log()
+    v = values.clamp(min=LOG_FLOOR).log()
     dx = 0.5 * (v[:, 2, 3] - v[:, 2, 1])
     dy = 0.5 * (v[:, 3, 2] - v[:, 1, 2])
     dxx = 0.25 * (v[:, 2, 4] - 2 * v[:, 2, 2] + v[:, 2, 0])
@@ -161,9 +161,9 @@ def _taps() -> torch.Tensor:
 
 
 def _blurred_patches(maps: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
-    """(M, 5, 5) float64: the blurred maps around each peak; outside of a map all is 0.
+    """(M, 5, 5) float64: the blurred maps around each peak; 0 outside of a map.
 
-    In float64 because the differences of logarithms cannot spare the digits of TF32 or autocast.
+    In float64, because differences of logarithms need more digits than TF32 or autocast have.
     """
     height, width = maps.shape[1:]
     reach = 2 + DARK_RADIUS
@@ -179,9 +179,9 @@ def _blurred_patches(maps: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
 
 
 def _lost_in_blur(maps: torch.Tensor) -> torch.Tensor:
-    """Old maximum over that of the blurred map, (M,) float64; 1 where the latter is not above 0.
+    """Maximum of the map over that of the blurred map, (M,) float64; 1 where the latter is not above 0.
 
-    Sums of shifted maps: a convolution may run in TF32.
+    Blurs by sums of shifted maps, because a convolution may run in TF32.
     """
     blurred = maps.double()
     for axis, border in ((2, (DARK_RADIUS, DARK_RADIUS)), (1, (0, 0, DARK_RADIUS, DARK_RADIUS))):

@@ -1,4 +1,4 @@
-"""Results of other methods, to be scored by the same rules and set beside ours in one table."""
+"""Result files of other methods, scored by the same protocol for the same table."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mipnet.config import Config
-from mipnet.data.coco import CocoFile, read_json
+from mipnet.data.coco import CocoKeypointFile, read_json
 from mipnet.errors import DataError
 from mipnet.evaluation.protocols import evaluate_poses
-from mipnet.evaluation.result_rows import Entry
-from mipnet.storage import Folder, parent_of
+from mipnet.evaluation.result_rows import ResultRow
+from mipnet.storage import Folder, split_uri
 
-HELP = "give a JSON list of {image_id, category_id, keypoints: [x, y, score] · K, score}"
-VIEW = "results"
+FORMAT_HELP = "give a JSON list of {image_id, category_id, keypoints: [x, y, score] · K, score}"
+EXTERNAL_MODE = "results"  # in place of an instance mode
 
 
-def other_entries(named: Sequence[str], files: Mapping[str, CocoFile], config: Config) -> list[Entry]:
-    """Lines of the table for other methods.
+def external_result_rows(
+    named: Sequence[str], files: Mapping[str, CocoKeypointFile], config: Config
+) -> list[ResultRow]:
+    """Rows of the table for other methods.
 
     Args:
-        named: NAME=FILE for each, results in COCO's format; {split} in FILE is the split's name.
+        named: NAME=FILE for each method, results in COCO's format; {split} in FILE is the split's name.
         files: split -> its annotations.
-        config: whose joints and protocol hold.
+        config: skeleton and protocol.
 
     Raises:
-        DataError: a name without a file, a file that is missing or broken, or results of something else.
+        DataError: a name without a file, or as ``read_results``.
     """
-    entries = []
+    result_rows = []
     for split, file in files.items():
         for pair in named:
             name, _, path = pair.partition("=")
@@ -37,28 +39,28 @@ def other_entries(named: Sequence[str], files: Mapping[str, CocoFile], config: C
                 raise DataError(
                     f"--results: {pair!r} names no file", "give NAME=FILE, e.g. openpose=poses.json"
                 )
-            folder, file_name = parent_of(Folder.of(path.replace("{split}", split)).uri)
+            folder, file_name = split_uri(Folder.of(path.replace("{split}", split)).uri)
             results = read_results(folder, file_name, file)
             metrics = evaluate_poses(
                 config.data.protocol, file.annotations, results, config.data.joints.sigmas
             )
-            entries.append(Entry(split, name, VIEW, metrics, results))
-    return entries
+            result_rows.append(ResultRow(split, name, EXTERNAL_MODE, metrics, results))
+    return result_rows
 
 
-def read_results(folder: Folder, name: str, file: CocoFile) -> list[dict[str, Any]]:
-    """The poses of a file in COCO's results format, checked.
+def read_results(folder: Folder, name: str, file: CocoKeypointFile) -> list[dict[str, Any]]:
+    """Read and check a file in COCO's results format.
 
-    Some tools name the image by its file (``000000000139.jpg``, or that without its ending) and leave
-    ``category_id`` out; both are taken.
+    ``image_id`` may also be the image's file name, with or without ending, and ``category_id`` may be absent,
+    because some tools write such files.
 
     Raises:
-        DataError: the file is missing, broken, of other images or of another skeleton.
+        DataError: the file is missing or broken, or of other images or another skeleton.
     """
-    where = folder.path(name)
+    uri = folder.path(name)
     found = read_json(folder, name, "give --results NAME=FILE")
     if not isinstance(found, list):
-        raise DataError(f"{where} is not a list", HELP)
+        raise DataError(f"{uri} is not a list", FORMAT_HELP)
     ids = ids_by_name(file)
     width = 3 * file.skeleton.num_joints
     results = []
@@ -70,20 +72,20 @@ def read_results(folder: Folder, name: str, file: CocoFile) -> list[dict[str, An
             problem = (
                 f"is of image {pose['image_id']!r:.50}, which {file.path} does not have, or not only once"
             )
-        elif not numbers(pose["keypoints"]) or not numbers([pose["score"]]):
+        elif not is_finite_list(pose["keypoints"]) or not is_finite_list([pose["score"]]):
             problem = "has keypoints or a score that are not numbers"
         elif len(pose["keypoints"]) != width:
             problem = f"has {len(pose['keypoints']) // 3} keypoints, {file.skeleton.name} {width // 3}"
         if problem:
-            raise DataError(f"{where}: result {number} {problem}", HELP)
-        ours = pose.get("category_id", file.category_id) in file.categories
-        category = file.category_id if ours else pose["category_id"]
+            raise DataError(f"{uri}: result {number} {problem}", FORMAT_HELP)
+        known = pose.get("category_id", file.category_id) in file.person_category_ids
+        category = file.category_id if known else pose["category_id"]
         results.append({**pose, "category_id": category, "image_id": ids[pose["image_id"]]})
     return results
 
 
-def ids_by_name(file: CocoFile) -> dict[int | str, int]:
-    """Image id by id, by file name, and by that without folder and ending where one image alone has it."""
+def ids_by_name(file: CocoKeypointFile) -> dict[int | str, int]:
+    """Image id by id, by file name, and by base name with and without ending where it is unique."""
     short: dict[str, set[int]] = {}
     for number, info in file.coco.imgs.items():
         path = PurePosixPath(info["file_name"])
@@ -94,8 +96,8 @@ def ids_by_name(file: CocoFile) -> dict[int | str, int]:
     return ids | {number: number for number in file.coco.imgs}
 
 
-def numbers(values: Any) -> bool:
-    """Whether all of a list are finite numbers."""
+def is_finite_list(values: Any) -> bool:
+    """Whether the value is a list of finite numbers."""
     return isinstance(values, list) and all(
         isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values
     )

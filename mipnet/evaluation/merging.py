@@ -1,4 +1,4 @@
-"""From every instance of every box to the poses of an image: score, discount, OKS-NMS."""
+"""Merge the poses of all instances λ of all boxes of an image: pose score, discount γ^λ, OKS-NMS."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import numpy as np
 
 from mipnet.evaluation.oks import oks_nms
 
-JOINT_THRESHOLD = 0.2  # joints scored at or below it do not count in a pose's score
-DISCOUNT = 0.9  # the paper's gamma
+KEYPOINT_THRESHOLD = 0.2  # a pose's score ignores keypoints that score at or below it
+DISCOUNT = 0.9  # γ of the paper
 OKS_THRESHOLD = 0.9
 
-Instances = Literal["merged"] | int
+InstanceMode = Literal["merged"] | int
+"""All λ merged, or one λ alone."""
 
 
-class Merged(NamedTuple):
-    """The poses that were kept: ``poses[boxes, instances]``, with their discounted scores.
+class MergedPoses(NamedTuple):
+    """The poses that NMS keeps: ``poses[boxes, instances]``, with their discounted scores.
 
     Attributes:
         boxes: (M,) int64 indices into P.
-        instances: (M,) int64 lambda indices into N.
+        instances: (M,) int64 λ, indices into N.
         scores: (M,) float64.
     """
 
@@ -31,22 +32,23 @@ class Merged(NamedTuple):
 
 
 def pose_scores(
-    box_scores: np.ndarray, joint_scores: np.ndarray, threshold: float = JOINT_THRESHOLD
+    box_scores: np.ndarray, keypoint_scores: np.ndarray, threshold: float = KEYPOINT_THRESHOLD
 ) -> np.ndarray:
-    """Box score times the mean of the joint scores above ``threshold``, 0 where no joint is.
+    """Box score times the mean of the keypoint scores above ``threshold``; 0 where none is above.
 
     Args:
         box_scores: (P,).
-        joint_scores: (P, N, K), the peaks of the heatmaps.
-        threshold: a joint score has to be larger to count.
+        keypoint_scores: (P, N, K), the peaks of the heatmaps.
+        threshold: a keypoint score counts if it is larger.
 
     Returns:
         (P, N) float64.
     """
-    joint_scores = np.asarray(joint_scores, np.float64)
-    counts = joint_scores > threshold
-    means = np.where(counts, joint_scores, 0).sum(axis=-1) / np.maximum(counts.sum(axis=-1), 1)
-    return np.asarray(box_scores, np.float64)[:, None] * means
+    keypoint_scores = np.asarray(keypoint_scores, np.float64)
+    counts = keypoint_scores > threshold
+    means = np.where(counts, keypoint_scores, 0).sum(axis=-1) / np.maximum(counts.sum(axis=-1), 1)
+    scores: np.ndarray = np.asarray(box_scores, np.float64)[:, None] * means
+    return scores
 
 
 def merge_instances(
@@ -54,36 +56,37 @@ def merge_instances(
     scores: np.ndarray,
     areas: np.ndarray,
     sigmas: Sequence[float] | np.ndarray,
+    *,
     discount: float = DISCOUNT,
     oks_threshold: float = OKS_THRESHOLD,
-    instances: Instances = "merged",
-) -> Merged:
-    """The poses of one image, all boxes and instances together.
+    instance_mode: InstanceMode = "merged",
+) -> MergedPoses:
+    """Merge the poses of one image, over all boxes and instances.
 
     The score of instance i is multiplied by discount^i, then OKS-NMS runs over all poses. Of equal scores the
-    lower instance counts as the higher, so the primary wins a tie.
+    lower instance ranks higher, so the primary wins ties.
 
     Args:
-        poses: (P, N, K, 3) x, y in image px and joint score (not used).
+        poses: (P, N, K, 3) x, y in image px and keypoint score (not used).
         scores: (P, N) as from ``pose_scores``.
         areas: (P,) of the boxes in px².
         sigmas: (K,) OKS constants.
-        discount: gamma.
-        oks_threshold: of two poses with a larger OKS the lower scored one goes.
-        instances: "merged", or the one instance to use alone.
+        discount: γ.
+        oks_threshold: of two poses with a larger OKS the lower scored one is dropped.
+        instance_mode: "merged", or the one λ to use alone.
 
     Returns:
         the kept poses in score order.
     """
     count = np.shape(poses)[1]
-    chosen = np.arange(count) if instances == "merged" else np.array([instances])
-    # Instance-major order: all primaries come first, and ties keep the order.
+    chosen = np.arange(count) if instance_mode == "merged" else np.array([instance_mode])
+    # Instance-major order: all primaries come first, and the sort is stable.
     box_index = np.tile(np.arange(len(poses)), len(chosen))
     instance_index = np.repeat(chosen, len(poses))
     discounted = np.asarray(scores, np.float64)[box_index, instance_index] * discount**instance_index
     flat_poses, flat_areas = np.asarray(poses)[box_index, instance_index], np.asarray(areas)[box_index]
     kept = oks_nms(flat_poses, discounted, flat_areas, sigmas, oks_threshold)
-    return Merged(box_index[kept], instance_index[kept], discounted[kept])
+    return MergedPoses(box_index[kept], instance_index[kept], discounted[kept])
 
 
 def merge_data_set(
@@ -92,31 +95,38 @@ def merge_data_set(
     scores: np.ndarray,
     areas: np.ndarray,
     sigmas: Sequence[float] | np.ndarray,
+    *,
     discount: float = DISCOUNT,
     oks_threshold: float = OKS_THRESHOLD,
-    instances: Instances = "merged",
-) -> Merged:
+    instance_mode: InstanceMode = "merged",
+) -> MergedPoses:
     """``merge_instances`` for each image of a data set.
 
     Args:
         image_ids: (P,) the image of each box, in any order.
         poses, scores, areas: (P, N, K, 3), (P, N) and (P,) of all boxes.
-        sigmas, discount, oks_threshold, instances: as for ``merge_instances``.
+        sigmas, discount, oks_threshold, instance_mode: as for ``merge_instances``.
 
     Returns:
-        the kept poses, ``boxes`` counting over the whole data set: images in the order of their ids, each
-        image's poses in score order.
+        the kept poses, ``boxes`` indexing the whole data set: images by id, each image's poses in score
+        order.
     """
     poses, scores, areas = np.asarray(poses), np.asarray(scores), np.asarray(areas)
-    _, group = np.unique(np.asarray(image_ids), return_inverse=True)
-    order = np.argsort(group, kind="stable")
-    borders = np.flatnonzero(np.diff(group[order])) + 1
-    parts = []
+    _, image_index = np.unique(np.asarray(image_ids), return_inverse=True)
+    order = np.argsort(image_index, kind="stable")
+    borders = np.flatnonzero(np.diff(image_index[order])) + 1
+    per_image = []
     for members in np.split(order, borders) if len(order) else []:
         merged = merge_instances(
-            poses[members], scores[members], areas[members], sigmas, discount, oks_threshold, instances
+            poses[members],
+            scores[members],
+            areas[members],
+            sigmas,
+            discount=discount,
+            oks_threshold=oks_threshold,
+            instance_mode=instance_mode,
         )
-        parts.append(merged._replace(boxes=members[merged.boxes]))
-    if not parts:
-        return Merged(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-    return Merged(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        per_image.append(merged._replace(boxes=members[merged.boxes]))
+    if not per_image:
+        return MergedPoses(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+    return MergedPoses(*(np.concatenate(column) for column in zip(*per_image, strict=True)))

@@ -1,7 +1,7 @@
-"""The occlusion AP: the one figure by which checkpoints and networks are ranked on each data set.
+"""The occlusion AP: the metric by which checkpoints and networks are ranked, one for each data set.
 
-Differences between these networks on a whole data set are as small as the spread between runs (method note),
-so the figure is of the people who are hard to tell apart.
+It covers only people who are hard to tell apart, because on a whole data set the differences between these
+networks are as small as the spread between runs (method note).
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 
 from mipnet.config.schema import DataConfig
 
-SCORE = "validation_occlusion_AP"
-"""Under this name a checkpoint's occlusion AP is logged and kept."""
+SELECTION_METRIC = "validation_occlusion_AP"
+"""Name of a checkpoint's occlusion AP in the logs and in the run's state; it selects the checkpoint."""
 
-HARD = "hard"  # the generated benchmark's split of people who hide each other
-METRIC = {"coco": "AP_overlap", "crowdpose": "AP_hard", "ochuman": "AP"}  # by layout
+HARD_SPLIT = "hard"  # the generated benchmark's split of people who hide each other
+OCCLUSION_METRIC = {"coco": "AP_overlap", "crowdpose": "AP_hard", "ochuman": "AP"}  # by data set format
 
 
 @dataclass(frozen=True)
 class OcclusionAP:
-    """The figure and what it is.
+    """The occlusion AP, and which metric of which data it is.
 
     Attributes:
-        value: 0 to 1; nan if there are no figures at all.
-        metric, split, source: which figure, of which people, in whose boxes; always of the merged poses.
+        value: 0 to 1; nan if there are no metrics at all.
+        metric, split, source: the metric, its split and box source; always of the merged poses.
     """
 
     value: float
@@ -35,7 +35,7 @@ class OcclusionAP:
 
     @property
     def name(self) -> str:
-        """How tables, summary and report call it."""
+        """Label in tables, summary and report."""
         if not self.metric:
             return "occlusion AP"
         meaning = ": people with a neighbour above box IoU 0.3" if self.metric == "AP_overlap" else ""
@@ -43,26 +43,27 @@ class OcclusionAP:
 
 
 def occlusion_ap(data: DataConfig, metrics: Mapping[str, float]) -> OcclusionAP:
-    """The occlusion AP of a data set, of merged poses in the boxes of the last source.
+    """The occlusion AP of a data set, of the merged poses in the boxes of the last source.
 
-    - generated: AP of the split hard (while training: of the split that picks the checkpoint)
-    - CrowdPose: AP_hard, the images of crowdIndex from 0.8
+    - generated: AP of the split hard (while training: of the validation split)
+    - CrowdPose: AP_hard, the images with crowdIndex >= 0.8
     - OCHuman: AP, since all of its people are occluded
-    - COCO, and what has its layout: AP_overlap, the people with a neighbour above box IoU 0.3
+    - COCO and data sets in its format: AP_overlap, the people whose box has IoU > 0.3 with another's
 
-    Of several splits the last counts. Where it has none of those people it is the AP of all, and says so.
+    Of several splits the last counts. Without such people it is the AP of all people, and ``metric`` says so.
 
     Args:
-        data: which data set.
-        metrics: ``split/source/view/metric`` -> value, in the order of the table; others are passed over.
+        data: the data set.
+        metrics: ``split/source/instance_mode/metric`` -> value, in the order of the table; other keys are
+            ignored.
     """
-    lines = [tuple(name.split("/")[:2]) for name in metrics if name.count("/") == 3 and "/merged/" in name]
-    if not lines:
+    rows = [tuple(name.split("/")[:2]) for name in metrics if name.count("/") == 3 and "/merged/" in name]
+    if not rows:
         return OcclusionAP(math.nan, "", "", "")
-    hard = [line for line in lines if line[0] == HARD] if data.generated else []
-    split, source = (hard or lines)[-1]
-    wanted = "AP" if data.generated else METRIC[data.layout]
-    for metric in (wanted, "AP"):
+    hard = [row for row in rows if row[0] == HARD_SPLIT] if data.generated else []
+    split, source = (hard or rows)[-1]
+    preferred = "AP" if data.generated else OCCLUSION_METRIC[data.format]
+    for metric in (preferred, "AP"):
         value = metrics.get(f"{split}/{source}/merged/{metric}", math.nan)
         if not math.isnan(value):
             break

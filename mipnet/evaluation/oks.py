@@ -1,4 +1,4 @@
-"""Object keypoint similarity between poses, and its non-maximum suppression."""
+"""Object keypoint similarity (OKS) between poses, and non-maximum suppression by it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from mipnet.errors import ConfigError
 
-SOFT_NMS_MAX_KEPT = 20  # as many poses of an image as COCO's evaluation looks at
+SOFT_NMS_MAX_KEPT = 20  # COCO's evaluation reads at most so many poses of an image
 
 
 def oks_matrix(
@@ -21,8 +21,8 @@ def oks_matrix(
 ) -> np.ndarray:
     """OKS of every pose of A with every pose of B.
 
-    The mean over all joints, whatever their score, of exp(-d² / (2 · (2 sigma)² · a)), where a is the mean of
-    the two areas.
+    The mean over all keypoints, whatever their score, of exp(-d² / (2 · (2 sigma)² · a)), where a is the mean
+    of the two areas.
 
     Args:
         poses_a, poses_b: (A, K, 3) and (B, K, 3) x, y in px and score or visibility (not used).
@@ -33,20 +33,21 @@ def oks_matrix(
         (A, B) float64 in [0, 1].
 
     Raises:
-        ConfigError: another number of sigmas than joints; one alone would be taken for all of them.
+        ConfigError: the number of sigmas differs from that of keypoints (NumPy would broadcast a single one).
     """
     a, b = np.asarray(poses_a, np.float64), np.asarray(poses_b, np.float64)
     if not len(sigmas) == a.shape[1] == b.shape[1]:
         raise ConfigError(f"{len(sigmas)} sigmas for poses of {a.shape[1]} and {b.shape[1]} joints")
     areas = (np.asarray(areas_a, np.float64)[:, None] + np.asarray(areas_b, np.float64)[None]) / 2
-    # Distances in units of each joint's 2 sigma · √2, and all that is (A, B, K) large is made in place.
+    # Distances in units of each keypoint's 2 sigma · √2; in place, because (A, B, K) arrays are large.
     unit = math.sqrt(8) * np.asarray(sigmas, np.float64)
     exponent, dy = (np.subtract(a[:, None, :, i] / unit, b[None, :, :, i] / unit) for i in (0, 1))
     exponent *= exponent
     dy *= dy
     exponent += dy
     exponent /= -np.maximum(areas, np.spacing(1.0))[..., None]
-    return np.exp(exponent, out=exponent).mean(axis=-1)
+    similarity: np.ndarray = np.exp(exponent, out=exponent).mean(axis=-1)
+    return similarity
 
 
 def oks_nms(
@@ -60,7 +61,7 @@ def oks_nms(
 
     Args:
         poses: (P, K, 3) x, y in px and score (not used) of one image.
-        scores: (P,) pose scores; of equal scores the first counts as the higher.
+        scores: (P,) pose scores; of equal scores the first ranks higher.
         areas: (P,) in px².
         sigmas: (K,) OKS constants.
         threshold: in [0, 1]; 1 keeps all.
@@ -85,9 +86,10 @@ def soft_oks_nms(
     areas: np.ndarray,
     sigmas: Sequence[float] | np.ndarray,
     threshold: float,
+    *,
     max_kept: int = SOFT_NMS_MAX_KEPT,
 ) -> np.ndarray:
-    """Soft suppression: after each kept pose the others' scores are multiplied by exp(-OKS² / threshold).
+    """Soft NMS: after each kept pose the others' scores are multiplied by exp(-OKS² / threshold).
 
     Args:
         poses, scores, areas, sigmas: as for ``oks_nms``.
@@ -95,15 +97,15 @@ def soft_oks_nms(
         max_kept: the most poses to keep.
 
     Returns:
-        indices (M,) int64, M = min(P, max_kept), in the order in which they were kept.
+        indices (M,) int64, M = min(P, max_kept), in the order of their selection.
     """
     scores = np.array(scores, np.float64)
     decay = np.exp(-np.square(oks_matrix(poses, areas, poses, areas, sigmas)) / threshold)
-    waiting = np.ones(len(scores), bool)
+    remaining = np.ones(len(scores), bool)
     kept = []
     for _ in range(min(len(scores), max_kept)):
-        index = int(np.argmax(np.where(waiting, scores, -np.inf)))
+        index = int(np.argmax(np.where(remaining, scores, -np.inf)))
         kept.append(index)
-        waiting[index] = False
+        remaining[index] = False
         scores *= decay[index]
     return np.asarray(kept, np.int64)

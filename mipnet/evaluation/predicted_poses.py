@@ -1,4 +1,4 @@
-"""The poses of many boxes, and what is left of them after merging. No Ray in here."""
+"""Predicted poses of many boxes, and their merging into COCO results. No Ray in here."""
 
 from __future__ import annotations
 
@@ -11,59 +11,59 @@ from mipnet.config import Config
 from mipnet.data.coco import Boxes
 from mipnet.data.geometry import box_to_crop
 from mipnet.evaluation.coco import pose_results
-from mipnet.evaluation.merging import Instances, merge_data_set, pose_scores
+from mipnet.evaluation.merging import InstanceMode, merge_data_set, pose_scores
 
 
 @dataclass(frozen=True)
-class Poses:
-    """What the network says about B boxes.
+class Predictions:
+    """The network's poses for B boxes.
 
     Attributes:
         boxes: the boxes, sorted by image.
-        keypoints: (B, N, K, 3) float32: x, y in image px and the joint's score; nan where the image could
-            not be read.
-        unreadable: the images that could not be read.
+        keypoints: (B, N, K, 3) float32: x, y in image px and the keypoint's score; nan where the image is
+            corrupt.
+        corrupt_images: URIs of the images that could not be decoded.
     """
 
     boxes: Boxes
     keypoints: np.ndarray
-    unreadable: list[str]
+    corrupt_images: list[str]
 
-    def of_group(self, group: int) -> Poses:
-        """Only the boxes of one group, without those that could not be read."""
-        return self.where((self.boxes.group == group) & ~np.isnan(self.keypoints[:, 0, 0, 0]))
+    def of_source(self, index: int) -> Predictions:
+        """The boxes of one source, without those of corrupt images."""
+        return self.where((self.boxes.source_index == index) & ~np.isnan(self.keypoints[:, 0, 0, 0]))
 
-    def where(self, keep: np.ndarray) -> Poses:
-        """Only the boxes for which ``keep``, (B,) bool, holds."""
-        return Poses(self.boxes.where(keep), self.keypoints[keep], self.unreadable)
+    def where(self, keep: np.ndarray) -> Predictions:
+        """The boxes for which ``keep``, (B,) bool, holds."""
+        return Predictions(self.boxes.where(keep), self.keypoints[keep], self.corrupt_images)
 
 
-PredictionsBySplit = dict[tuple[str, str], Poses]
-"""(split, box source) -> the poses there, not merged yet."""
+PredictionsBySplit = dict[tuple[str, str], Predictions]
+"""(split, box source) -> its poses, not merged yet."""
 
 
 def merged_results(
-    poses: Poses, config: Config, instances: Instances = "merged", category_id: int = 1
+    poses: Predictions, config: Config, instance_mode: InstanceMode = "merged", category_id: int = 1
 ) -> list[dict[str, Any]]:
-    """The poses that survive merging, in COCO's results format, with the instance and the box of each."""
+    """The merged poses in COCO's results format, each with its instance and box."""
     boxes, evaluation = poses.boxes, config.evaluation
     _, sizes = box_to_crop(boxes.boxes, config.input.size, config.input.padding)
-    scores = pose_scores(boxes.scores, poses.keypoints[..., 2], evaluation.joint_threshold)
+    scores = pose_scores(boxes.scores, poses.keypoints[..., 2], evaluation.keypoint_threshold)
     kept = merge_data_set(
-        boxes.image,
+        boxes.image_index,
         poses.keypoints,
         scores,
-        sizes.prod(axis=-1),  # of the padded crops: the areas that OKS-NMS works with
+        sizes.prod(axis=-1),  # OKS-NMS takes the areas of the padded crops
         config.data.joints.sigmas,
-        evaluation.discount,
-        evaluation.oks_nms,
-        instances,
+        discount=evaluation.discount,
+        oks_threshold=evaluation.oks_nms,
+        instance_mode=instance_mode,
     )
     return pose_results(
-        boxes.images.ids[boxes.image[kept.boxes]],
+        boxes.images.ids[boxes.image_index[kept.boxes]],
         poses.keypoints[kept.boxes, kept.instances],
         kept.scores,
-        kept.instances,
-        boxes.boxes[kept.boxes],
-        category_id,
+        instances=kept.instances,
+        boxes=boxes.boxes[kept.boxes],
+        category_id=category_id,
     )

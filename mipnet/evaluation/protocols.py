@@ -1,4 +1,4 @@
-"""By which rules a data set's poses are judged, and the names of the figures."""
+"""Evaluation protocols: the rules for a data set's poses, and the names and meanings of the metrics."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mipnet.evaluation.overlap import overlapped_ap
 
 Protocol = Literal["coco", "crowdpose"]
 
-METRICS: dict[Protocol, tuple[str, ...]] = {
-    "coco": ("AP", "AP50", "AP75", "APM", "APL", "AR", "R50", "AP_overlap"),
+METRIC_NAMES: dict[Protocol, tuple[str, ...]] = {
+    "coco": ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AP_overlap"),
     "crowdpose": ("AP", "AP50", "AP75", "AR", "AP_easy", "AP_medium", "AP_hard"),
 }
-RULES: dict[Protocol, str] = {
-    "coco": "COCO’s keypoint metrics in percent. R50: recall at OKS 0.5. AP_overlap: of the people with a "
+METRIC_DESCRIPTIONS: dict[Protocol, str] = {
+    "coco": "COCO’s keypoint metrics in percent. AR50: recall at OKS 0.5. AP_overlap: of the people with a "
     "neighbour above box IoU 0.3.",
     "crowdpose": "CrowdPose’s metrics in percent. AP_easy, AP_medium, AP_hard: in images of crowdIndex below "
     "0.2, from there to 0.8, and above.",
@@ -25,10 +25,10 @@ RULES: dict[Protocol, str] = {
 def evaluate_poses(
     protocol: Protocol, annotations: Annotations, results: list[dict[str, Any]], sigmas: Sigmas
 ) -> dict[str, float]:
-    """The figures named in ``METRICS``, in that order, 0 to 1; nan where there is nobody to measure.
+    """The metrics of ``METRIC_NAMES``, in that order, 0 to 1; nan where there are no such people.
 
     Args:
-        protocol: whose rules.
+        protocol: "coco" or "crowdpose".
         annotations: a COCO keypoint data set, or the path of its JSON; not changed.
         results: COCO's result format; not changed.
         sigmas: (K,) OKS constants.
@@ -37,8 +37,8 @@ def evaluate_poses(
         DataError: as ``evaluate_keypoints`` and ``evaluate_crowdpose``.
     """
     if protocol == "crowdpose":
-        found = evaluate_crowdpose(annotations, results, sigmas)
+        metrics = evaluate_crowdpose(annotations, results, sigmas)
     else:
-        found = evaluate_keypoints(annotations, results, sigmas)
-        found["AP_overlap"] = overlapped_ap(annotations, results, sigmas)
-    return {name: found[name] for name in METRICS[protocol]}
+        metrics = evaluate_keypoints(annotations, results, sigmas)
+        metrics["AP_overlap"] = overlapped_ap(annotations, results, sigmas)
+    return {name: metrics[name] for name in METRIC_NAMES[protocol]}

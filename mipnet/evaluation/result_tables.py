@@ -1,4 +1,4 @@
-"""Tables of results as text."""
+"""The results table as text."""
 
 from __future__ import annotations
 
@@ -6,30 +6,32 @@ from collections.abc import Mapping, Sequence
 
 from mipnet.config.schema import DataConfig
 from mipnet.evaluation.occlusion import occlusion_ap
-from mipnet.evaluation.protocols import METRICS
-from mipnet.evaluation.result_rows import Entry, flat_metrics
+from mipnet.evaluation.protocols import METRIC_NAMES
+from mipnet.evaluation.result_rows import ResultRow, flat_metrics
 from mipnet.formats import aligned, percent
 
 
-def table(data: DataConfig, entries: Sequence[Entry], ceilings: Mapping[str, float] | None = None) -> str:
-    """One line per split, box source and view, then the occlusion AP; percentages, '-' where nobody was.
+def results_table(
+    data: DataConfig, result_rows: Sequence[ResultRow], ceilings: Mapping[str, float] | None = None
+) -> str:
+    """One line per split, box source and instance mode, then the occlusion AP; percentages, '-' for nan.
 
     Args:
-        data: what was evaluated.
-        entries: the lines.
-        ceilings: AP of a perfect prediction by split, for a line each.
+        data: the data set.
+        result_rows: the rows.
+        ceilings: split -> AP of a perfect prediction, one more row each.
     """
-    columns = METRICS[data.protocol]
+    columns = METRIC_NAMES[data.protocol]
     rows: list[tuple[str, ...]] = [("split", "boxes", "instances", *columns)]
-    for entry in entries:
+    for row in result_rows:
         rows.append(
-            (entry.split, entry.source, entry.view, *(percent(entry.metrics[m], "-") for m in columns))
+            (row.split, row.source, row.instance_mode, *(percent(row.metrics[m], "-") for m in columns))
         )
     for split, value in (ceilings or {}).items():
         rows.append((split, "gt", "ceiling", percent(value, "-"), *[""] * (len(columns) - 1)))
     lines = aligned(rows, 3)
     lines.insert(1, "-" * max(map(len, lines)))
-    occlusion = occlusion_ap(data, flat_metrics(entries))
-    if occlusion.metric:  # tables of other methods alone have no merged poses of ours
+    occlusion = occlusion_ap(data, flat_metrics(result_rows))
+    if occlusion.metric:  # external results have no merged poses
         lines += ["", f"{occlusion.name}: {percent(occlusion.value, '-')}"]
     return "\n".join(lines)

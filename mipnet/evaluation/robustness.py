@@ -1,7 +1,7 @@
-"""How much worse poses become when the detector's uncertain boxes are left out (the paper's robustness).
+"""How robust AP is to missed detections (paper): boxes below a rising confidence threshold are left out.
 
-In a crowd those are the boxes of people who are half hidden. A network that finds the second person in the
-first one's box does not need them.
+In a crowd these are the boxes of half hidden people. A network that finds the second person in the first
+one's box does not need them.
 """
 
 from __future__ import annotations
@@ -10,24 +10,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mipnet.config import Config
-from mipnet.data.coco import CocoFile
-from mipnet.evaluation.merging import Instances
+from mipnet.data.coco import CocoKeypointFile
 from mipnet.evaluation.predicted_poses import PredictionsBySplit
-from mipnet.evaluation.scoring import score
+from mipnet.evaluation.scoring import instance_modes, score_predictions
 from mipnet.formats import aligned, percent
 
-LEAST_CONFIDENCE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+CONFIDENCE_THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
 @dataclass(frozen=True)
-class Robustness:
-    """AP of one split and box source as the least box confidence rises.
+class RobustnessCurve:
+    """AP of one split and box source by confidence threshold.
 
     Attributes:
-        split, source: which people, in whose boxes.
-        confidence: the least that a box must have.
-        kept: share of the boxes that have it.
-        ap: view ("merged", and "lambda0" where N > 1) -> AP for each confidence, 0 to 1.
+        split, source: the split and the box source.
+        confidence: the thresholds.
+        kept: share of the boxes at or above each threshold.
+        ap: instance mode ("merged", and "lambda0" where N > 1) -> AP at each threshold, 0 to 1.
     """
 
     split: str
@@ -37,43 +36,43 @@ class Robustness:
     ap: dict[str, tuple[float, ...]]
 
 
-def robustness(
+def robustness_curves(
     poses: PredictionsBySplit,
     config: Config,
-    files: Mapping[str, CocoFile],
-    confidence: Sequence[float] = LEAST_CONFIDENCE,
-) -> list[Robustness]:
+    files: Mapping[str, CocoKeypointFile],
+    confidence: Sequence[float] = CONFIDENCE_THRESHOLDS,
+) -> list[RobustnessCurve]:
     """One curve for each split and detector; ground-truth boxes have no confidence and are left out.
 
     Args:
-        poses: as from ``predict_splits``; nothing is predicted again.
-        config, files: as there.
+        poses: as from ``predict_splits``.
+        config, files: as for ``predict_splits``.
         confidence: the thresholds; a box at the threshold stays.
     """
-    views: dict[str, Instances] = {"merged": "merged"}
-    if config.model.instances > 1:
-        views["lambda0"] = 0
+    modes = {k: v for k, v in instance_modes(config.model.instances).items() if k in ("merged", "lambda0")}
     curves = []
-    for (split, source), part in poses.items():
+    for (split, source), predictions in poses.items():
         if source == "gt":
             continue
-        parts = [part.where(part.boxes.scores >= least) for least in confidence]
+        subsets = [predictions.where(predictions.boxes.scores >= least) for least in confidence]
         ap = {
-            view: tuple(score(p, config, files[split], only)[0]["AP"] for p in parts)
-            for view, only in views.items()
+            name: tuple(score_predictions(p, config, files[split], mode)[0]["AP"] for p in subsets)
+            for name, mode in modes.items()
         }
-        kept = tuple(len(p.boxes) / max(len(part.boxes), 1) for p in parts)
-        curves.append(Robustness(split, source, tuple(confidence), kept, ap))
+        kept = tuple(len(p.boxes) / max(len(predictions.boxes), 1) for p in subsets)
+        curves.append(RobustnessCurve(split, source, tuple(confidence), kept, ap))
     return curves
 
 
-def robustness_table(curves: Sequence[Robustness]) -> str:
-    """A line for each curve and view, a column for each confidence; percentages."""
+def robustness_table(curves: Sequence[RobustnessCurve]) -> str:
+    """A row for each curve and instance mode, a column for each threshold; percentages."""
     if not curves:
         return ""
     rows = [("split", "boxes", "least confidence", *(f"{c:g}" for c in curves[0].confidence))]
     for curve in curves:
-        figures = {"boxes kept": curve.kept} | {f"AP {view}": ap for view, ap in curve.ap.items()}
+        figures = {"boxes kept": curve.kept} | {
+            f"AP {instance_mode}": ap for instance_mode, ap in curve.ap.items()
+        }
         rows += [
             (curve.split, curve.source, name, *(percent(v, "-") for v in row))
             for name, row in figures.items()

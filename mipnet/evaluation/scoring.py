@@ -6,29 +6,40 @@ from collections.abc import Mapping
 from typing import Any
 
 from mipnet.config import Config
-from mipnet.data.coco import CocoFile
-from mipnet.evaluation.merging import Instances
-from mipnet.evaluation.predicted_poses import Poses, PredictionsBySplit, merged_results
+from mipnet.data.coco import CocoKeypointFile
+from mipnet.evaluation.merging import InstanceMode
+from mipnet.evaluation.predicted_poses import Predictions, PredictionsBySplit, merged_results
 from mipnet.evaluation.protocols import evaluate_poses
-from mipnet.evaluation.result_rows import Entry
+from mipnet.evaluation.result_rows import ResultRow
 
 
-def score_splits(poses: PredictionsBySplit, config: Config, files: Mapping[str, CocoFile]) -> list[Entry]:
-    """Merge the poses, all instances and each alone, and score what is left."""
-    views: dict[str, Instances] = {"merged": "merged"}
-    if config.model.instances > 1:
-        views |= {f"lambda{i}": i for i in range(config.model.instances)}
+def instance_modes(instances: int) -> dict[str, InstanceMode]:
+    """Name -> instance mode of a network with N = ``instances``: merged and, if N > 1, each λ alone."""
+    alone = range(instances if instances > 1 else 0)
+    return {"merged": "merged", **{f"lambda{i}": i for i in alone}}
+
+
+def score_splits(
+    poses: PredictionsBySplit, config: Config, files: Mapping[str, CocoKeypointFile]
+) -> list[ResultRow]:
+    """A row of metrics for each split, box source and instance mode.
+
+    Args:
+        poses: (split, box source) -> predictions, as from ``predict_splits``.
+        config: skeleton, protocol and merging parameters.
+        files: split -> its annotations.
+    """
     return [
-        Entry(split, source, view, *score(part, config, files[split], instances))
-        for (split, source), part in poses.items()
-        for view, instances in views.items()
+        ResultRow(split, source, name, *score_predictions(predictions, config, files[split], mode))
+        for (split, source), predictions in poses.items()
+        for name, mode in instance_modes(config.model.instances).items()
     ]
 
 
-def score(
-    poses: Poses, config: Config, file: CocoFile, instances: Instances
+def score_predictions(
+    poses: Predictions, config: Config, file: CocoKeypointFile, instance_mode: InstanceMode
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Metrics and COCO results of the poses that survive merging."""
-    results = merged_results(poses, config, instances, file.category_id)
+    """Merge the poses; returns (metrics by name, the merged poses in COCO's results format)."""
+    results = merged_results(poses, config, instance_mode, file.category_id)
     sigmas = config.data.joints.sigmas
     return evaluate_poses(config.data.protocol, file.annotations, results, sigmas), results

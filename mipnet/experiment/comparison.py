@@ -1,4 +1,4 @@
-"""Two versions on the same data: each is evaluated once, and what it came to is kept with it."""
+"""Evaluates registered versions on the same data; the metrics are kept with each version."""
 
 from __future__ import annotations
 
@@ -10,70 +10,76 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from mipnet import __version__
-from mipnet.cli.evaluate import on_dataset
-from mipnet.cli.registry_options import ComparingOptions, tolerance_of
 from mipnet.config import Config, from_dict
 from mipnet.config.schema import ResourcesConfig
 from mipnet.console import say
-from mipnet.data.dataset_formats import boxes_of
+from mipnet.data.dataset_formats import load_boxes
 from mipnet.errors import ConfigError
 from mipnet.evaluation.result_rows import flat_metrics
-from mipnet.experiment.common import data_folder, data_place, one_image_each, predict_all, usable_model
-from mipnet.experiment.corrupt_images import Unreadable
+from mipnet.experiment.corrupt_images import CorruptImageLog
+from mipnet.experiment.datasets import config_on_dataset, dataset_location, ensure_dataset, sample_image_uris
+from mipnet.experiment.model_source import checked_model
 from mipnet.experiment.preflight import check_data
+from mipnet.experiment.results import predict_all
 from mipnet.registry.judge import Judgement, comparison_table, judge
-from mipnet.registry.store import Registry, number_of, uri_of
+from mipnet.registry.store import Registry, model_uri, version_number
 from mipnet.storage import Folder
 from mipnet.tracking.datasets import describe_datasets
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-    from mipnet.data.coco import CocoFile
+    from mipnet.data.coco import CocoKeypointFile
 
-KEY_LENGTH = 12
+DIGEST_LENGTH = 12
 
 
 def compare_versions(
     registry: Registry,
     versions: Sequence[ModelVersion],
-    options: ComparingOptions,
     settings: Mapping[str, Any],
+    *,
+    dataset: str = "",
+    tolerance: float | None = None,
+    verbose: bool = False,
 ) -> tuple[Judgement, str]:
-    """Evaluate versions on the same data; what was evaluated before is not again.
+    """Evaluate versions on the same data; kept metrics of the same data and settings are reused.
 
     Args:
         registry: of the versions.
-        versions: the champion and the candidate, or the candidate alone; its configuration says on which
-            data, unless ``options.dataset`` and ``settings`` do.
-        options: of the verb.
+        versions: the champion and the candidate, or the candidate alone. The last one's configuration names
+            the data, unless ``dataset`` and ``settings`` do.
         settings: from flags; those of the evaluation hold for both, else each has its own.
+        dataset: one of the ``DATASETS``, or "".
+        tolerance: AP points by which either figure may fall; None is ``judge``'s default.
+        verbose: show Ray's own messages.
 
     Returns:
-        whether the candidate may replace the champion, and the table and figures that this rests on.
+        whether the candidate may replace the champion, and a text with the metrics of both.
 
     Raises:
-        UserError: a model or the data cannot be used, or the two do not predict the same joints.
+        UserError: a model or the data cannot be used, or the two predict different keypoints.
     """
-    tolerance = tolerance_of(options.tolerance)
-    models = [usable_model(uri_of(version), registry.storage) for version in versions]
-    config = on_dataset(options.dataset, settings, models[-1][1])
+    models = [checked_model(model_uri(version), registry.storage) for version in versions]
+    config = config_on_dataset(dataset, settings, models[-1][1])
     contenders = [
-        (version, model, same_data(trained, config, settings, version))
+        (version, model, config_on_same_data(trained, config, settings, version))
         for version, (model, trained) in zip(versions, models, strict=True)
     ]
-    metrics, annotations = measure(registry, contenders, options.verbose)
+    metrics, annotations = evaluate_versions(registry, contenders, verbose)
     before = metrics[0] if len(metrics) > 1 else None
     judgement = judge(config.data, metrics[-1], before, annotations, tolerance)
     names = [" ".join([str(version.version), *version.aliases]) for version in versions]
     return judgement, "\n".join([comparison_table(config.data, names, metrics), "", *judgement.lines])
 
 
-def same_data(trained: Config, config: Config, settings: Mapping[str, Any], version: ModelVersion) -> Config:
+def config_on_same_data(
+    trained: Config, config: Config, settings: Mapping[str, Any], version: ModelVersion
+) -> Config:
     """A version's own configuration, but on the data of ``config``.
 
     Raises:
-        ConfigError: it predicts other joints.
+        ConfigError: it predicts other keypoints.
     """
     mine, theirs = trained.data.joints, config.data.joints
     if mine != theirs:
@@ -86,7 +92,7 @@ def same_data(trained: Config, config: Config, settings: Mapping[str, Any], vers
     return from_dict(chosen, replace(trained, data=config.data, scenes=config.scenes))
 
 
-def measure(
+def evaluate_versions(
     registry: Registry, contenders: Sequence[tuple[ModelVersion, Folder, Config]], verbose: bool
 ) -> tuple[list[dict[str, float]], dict[str, dict[str, Any]]]:
     """Metrics of each version, kept or computed, and the annotations of each split.
@@ -95,67 +101,77 @@ def measure(
 
     Args:
         registry: of the versions.
-        contenders: each version, its network's folder, and how to evaluate it.
+        contenders: each version, its model's folder, and the configuration to evaluate it with.
         verbose: show Ray's own messages.
     """
-    config, storage, unreadable = contenders[-1][2], registry.storage, Unreadable()
-    resources, found = None, []
+    config, storage, corrupt = contenders[-1][2], registry.storage, CorruptImageLog()
+    resources, metrics = None, []
     with ExitStack() as stack:
-        if data_place(config, storage)[1]:
-            resources = stack.enter_context(ray_session(config, storage, verbose))
-        data = data_folder(config, storage, verbose)
-        files = check_data(config, data, training=False, unreadable=unreadable)
+        if dataset_location(config, storage)[1]:
+            resources = stack.enter_context(connected(config, storage, verbose))
+        data = ensure_dataset(config, storage, verbose)
+        files = check_data(config, data, training=False, report_corrupt=corrupt)
         for version, model, own in contenders:
-            about = identity(own, data, files)
-            path = evaluation_path(version, about)
-            kept = registry.kept(version, path)
+            key = evaluation_key(own, data, files)
+            path = evaluation_path(version, key)
+            kept = registry.load_dict(version, path)
             if kept is not None:
                 say(f"version {version.version}: evaluated before, on the same data with the same settings")
-                found.append(kept["metrics"])
+                metrics.append(kept["metrics"])
                 continue
-            resources = resources or stack.enter_context(ray_session(config, storage, verbose))
-            from mipnet.evaluation.scoring import score_splits  # Ray, which is quiet by now
-            from mipnet.ray_runtime.session import probe_files
+            resources = resources or stack.enter_context(connected(config, storage, verbose))
+            from mipnet.evaluation.scoring import score_splits  # imports Ray, which is silenced by now
+            from mipnet.ray_runtime.probes import probe_files
 
             say(f"version {version.version}: evaluating")
-            probe_files([model.path("model.json"), *one_image_each(files)])
-            poses = predict_all(model, replace(own, resources=resources), data, files, unreadable, verbose)
-            found.append(flat_metrics(score_splits(poses, own, files)))
-            registry.keep(version, path, {"version": number_of(version), **about, "metrics": found[-1]})
-    return found, {split: file.annotations for split, file in files.items()}
+            probe_files([model.path("model.json"), *sample_image_uris(files)])
+            poses = predict_all(
+                model,
+                replace(own, resources=resources),
+                data,
+                files,
+                report_corrupt=corrupt,
+                plain=verbose,
+            )
+            metrics.append(flat_metrics(score_splits(poses, own, files)))
+            registry.log_dict(
+                version, path, {"version": version_number(version), **key, "metrics": metrics[-1]}
+            )
+    return metrics, {split: file.annotations for split, file in files.items()}
 
 
 @contextmanager
-def ray_session(config: Config, storage: Folder, verbose: bool) -> Iterator[ResourcesConfig]:
-    """Ray, with what it can give, where every node can use the storage."""
-    from mipnet.ray_runtime.session import connect, probe_storage, quieten
+def connected(config: Config, storage: Folder, verbose: bool) -> Iterator[ResourcesConfig]:
+    """Connect to Ray and check that every node can use the storage; yields the resolved resources."""
+    from mipnet.ray_runtime.probes import probe_storage
+    from mipnet.ray_runtime.session import connect, silence_ray
 
-    quieten(verbose)
+    silence_ray(verbose)
     with connect(config.resources, verbose) as resources:
         probe_storage(storage)
         yield resources
 
 
-def identity(config: Config, data: Folder, files: Mapping[str, CocoFile]) -> dict[str, Any]:
-    """What a version's metrics depend on beside its weights; of the pictures only which they are."""
+def evaluation_key(config: Config, data: Folder, files: Mapping[str, CocoKeypointFile]) -> dict[str, Any]:
+    """All that a version's metrics depend on, beside its weights and the pixels of the images."""
     boxes = {}
     for split, file in files.items():
         for source in config.data.boxes:
-            found = boxes_of(file, data, split, source, config)
-            content = b"".join(array.tobytes() for array in (found.image, found.boxes, found.scores))
-            boxes[f"{split}/{source.partition('=')[0]}"] = hashlib.sha256(content).hexdigest()[:KEY_LENGTH]
-    reading = asdict(config.evaluation)
-    del reading["batch_size"]
+            found = load_boxes(file, data, split, source, config)
+            content = b"".join(array.tobytes() for array in (found.image_index, found.boxes, found.scores))
+            boxes[f"{split}/{source.partition('=')[0]}"] = hashlib.sha256(content).hexdigest()[:DIGEST_LENGTH]
+    evaluation = asdict(config.evaluation)
+    del evaluation["batch_size"]
     return {
         "mipnet": __version__,
         "annotations": {d["name"]: d["digest"] for d in describe_datasets(config.data, data, files)},
         "boxes": boxes,
         "protocol": config.data.protocol,
-        "evaluation": reading,
+        "evaluation": evaluation,
     }
 
 
-def evaluation_path(version: ModelVersion, about: Mapping[str, Any]) -> str:
-    """Where among the artifacts of a version's run its metrics are kept, by what they depend on."""
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:KEY_LENGTH]
-    return f"evaluations/version-{version.version}-{key}.json"
+def evaluation_path(version: ModelVersion, key: Mapping[str, Any]) -> str:
+    """Name of the artifact of a version's run that keeps its metrics, by what they depend on."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:DIGEST_LENGTH]
+    return f"evaluations/version-{version.version}-{digest}.json"

@@ -1,4 +1,4 @@
-"""The images that a command cannot read: each is named once, however often it is met."""
+"""The images that a command cannot decode; each is reported once."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from mipnet.console import say
 from mipnet.errors import first_few
 from mipnet.storage import Folder
 
-UNREADABLE = "unreadable.txt"
-"""In a run's folder: all of them, one a line."""
+CORRUPT_IMAGES_FILE = "unreadable.txt"
+"""In a run's folder: their names, one a line."""
 
 
-class Unreadable:
-    """Says which images are new to it.
+class CorruptImageLog:
+    """Reports corrupt images that it has not reported before.
 
     Args:
-        folder: the run's, where they are kept with those that earlier starts have met; None keeps nothing.
+        folder: of the run, which keeps the names over restarts; None keeps nothing.
     """
 
     def __init__(self, folder: Folder | None = None) -> None:
         self.folder = folder
-        self.names = read_unreadable(folder) if folder else []
+        self.names = read_corrupt_images(folder) if folder else []
 
     def __call__(self, names: Iterable[str]) -> None:
         new = sorted(set(names) - set(self.names))
@@ -30,9 +30,11 @@ class Unreadable:
         self.names += new
         say(f"left out: {len(new)} x image that cannot be read: {first_few(new)}")
         if self.folder:
-            self.folder.write(UNREADABLE, "".join(f"{name}\n" for name in self.names))
+            self.folder.write(CORRUPT_IMAGES_FILE, "".join(f"{name}\n" for name in self.names))
 
 
-def read_unreadable(folder: Folder) -> list[str]:
-    """All that a run has met, in that order."""
-    return folder.read(UNREADABLE).decode().splitlines() if folder.exists(UNREADABLE) else []
+def read_corrupt_images(folder: Folder) -> list[str]:
+    """The names in a run's folder, in the order of their reports."""
+    return (
+        folder.read(CORRUPT_IMAGES_FILE).decode().splitlines() if folder.exists(CORRUPT_IMAGES_FILE) else []
+    )

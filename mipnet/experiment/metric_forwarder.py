@@ -1,150 +1,169 @@
-"""What the training's processes tell while they run, on its way to MLflow, run.json and the terminal."""
+"""Forwards events of the training workers to MLflow, run.json and the terminal."""
 
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from datetime import datetime
 from typing import Any
 
 from mipnet.console import say, say_once
 from mipnet.errors import UserError
-from mipnet.evaluation.occlusion import SCORE
-from mipnet.experiment.corrupt_images import Unreadable
+from mipnet.evaluation.occlusion import SELECTION_METRIC
+from mipnet.experiment.corrupt_images import CorruptImageLog
 from mipnet.experiment.progress import Progress
 from mipnet.run_folder import Run
 
-EVENTS = "events.json"
-LEARNING = "learning"
-"""MLflow shows metrics in groups by what stands before the last slash, in the order of the alphabet: what is
-seen over the steps comes before ``results/``, which has a group for each line of the tables."""
-RESTARTS = f"{LEARNING}/restarts"
+logger = logging.getLogger(__name__)
+
+EVENTS_FILE = "events.json"
+STEP_METRICS_GROUP = "learning"
+"""MLflow groups metrics by what stands before the last slash, in alphabetical order: metrics over steps come
+before ``results/``, which has a group for each line of the tables."""
+RESTARTS_METRIC = f"{STEP_METRICS_GROUP}/restarts"
 
 
-class RowPump(threading.Thread):
-    """Carries what the workers' actor holds (``mipnet.training.trainer.Rows``) to where it is wanted."""
+class MetricForwarder(threading.Thread):
+    """A thread that polls the workers' ``MetricsActor`` (mipnet.training.trainer) and forwards its events.
 
-    def __init__(self, rows: Any, run: Run, tracker: Any, progress: Progress, total_steps: int) -> None:
-        super().__init__(name="rows", daemon=True)
-        self.rows, self.run_of, self.tracker, self.progress = rows, run, tracker, progress
+    Args:
+        metrics_actor: handle of the actor.
+        run: gets validations, restarts and corrupt images.
+        tracker: of the run: gets metrics, tags and events.
+        progress: shows the last metrics.
+        total_steps: of the training.
+    """
+
+    def __init__(
+        self, metrics_actor: Any, run: Run, tracker: Any, progress: Progress, total_steps: int
+    ) -> None:
+        super().__init__(name="metrics", daemon=True)
+        self.metrics_actor, self.run_of = metrics_actor, run
+        self.tracker, self.progress = tracker, progress
         self.total_steps = total_steps
-        self._stop_asked = threading.Event()
-        self._logged = -1
-        self._begun = False
+        self._stop_requested = threading.Event()
+        self._logged_step = -1
+        self._workers_started = False
         self._failure = ""
-        self._validated = ""
+        self._validation_line = ""
         self._refused: set[str] = set()
-        self._unreadable = Unreadable(run.folder)
+        self._corrupt_images = CorruptImageLog(run.folder)
 
     def replay(self, history: list[dict[str, float]], logged: int) -> None:
-        """Send what an interrupted start had logged but MLflow did not get."""
-        self._logged = logged
+        """Log the rows of an earlier start after step ``logged``, the last that MLflow has."""
+        self._logged_step = logged
         for row in history:
             self._log_metrics(row)
         for row in self.run_of.state.get("validations", [])[-1:]:
-            self._validated = validated(row)
+            self._validation_line = validation_line(row)
 
     def run(self) -> None:
         import ray
 
         while True:
-            stopping = self._stop_asked.wait(0.5)
+            stopping = self._stop_requested.wait(0.5)
             try:
-                rows = ray.get(self.rows.take.remote(), timeout=30)
+                events = ray.get(self.metrics_actor.take.remote(), timeout=30)
             except ray.exceptions.RayError:
-                rows = []
-            for row in rows:
-                self._take_safely(row)
+                logger.warning("no events from the metrics actor", exc_info=True)
+                events = []
+            for event in events:
+                self._forward_safely(event)
             if stopping:
                 return
 
     def stop(self) -> None:
-        self._stop_asked.set()
+        self._stop_requested.set()
         self.join(60)
 
-    def _take_safely(self, row: dict[str, Any]) -> None:
-        """A storage that refuses a note does not end the training, which may need none for hours."""
+    def _forward_safely(self, event: dict[str, Any]) -> None:
+        """Forward an event; a storage that cannot be written does not end the training."""
         try:
-            self._take(row)
+            self.forward(event)
         except UserError as error:
+            logger.warning("cannot forward %s", event, exc_info=True)
             if error.what not in self._refused:
                 self._refused.add(error.what)
                 say(f"warning: {error}")
 
-    def _take(self, row: dict[str, Any]) -> None:
-        if "failed" in row:
-            self._failure = row["failed"]
-        elif "unreadable" in row:
-            self._unreadable(row["unreadable"])
-        elif "unvalidated" in row:
-            say_once(f"warning: step {row['unvalidated']} could not be validated: {row['cause']}")
-        elif "started" in row:
-            self._note_start(row)
-        elif "loss" in row:
-            self._log_metrics(row)
-            self._show(row)
+    def forward(self, event: dict[str, Any]) -> None:
+        """Handle one event or row of metrics, see ``mipnet.training.trainer.MetricsActor``."""
+        if "failed" in event:
+            self._failure = event["failed"]
+        elif "unreadable" in event:
+            self._corrupt_images(event["unreadable"])
+        elif "unvalidated" in event:
+            say_once(f"warning: step {event['unvalidated']} could not be validated: {event['cause']}")
+        elif "started" in event:
+            self._note_start(event)
+        elif "loss" in event:
+            self._log_metrics(event)
+            self._show(event)
         else:
-            self._log_validation(row)
+            self._log_validation(event)
 
     def _log_metrics(self, row: dict[str, float]) -> None:
         step = int(row["step"])
-        if step > self._logged:
-            self._logged = step
-            self.tracker.metrics(learning(row), step)
+        if step > self._logged_step:
+            self._logged_step = step
+            self.tracker.log_metrics(mlflow_metrics(row), step)
 
     def _log_validation(self, row: dict[str, float]) -> None:
-        """A validation comes when it is done, so later than its step."""
+        """Log a validation; it arrives when it is done, so later than its step."""
         step = int(row["step"])
-        self.tracker.metrics(learning(row), step)
+        self.tracker.log_metrics(mlflow_metrics(row), step)
         others = [v for v in self.run_of.state.get("validations", []) if v["step"] != step]
         self.run_of.note(validations=[*others, row])
-        self._validated = validated(row)
-        say(f"step {step}/{self.total_steps}  {self._validated}")
+        self._validation_line = validation_line(row)
+        say(f"step {step}/{self.total_steps}  {self._validation_line}")
 
-    def _note_start(self, row: dict[str, Any]) -> None:
-        """The workers began; if not for the first time in this process, something made them."""
-        if not self._begun:
-            say(f"training in {row['precision']} on {row['device']}")
+    def _note_start(self, event: dict[str, Any]) -> None:
+        """Workers started; each start but the first of this process is a restart after a failure."""
+        if not self._workers_started:
+            say(f"training in {event['precision']} on {event['device']}")
         else:
             cause = self._failure or "no word of why"
-            note_event(self.run_of, self.tracker, "restart", row["started"], cause)
-        self._begun, self._failure = True, ""
+            note_event(self.run_of, self.tracker, "restart", event["started"], cause)
+        self._workers_started, self._failure = True, ""
 
     def _show(self, row: dict[str, float]) -> None:
         facts = (
             f"loss {row['loss']:.5f}  {row['samples_per_second']:.0f} samples/s  "
             f"waiting for data {row['waited_for_data']:.0%}"
         )
-        self.progress.update(int(row["step"]), self.total_steps, f"{facts}  {self._validated}".rstrip())
+        self.progress.update(int(row["step"]), self.total_steps, f"{facts}  {self._validation_line}".rstrip())
 
 
-def learning(row: dict[str, float]) -> dict[str, float]:
-    """A row's metrics under their names in MLflow; those of a step, loss/lambda0 too, are one group."""
+def mlflow_metrics(row: dict[str, float]) -> dict[str, float]:
+    """A row's metrics under their names in MLflow; all of a step, loss/lambda0 too, are in one group."""
     return {
-        f"{LEARNING}/{name.replace('loss/', 'loss_')}": value for name, value in row.items() if name != "step"
+        f"{STEP_METRICS_GROUP}/{name.replace('loss/', 'loss_')}": value
+        for name, value in row.items()
+        if name != "step"
     }
 
 
-def validated(row: dict[str, float]) -> str:
-    return f"validation occlusion AP {100 * row[SCORE]:.1f}"
+def validation_line(row: dict[str, float]) -> str:
+    return f"validation occlusion AP {100 * row[SELECTION_METRIC]:.1f}"
 
 
 def note_event(run: Run, tracker: Any, kind: str, step: int, cause: str) -> None:
-    """Keep a restart of the workers, or of the command (a resume), where people look for it.
+    """Record a restart of the workers, or of the command (a resume), in run.json, MLflow and on the screen.
 
     Args:
-        run: its notes list all events.
-        tracker: of its MLflow run: a metric, a tag and an artifact.
+        run: its run.json lists all events.
+        tracker: of its MLflow run, which gets a metric, a tag and an artifact.
         kind: "restart" or "resume".
-        step: from which the training goes on.
-        cause: in one line.
+        step: the training continues from here.
+        cause: one line.
     """
     when = datetime.now().astimezone().isoformat(timespec="seconds")
     events = [*run.state.get("events", []), {"time": when, "event": kind, "step": step, "cause": cause}]
     run.note(events=events)
-    tracker.metrics({RESTARTS: len(events)}, step)
+    tracker.log_metrics({RESTARTS_METRIC: len(events)}, step)
     tracker.set_tags({"restarts": str(len(events))})
-    tracker.text(EVENTS, json.dumps(events, indent=2) + "\n")
+    tracker.log_text(EVENTS_FILE, json.dumps(events, indent=2) + "\n")
     say(event_line(events[-1]))
 
 

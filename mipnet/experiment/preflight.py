@@ -1,39 +1,105 @@
-"""What can be known to go wrong with a data set is said before a cluster is touched, not hours later."""
+"""Checks before the work begins: a broken data set or cluster is found at once, not hours later."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 from mipnet.config import Config
 from mipnet.config.schema import DataConfig
 from mipnet.console import say
-from mipnet.data.coco import CocoFile, absent
-from mipnet.data.dataset_formats import boxes_of
+from mipnet.data.coco import CocoKeypointFile, missing_files
+from mipnet.data.dataset_formats import load_boxes
 from mipnet.data.validation import check_readable
 from mipnet.errors import DataError
 from mipnet.evaluation.protocols import evaluate_poses
-from mipnet.experiment.common import open_splits
+from mipnet.experiment.datasets import ensure_dataset, open_splits, sample_image_uris
 from mipnet.storage import Folder
+
+OpenFiles = Callable[[Folder], dict[str, CocoKeypointFile]]
+"""Opens and checks the splits in a data set's folder."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a command works with after its preflight.
+
+    Attributes:
+        config: with ``resources.gpu`` resolved.
+        data: the data set's folder.
+        files: split -> annotations.
+    """
+
+    config: Config
+    data: Folder
+    files: dict[str, CocoKeypointFile]
+
+
+@contextmanager
+def prepared(
+    config: Config,
+    storage: Folder,
+    open_files: OpenFiles,
+    *,
+    window_bytes: int = 0,
+    model: Folder | None = None,
+    before_ray: Callable[[], object] = lambda: None,
+    while_rendering: Callable[[], AbstractContextManager[object]] = nullcontext,
+    verbose: bool = False,
+) -> Iterator[Prepared]:
+    """Check the data set, connect to Ray, and check that every node sees storage, images and model.
+
+    A data set that has to be rendered first is opened after that; all others before Ray is started.
+
+    Args:
+        config: of the command.
+        storage: of data sets and runs.
+        open_files: see ``check_data``; called once.
+        window_bytes: of the crops of a shuffle window, 0 if nothing is streamed.
+        model: folder of the model that the nodes load.
+        before_ray: a last check, without Ray.
+        while_rendering: a context, entered while the data set is looked up and rendered.
+        verbose: show Ray's own messages.
+
+    Raises:
+        UserError: a check failed.
+    """
+    files = None if config.data.generated else open_files(Folder.of(config.data.root))
+    from mipnet.ray_runtime.probes import probe_files, probe_storage
+    from mipnet.ray_runtime.session import connect, silence_ray
+
+    silence_ray(verbose)
+    before_ray()
+    with connect(config.resources, verbose, window_bytes) as resources:
+        config = replace(config, resources=resources)
+        probe_storage(storage)
+        with while_rendering():
+            data = ensure_dataset(config, storage, verbose)
+        files = open_files(data) if files is None else files
+        probe_files([*([model.path("model.json")] if model else []), *sample_image_uris(files)])
+        yield Prepared(config, data, files)
 
 
 def check_data(
     config: Config,
     data: Folder,
+    *,
     training: bool = True,
-    unreadable: Callable[[list[str]], object] = lambda names: None,
-) -> dict[str, CocoFile]:
-    """Open the splits that a command uses, and try all that it will do with them but look at pixels.
+    report_corrupt: Callable[[list[str]], object] = lambda names: None,
+) -> dict[str, CocoKeypointFile]:
+    """Open the splits that a command uses and check all that it will do with them, except decoding images.
 
-    Says what was mended and what is left out.
+    Says what was corrected and what is left out.
 
     Args:
-        config: what is to be done.
+        config: of the command.
         data: the data set's folder.
-        training: whether a network is to be trained; its final evaluation is checked in any case.
-        unreadable: told which images are missing.
+        training: check the splits of a training, too, not only those of its final evaluation.
+        report_corrupt: called with the names of missing images.
 
     Returns:
-        split -> its annotations, so that nobody reads them again.
+        split -> its annotations.
 
     Raises:
         DataError: something is missing or broken, or more than ``data.max_bad_share`` is.
@@ -41,34 +107,40 @@ def check_data(
     wanted = config.data
     if not data.exists():
         raise DataError(f"the data set's folder {data.uri} does not exist", "check --data (data.root)")
-    sources = split_sources(wanted, training)
+    sources = box_sources_by_split(wanted, training)
     files = open_splits(config, data, list(sources))
     for split, file in files.items():
-        for line in check_split(config, data, split, file, sources[split], unreadable):
+        for line in check_split(
+            config, data, split, file, sources=sources[split], report_corrupt=report_corrupt
+        ):
             say(f"left out: {line} (in {file.path})")
     return files
 
 
-def split_sources(data: DataConfig, training: bool) -> dict[str, tuple[str, ...]]:
-    """The splits that a command uses -> the box sources that poses are predicted in there."""
+def box_sources_by_split(data: DataConfig, training: bool) -> dict[str, tuple[str, ...]]:
+    """Each split that a command uses -> the sources of the boxes to predict poses in."""
     sources = dict.fromkeys(data.evaluate, data.boxes)
-    return {data.train: (), data.tune: data.boxes[-1:], **sources} if training else sources
+    return {data.train: (), data.val: data.boxes[-1:], **sources} if training else sources
 
 
 def check_split(
     config: Config,
     data: Folder,
     split: str,
-    file: CocoFile,
+    file: CocoKeypointFile,
+    *,
     sources: tuple[str, ...],
-    unreadable: Callable[[list[str]], object] = lambda names: None,
+    report_corrupt: Callable[[list[str]], object] = lambda names: None,
 ) -> list[str]:
-    """Try all that will be done with a split, but for its pixels.
+    """Check a split's annotations, whether its image files exist, and its boxes.
 
     Args:
-        config, data, split, file: which.
-        sources: of the boxes that poses are predicted in.
-        unreadable: told which images are missing.
+        config: of the command.
+        data: the data set's folder.
+        split: its name.
+        file: its annotations.
+        sources: of the boxes to predict poses in.
+        report_corrupt: called with the names of missing images.
 
     Returns:
         a line about each kind of person that is left out.
@@ -76,27 +148,27 @@ def check_split(
     Raises:
         DataError: as ``check_data``.
     """
-    people, complaints = file.people()
-    complaints.check(len(people) + complaints.total, config.data.max_bad_share, file.path)
-    gone = absent(people.images)
-    check_readable(gone, len(people.images), config.data.max_bad_share)
-    unreadable(gone)
+    people, invalid_annotations = file.people(), file.invalid_annotations
+    invalid_annotations.check(len(people) + invalid_annotations.total, config.data.max_bad_share, file.path)
+    missing = missing_files(people.images)
+    check_readable(missing, len(people.images), config.data.max_bad_share)
+    report_corrupt(missing)
     if sources:
         check_evaluation(config, data, split, file, sources)
-    return complaints.lines()
+    return invalid_annotations.lines()
 
 
 def check_evaluation(
-    config: Config, data: Folder, split: str, file: CocoFile, sources: tuple[str, ...]
+    config: Config, data: Folder, split: str, file: CocoKeypointFile, sources: tuple[str, ...]
 ) -> None:
-    """Read the boxes of all sources, and evaluate no poses at all.
+    """Read the boxes of all sources, and run the evaluation with an empty list of poses.
 
     Raises:
-        DataError: boxes or annotations that the evaluation would refuse.
+        DataError: boxes or annotations cannot be evaluated.
     """
     for source in sources:
-        boxes_of(file, data, split, source, config)
+        load_boxes(file, data, split, source, config)
     try:
         evaluate_poses(config.data.protocol, file.annotations, [], config.data.joints.sigmas)
     except DataError as error:
-        raise DataError(f"{file.path}: {error.what}", error.mend or "mend the annotations") from None
+        raise DataError(f"{file.path}: {error.what}", error.hint or "mend the annotations") from None

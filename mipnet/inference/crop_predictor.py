@@ -1,7 +1,8 @@
-"""From crops to keypoints: the one class that runs a trained network. Torch only; no Ray in here."""
+"""Run a trained network on crops: normalize, flip test, decode. Plain PyTorch, no Ray and no MLflow."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,22 +14,22 @@ from mipnet.config import Config, from_dict
 from mipnet.config.schema import EvaluationConfig
 from mipnet.errors import UserError
 from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps, flip_back
-from mipnet.models.fold import fold
+from mipnet.models.fold import fold_batch_norms
 from mipnet.models.network import MIPNet
-from mipnet.models.normalization import normalise
+from mipnet.models.normalization import normalize
 from mipnet.models.precision import native_bf16
 from mipnet.models.weights import load_model
 
 
 @dataclass
 class CropPredictor:
-    """A network in eval mode with everything around it that is not Ray.
+    """A network in eval mode with pre- and postprocessing: uint8 crops to keypoints in image px.
 
     Attributes:
         model: the network, folded (``mipnet.models.fold``) where it comes from ``load``.
-        config: what it was trained with: input size, padding, skeleton.
-        evaluation: how its heatmaps are read.
-        device: where it runs.
+        config: the training configuration: input size, padding, skeleton.
+        evaluation: flip test, precision and decoder.
+        device: the device of the network.
     """
 
     model: MIPNet
@@ -43,64 +44,64 @@ class CropPredictor:
         evaluation: EvaluationConfig | None = None,
         device: str | torch.device = "cpu",
     ) -> CropPredictor:
-        """The predictor for a model folder.
+        """Load a model folder.
 
         Args:
             folder: holds weights.safetensors and model.json.
-            evaluation: how to read heatmaps; by default as configured in training.
-            device: where to run.
+            evaluation: flip test, precision and decoder; by default those of the training configuration.
+            device: the device of the network.
 
         Raises:
-            UserError: no such model, or a model that was saved without its configuration.
+            UserError: no such model, or its configuration is missing.
         """
         model, extra = load_model(folder, device)
         if "config" not in extra:
             raise UserError(f"{folder}/model.json has no 'config'", "it must say how crops are made")
-        # Convolutions are fastest in the memory format in which ``normalise`` makes the crops.
+        # The memory format of the crops from ``normalize``: the fastest for convolutions.
         config = from_dict(extra["config"])
-        model = fold(model, (config.input.height, config.input.width))
+        model = fold_batch_norms(model, (config.input.height, config.input.width))
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(model, config, evaluation or config.evaluation, torch.device(device))
 
     @torch.inference_mode()
-    def heatmaps(self, crops: Tensor, layout: torch.memory_format = torch.channels_last) -> Tensor:
+    def heatmaps(self, crops: Tensor, memory_format: torch.memory_format = torch.channels_last) -> Tensor:
         """Heatmaps of all instances, averaged with the mirrored crop's if the flip test is on.
 
         Args:
             crops: (B, h, w, 3) uint8 RGB on the device.
-            layout: memory format of the images; the network's, to be fast.
+            memory_format: of the images; fastest if it is the network's.
 
         Returns:
             (B, N, K, h/4, w/4) float32.
         """
-        images = normalise(crops).contiguous(memory_format=layout)
+        images = normalize(crops).contiguous(memory_format=memory_format)  # (B, 3, h, w)
         if self.evaluation.flip_test:
-            images = torch.cat([images, images.flip(-1)])
-        wanted = self.evaluation.precision
-        bf16 = wanted == "bf16" or (wanted == "auto" and native_bf16(self.device))
+            images = torch.cat([images, images.flip(-1)])  # (2B, 3, h, w)
+        precision = self.evaluation.precision
+        bf16 = precision == "bf16" or (precision == "auto" and native_bf16(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            heatmaps = torch.cat([self.model(part) for part in self._parts(images)]).float()
+            heatmaps = torch.cat([self.model(chunk) for chunk in self._chunks(images)]).float()
         if not self.evaluation.flip_test:
             return heatmaps
         heatmaps, mirrored = heatmaps.chunk(2)
         return (heatmaps + flip_back(mirrored, self.config.data.joints.flip_permutation)) / 2
 
-    def _parts(self, images: Tensor) -> tuple[Tensor, ...]:
-        """On a CPU as many rows at once as its caches like best; a GPU takes all."""
+    def _chunks(self, images: Tensor) -> Sequence[Tensor]:
+        """On a CPU, chunks of 16 images per thread, which fit its caches best; on a GPU all at once."""
         rows = 16 * torch.get_num_threads() if self.device.type == "cpu" else len(images)
-        return images.split(rows)
+        return torch.split(images, rows)
 
     @torch.inference_mode()
     def __call__(self, crops: np.ndarray, centers: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """Poses of all instances of every crop.
 
         Args:
-            crops: (B, h, w, 3) uint8 RGB, cut without rotation.
+            crops: (B, h, w, 3) uint8 RGB, without rotation.
             centers: (B, 2) their centres in image px.
             sizes: (B, 2) their (w, h) in image px, padding included.
 
         Returns:
-            (B, N, K, 3) float32: x, y in image px and the joint's score.
+            (B, N, K, 3) float32: x, y in image px and the keypoint's score.
         """
         if not len(crops):
             n, k = self.model.instances, self.config.data.joints.num_joints

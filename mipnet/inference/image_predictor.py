@@ -1,4 +1,4 @@
-"""From a picture and boxes to merged poses, in one process. No Ray and no MLflow in here."""
+"""Predict the merged poses of one image, in this process. No Ray and no MLflow in here."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from mipnet.skeletons import Skeleton
 
 @dataclass(frozen=True)
 class ImagePoses:
-    """The P poses that were found in one picture, best first.
+    """The P predicted poses of one image, by falling score.
 
     Attributes:
-        keypoints: (P, K, 3) float32: x and y in image px, and the joint's score.
-        scores: (P,) float64, of the whole poses.
-        instance: (P,) int64: the λ that each pose was predicted for; 0 is the person whom the box was drawn
-            for.
-        box: (P, 4) float64 x, y, w, h in px: the box that each pose was found in.
+        keypoints: (P, K, 3) float32: x and y in image px, and the keypoint's score.
+        scores: (P,) float64 pose scores.
+        instance: (P,) int64: each pose's λ; 0 is the primary, the person whose box it is.
+        box: (P, 4) float64 x, y, w, h in px: each pose's box.
     """
 
     keypoints: np.ndarray
@@ -39,29 +38,30 @@ class ImagePoses:
         return len(self.scores)
 
     def to_coco(self, image_id: int = 0, category_id: int = 1) -> list[dict[str, Any]]:
-        """COCO's results: image_id, category_id, keypoints [x, y, score] · K, score; and instance and box."""
+        """COCO's results: image_id, category_id, keypoints [x, y, score] · K, score, instance, box."""
         ids = np.full(len(self), image_id)
-        return pose_results(ids, self.keypoints, self.scores, self.instance, self.box, category_id)
+        more = {"instances": self.instance, "boxes": self.box}
+        return pose_results(ids, self.keypoints, self.scores, category_id=category_id, **more)
 
 
 class ImagePredictor:
-    """Called with a picture and boxes, returns the poses of all people in them.
+    """Callable: image and boxes to the poses of all people in them.
 
     Args:
-        crops: the network, with how its crops are cut and its heatmaps are read.
+        crops: the network with pre- and postprocessing of its crops.
 
     Attributes:
-        crops: as given.
-        skeleton: names and order of the K joints.
+        crop_predictor: ``crops``.
+        skeleton: names and order of the K keypoints.
     """
 
     def __init__(self, crops: CropPredictor) -> None:
-        self.crops = crops
+        self.crop_predictor = crops
         self.skeleton: Skeleton = crops.config.data.joints
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
-        """The predictor for a model folder; errors as for ``CropPredictor.load``."""
+        """Load a model folder; errors as for ``CropPredictor.load``."""
         return cls(CropPredictor.load(folder, device=device))
 
     def __call__(
@@ -70,45 +70,47 @@ class ImagePredictor:
         boxes: Sequence[Sequence[float]] | np.ndarray | None = None,
         scores: Sequence[float] | np.ndarray | None = None,
     ) -> ImagePoses:
-        """The poses of one picture: all λ of all boxes, discounted and after OKS-NMS.
+        """Predict the poses of one image: all λ of all boxes, discounted by γ^λ, after OKS-NMS.
 
-        Crops are cut and predicted ``evaluation.batch_size`` at a time.
+        The network runs on ``evaluation.batch_size`` crops at a time.
 
         Args:
-            image: (H, W, 3) uint8 RGB, the path of a picture, or its encoded bytes. The EXIF orientation of a
-                file is not applied: boxes and poses are in the frame of the stored pixels.
-            boxes: (P, 4) x, y, w, h in px; None is one box around the whole picture.
-            scores: (P,) confidences of the boxes, factors of the poses' scores; 1 by default.
+            image: (H, W, 3) uint8 RGB, the path of an image file, or its encoded bytes. A file's EXIF
+                orientation is not applied: boxes and poses are in the frame of the stored pixels.
+            boxes: (P, 4) x, y, w, h in px; None is one box around the whole image.
+            scores: (P,) confidences of the boxes, which multiply the pose scores; 1 by default.
 
         Raises:
-            ValueError: what is given is no picture, or no boxes; the message begins with 'image', 'boxes' or
+            ValueError: the image, boxes or scores are not usable; the message begins with 'image', 'boxes' or
                 'scores'.
             OSError: the file cannot be read.
         """
         pixels = _pixels(image)
         if boxes is None:
             boxes = [[0, 0, pixels.shape[1], pixels.shape[0]]]
-        table = _boxes(boxes)
-        confidences = np.ones(len(table)) if scores is None else np.asarray(scores, np.float64)
-        if confidences.shape != (len(table),):
-            raise ValueError(f"'scores' is not one number for each of {len(table)} boxes")
-        crop, evaluation = self.crops.config.input, self.crops.evaluation
-        keypoints, areas = [], []
-        for begin in range(0, max(len(table), 1), evaluation.batch_size):
-            part = table[begin : begin + evaluation.batch_size]
-            crops, centers, sizes = crop_boxes(pixels, part, crop.size, crop.padding)
-            keypoints.append(self.crops(crops, centers, sizes))
+        bboxes = _boxes(boxes)
+        confidences = np.ones(len(bboxes)) if scores is None else np.asarray(scores, np.float64)
+        if confidences.shape != (len(bboxes),):
+            raise ValueError(f"'scores' is not one number for each of {len(bboxes)} boxes")
+        crop, evaluation = self.crop_predictor.config.input, self.crop_predictor.evaluation
+        chunks, areas = [], []
+        for begin in range(0, max(len(bboxes), 1), evaluation.batch_size):
+            chunk = bboxes[begin : begin + evaluation.batch_size]
+            crops, centers, sizes = crop_boxes(pixels, chunk, crop.size, crop.padding)
+            chunks.append(self.crop_predictor(crops, centers, sizes))
             areas.append(sizes.prod(axis=-1))
-        found = np.concatenate(keypoints)
+        keypoints = np.concatenate(chunks)  # (P, N, K, 3)
         kept = merge_instances(
-            found,
-            pose_scores(confidences, found[..., 2], evaluation.joint_threshold),
+            keypoints,
+            pose_scores(confidences, keypoints[..., 2], evaluation.keypoint_threshold),
             np.concatenate(areas),
             self.skeleton.sigmas,
-            evaluation.discount,
-            evaluation.oks_nms,
+            discount=evaluation.discount,
+            oks_threshold=evaluation.oks_nms,
         )
-        return ImagePoses(found[kept.boxes, kept.instances], kept.scores, kept.instances, table[kept.boxes])
+        return ImagePoses(
+            keypoints[kept.boxes, kept.instances], kept.scores, kept.instances, bboxes[kept.boxes]
+        )
 
 
 def _pixels(image: np.ndarray | str | PathLike[str] | bytes) -> np.ndarray:

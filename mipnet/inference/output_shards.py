@@ -1,13 +1,14 @@
-"""Prediction over any number of images, written part by part, so that an interruption loses one part at most.
+"""Resumable prediction of any number of images, in shards: an interruption loses unfinished ones only.
 
-A part is the next so many images; its file is there as a whole or not at all, and what is there is not
-done again. So every image is in the output exactly once, however often the job is started.
+A shard holds the predictions of 256 consecutive images. Its file is written atomically, and a shard whose
+file exists is not predicted again, so every image is in the output exactly once, also after restarts.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,22 +20,24 @@ from mipnet.config.schema import ResourcesConfig
 from mipnet.data.coco import Boxes
 from mipnet.data.parquet import from_parquet, to_parquet
 from mipnet.data.validation import check_readable
-from mipnet.evaluation.predicted_poses import Poses, merged_results
+from mipnet.evaluation.predicted_poses import Predictions, merged_results
 from mipnet.storage import Folder
 
-PARTS, PLAN = "parts", "plan.json"
-IMAGES_PER_PART = 256
+SHARDS_FOLDER, PLAN_FILE = "parts", "plan.json"
+IMAGES_PER_SHARD = 256
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The output of a prediction in the making.
+class OutputShards:
+    """The output of a prediction that may have been interrupted.
 
     Attributes:
-        folder: of the part files.
-        images: how many there are to predict in all.
-        size: of a part, in images.
-        done: the parts that an earlier start has written.
+        folder: of the shard files.
+        images: number of images to predict.
+        size: images per shard.
+        done: numbers of the shards that an earlier start has written.
     """
 
     folder: Folder
@@ -43,154 +46,186 @@ class Parts:
     done: frozenset[int]
 
     @classmethod
-    def open(cls, out: Folder, digest: str, images: int, size: int = IMAGES_PER_PART) -> Parts:
-        """Go on with what is in ``out``, or begin anew if that was something else.
+    def open(cls, out: Folder, digest: str, images: int, size: int = IMAGES_PER_SHARD) -> OutputShards:
+        """Continue the shards in ``out``, or start anew if they are of another prediction.
 
         Args:
             out: folder of the results.
-            digest: of all that decides the results, see ``digest_of``.
-            images: how many.
-            size: of a part, where there is none yet.
+            digest: of all inputs of the prediction, see ``predictions_digest``.
+            images: number of images to predict.
+            size: images per shard of a new prediction.
         """
-        folder = out.join(PARTS)
+        folder = out.join(SHARDS_FOLDER)
         plan: dict[str, Any] = {"digest": digest, "images": images, "size": size}
         try:
-            found = json.loads(folder.read(PLAN))
+            found = json.loads(folder.read(PLAN_FILE))
         except (FileNotFoundError, ValueError):
             found = {}
         if found.get("digest") == digest and found.get("images") == images:
             plan = found
         else:
-            out.remove(PARTS)
-            folder.write(PLAN, json.dumps(plan) + "\n")
-        there = folder.names()  # one listing, not a question for each part
-        done = frozenset(int(name[:6]) for name in there if name.endswith(".parquet"))
-        return cls(folder, images, plan["size"], done)
+            if found:
+                logger.info("%s is of another prediction: starting anew", folder.uri)
+            out.remove(SHARDS_FOLDER)
+            folder.write(PLAN_FILE, json.dumps(plan) + "\n")
+        names = folder.names()  # one listing instead of a request per shard
+        done = frozenset(int(name[:6]) for name in names if name.endswith(".parquet"))
+        shards = cls(folder, images, plan["size"], done)
+        logger.info("%s: %d of %d shards are done", folder.uri, len(done), len(shards))
+        return shards
 
     @property
     def resumed(self) -> int:
-        """Images that an earlier start has done."""
-        return sum(len(self.range(number)) for number in self.done)
+        """Images in the shards that an earlier start has written."""
+        return sum(len(self.image_range(number)) for number in self.done)
 
     def __len__(self) -> int:
         return -(-self.images // self.size)
 
-    def range(self, number: int) -> range:
-        """The images of a part."""
+    def image_range(self, number: int) -> range:
+        """Indices of the images of a shard."""
         return range(number * self.size, min((number + 1) * self.size, self.images))
 
-    def name(self, number: int) -> str:
+    def file_name(self, number: int) -> str:
         return f"{number:06d}.parquet"
 
-    def read(self) -> Iterator[Any]:
-        """The tables of all parts, in order."""
+    def tables(self) -> Iterator[Any]:
+        """The Arrow tables of all shards, in order."""
         for number in range(len(self)):
-            yield from_parquet(self.folder.read(self.name(number)))
+            yield from_parquet(self.folder.read(self.file_name(number)))
 
 
-def digest_of(boxes: Boxes, model: bytes, config: Config) -> str:
-    """Of all that decides the results, but for the pixels."""
+def predictions_digest(boxes: Boxes, model: bytes, config: Config) -> str:
+    """SHA-256 of all inputs of a prediction but the pixels: settings, weights, image URIs and boxes."""
     settings = to_dict(config)
     settings = {key: settings[key] for key in ("model", "input", "data")}
     settings["evaluation"] = repr(config.evaluation)
-    del settings["data"]["max_bad_share"]  # who raises it means to go on
+    del settings["data"]["max_bad_share"]  # raising it continues a prediction that stopped at it
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update("\n".join(map(str, boxes.images.uris)).encode() + model)
-    for table in (boxes.images.ids, boxes.image, boxes.boxes, boxes.scores):
+    for table in (boxes.images.ids, boxes.image_index, boxes.boxes, boxes.scores):
         digest.update(table.tobytes())
     return digest.hexdigest()
 
 
-def predict_parts(
+def predict_shards(
     boxes: Boxes,
-    parts: Parts,
+    shards: OutputShards,
     model: Folder,
     config: Config,
     resources: ResourcesConfig,
+    *,
     progress: Callable[[int, int], None] = lambda done, of: None,
     names: Mapping[int, str] | None = None,
 ) -> list[str]:
-    """Predict what is not done yet, and write each part when its last box is answered.
+    """Predict the shards that are not done yet, and write each when its last box is predicted.
 
     Args:
         boxes: of all images; nan for a box that is the whole image.
-        parts: where to write.
+        shards: the output.
         model, config, resources: as for ``predict_poses``.
-        progress: told how many images of how many are done.
-        names: what an image is called in the output, where not by its URI; by index.
+        progress: called with the number of images that are done and of all images.
+        names: image index -> its name in the output; by default its URI.
 
     Returns:
-        the images that could not be read, of all starts.
+        URIs (names, if an earlier start has met them) of the images that cannot be decoded.
 
     Raises:
-        DataError: more of them than ``config.data.max_bad_share`` allows.
+        DataError: they are more than ``config.data.max_bad_share`` allows.
     """
-    from mipnet.inference.pipeline import answers
+    from mipnet.inference.pipeline import iter_predictions
 
-    names = names or {}
-    part_of = boxes.image // parts.size
-    open_parts = [number for number in range(len(parts)) if number not in parts.done]
-    wanted = np.flatnonzero(np.isin(part_of, open_parts))
-    starts = np.searchsorted(part_of, np.arange(len(parts) + 1))  # boxes are sorted by image
-    waiting = {number: int(starts[number + 1] - starts[number]) for number in open_parts}
-    n, k = config.model.instances, config.data.joints.num_joints
-    keypoints: dict[int, np.ndarray] = {}
-    found = boxes.boxes.copy()
-    unreadable = known_unreadable(parts)
-    bad: set[int] = set()
-    done = parts.resumed
+    pending = _PendingShards(boxes, shards, config)
+    known_corrupt = known_corrupt_images(shards)
+    done = shards.resumed
 
-    def finish(number: int) -> None:
-        nonlocal done
-        images, rows = parts.range(number), np.arange(starts[number], starts[number + 1])
-        values = keypoints.pop(number, np.zeros((len(rows), n, k, 3), np.float32))
-        poses = Poses(replace(boxes, boxes=found).where(rows), values, [])
-        results = merged_results(poses.where(~np.isnan(values[:, 0, 0, 0])), config)
-        table = as_table(boxes, images, results, bad, names)
-        parts.folder.write(parts.name(number), to_parquet(table))
-        done += len(images)
-        progress(done, parts.images)
+    def completed() -> Iterator[int]:
+        yield from [number for number, missing in pending.missing.items() if not missing]
+        for batch in iter_predictions(boxes.where(pending.rows), model, config, resources):
+            numbers = pending.add(batch)
+            corrupt = [*known_corrupt, *pending.corrupt_uris]
+            check_readable(corrupt, shards.images, config.data.max_bad_share)
+            yield from numbers
 
-    progress(done, parts.images)
-    for number in [number for number, boxes_left in waiting.items() if not boxes_left]:
-        finish(number)
-    for batch in answers(boxes.where(wanted), model, config, resources):
-        rows = wanted[batch["box"]]
-        found[rows] = batch["bbox"]
-        bad.update(boxes.image[rows[batch["corrupt"]]].tolist())
-        check_readable([*unreadable, *named(boxes, bad)], parts.images, config.data.max_bad_share)
-        for number in np.unique(part_of[rows]).tolist():
-            here = part_of[rows] == number
-            if number not in keypoints:
-                keypoints[number] = np.full((waiting[number], n, k, 3), np.nan, np.float32)
-            keypoints[number][rows[here] - starts[number]] = batch["keypoints"][here]
-            waiting[number] -= int(here.sum())
-            if waiting[number] == 0:
-                finish(number)
-    return [*unreadable, *named(boxes, bad)]
+    progress(done, shards.images)
+    for number in completed():
+        table = pending.pop_table(number, names or {})
+        shards.folder.write(shards.file_name(number), to_parquet(table))
+        done += len(shards.image_range(number))
+        logger.debug("shard %d is written, %d of %d images are done", number, done, shards.images)
+        progress(done, shards.images)
+    return [*known_corrupt, *pending.corrupt_uris]
 
 
-def named(boxes: Boxes, images: set[int]) -> list[str]:
-    return [str(boxes.images.uris[i]) for i in sorted(images)]
+class _PendingShards:
+    """Collects predictions, which come in any order, until their shards are complete.
+
+    Attributes:
+        rows: (R,) int64 indices of the boxes to predict.
+        missing: shard number -> its boxes that are not predicted yet.
+    """
+
+    def __init__(self, boxes: Boxes, shards: OutputShards, config: Config) -> None:
+        self._boxes, self._shards, self._config = boxes, shards, config
+        self._shard_of = boxes.image_index // shards.size  # (B,)
+        todo = [number for number in range(len(shards)) if number not in shards.done]
+        self.rows = np.flatnonzero(np.isin(self._shard_of, todo))
+        # Boxes are sorted by image, so those of shard i are starts[i] to starts[i + 1].
+        self._starts = np.searchsorted(self._shard_of, np.arange(len(shards) + 1))
+        self.missing = {number: int(self._starts[number + 1] - self._starts[number]) for number in todo}
+        self._keypoints: dict[int, np.ndarray] = {}
+        self._bbox = boxes.boxes.copy()
+        self._corrupt: set[int] = set()
+
+    @property
+    def corrupt_uris(self) -> list[str]:
+        """URIs of the images that this start could not decode."""
+        return [str(self._boxes.images.uris[i]) for i in sorted(self._corrupt)]
+
+    def add(self, batch: Mapping[str, np.ndarray]) -> list[int]:
+        """Take a batch of ``iter_predictions``; returns the shards that it completes."""
+        rows = self.rows[batch["box"]]
+        self._bbox[rows] = batch["bbox"]
+        self._corrupt.update(self._boxes.image_index[rows[batch["corrupt"]]].tolist())
+        numbers = np.unique(self._shard_of[rows]).tolist()
+        for number in numbers:
+            here = self._shard_of[rows] == number
+            if number not in self._keypoints:
+                self._keypoints[number] = self._empty(self.missing[number], np.nan)
+            self._keypoints[number][rows[here] - self._starts[number]] = batch["keypoints"][here]
+            self.missing[number] -= int(here.sum())
+        return [number for number in numbers if not self.missing[number]]
+
+    def pop_table(self, number: int, names: Mapping[int, str]) -> Any:
+        """The Arrow table of a complete shard, whose keypoints are released."""
+        rows = np.arange(self._starts[number], self._starts[number + 1])
+        keypoints = self._keypoints.pop(number, self._empty(len(rows), 0))
+        poses = Predictions(replace(self._boxes, boxes=self._bbox).where(rows), keypoints, [])
+        results = merged_results(poses.where(~np.isnan(keypoints[:, 0, 0, 0])), self._config)
+        return _shard_table(self._boxes, self._shards.image_range(number), results, self._corrupt, names)
+
+    def _empty(self, boxes: int, value: float) -> np.ndarray:
+        n, k = self._config.model.instances, self._config.data.joints.num_joints
+        return np.full((boxes, n, k, 3), value, np.float32)
 
 
-def known_unreadable(parts: Parts) -> list[str]:
-    """The images that earlier starts could not read."""
+def known_corrupt_images(shards: OutputShards) -> list[str]:
+    """Names of the images that earlier starts could not decode."""
     names: list[str] = []
-    for number in sorted(parts.done):
-        table = from_parquet(parts.folder.read(parts.name(number)), ["file_name", "readable"])
+    for number in sorted(shards.done):
+        table = from_parquet(shards.folder.read(shards.file_name(number)), ["file_name", "readable"])
         names += [row["file_name"] for row in table.to_pylist() if not row["readable"]]
     return names
 
 
-def as_table(
+def _shard_table(
     boxes: Boxes,
     images: range,
     results: list[dict[str, Any]],
-    bad: set[int],
+    corrupt: set[int],
     names: Mapping[int, str],
 ) -> Any:
-    """One row per image: image_id, file_name, readable, and its poses, best first."""
+    """Arrow table, a row per image: image_id, file_name, readable, and its poses, best first."""
     import pyarrow as pa
 
     pose = pa.struct(
@@ -217,7 +252,7 @@ def as_table(
         {
             "image_id": image_id,
             "file_name": names.get(i, str(boxes.images.uris[i])),
-            "readable": i not in bad,
+            "readable": i not in corrupt,
             "poses": by_image.get(image_id, []),
         }
         for i, image_id in zip(images, ids, strict=True)
@@ -225,15 +260,15 @@ def as_table(
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def write_outcome(parts: Parts, out: Folder, category_id: int = 1) -> tuple[int, int]:
-    """All parts as ``results.parquet`` and, in COCO's format, ``results.json``.
+def write_predictions(shards: OutputShards, out: Folder, category_id: int = 1) -> tuple[int, int]:
+    """Write all shards as ``results.parquet`` and, in COCO's format, ``results.json``.
 
     Returns:
-        how many poses, of how many images.
+        number of poses, number of images.
     """
     import pyarrow as pa
 
-    tables = list(parts.read())
+    tables = list(shards.tables())
     whole = pa.concat_tables(tables)
     results = [
         {

@@ -1,11 +1,12 @@
-"""Prediction: decode once per image, cut every box, run the network; on Ray Data where that is worth it.
+"""Prediction: decode each image once, crop all boxes, run the network; in this process or on Ray Data.
 
-Validation, ``mipnet evaluate`` and ``mipnet predict`` all come through ``predict_poses``. Rows are never
-split evenly between consumers, so none is dropped; every box asked for is answered or named as unreadable.
+Validation, ``mipnet evaluate`` and ``mipnet predict`` all use it. No box is dropped: ``predict_poses`` fails
+unless every box is predicted or its image is known to be corrupt.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,14 +22,16 @@ from mipnet.config import Config
 from mipnet.config.schema import EvaluationConfig, ResourcesConfig
 from mipnet.data.coco import Boxes
 from mipnet.data.crops import crop_boxes, read_image
-from mipnet.data.stream import settle
+from mipnet.data.stream import apply_execution_options
 from mipnet.data.validation import check_readable
-from mipnet.evaluation.predicted_poses import Poses
-from mipnet.host import cores, keep_memory
+from mipnet.evaluation.predicted_poses import Predictions
+from mipnet.host import cores, tune_malloc
 from mipnet.inference.crop_predictor import CropPredictor
 from mipnet.storage import Folder
 
 Block = dict[str, np.ndarray]
+
+logger = logging.getLogger(__name__)
 
 
 def predict_poses(
@@ -37,64 +40,74 @@ def predict_poses(
     config: Config,
     resources: ResourcesConfig,
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> Poses:
+) -> Predictions:
     """Poses for every box.
 
     Args:
-        boxes: where to look.
+        boxes: the boxes, sorted by image.
         model: folder of the network, visible from every node.
-        config: what the network was trained with, and how to read its heatmaps.
-        resources: how many processes, on GPUs or not.
-        progress: told how many boxes of how many are done.
+        config: the training configuration, and how to decode heatmaps.
+        resources: number of processes, threads and GPUs.
+        progress: called with the number of boxes that are done and of all boxes.
 
     Raises:
-        DataError: more images are unreadable than ``config.data.max_bad_share`` allows.
+        DataError: more images are corrupt than ``config.data.max_bad_share`` allows.
+        RuntimeError: a box has no prediction (a bug).
     """
     n, k = config.model.instances, config.data.joints.num_joints
     keypoints = np.full((len(boxes), n, k, 3), np.nan, np.float32)
-    unreadable: set[int] = set()
-    names: list[str] = []
-    used = len(np.unique(boxes.image))
-    answered = np.zeros(len(boxes), bool)
-    for batch in answers(boxes, model, config, resources):
+    corrupt: set[int] = set()
+    uris: list[str] = []
+    used = len(np.unique(boxes.image_index))
+    predicted = np.zeros(len(boxes), bool)
+    for batch in iter_predictions(boxes, model, config, resources):
         index = batch["box"]
         keypoints[index] = batch["keypoints"]
-        answered[index] = True
-        unreadable.update(boxes.image[index[batch["corrupt"]]].tolist())
-        names = [str(boxes.images.uris[i]) for i in sorted(unreadable)]
-        check_readable(names, used, config.data.max_bad_share)
-        progress(int(answered.sum()), len(boxes))
-    if not answered.all():
-        raise RuntimeError(f"{(~answered).sum()} of {len(boxes)} boxes got no answer")
-    return Poses(boxes, keypoints, names)
+        predicted[index] = True
+        corrupt.update(boxes.image_index[index[batch["corrupt"]]].tolist())
+        uris = [str(boxes.images.uris[i]) for i in sorted(corrupt)]
+        check_readable(uris, used, config.data.max_bad_share)
+        progress(int(predicted.sum()), len(boxes))
+    if not predicted.all():
+        raise RuntimeError(f"{(~predicted).sum()} of {len(boxes)} boxes got no answer")
+    return Predictions(boxes, keypoints, uris)
 
 
-def answers(boxes: Boxes, model: Folder, config: Config, resources: ResourcesConfig) -> Iterator[Block]:
-    """The poses in boxes as they come, in no particular order; arguments as for ``predict_poses``.
+def iter_predictions(
+    boxes: Boxes, model: Folder, config: Config, resources: ResourcesConfig
+) -> Iterator[Block]:
+    """Predict boxes, in no particular order; arguments as for ``predict_poses``.
 
     Yields:
-        box (B,) int64 index; keypoints (B, N, K, 3) float32, nan where the image could not be read; corrupt
-        (B,) bool, whether that is so; bbox (B, 4) float64, the box: of one that was nan, the whole image.
+        box (B,) int64 index; keypoints (B, N, K, 3) float32, nan where the image is corrupt; corrupt (B,)
+        bool; bbox (B, 4) float64 x, y, w, h in px, the whole image where the box was nan.
     """
     if not len(boxes):
         return
-    images = np.unique(boxes.image)
-    cutting = boxes, config.input.size, config.input.padding, images
+    images = np.unique(boxes.image_index)  # (I,) those that have boxes
+    crop_arguments = boxes, config.input.size, config.input.padding, images
     evaluation = config.evaluation
     network = model, evaluation, resources.gpu is True, resources.cpus_per_worker
-    if here_is_best(resources, ray.nodes()):
-        actor = PoseActor(*network)
-        parts = min(len(images), math.ceil(len(boxes) / evaluation.batch_size))
-        for ids in np.array_split(np.arange(len(images)), parts):
-            yield actor(cut_boxes(ids, *cutting))
+    if should_run_inline(resources, ray.nodes()):
+        logger.debug("predicting %d boxes of %d images in this process", len(boxes), len(images))
+        predictor = PosePredictor(*network)
+        batches = min(len(images), math.ceil(len(boxes) / evaluation.batch_size))
+        for ids in np.array_split(np.arange(len(images)), batches):
+            yield predictor(load_crops(ids, *crop_arguments))
         return
-    # Enough blocks to keep all cores busy, few enough that a block is worth a task.
+    # About 64 boxes per block: enough blocks for all cores, and each worth the cost of a task.
     blocks = max(1, min(len(images), math.ceil(len(boxes) / 64)))
-    ready = (
+    logger.debug("predicting %d boxes of %d images in %d blocks", len(boxes), len(images), blocks)
+    dataset = (
         ray.data.range(len(images), override_num_blocks=blocks)
-        .map_batches(cut_batch, batch_size=None, fn_kwargs={"cutting": ray.put(cutting)}, num_cpus=1)
         .map_batches(
-            PoseActor,
+            load_crops_task,
+            batch_size=None,
+            fn_kwargs={"crop_arguments": ray.put(crop_arguments)},
+            num_cpus=1,
+        )
+        .map_batches(
+            PosePredictor,
             fn_constructor_args=network,
             batch_size=evaluation.batch_size,
             compute=ActorPoolStrategy(min_size=1, max_size=resources.predict_workers),
@@ -102,77 +115,80 @@ def answers(boxes: Boxes, model: Folder, config: Config, resources: ResourcesCon
             num_gpus=1 if resources.gpu is True else 0,
         )
     )
-    yield from settle(ready, preserve_order=False).iter_batches(batch_size=None, batch_format="numpy")
+    yield from apply_execution_options(dataset, preserve_order=False).iter_batches(
+        batch_size=None, batch_format="numpy"
+    )
 
 
-def here_is_best(resources: ResourcesConfig, nodes: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether this process does a prediction sooner than others that have to be started for it.
+def should_run_inline(resources: ResourcesConfig, nodes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether to predict in this process instead of starting others: one worker, one node, no GPU.
 
-    One process of the only node is asked for, without a GPU: beside the network on a CPU, decoding is next to
-    nothing, and each process takes seconds of a core to start, which a training beside it pays for.
+    Beside the network on a CPU the cost of decoding is negligible, while each new process takes seconds of a
+    core to start, also from a training that runs beside.
 
     Args:
         resources: for the prediction.
-        nodes: as ``ray.nodes()`` tells them.
+        nodes: as from ``ray.nodes()``.
     """
-    alone = sum(node["Alive"] for node in nodes) == 1
-    return alone and resources.predict_workers == 1 and resources.gpu is not True
+    single_node = sum(node["Alive"] for node in nodes) == 1
+    return single_node and resources.predict_workers == 1 and resources.gpu is not True
 
 
-def cut_batch(batch: Block, cutting: Any) -> Block:
-    """``cut_boxes`` as a task; its other arguments come as a reference."""
-    cv2.setNumThreads(1)  # tasks are the parallelism
-    return cut_boxes(batch["id"], *ray.get(cutting))
+def load_crops_task(batch: Block, crop_arguments: Any) -> Block:
+    """``load_crops`` as a Ray Data task; ``crop_arguments`` is an object reference to the other arguments."""
+    cv2.setNumThreads(1)  # Ray runs one task per core
+    return load_crops(batch["id"], *ray.get(crop_arguments))
 
 
-def cut_boxes(
+def load_crops(
     ids: np.ndarray, boxes: Boxes, input_size: tuple[int, int], padding: float, images: np.ndarray
 ) -> Block:
-    """The crops of all boxes of some images; a black crop stands for an image that cannot be read.
+    """Decode images and crop all their boxes; a corrupt image gives black crops.
 
     Args:
-        ids: (n,) int64, which of ``images``.
+        ids: (n,) int64 indices into ``images``.
         boxes: all boxes.
         input_size: (w, h) of a crop in px.
         padding: as ``InputConfig.padding``.
-        images: (I,) int64, those images of ``boxes`` that have any.
+        images: (I,) int64 indices of the images that have boxes.
 
     Returns:
         crop (B, h, w, 3) uint8 RGB; box (B,) int64 index; bbox (B, 4) float64 x, y, w, h, the whole image
         where it was nan; center, size (B, 2) float32 in image px; corrupt (B,) bool.
     """
-    chosen = images[ids].tolist()
-    rows = np.concatenate([np.arange(*np.searchsorted(boxes.image, [i, i + 1])) for i in chosen])
+    selected = images[ids].tolist()
+    rows = np.concatenate([np.arange(*np.searchsorted(boxes.image_index, [i, i + 1])) for i in selected])
     width, height = input_size
     crops = np.zeros((len(rows), height, width, 3), np.uint8)
     corrupt = np.zeros(len(rows), bool)
-    wanted = boxes.boxes[rows]
+    bbox = boxes.boxes[rows]  # (B, 4), a copy
     centers, sizes = np.zeros((len(rows), 2)), np.ones((len(rows), 2))
-    for image in chosen:
-        here = boxes.image[rows] == image
+    for image in selected:
+        here = boxes.image_index[rows] == image
         pixels = read_image(str(boxes.images.uris[image]))
         if pixels is None:
             corrupt[here] = True
+            logger.info("cannot decode %s", boxes.images.uris[image])
             continue
-        wanted[here & np.isnan(wanted[:, 0])] = 0, 0, pixels.shape[1], pixels.shape[0]
-        crops[here], centers[here], sizes[here] = crop_boxes(pixels, wanted[here], input_size, padding)
+        bbox[here & np.isnan(bbox[:, 0])] = 0, 0, pixels.shape[1], pixels.shape[0]
+        crops[here], centers[here], sizes[here] = crop_boxes(pixels, bbox[here], input_size, padding)
     return {
         "crop": crops,
         "box": rows,
-        "bbox": wanted,
+        "bbox": bbox,
         "center": centers.astype(np.float32),
         "size": sizes.astype(np.float32),
         "corrupt": corrupt,
     }
 
 
-class PoseActor:
-    """Holds the network: in each process of the pool, or in this one."""
+class PosePredictor:
+    """The network of a Ray Data actor, or of this process: maps blocks of crops to blocks of keypoints."""
 
     def __init__(self, model: Folder, evaluation: EvaluationConfig, gpu: bool, threads: int) -> None:
         import torch
 
-        keep_memory()
+        tune_malloc()
         if not gpu:
             torch.set_num_threads(threads or cores())
         with TemporaryDirectory() as scratch:

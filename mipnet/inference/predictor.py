@@ -1,6 +1,6 @@
-"""What models registered by version 0.1.0 import: they load for good. Everything else imports ``mipnet``.
+"""Kept for models registered by version 0.1.0, which import it and ``mipnet.data.crops.decode_image``.
 
-Their code also takes ``decode_image`` from ``mipnet.data.crops``.
+All other code imports ``mipnet``.
 """
 
 from __future__ import annotations

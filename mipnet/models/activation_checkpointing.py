@@ -11,24 +11,24 @@ from mipnet.models.backbone import Backbone
 from mipnet.models.blocks import BasicBlock, Bottleneck
 from mipnet.models.hrnet import ExchangeModule
 
-UNITS = (ExchangeModule, Bottleneck, BasicBlock)
-"""What keeps only its input for the backward pass; of a backbone without them, each stage."""
+CHECKPOINTED_MODULES = (ExchangeModule, Bottleneck, BasicBlock)
+"""Modules that keep only their input for the backward pass; in other backbones the stages do."""
 
 
-def recompute_activations(backbone: Backbone) -> None:
-    """Let the large parts of a backbone compute their activations again in the backward pass.
+def enable_activation_checkpointing(backbone: Backbone) -> None:
+    """Recompute the activations of a backbone's blocks in the backward pass, in place.
 
-    Changes neither names nor results. Batch norms see each batch twice, so whoever trains has to put their
-    running statistics back to what they were after the first pass.
+    Tensor names and results stay the same. The recomputation updates batch-norm buffers a second time: the
+    caller has to restore them to their values after the forward pass.
     """
     for stage in backbone.stages:
-        for unit in _units(stage) or [stage]:
-            forward = partial(checkpoint, unit.forward, use_reentrant=False, preserve_rng_state=False)
-            setattr(unit, "forward", forward)  # noqa: B010
+        for module in _checkpointed_modules(stage) or [stage]:
+            forward = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
+            setattr(module, "forward", forward)  # noqa: B010
 
 
-def _units(module: nn.Module) -> list[nn.Module]:
-    """The outermost units inside ``module``."""
-    if isinstance(module, UNITS):
+def _checkpointed_modules(module: nn.Module) -> list[nn.Module]:
+    """The outermost ``CHECKPOINTED_MODULES`` inside ``module``."""
+    if isinstance(module, CHECKPOINTED_MODULES):
         return [module]
-    return [unit for child in module.children() for unit in _units(child)]
+    return [found for child in module.children() for found in _checkpointed_modules(child)]

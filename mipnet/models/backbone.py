@@ -1,4 +1,4 @@
-"""What MIPNet asks of a top-down network so that it can be given MIMBs."""
+"""The interface of a top-down network that MIPNet can insert MIMBs into."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where MIMBs may go.
+class InsertionPoint:
+    """An insertion point for MIMBs, one for each branch.
 
     Attributes:
-        after: index of the stage whose output is modulated.
-        channels: channels of each branch that this stage returns; each branch gets its own MIMB.
+        after_stage: index of the stage whose output is modulated.
+        channels: channels of each branch that this stage returns.
     """
 
-    after: int
+    after_stage: int
     channels: tuple[int, ...]
 
 
@@ -26,21 +26,22 @@ class Backbone(nn.Module):
     To convert a network of your own, subclass this and set three attributes in ``__init__``:
 
     Attributes:
-        stages: run one after the other. The first takes the images, every other one takes what its
-            predecessor returned: one tensor, or a list of tensors (branches: several resolutions, or skip
-            connections). Dimension 0 is always the batch, and all that a later stage needs has to pass
-            through the return value, because at a place the batch grows from B to B·M.
-        places: place number (1, 2, ...) → where it is and which channels its branches have.
-        head: makes the heatmaps (B, K, h, w) from what the last stage returned.
+        stages: run one after the other. The first takes the images, every other one its predecessor's output:
+            one tensor, or a list of tensors (branches: several resolutions, or skip connections). Dimension 0
+            is always the batch. All that a later stage needs has to pass through the outputs, because at an
+            insertion point the batch grows from B to B·M.
+        insertion_points: MIMB stage (1, 2, ...) → where MIMBs may go and which channels its branches have.
+        head: the last stage's output → heatmaps (B, K, h, w).
     """
 
     stages: nn.ModuleList
-    places: dict[int, Place]
+    insertion_points: dict[int, InsertionPoint]
     head: nn.Module
 
     def forward(self, images: Tensor) -> Tensor:
-        """The plain single-instance network."""
+        """The single-instance network: images (B, 3, H, W) → heatmaps (B, K, h, w)."""
         features: Tensor | list[Tensor] = images
         for stage in self.stages:
             features = stage(features)
-        return self.head(features)
+        heatmaps: Tensor = self.head(features)
+        return heatmaps

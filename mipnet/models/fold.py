@@ -1,4 +1,4 @@
-"""A network for inference only: every batch norm inside the convolution in front of it."""
+"""Fold batch norms into the preceding convolutions, for inference."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from mipnet.models.mimb import MIMB
 from mipnet.models.network import MIPNet
 
 
-def fold(model: MIPNet, size: tuple[int, int]) -> MIPNet:
-    """A copy that gives the same heatmaps, but for rounding, with fewer operations.
+def fold_batch_norms(model: MIPNet, size: tuple[int, int]) -> MIPNet:
+    """A copy with the same heatmaps, up to rounding, and fewer operations.
 
-    In eval mode a batch norm is one factor and one term per channel, which the convolution's weight and bias
-    can take over, and z of a MIMB is one constant vector per λ. Which batch norm reads which convolution is
-    seen from a run on one crop, so this holds for any backbone; one that reads anything else stays.
+    In eval mode a batch norm is a scale and a shift per channel, which go into the convolution's weight and
+    bias, and z of a MIMB is a constant vector per λ. One forward pass tells which batch norm reads which
+    convolution, so this works for any backbone; batch norms that read anything else stay.
 
     Args:
         model: is not changed.
-        size: (H, W) of an input that it takes.
+        size: (H, W) of an input that fits it.
 
     Returns:
         in eval mode; it cannot be trained or saved (``architecture`` is None).
     """
     folded = copy.deepcopy(model).requires_grad_(False).eval()
     folded.architecture = None
-    for convolution, norm in _pairs(folded, size):
+    for convolution, norm in _foldable_pairs(folded, size):
         conv, bn = folded.get_submodule(convolution), folded.get_submodule(norm)
         assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
         assert isinstance(bn, nn.BatchNorm2d)
@@ -37,14 +37,15 @@ def fold(model: MIPNet, size: tuple[int, int]) -> MIPNet:
         folded.set_submodule(norm, nn.Identity())
     for module in folded.modules():
         if isinstance(module, MIMB):
-            module.fix_embedding()
+            module.cache_embedding()
     return folded.eval()
 
 
-def _pairs(model: MIPNet, size: tuple[int, int]) -> list[tuple[str, str]]:
-    """Names of (convolution, batch norm) where the second reads what the first wrote, each used once.
+def _foldable_pairs(model: MIPNet, size: tuple[int, int]) -> list[tuple[str, str]]:
+    """Names of (convolution, batch norm) where the second reads the output of the first, each used once.
 
-    Seen from one black crop. The device "meta" would compute nothing, but takes a second of a core to import.
+    Found by a forward pass of one black crop. On the device "meta" it would cost nothing, but importing what
+    that needs takes a second of a core.
     """
     runs: dict[str, int] = {}
     reads: dict[str, list[str | None]] = {}

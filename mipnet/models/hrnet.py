@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mipnet.models.backbone import Backbone, Place
-from mipnet.models.blocks import BasicBlock, Bottleneck, conv_bn, initialise, residual_layer
+from mipnet.models.backbone import Backbone, InsertionPoint
+from mipnet.models.blocks import BasicBlock, Bottleneck, conv_bn, init_weights, residual_layer
 
 
 class HRNet(Backbone):
     """High-resolution network: stage i works on i branches, at 1/4, 1/8, 1/16, ... of the input.
 
     ``stages[0]`` is the stem and ``stages[i]`` is stage i with the transition to the branches of stage i + 1;
-    the last stage returns its high-resolution branch alone. Place i is therefore behind ``stages[i]``: on the
-    branches entering stage i + 1, or, the last one, on the single output of the last stage.
+    the last stage returns its high-resolution branch alone. Insertion point i is behind ``stages[i]``: on the
+    branches that enter stage i + 1, or on the single output of the last stage.
     H and W should be multiples of 2^(branches + 1), 32 for the published sizes; h = H/4, w = W/4.
 
     Args:
-        num_joints: K.
+        num_keypoints: K.
         width: channels of the high-resolution branch; branch b (from 0) has width·2^b.
-        modules: exchange modules in stage 2, stage 3, ...; its length is the number of stages behind stage 1.
+        num_modules: exchange modules in stage 2, stage 3, ...; one entry per stage behind stage 1.
         blocks: residual blocks per branch in each exchange module.
         stem_channels: channels of the stem and of stage 1's bottlenecks.
         stage1_blocks: bottleneck blocks in stage 1.
@@ -30,30 +30,37 @@ class HRNet(Backbone):
 
     def __init__(
         self,
-        num_joints: int,
+        num_keypoints: int,
         width: int = 32,
-        modules: Sequence[int] = (1, 4, 3),
+        num_modules: Sequence[int] = (1, 4, 3),
         blocks: int = 4,
         stem_channels: int = 64,
         stage1_blocks: int = 4,
     ) -> None:
         super().__init__()
-        sizes = {"num_joints": num_joints, "width": width, "blocks": blocks, "stem_channels": stem_channels}
-        sizes |= {"stage1_blocks": stage1_blocks, "modules": min(modules, default=0)}
+        sizes = {
+            "num_keypoints": num_keypoints,
+            "width": width,
+            "blocks": blocks,
+            "stem_channels": stem_channels,
+        }
+        sizes |= {"stage1_blocks": stage1_blocks, "num_modules": min(num_modules, default=0)}
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} of HRNet must be at least 1, not {size}")
-        last = len(modules) + 1
-        # By stage: the channels of its branches
+        last = len(num_modules) + 1
+        # channels[i]: of the branches of stage i
         channels = [tuple(width << b for b in range(i)) for i in range(last + 1)]
         self.stages = nn.ModuleList([Stem(stem_channels)])
         self.stages.append(FirstStage(stem_channels, stage1_blocks, channels[2]))
-        for i, count in enumerate(modules, start=2):
-            following = channels[i + 1] if i < last else None
-            self.stages.append(Stage(channels[i], count, blocks, following))
-        self.head = nn.Conv2d(width, num_joints, 1)
-        self.places = {i: Place(i, channels[i + 1] if i < last else (width,)) for i in range(1, last + 1)}
-        initialise(self, self.head)
+        for i, count in enumerate(num_modules, start=2):
+            next_channels = channels[i + 1] if i < last else None
+            self.stages.append(Stage(channels[i], count, blocks, next_channels))
+        self.head = nn.Conv2d(width, num_keypoints, 1)
+        self.insertion_points = {
+            i: InsertionPoint(i, channels[i + 1] if i < last else (width,)) for i in range(1, last + 1)
+        }
+        init_weights(self, self.head)
 
 
 class Stem(nn.Module):
@@ -68,38 +75,40 @@ class Stem(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(images)))
-        return self.relu(self.bn2(self.conv2(x)))
+        x = self.relu(self.bn1(self.conv1(images)))  # (B, C, H/2, W/2)
+        y: Tensor = self.relu(self.bn2(self.conv2(x)))  # (B, C, H/4, W/4)
+        return y
 
 
 class FirstStage(nn.Module):
-    """Bottlenecks at one resolution, then the transition to the two branches of stage 2."""
+    """Bottlenecks at one resolution, then the transition: (B, C, h, w) → branches of stage 2."""
 
-    def __init__(self, channels: int, blocks: int, following: tuple[int, ...]) -> None:
+    def __init__(self, channels: int, blocks: int, next_channels: tuple[int, ...]) -> None:
         super().__init__()
         self.blocks = residual_layer(Bottleneck, channels, channels, blocks)
-        self.transition = Transition((channels * Bottleneck.expansion,), following)
+        self.transition = Transition((channels * Bottleneck.expansion,), next_channels)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        return self.transition([self.blocks(x)])
+        branches: list[Tensor] = self.transition([self.blocks(x)])
+        return branches
 
 
 class Stage(nn.Module):
     """Exchange modules, then the transition to the branches of the next stage.
 
-    In the last stage (``following`` is None) only the high-resolution branch is fused and returned, as a
-    tensor: nothing reads the others.
+    Branches b = 0, 1, …: (B, width·2^b, h/2^b, w/2^b). The last stage (``next_channels`` is None) fuses and
+    returns only the high-resolution branch (B, width, h, w), because nothing reads the others.
     """
 
     def __init__(
-        self, channels: tuple[int, ...], modules: int, blocks: int, following: tuple[int, ...] | None
+        self, channels: tuple[int, ...], num_modules: int, blocks: int, next_channels: tuple[int, ...] | None
     ) -> None:
         super().__init__()
-        outputs = [len(channels)] * modules
-        if following is None:
+        outputs = [len(channels)] * num_modules
+        if next_channels is None:
             outputs[-1] = 1
         self.exchanges = nn.Sequential(*(ExchangeModule(channels, blocks, n) for n in outputs))
-        self.transition = None if following is None else Transition(channels, following)
+        self.transition = None if next_channels is None else Transition(channels, next_channels)
 
     def forward(self, branches: list[Tensor]) -> Tensor | list[Tensor]:
         branches = self.exchanges(branches)
@@ -107,12 +116,15 @@ class Stage(nn.Module):
 
 
 class Transition(nn.ModuleList):
-    """From the branches of one stage to those of the next: kept ones change their width where it differs,
-    new ones are strided from the lowest resolution."""
+    """From the branches of one stage to those of the next.
 
-    def __init__(self, channels: tuple[int, ...], following: tuple[int, ...]) -> None:
+    Existing branches change their channels where they differ; a new one is a strided convolution of the
+    branch with the lowest resolution.
+    """
+
+    def __init__(self, channels: tuple[int, ...], next_channels: tuple[int, ...]) -> None:
         super().__init__()
-        for b, outputs in enumerate(following):
+        for b, outputs in enumerate(next_channels):
             if b >= len(channels):
                 self.append(conv_bn(channels[-1], outputs, stride=2))
             else:
@@ -128,7 +140,7 @@ class ExchangeModule(nn.Module):
     Args:
         channels: of each branch.
         blocks: residual blocks per branch.
-        outputs: how many branches, from the highest resolution on, are fused and returned.
+        outputs: number of branches, from the highest resolution on, that are fused and returned.
     """
 
     def __init__(self, channels: tuple[int, ...], blocks: int, outputs: int) -> None:
@@ -144,11 +156,11 @@ class ExchangeModule(nn.Module):
         fused = []
         for target, layers in enumerate(self.fusion):
             assert isinstance(layers, nn.ModuleList)
-            total = branches[target]
+            total = branches[target]  # (B, C_target, H_target, W_target)
             for source, layer in enumerate(layers):
                 if source == target:
                     continue
-                y = layer(branches[source])
+                y = layer(branches[source])  # channels of the target
                 if source > target:
                     y = F.interpolate(y, size=total.shape[-2:], mode="nearest")
                 total = total + y
@@ -157,7 +169,7 @@ class ExchangeModule(nn.Module):
 
 
 def _resample(channels: tuple[int, ...], source: int, target: int) -> nn.Module:
-    """Brings branch ``source`` to ``target``'s channels, and down to its resolution where that is lower."""
+    """Convolutions from branch ``source`` to ``target``'s channels, strided where its resolution is lower."""
     if source == target:
         return nn.Identity()
     if source > target:

@@ -1,4 +1,4 @@
-"""Start a network from a model folder: a single-instance network, an encoder, another skeleton."""
+"""Warm start from a model folder: of a single-instance network, an encoder, or another skeleton."""
 
 from __future__ import annotations
 
@@ -9,20 +9,27 @@ from typing import Any
 from mipnet.config.skeleton_files import skeleton_of
 from mipnet.errors import ConfigError, UserError
 from mipnet.models.network import MIPNet
-from mipnet.models.weights import HEAD, HEATMAP_LAYER, block_of, read_description, read_weights, warm_start
+from mipnet.models.weights import (
+    HEAD_PREFIX,
+    HEATMAP_LAYER_TENSORS,
+    module_of,
+    read_description,
+    read_weights,
+    warm_start,
+)
 from mipnet.skeletons import Skeleton
 
-#: arguments of ``build_model`` that may differ between a network and the one it starts from
-_MAY_DIFFER = ("num_joints", "instances", "places", "reduction")
+#: arguments of ``build_model`` that may differ between a network and its source
+_MAY_DIFFER = ("num_keypoints", "instances", "mimb_stages", "reduction")
 
 
-def start_from_folder(model: MIPNet, folder: str | Path, joints: Skeleton, source: str) -> str:
-    """``warm_start`` from a folder; if it is for another skeleton, joints of the same name are copied.
+def warm_start_from_folder(model: MIPNet, folder: str | Path, skeleton: Skeleton, source: str) -> str:
+    """``warm_start`` from a folder; of another skeleton, the keypoints with the same names are copied.
 
     Args:
-        model: the network to fill, for ``joints``.
+        model: the network to fill, with heatmaps for ``skeleton``.
         folder: holds weights.safetensors and model.json.
-        joints: the skeleton of ``model``.
+        skeleton: of ``model``.
         source: what to call the folder in messages.
 
     Returns:
@@ -43,11 +50,11 @@ def start_from_folder(model: MIPNet, folder: str | Path, joints: Skeleton, sourc
             "choose the same with --model.…, or other weights",
         )
     state, theirs = read_weights(folder), known_skeleton(extra)
-    with_head = any(name in state for name in HEATMAP_LAYER)
-    if theirs is None or theirs.joints == joints.joints or not with_head:
-        return in_words(warm_start(model, state, source))
-    pairs = same_joints(joints, theirs)
-    return in_words(warm_start(model, state, source, pairs), joints, theirs, pairs)
+    with_head = any(name in state for name in HEATMAP_LAYER_TENSORS)
+    if theirs is None or theirs.joints == skeleton.joints or not with_head:
+        return describe_uninitialized(warm_start(model, state, source))
+    pairs = matching_keypoints(skeleton, theirs)
+    return describe_uninitialized(warm_start(model, state, source, pairs), skeleton, theirs, pairs)
 
 
 def known_skeleton(extra: Mapping[str, Any]) -> Skeleton | None:
@@ -58,35 +65,35 @@ def known_skeleton(extra: Mapping[str, Any]) -> Skeleton | None:
         return None
 
 
-def same_joints(ours: Skeleton, theirs: Skeleton) -> list[tuple[int, int]]:
-    """Index pairs (ours, theirs) of the joints that both skeletons have, by name."""
+def matching_keypoints(ours: Skeleton, theirs: Skeleton) -> list[tuple[int, int]]:
+    """Index pairs (ours, theirs) of the keypoints that both skeletons have, by name."""
     return [(i, theirs.joints.index(name)) for i, name in enumerate(ours.joints) if name in theirs.joints]
 
 
-def in_words(
+def describe_uninitialized(
     names: Sequence[str],
-    joints: Skeleton | None = None,
+    skeleton: Skeleton | None = None,
     theirs: Skeleton | None = None,
     pairs: Sequence[tuple[int, int]] | None = None,
 ) -> str:
-    """What ``warm_start`` left random, by module: hundreds of names say less.
+    """One line for the user: the modules that ``warm_start`` left random, instead of hundreds of names.
 
     Args:
         names: as ``warm_start`` returns them.
-        joints, theirs, pairs: the skeletons and their ``same_joints``, if they differ.
+        skeleton, theirs, pairs: the skeletons and their ``matching_keypoints``, if they differ.
     """
-    blocks = list(dict.fromkeys(block_of(name) for name in names))
-    places = [block.split(".")[1] for block in blocks if block.startswith("mimbs.")]
+    modules = list(dict.fromkeys(module_of(name) for name in names))
+    stages = [module.split(".")[1] for module in modules if module.startswith("mimbs.")]
     words = []
-    if places:
-        numbers = list(dict.fromkeys(places))
+    if stages:
+        numbers = list(dict.fromkeys(stages))
         at = f"place{'s' if len(numbers) > 1 else ''} {' and '.join(numbers)}"
-        words.append(f"{len(places)} MIMB{'s' if len(places) > 1 else ''} at {at}")
-    words += ["the deconvolutions"] if f"{HEAD}deconvs" in blocks else []
-    if any(name in HEATMAP_LAYER for name in names):
-        if joints is not None and theirs is not None and pairs:
+        words.append(f"{len(stages)} MIMB{'s' if len(stages) > 1 else ''} at {at}")
+    words += ["the deconvolutions"] if f"{HEAD_PREFIX}deconvs" in modules else []
+    if any(name in HEATMAP_LAYER_TENSORS for name in names):
+        if skeleton is not None and theirs is not None and pairs:
             copied = {ours for ours, _ in pairs}
-            new = [name for i, name in enumerate(joints.joints) if i not in copied]
+            new = [name for i, name in enumerate(skeleton.joints) if i not in copied]
             words.append(f"the heatmaps of {', '.join(new)} ({len(copied)} joints are {theirs.name}'s)")
         else:
             words.append("the heatmap layer")

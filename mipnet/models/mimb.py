@@ -1,4 +1,4 @@
-"""MIMB, the Multi-Instance Modulation Block (arXiv 2101.11223)."""
+"""MIMB, the Multi-Instance Modulation Block (MIPNet, arXiv 2101.11223)."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from torch import Tensor, nn
 
 
 class MIMB(nn.Module):
-    """Scales every channel by what the picture holds (squeeze and excite) and by which person is asked for.
+    """Scales every channel by the image's content (squeeze and excitation) and by λ, the instance wanted.
 
-        s = mean of X over H, W                         squeeze  (B, C)
-        e = sigmoid(W2 · relu(W1 · s))                  excite   no bias
-        z = sigmoid(V2 · relu(BN(V1 · onehot(λ))))      embed    with bias
-        Y = X · e · z                                   per channel
+        s = mean of X over H, W                         squeeze  (R, C)
+        e = sigmoid(W2 · relu(W1 · s))                  excite   (R, C), no bias
+        z = sigmoid(V2 · relu(BN(V1 · onehot(λ))))      embed    (R, C), with bias
+        Y = X · e · z                                   (R, C, H, W), per channel
 
-    Fresh weights are torch's defaults, so both sigmoids start near ½ and the block near X/4.
+    Weights start as torch's defaults, so both sigmoids start near ½ and Y near X/4.
 
-    The batch norm of ``embed`` is the method's trap: in training mode it subtracts the mean over the rows of
-    the batch, so rows of a single λ all become zero and λ has no effect and no gradient. Every λ has to be in
-    the batch; ``MIPNet`` sees to that. In eval mode z is one constant vector per λ.
+    In training mode the batch norm of ``embed`` subtracts the mean over the rows of the batch. If all rows
+    had the same λ, they would become zero, and λ would have no effect and no gradient. So the batch has to
+    contain every λ; ``MIPNet`` checks that. In eval mode z is a constant vector per λ.
 
     Args:
         channels: C.
-        instances: N, the number of values that λ can take.
+        instances: N, the number of values of λ.
         reduction: r; the hidden layers have C // r units.
     """
 
-    fixed: Tensor | None
+    cached_embedding: Tensor | None
 
     def __init__(self, channels: int, instances: int, reduction: int = 4) -> None:
         super().__init__()
@@ -47,39 +47,45 @@ class MIMB(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(hidden, channels),
         )
-        self.register_buffer("fixed", None, persistent=False)
+        self.register_buffer("cached_embedding", None, persistent=False)
 
     @torch.no_grad()
-    def fix_embedding(self) -> None:
-        """Compute z of every λ now and for good: for a network that will not be trained any more."""
+    def cache_embedding(self) -> None:
+        """Compute z of every λ once, for inference; training is not possible afterwards."""
         self.eval()
-        self.fixed = self._embedding(torch.arange(self.instances, device=next(self.parameters()).device))
+        self.cached_embedding = self._embedding(
+            torch.arange(self.instances, device=next(self.parameters()).device)
+        )
 
     def forward(self, x: Tensor, instances: Tensor) -> Tensor:
-        """Modulate rows that each have their own λ.
+        """Modulate rows with a λ each.
 
         Args:
             x: (R, C, H, W).
             instances: (R,) int64, λ of every row.
+
+        Returns:
+            (R, C, H, W).
         """
-        gate = self._excitation(x) * self._embedding(instances)
+        gate = self._excitation(x) * self._embedding(instances)  # (R, C)
         return x * gate[:, :, None, None]
 
-    def fan_out(self, x: Tensor, instances: Tensor) -> Tensor:
+    def expand_instances(self, x: Tensor, instances: Tensor) -> Tensor:
         """Modulate every row with every one of M instances, (B, C, H, W) → (B·M, C, H, W).
 
-        The same as repeating row b of ``x`` M times and calling the block with λ = ``instances[m]`` in row
-        b·M + m, but the excitation is computed once and the repeated features are never stored.
+        The same as ``forward`` on M copies of each row, with λ = ``instances[m]`` in row b·M + m, but the
+        excitation is computed once and the copies are never stored.
 
         Args:
             x: (B, C, H, W).
             instances: (M,) int64.
         """
         batch = x.shape[0]
-        embedding = self._embedding(instances.repeat(batch)).unflatten(0, (batch, -1))  # (B, M, C)
-        gate = self._excitation(x)[:, None] * embedding
-        # Broadcasting keeps the memory format of x, so flattening the batch is a view.
-        return (x[:, None] * gate[..., None, None]).flatten(0, 1)
+        rows = self._embedding(instances.repeat(batch))  # (B·M, C)
+        embedding = torch.unflatten(rows, 0, (batch, -1))  # (B, M, C)
+        gate = self._excitation(x)[:, None] * embedding  # (B, M, C)
+        # Broadcasting keeps the memory format of x, so flatten returns a view.
+        return (x[:, None] * gate[..., None, None]).flatten(0, 1)  # (B, M, C, H, W) → (B·M, C, H, W)
 
     def _excitation(self, x: Tensor) -> Tensor:
         """e, (R, C)."""
@@ -87,11 +93,11 @@ class MIMB(nn.Module):
 
     def _embedding(self, instances: Tensor) -> Tensor:
         """z of every row, (R,) → (R, C)."""
-        if self.fixed is not None:
-            return self.fixed[instances]
+        if self.cached_embedding is not None:
+            return self.cached_embedding[instances]
         dtype = next(self.embed.parameters()).dtype
         one_hot = torch.eye(self.instances, dtype=dtype, device=instances.device)
         if self.training:
-            # All rows, not one per λ: the running variance then counts n rows as a repeated batch would.
+            # All rows, not one per λ, so that the running variance is that of the repeated batch.
             return torch.sigmoid(self.embed(one_hot[instances]))
         return torch.sigmoid(self.embed(one_hot))[instances]

@@ -1,4 +1,4 @@
-"""MIPNet: a top-down backbone that predicts a different person of the crop for every λ."""
+"""MIPNet: a top-down network that predicts another person of the crop for every λ (arXiv 2101.11223)."""
 
 from __future__ import annotations
 
@@ -12,58 +12,62 @@ from mipnet.models.mimb import MIMB
 
 
 class MIPNet(nn.Module):
-    """A backbone with MIMBs at some of its places.
+    """A backbone with MIMBs at some of its insertion points.
 
-    What stands in front of the first MIMB does not depend on λ and runs once per image. There the batch is
-    folded: row b·M + m belongs to image b and to the m-th instance asked for, and the rest of the network
-    runs once on these B·M rows. With one instance and no place this is the backbone, nothing more, and its
-    parameters carry the same names (``backbone.…``), so that a trained one can be the start of a MIPNet.
+    The stages before the first MIMB do not depend on λ and run once per image. The first MIMB expands the
+    batch: row b·M + m belongs to image b and the m-th λ, and the other stages run once on these B·M rows.
+    With one instance and no MIMBs this is the backbone alone. Parameters have the same names either way
+    (``backbone.…``), so a single-instance network can initialize a MIPNet.
 
     Args:
-        backbone: the network to convert; it becomes part of this one.
+        backbone: the network to convert; becomes a submodule.
         instances: N, the number of values of λ; λ = 0 is the primary person.
-        places: numbers of the backbone's places that get MIMBs; {3, 4} in the paper.
-        reduction: r of the MIMBs.
+        mimb_stages: numbers of the backbone's insertion points that get MIMBs; {3, 4} in the paper.
+        reduction: r, the channel reduction of the MIMBs.
 
     Attributes:
-        instances, places: as given (places sorted).
+        instances, mimb_stages: as given (stages sorted).
         architecture: the arguments of ``build_model``; None for a network made by hand.
 
     Raises:
-        ValueError: N < 1, N > 1 without a place, or a place that the backbone does not have.
+        ValueError: N < 1, N > 1 without MIMBs, or an insertion point that the backbone does not have.
     """
 
     def __init__(
-        self, backbone: Backbone, instances: int = 2, places: Iterable[int] = (3, 4), reduction: int = 4
+        self, backbone: Backbone, instances: int = 2, mimb_stages: Iterable[int] = (3, 4), reduction: int = 4
     ) -> None:
         super().__init__()
-        places = sorted(set(places))
+        mimb_stages, points = sorted(set(mimb_stages)), backbone.insertion_points
         if instances < 1:
             raise ValueError(f"a network needs at least 1 instance, not {instances}")
-        if instances > 1 and not places:
+        if instances > 1 and not mimb_stages:
             raise ValueError(
                 f"{instances} instances need a place for MIMBs: without one all poses are the same"
             )
-        if unknown := [p for p in places if p not in backbone.places]:
-            raise ValueError(f"the backbone has no place {unknown[0]}, only {sorted(backbone.places)}")
+        if unknown := [p for p in mimb_stages if p not in points]:
+            raise ValueError(
+                f"the backbone has no place {unknown[0]}, only {sorted(backbone.insertion_points)}"
+            )
         self.backbone = backbone
         self.instances = instances
-        self.places = tuple(places)
+        self.mimb_stages = tuple(mimb_stages)
         self.architecture: dict[str, object] | None = None
         self.mimbs = nn.ModuleDict(
             {
-                str(p): nn.ModuleList(MIMB(c, instances, reduction) for c in backbone.places[p].channels)
-                for p in places
+                str(p): nn.ModuleList(
+                    MIMB(c, instances, reduction) for c in backbone.insertion_points[p].channels
+                )
+                for p in mimb_stages
             }
         )
 
     def forward(self, images: Tensor, instances: Tensor | None = None) -> Tensor:
-        """Heatmaps of the instances asked for.
+        """Heatmaps for each λ.
 
         Args:
-            images: (B, 3, H, W) float, RGB, normalised.
-            instances: (M,) int64, the same λ for every image; None for all, 0 .. N−1. In training mode all λ
-                have to be there, because the embedding's batch norm erases λ from a batch of fewer.
+            images: (B, 3, H, W) float, RGB, normalized.
+            instances: (M,) int64, the same λ for every image; None for all, 0 .. N−1. In training mode it has
+                to contain every λ, because of the batch norm in the embedding.
 
         Returns:
             (B, M, K, h, w).
@@ -74,45 +78,47 @@ class MIPNet(nn.Module):
         if instances is None:
             instances = torch.arange(self.instances, device=images.device)
         else:
-            self._check(instances)
+            self._check_instances(instances)
             instances = instances.to(images.device)
-        batch, count = images.shape[0], len(instances)  # len(images) would pin the batch size in an export
-        rows = instances.repeat(batch)  # λ of row b·M + m
+        batch, count = images.shape[0], len(instances)  # B, M; len(images) would fix B in an export
+        rows = instances.repeat(batch)  # (B·M,), λ of row b·M + m
         features: Tensor | list[Tensor] = images
-        folded = False
+        expanded = False
         for index, stage in enumerate(self.backbone.stages):
-            features = stage(features)
-            for place in self.places:
-                if self.backbone.places[place].after == index:
-                    features = self._modulate(place, features, rows if folded else instances, folded)
-                    folded = True
-        heatmaps = self.backbone.head(features)
-        if not folded:
+            features = stage(features)  # (B or B·M, C, H', W') per branch
+            for number in self.mimb_stages:
+                if self.backbone.insertion_points[number].after_stage == index:
+                    features = self._modulate(number, features, rows if expanded else instances, expanded)
+                    expanded = True  # (B·M, C, H', W') per branch
+        heatmaps: Tensor = self.backbone.head(features)  # (B or B·M, K, h, w)
+        if not expanded:
             return heatmaps[:, None].expand(-1, count, -1, -1, -1)
-        return heatmaps.unflatten(0, (batch, count))
+        return torch.unflatten(heatmaps, 0, (batch, count))  # (B, M, K, h, w)
 
     def _modulate(
-        self, place: int, features: Tensor | list[Tensor], instances: Tensor, folded: bool
+        self, mimb_stage: int, features: Tensor | list[Tensor], instances: Tensor, expanded: bool
     ) -> Tensor | list[Tensor]:
-        """One MIMB per branch; the first place folds the instances into the batch."""
+        """Apply one MIMB per branch: with a λ per row, or, unless ``expanded``, expanding B rows to B·M."""
         branches = [features] if isinstance(features, Tensor) else features
-        mimbs = self.mimbs[str(place)]
+        mimbs = self.mimbs[str(mimb_stage)]
         assert isinstance(mimbs, nn.ModuleList)
         modulated = []
         for mimb, branch in zip(mimbs, branches, strict=True):
             assert isinstance(mimb, MIMB)
-            modulated.append(mimb(branch, instances) if folded else mimb.fan_out(branch, instances))
+            modulated.append(
+                mimb(branch, instances) if expanded else mimb.expand_instances(branch, instances)
+            )
         return modulated[0] if isinstance(features, Tensor) else modulated
 
-    def _check(self, instances: Tensor) -> None:
+    def _check_instances(self, instances: Tensor) -> None:
         if instances.ndim != 1 or instances.dtype != torch.int64 or not len(instances):
             got = f"{instances.dtype} of shape {tuple(instances.shape)}"
             raise ValueError(f"instances must be a non-empty int64 vector, not {got}")
-        asked = instances.tolist()
-        if out := [i for i in asked if not 0 <= i < self.instances]:
+        values = instances.tolist()
+        if out := [i for i in values if not 0 <= i < self.instances]:
             raise ValueError(f"instance {out[0]} is out of range: this network has 0 to {self.instances - 1}")
-        if self.training and self.instances > 1 and sorted(asked) != list(range(self.instances)):
+        if self.training and self.instances > 1 and sorted(values) != list(range(self.instances)):
             raise ValueError(
-                f"training needs every instance exactly once, not {asked}: batch norm inside the embedding "
+                f"training needs every instance exactly once, not {values}: batch norm inside the embedding "
                 "erases the instance otherwise; call eval() first or leave the instances out"
             )

@@ -1,4 +1,4 @@
-"""Checkpoints of the reference code as model folders, and back."""
+"""Convert checkpoints of the reference implementation into model folders, and back."""
 
 from __future__ import annotations
 
@@ -12,63 +12,67 @@ from typing import Any
 import torch
 
 from mipnet.config import Config, preset, to_dict, validate
-from mipnet.config.presets import DATASETS, PAPERS, TRAINED_ON, baseline
+from mipnet.config.old_names import new_key
+from mipnet.config.presets import DATASETS, PAPER_PRESETS, TRAINED_ON, baseline
 from mipnet.config.schema import ModelConfig
 from mipnet.config.skeleton_files import skeleton_of
 from mipnet.errors import UserError
-from mipnet.models.initialization import in_words
+from mipnet.models.initialization import describe_uninitialized
 from mipnet.models.reference_names import from_reference, to_reference
-from mipnet.models.torch_checkpoints import read_checkpoint
+from mipnet.models.torch_checkpoints import read_state_dict
 from mipnet.models.weights import (
-    HEAD,
+    HEAD_PREFIX,
     build_from_description,
-    check_fit,
+    check_state_dict,
     read_description,
     read_weights,
     save_weights,
 )
 from mipnet.skeletons import COCO17, SKELETONS, Skeleton
 
-INPUT_SIZE = (192, 256)
-"""(w, h) of most published weights; a checkpoint does not tell its own."""
+DEFAULT_INPUT_SIZE = (192, 256)
+"""(w, h) of most published weights, in px; checkpoints do not contain it."""
 
 
 @dataclass(frozen=True)
-class Imported:
-    """What became of a checkpoint.
+class ImportedCheckpoint:
+    """Result of an import.
 
     Attributes:
         folder: holds weights.safetensors and model.json.
         architecture: the arguments of ``build_model``.
         config: what to evaluate it with, or to train from it with.
-        unused: names in the checkpoint that a pose network has no use for.
-        random: what the checkpoint lacks and a training would start at random, as a line for the user.
+        unused: names of tensors that a pose network does not have.
+        uninitialized: modules that the checkpoint lacks and that stay random, as a line for the user.
     """
 
     folder: Path
     architecture: dict[str, Any]
     config: Config
     unused: list[str]
-    random: str
+
+    uninitialized: str
 
 
 def is_checkpoint(where: str) -> bool:
-    """Whether ``where`` is a file on this machine: models are folders, so a file is to be imported."""
+    """Whether ``where`` is a local file: models are folders, so a file is a checkpoint to import."""
     return "://" not in where and Path(where).expanduser().is_file()
 
 
 def import_checkpoint(
-    file: str | Path, out: str | Path, input_size: tuple[int, int] = INPUT_SIZE, joints: str = ""
-) -> Imported:
-    """Recognise a checkpoint of the reference code by names and shapes alone and write it as a model folder.
+    file: str | Path, out: str | Path, input_size: tuple[int, int] = DEFAULT_INPUT_SIZE, joints: str = ""
+) -> ImportedCheckpoint:
+    """Write a checkpoint of the reference implementation as a model folder.
+
+    The network is inferred from names and shapes alone.
 
     MIPNet, HRNet and SimpleBaseline checkpoints become models; ImageNet classifiers (HRNet, torchvision's
     ResNet) become encoders: folders without a head, to start a training from.
 
     Args:
-        file: a ``state_dict``, bare or inside of a training checkpoint, see ``read_checkpoint``.
+        file: a ``state_dict``, bare or inside of a training checkpoint, see ``read_state_dict``.
         out: folder to write; files of an earlier model in it are replaced.
-        input_size: (w, h) in px of the crops that it was trained on.
+        input_size: (w, h) of the crops that it was trained on, in px.
         joints: the skeleton, by name or as a YAML file; by default the known one with as many joints.
 
     Raises:
@@ -77,11 +81,11 @@ def import_checkpoint(
     """
     file = Path(file).expanduser()
     wanted = skeleton_of(joints) if joints else COCO17
-    state = read_checkpoint(file)
+    state = read_state_dict(file)
     try:
         found = from_reference(state, wanted.num_joints)
     except UserError as error:
-        raise UserError(f"{file}: {error.what}", error.mend) from None
+        raise UserError(f"{file}: {error.what}", error.hint) from None
     people = _skeleton(found.architecture, joints, file)
     config = config_for(found.architecture, input_size, people)
     with torch.device("meta"):
@@ -93,7 +97,9 @@ def import_checkpoint(
         {"config": to_dict(config), "imported_from": file.name},
     )
     missing = [name for name in expected if name not in found.state]
-    return Imported(folder, found.architecture, config, found.unused, in_words(missing))
+    return ImportedCheckpoint(
+        folder, found.architecture, config, found.unused, describe_uninitialized(missing)
+    )
 
 
 def export_checkpoint(folder: str | Path, file: str | Path) -> list[str]:
@@ -113,9 +119,9 @@ def export_checkpoint(folder: str | Path, file: str | Path) -> list[str]:
     with torch.device("meta"):
         expected = build_from_description(architecture, folder).state_dict()
     state = read_weights(folder)
-    if not any(name.startswith(HEAD) for name in state):  # an encoder
-        expected = {name: tensor for name, tensor in expected.items() if not name.startswith(HEAD)}
-    check_fit(expected, state, str(folder))
+    if not any(name.startswith(HEAD_PREFIX) for name in state):  # an encoder
+        expected = {name: tensor for name, tensor in expected.items() if not name.startswith(HEAD_PREFIX)}
+    check_state_dict(expected, state, str(folder))
     reference = to_reference(architecture, {name: state[name] for name in expected})
     file = Path(file).expanduser()
     part = file.with_name(f"{file.name}.part")
@@ -132,14 +138,14 @@ def export_checkpoint(folder: str | Path, file: str | Path) -> list[str]:
 
 
 def config_for(architecture: Mapping[str, Any], input_size: tuple[int, int], joints: Skeleton) -> Config:
-    """A configuration around a recognised network: the preset of the paper for it, or the nearest to one.
+    """The configuration of an imported network: the preset of the paper for it, or the most similar one.
 
     Raises:
         ConfigError: no crop of this size fits the network.
         UserError: a network that no configuration describes.
     """
-    names = {name for name in architecture if name not in ("num_joints", "deconvs", "deconv_channels")}
-    settings = {name: _tuple(architecture[name]) for name in names}
+    names = {name for name in architecture if name not in ("num_keypoints", "deconvs", "deconv_channels")}
+    settings = {new_key("model", name): _tuple(architecture[name]) for name in names}
     if architecture["backbone"] == "simplebaseline" and (
         (architecture["deconvs"], architecture["deconv_channels"]) != (3, 256)
     ):
@@ -150,8 +156,10 @@ def config_for(architecture: Mapping[str, Any], input_size: tuple[int, int], joi
         )
     model = ModelConfig(**settings)
     data = next((name for name in TRAINED_ON if DATASETS[name].joints == joints), "coco")
-    papers = [preset(name) for name, choice in PAPERS.items() if choice[0] == data]
-    config = next((c for c in papers if c.input.size == input_size and _same_body(c.model, model)), papers[0])
+    papers = [preset(name) for name, choice in PAPER_PRESETS.items() if choice[0] == data]
+    config = next(
+        (c for c in papers if c.input.size == input_size and _same_backbone(c.model, model)), papers[0]
+    )
     width, height = input_size
     return validate(
         replace(
@@ -164,14 +172,14 @@ def config_for(architecture: Mapping[str, Any], input_size: tuple[int, int], joi
     )
 
 
-def _same_body(a: ModelConfig, b: ModelConfig) -> bool:
-    """Whether two networks are equal but for their MIMBs."""
-    return replace(a, instances=b.instances, places=b.places, reduction=b.reduction) == b
+def _same_backbone(a: ModelConfig, b: ModelConfig) -> bool:
+    """Whether two networks have the same backbone."""
+    return replace(a, instances=b.instances, mimb_stages=b.mimb_stages, reduction=b.reduction) == b
 
 
 def _skeleton(architecture: Mapping[str, Any], joints: str, file: Path) -> Skeleton:
     """The skeleton of the heatmaps: the named one, else the one with as many joints."""
-    count = architecture["num_joints"]
+    count = architecture["num_keypoints"]
     if joints:
         wanted = skeleton_of(joints)
         if wanted.num_joints != count:

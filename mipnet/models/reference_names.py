@@ -1,9 +1,9 @@
-"""Weights under the names of the published MIPNet, HRNet, SimpleBaseline and ResNet code, and under ours.
+"""Translate tensor names of the published MIPNet, HRNet, SimpleBaseline and ResNet code into ours, and back.
 
-Names and shapes alone tell which network a ``state_dict`` belongs to; the values are carried over untouched.
-Instances need no translation: the published code calls the primary person λ = 1 and feeds [λ, 1 − λ], so its
-[1, 0] is our one-hot of index 0. (Its networks trained for three or four people still have this two-wide
-input and arrive here with two instances.)
+The network is inferred from names and shapes alone; the values stay as they are.
+λ needs no translation: the published code calls the primary person λ = 1 and feeds [λ, 1 − λ], so its [1, 0]
+is our one-hot of index 0. (Its networks for three or four people have the same input of width two and become
+networks with two instances.)
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mipnet.errors import UserError, first_few
 from mipnet.models.build import build_model
-from mipnet.models.simplebaseline import RESNETS
-from mipnet.models.weights import HEAD, TENSORS_NAMED, check_fit
+from mipnet.models.simplebaseline import RESNET_LAYERS
+from mipnet.models.weights import HEAD_PREFIX, MAX_NAMES_IN_MESSAGE, check_state_dict
 
 #: our name → the reference's, first match wins; the rest of a name stays as it is
 _RENAMES: dict[str, list[tuple[str, str]]] = {
@@ -45,7 +45,7 @@ _RENAMES: dict[str, list[tuple[str, str]]] = {
 }
 
 
-#: parts of published classifiers that no pose network has, by backbone
+#: tensors of published classifiers that no pose network has, by backbone
 _CLASSIFIER: dict[str, str] = {
     # Two generations of classifiers; their last exchange module ({last}) fuses every branch, while a pose
     # network only fuses the highest resolution.
@@ -55,13 +55,13 @@ _CLASSIFIER: dict[str, str] = {
 }
 
 
-class Recognised(NamedTuple):
-    """A network of the reference code, under our names.
+class RecognizedNetwork(NamedTuple):
+    """A network of the reference implementation, under our names.
 
     Attributes:
         architecture: the arguments of ``build_model``.
         state: the state_dict of that model; without ``backbone.head.`` if it comes from a classifier.
-        unused: the reference's names that the model has no use for: a classifier's head.
+        unused: the reference's names of tensors that the model does not have: a classifier's head.
     """
 
     architecture: dict[str, object]
@@ -69,17 +69,17 @@ class Recognised(NamedTuple):
     unused: list[str]
 
 
-def from_reference(state: Mapping[str, Tensor], num_joints: int = 17) -> Recognised:
-    """Recognise a published network and rename its weights.
+def from_reference(state: Mapping[str, Tensor], num_keypoints: int = 17) -> RecognizedNetwork:
+    """Infer the architecture of a published network and rename its weights.
 
-    Pose networks (MIPNet, HRNet, SimpleBaseline) have to fit to the last name. ImageNet classifiers (HRNet,
-    torchvision's ResNet) and bare encoders give everything but the head. The ``module.`` that data-parallel
-    wrappers put before every name is dropped, and batch counters (``num_batches_tracked``), which old files
-    lack and nothing here reads, are made up as 0 where missing.
+    Pose networks (MIPNet, HRNet, SimpleBaseline) have to match in every name. ImageNet classifiers (HRNet,
+    torchvision's ResNet) and bare encoders give everything but the head. The prefix ``module.`` of
+    data-parallel wrappers is removed. ``num_batches_tracked``, which old files lack and nothing reads, is 0
+    where it is missing.
 
     Args:
         state: the reference's state_dict.
-        num_joints: K of a network that has no head to tell it.
+        num_keypoints: K of a network without a head.
 
     Raises:
         UserError: not such a network, or names or shapes that do not fit the one recognised.
@@ -88,17 +88,19 @@ def from_reference(state: Mapping[str, Tensor], num_joints: int = 17) -> Recogni
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise UserError(
-            f"this is not a state_dict: {first_few(others, TENSORS_NAMED)} is not a tensor",
+            f"this is not a state_dict: {first_few(others, MAX_NAMES_IN_MESSAGE)} is not a tensor",
             "pick the entry that is one",
         )
-    architecture = _recognise({name: tuple(tensor.shape) for name, tensor in state.items()}, num_joints)
+    architecture = _infer_architecture(
+        {name: tuple(tensor.shape) for name, tensor in state.items()}, num_keypoints
+    )
     backbone = str(architecture["backbone"])
     with torch.device("meta"):
         expected = build_model(**architecture).state_dict()  # type: ignore[arg-type]
     names = {ours: _reference_name(backbone, ours) for ours in expected}
     unused: list[str] = []
-    if not any(theirs in state for ours, theirs in names.items() if ours.startswith(HEAD)):
-        names = {ours: theirs for ours, theirs in names.items() if not ours.startswith(HEAD)}
+    if not any(theirs in state for ours, theirs in names.items() if ours.startswith(HEAD_PREFIX)):
+        names = {ours: theirs for ours, theirs in names.items() if not ours.startswith(HEAD_PREFIX)}
         last = [theirs for theirs in names.values() if ".fuse_layers." in theirs]
         classifier = _CLASSIFIER[backbone].format(last=last[-1].partition(".fuse")[0] if last else "")
         unused = [name for name in state if re.match(classifier, name)]
@@ -106,12 +108,12 @@ def from_reference(state: Mapping[str, Tensor], num_joints: int = 17) -> Recogni
         theirs: torch.tensor(0) for theirs in names.values() if theirs.endswith("num_batches_tracked")
     }
     state = {**counters, **{name: state[name] for name in state.keys() - set(unused)}}
-    check_fit(
+    check_state_dict(
         {theirs: expected[ours] for ours, theirs in names.items()},
         state,
         f"the state_dict of this {backbone}",
     )
-    return Recognised(architecture, {ours: state[theirs] for ours, theirs in names.items()}, unused)
+    return RecognizedNetwork(architecture, {ours: state[theirs] for ours, theirs in names.items()}, unused)
 
 
 def to_reference(architecture: Mapping[str, object], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -130,41 +132,41 @@ def _reference_name(backbone: str, name: str) -> str:
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def _recognise(shapes: Shapes, num_joints: int) -> dict[str, object]:
-    """The arguments of ``build_model``, from what the names count and the shapes say."""
+def _infer_architecture(shapes: Shapes, num_keypoints: int) -> dict[str, object]:
+    """The arguments of ``build_model``, from the indices in the names and from the shapes."""
     try:
         if "transition1.0.0.weight" in shapes:
-            body = _recognise_hrnet(shapes)
+            body = _infer_hrnet(shapes)
         elif "layer4.0.conv1.weight" in shapes:
-            body = _recognise_simplebaseline(shapes)
+            body = _infer_simplebaseline(shapes)
         else:
-            names = first_few(list(shapes), TENSORS_NAMED)
+            names = first_few(list(shapes), MAX_NAMES_IN_MESSAGE)
             raise UserError(f"these weights belong neither to HRNet nor to a ResNet: {names}")
-        joints = shapes.get("final_layer.weight", (num_joints,))[0]
-        return {**body, "num_joints": joints, **_recognise_mimbs(shapes)}
+        joints = shapes.get("final_layer.weight", (num_keypoints,))[0]
+        return {**body, "num_keypoints": joints, **_infer_mimbs(shapes)}
     except KeyError as error:
         raise UserError(f"these weights belong to no published network: they lack {error}") from error
     except (ValueError, IndexError) as error:
         raise UserError("these weights belong to no published network: their shapes are foreign") from error
 
 
-def _recognise_hrnet(shapes: Shapes) -> dict[str, object]:
+def _infer_hrnet(shapes: Shapes) -> dict[str, object]:
     stages = _indices(r"stage(\d+)\.", shapes)
     return {
         "backbone": "hrnet",
         "width": shapes["stage2.0.branches.0.0.conv1.weight"][0],
-        "modules": [len(_indices(rf"stage{i}\.(\d+)\.", shapes)) for i in stages],
+        "num_modules": [len(_indices(rf"stage{i}\.(\d+)\.", shapes)) for i in stages],
         "blocks": len(_indices(r"stage2\.0\.branches\.0\.(\d+)\.", shapes)),
         "stem_channels": shapes["conv1.weight"][0],
         "stage1_blocks": len(_indices(r"layer1\.(\d+)\.", shapes)),
     }
 
 
-def _recognise_simplebaseline(shapes: Shapes) -> dict[str, object]:
+def _infer_simplebaseline(shapes: Shapes) -> dict[str, object]:
     counts = tuple(len(_indices(rf"layer{i}\.(\d+)\.", shapes)) for i in range(1, 5))
     expansion = 4 if "layer1.0.conv3.weight" in shapes else 1
     deconvs = [s for name, s in shapes.items() if name.startswith("deconv_layers.") and len(s) == 4]
-    for depth, (block, blocks) in RESNETS.items():
+    for depth, (block, blocks) in RESNET_LAYERS.items():
         if (block.expansion, blocks) == (expansion, counts):
             return {
                 "backbone": "simplebaseline",
@@ -175,11 +177,11 @@ def _recognise_simplebaseline(shapes: Shapes) -> dict[str, object]:
     raise UserError(f"no ResNet has layers of {counts} residual blocks")
 
 
-def _recognise_mimbs(shapes: Shapes) -> dict[str, object]:
+def _infer_mimbs(shapes: Shapes) -> dict[str, object]:
     excite = re.compile(r"(?:stage|layer)(\d+)_se\.se_layers\.\d+\.fc\.0\.weight")
     found = [(int(m[1]), *shapes[name]) for name in shapes if (m := excite.fullmatch(name))]
     if not found:
-        return {"instances": 1, "places": [], "reduction": 4}
+        return {"instances": 1, "mimb_stages": [], "reduction": 4}
     embed = [shape for name, shape in shapes.items() if name.endswith("fc_lambda.0.weight")]
     # C // r = hidden leaves r open when C is no multiple of r; take the least that fits all blocks.
     fitting = [r for r in range(1, found[0][2] + 1) if all(c // r == hidden for _, hidden, c in found)]
@@ -187,11 +189,11 @@ def _recognise_mimbs(shapes: Shapes) -> dict[str, object]:
         raise UserError("these weights have modulation blocks without an embedding, or of foreign shapes")
     return {
         "instances": embed[0][1],
-        "places": sorted({place for place, _, _ in found}),
+        "mimb_stages": sorted({place for place, _, _ in found}),
         "reduction": fitting[0],
     }
 
 
 def _indices(pattern: str, names: Iterable[str]) -> list[int]:
-    """The different numbers that ``pattern``'s group takes at the start of the names, sorted."""
+    """The distinct numbers that the group of ``pattern`` matches at the start of names, sorted."""
     return sorted({int(m[1]) for name in names if (m := re.match(pattern, name))})

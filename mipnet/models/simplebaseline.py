@@ -6,11 +6,11 @@ from collections import OrderedDict
 
 from torch import nn
 
-from mipnet.models.backbone import Backbone, Place
-from mipnet.models.blocks import BasicBlock, Bottleneck, initialise, residual_layer
+from mipnet.models.backbone import Backbone, InsertionPoint
+from mipnet.models.blocks import BasicBlock, Bottleneck, init_weights, residual_layer
 
 #: depth → (residual block, blocks in each of the four layers)
-RESNETS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+RESNET_LAYERS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
@@ -22,25 +22,27 @@ RESNETS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
 class SimpleBaseline(Backbone):
     """ResNet, transposed convolutions (4×4, stride 2), and a 1×1 convolution.
 
-    ``stages[0]`` is the stem and ``stages[i]`` is residual layer i. Place i is the input of layer i.
+    ``stages[0]`` is the stem, ``stages[i]`` is residual layer i; insertion point i is the input of layer i.
     h = H/32·2^deconvs, w = W/32·2^deconvs: a quarter of the input for three deconvolutions.
 
     Args:
-        num_joints: K.
+        num_keypoints: K.
         depth: of the ResNet: 18, 34, 50, 101 or 152.
         deconvs: number of transposed convolutions.
         deconv_channels: their channels.
     """
 
     def __init__(
-        self, num_joints: int, depth: int = 50, deconvs: int = 3, deconv_channels: int = 256
+        self, num_keypoints: int, depth: int = 50, deconvs: int = 3, deconv_channels: int = 256
     ) -> None:
         super().__init__()
-        if depth not in RESNETS:
-            raise ValueError(f"depth must be one of {', '.join(map(str, RESNETS))}, not {depth}")
-        if min(num_joints, deconvs, deconv_channels) < 1:
-            raise ValueError("num_joints, deconvs and deconv_channels of SimpleBaseline must be at least 1")
-        block, counts = RESNETS[depth]
+        if depth not in RESNET_LAYERS:
+            raise ValueError(f"depth must be one of {', '.join(map(str, RESNET_LAYERS))}, not {depth}")
+        if min(num_keypoints, deconvs, deconv_channels) < 1:
+            raise ValueError(
+                "num_keypoints, deconvs and deconv_channels of SimpleBaseline must be at least 1"
+            )
+        block, counts = RESNET_LAYERS[depth]
         stem = OrderedDict(
             conv1=nn.Conv2d(3, 64, 7, 2, padding=3, bias=False),
             bn1=nn.BatchNorm2d(64),
@@ -48,10 +50,10 @@ class SimpleBaseline(Backbone):
             pool=nn.MaxPool2d(3, 2, padding=1),
         )
         self.stages = nn.ModuleList([nn.Sequential(stem)])
-        self.places = {}
+        self.insertion_points = {}
         inputs = 64
         for i, count in enumerate(counts):
-            self.places[i + 1] = Place(i, (inputs,))
+            self.insertion_points[i + 1] = InsertionPoint(i, (inputs,))
             channels = 64 << i
             self.stages.append(residual_layer(block, inputs, channels, count, stride=1 if i == 0 else 2))
             inputs = channels * block.expansion
@@ -64,6 +66,6 @@ class SimpleBaseline(Backbone):
                 nn.ReLU(inplace=True),
             ]
             inputs = deconv_channels
-        final = nn.Conv2d(inputs, num_joints, 1)
+        final = nn.Conv2d(inputs, num_keypoints, 1)
         self.head = nn.Sequential(OrderedDict(deconvs=nn.Sequential(*layers), final=final))
-        initialise(self, final)
+        init_weights(self, final)

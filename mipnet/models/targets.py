@@ -1,8 +1,8 @@
-"""Heatmaps to learn from, made on the device for all persons and joints at once.
+"""Target heatmaps, computed on the device for all persons and keypoints at once.
 
-Where things are: cell (column, row) of a heatmap stands for the heatmap point (column, row), and a heatmap
-point times the stride is an input point, for both kinds of target. So a peak at ``xy / stride`` is what
-``decode_heatmaps`` and ``cells_to_image`` send back to ``xy``, without a half-cell offset.
+Coordinates: cell (column, row) of a heatmap is the heatmap point (column, row), and a heatmap point times
+the stride is an input point, for both kinds of target. So ``decode_heatmaps`` and ``cells_to_image`` map a
+peak at ``xy / stride`` back to ``xy``, without a half-cell offset.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ TargetKind = Literal["rounded", "subpixel"]
 
 
 def heatmap_targets(
-    joints: torch.Tensor,
+    keypoints: torch.Tensor,
     input_size: tuple[int, int],
     heatmap_size: tuple[int, int],
     sigma: float,
     kind: TargetKind = "rounded",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One Gaussian with peak 1 per labelled joint.
+    """One Gaussian with peak 1 per labelled keypoint.
 
-    ``rounded``: the reference's; the centre is the nearest cell, floor(xy / stride + 0.5), and the Gaussian
-    is cut at the (6 sigma + 1)² window around it. ``subpixel``: the centre is xy / stride itself and nothing
-    is cut: a cut window around an off-grid centre would be lopsided and would bias the decoders that fit a
-    parabola to the logarithm.
+    ``rounded``, as in the reference implementation: the center is the nearest cell, floor(xy / stride + 0.5),
+    and the Gaussian is zero outside the (6 sigma + 1)² window around it. ``subpixel``: the center is
+    xy / stride and there is no window, because one around an off-grid center would be asymmetric and bias the
+    decoders that fit a parabola to the logarithm.
 
     Args:
-        joints: (B, N, K, 3) x, y in input px and visibility; 0 = unlabelled or outside.
+        keypoints: (B, N, K, 3) x, y in input px and visibility v; v = 0 for unlabelled or outside.
         input_size: (w, h) of the network's input in px.
         heatmap_size: (w, h) of the heatmaps in cells.
-        sigma: standard deviation in heatmap px.
+        sigma: standard deviation in heatmap cells.
         kind: "rounded" or "subpixel".
 
     Returns:
         targets (B, N, K, h, w) float32 in [0, 1] and weights (B, N, K) float32, 1 or 0. The weight is 0, and
-        the map all zero, for a joint with visibility 0 or with its whole window (3 sigma) outside the map.
+        the map all zero, for a keypoint with v = 0 or with its whole window (3 sigma) outside the map.
 
     Raises:
         ValueError: unknown ``kind``.
@@ -45,23 +45,24 @@ def heatmap_targets(
     if kind not in ("rounded", "subpixel"):
         raise ValueError(f"unknown kind of target {kind!r}")
     width, height = heatmap_size
-    joints = joints.float()
-    x = joints[..., 0] * (width / input_size[0])
-    y = joints[..., 1] * (height / input_size[1])
+    keypoints = keypoints.float()
+    x = keypoints[..., 0] * (width / input_size[0])  # (B, N, K), in cells
+    y = keypoints[..., 1] * (height / input_size[1])
     if kind == "rounded":
         x, y = torch.floor(x + 0.5), torch.floor(y + 0.5)
 
     reach = 3 * sigma
-    shown = (x + reach >= 0) & (x - reach <= width - 1) & (y + reach >= 0) & (y - reach <= height - 1)
-    weights = ((joints[..., 2] > 0) & shown).float()
+    inside = (x + reach >= 0) & (x - reach <= width - 1) & (y + reach >= 0) & (y - reach <= height - 1)
+    weights = ((keypoints[..., 2] > 0) & inside).float()  # (B, N, K)
 
     def profile(center: torch.Tensor, cells: int) -> torch.Tensor:
-        distance = torch.arange(cells, device=joints.device, dtype=torch.float32) - center[..., None]
+        """1D Gaussians: (B, N, K) → (B, N, K, cells)."""
+        distance = torch.arange(cells, device=keypoints.device, dtype=torch.float32) - center[..., None]
         gaussian = torch.exp(distance.square() * (-0.5 / sigma**2))
         return gaussian * (distance.abs() <= reach) if kind == "rounded" else gaussian
 
     # A Gaussian is the product of its rows and columns: only the product is as large as the maps. Where the
-    # weight is 0 the centre may be anything, even not finite, so those rows are replaced, not multiplied.
-    rows = torch.where(weights[..., None] > 0, profile(y, height), 0.0)
-    columns = torch.where(weights[..., None] > 0, profile(x, width), 0.0)
-    return rows[..., :, None] * columns[..., None, :], weights
+    # weight is 0 the center may be anything, even not finite, so the profile is replaced, not multiplied.
+    rows = torch.where(weights[..., None] > 0, profile(y, height), 0.0)  # (B, N, K, h)
+    columns = torch.where(weights[..., None] > 0, profile(x, width), 0.0)  # (B, N, K, w)
+    return rows[..., :, None] * columns[..., None, :], weights  # (B, N, K, h, w), (B, N, K)

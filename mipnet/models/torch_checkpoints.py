@@ -1,4 +1,4 @@
-"""Checkpoint files of PyTorch, as other projects write them: only tensors are ever read from them."""
+"""Read PyTorch checkpoints of other projects; only tensors are loaded, no code is run."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from torch import Tensor
 
 from mipnet.errors import UserError
 
-WRAPPERS = ("latest_state_dict", "state_dict", "model", "best_state_dict")
-"""Entries that training scripts keep a network's weights under, beside optimiser, epoch and so on."""
+STATE_DICT_KEYS = ("latest_state_dict", "state_dict", "model", "best_state_dict")
+"""Keys of the weights in the checkpoints of training scripts, beside optimizer, epoch and so on."""
 
-# A score beside the weights is often a NumPy number, which holds no code; files from before NumPy 2 know the
-# function that makes it under its old name.
-_MAKE_NUMBER = np.float64().__reduce__()[0]
-_NUMBERS = [
-    _MAKE_NUMBER,
-    (_MAKE_NUMBER, "numpy.core.multiarray.scalar"),
+# A score beside the weights is often a NumPy scalar, which contains no code. Files from before NumPy 2 have
+# the old name of the function that makes it.
+_NUMPY_SCALAR = np.float64().__reduce__()[0]
+_SAFE_NUMPY_TYPES = [
+    _NUMPY_SCALAR,
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
     np.dtype,
     *(getattr(np.dtypes, f"{kind}DType") for kind in ("Float64", "Float32", "Int64", "Int32", "Bool")),
 ]
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The state_dict in a file that ``torch.save`` wrote, on the CPU.
 
-    It may lie inside of ``WRAPPERS``, also of several. Nothing in the file is executed.
+    It may be nested under one or several of ``STATE_DICT_KEYS``. Nothing in the file is executed.
 
     Returns:
         name → tensor; floating-point tensors as float32.
@@ -43,7 +43,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """
     content = _load(Path(path))
     while isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        inner = next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
         content = inner
@@ -62,12 +62,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-_MEND = f"give a file with a state_dict, bare or under {', '.join(WRAPPERS[:3])}"
+_MEND = f"give a file with a state_dict, bare or under {', '.join(STATE_DICT_KEYS[:3])}"
 
 
 def _load(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(_NUMBERS), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_SAFE_NUMPY_TYPES), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -87,7 +87,7 @@ def _load(path: Path) -> Any:
 
 
 def _code(path: Path, complaint: str) -> str:
-    """The first function or class that a refused file would call; "" if it only is broken."""
+    """The first function or class that a refused file would call; "" if the file is only broken."""
     if found := re.search(r"GLOBAL (\S+)", complaint):  # torch's own formats
         return found[1]
     names: list[str] = []

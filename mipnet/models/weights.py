@@ -1,6 +1,6 @@
-"""Weights on disk: a folder that says which network it holds.
+"""Model folders: weights and the description of the network that they belong to.
 
-weights.safetensors   the state_dict, under our names
+weights.safetensors   the state_dict, under the names of ``MIPNet``
 model.json            {"format": 1, "architecture": arguments of build_model, "extra": anything}
 """
 
@@ -19,16 +19,19 @@ from torch import Tensor
 from mipnet.errors import UserError, first_few, reason_of
 from mipnet.models.build import build_model
 from mipnet.models.network import MIPNet
+from mipnet.models.old_names import with_new_names
 
-WEIGHTS = "weights.safetensors"
-DESCRIPTION = "model.json"
-FORMAT = 1
-TENSORS_NAMED = 20
-"""So many tensors are named in a message."""
-HEAD = "backbone.head."
-"""What the names of a head's tensors start with; an encoder's weights have none of them."""
-HEATMAP_LAYER = tuple(f"{HEAD}{name}" for name in ("weight", "bias", "final.weight", "final.bias"))
-"""The last convolution, one row a joint: of HRNet, and of SimpleBaseline."""
+WEIGHTS_FILE = "weights.safetensors"
+DESCRIPTION_FILE = "model.json"
+DESCRIPTION_FORMAT = 1
+MAX_NAMES_IN_MESSAGE = 20
+"""Names of tensors in one message, at most."""
+HEAD_PREFIX = "backbone.head."
+"""Prefix of the names of a head's tensors; an encoder has none of them."""
+HEATMAP_LAYER_TENSORS = tuple(
+    f"{HEAD_PREFIX}{name}" for name in ("weight", "bias", "final.weight", "final.bias")
+)
+"""The last convolution of HRNet, and of SimpleBaseline; dimension 0 is the keypoint."""
 
 
 def save_model(folder: str | Path, model: MIPNet, extra: Mapping[str, Any] | None = None) -> Path:
@@ -37,7 +40,7 @@ def save_model(folder: str | Path, model: MIPNet, extra: Mapping[str, Any] | Non
     Args:
         folder: is made if it does not exist; files of an earlier model in it are replaced.
         model: made by ``build_model`` (or ``load_model``).
-        extra: what else a user of the weights has to know: input size, skeleton, decoder ... (JSON values).
+        extra: what else is needed to use the weights: input size, skeleton, decoder … (JSON values).
 
     Raises:
         ValueError: the model has no ``architecture`` because it was made by hand.
@@ -56,10 +59,14 @@ def save_weights(
     """``save_model`` for weights without their network; an encoder's may lack the head."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    description = {"format": FORMAT, "architecture": dict(architecture), "extra": dict(extra or {})}
+    description = {
+        "format": DESCRIPTION_FORMAT,
+        "architecture": dict(architecture),
+        "extra": dict(extra or {}),
+    }
     text = json.dumps(description, indent=2) + "\n"  # before the weights: it may fail
-    save_file({name: t.detach().contiguous() for name, t in state.items()}, folder / WEIGHTS)
-    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+    save_file({name: t.detach().contiguous() for name, t in state.items()}, folder / WEIGHTS_FILE)
+    (folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
     return folder
 
 
@@ -71,14 +78,14 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
             of an encoder without a head.
     """
     architecture, extra = read_description(folder)
-    with torch.device("meta"):  # no memory and no time for first weights that are overwritten at once
+    with torch.device("meta"):  # initializes no weights, as they are overwritten at once
         model = build_from_description(architecture, folder)
     state = read_weights(folder, device)
-    if state and not any(name.startswith(HEAD) for name in state):
+    if state and not any(name.startswith(HEAD_PREFIX) for name in state):
         raise UserError(
             f"{folder} holds an encoder, which has no heatmaps", "start a training from it: --train.init"
         )
-    load_weights(model, state, str(Path(folder) / WEIGHTS))
+    load_weights(model, state, str(Path(folder) / WEIGHTS_FILE))
     return model.eval(), extra
 
 
@@ -88,17 +95,17 @@ def read_description(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]
     Raises:
         UserError: ``model.json`` is missing or broken, or of another format.
     """
-    path = _existing(folder, DESCRIPTION)
+    path = _existing(folder, DESCRIPTION_FILE)
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         found, architecture, extra = (description[key] for key in ("format", "architecture", "extra"))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not describe a model: {error}") from error
-    if found != FORMAT:
-        raise UserError(f"{path} has format {found}, this version reads format {FORMAT}")
+    if found != DESCRIPTION_FORMAT:
+        raise UserError(f"{path} has format {found}, this version reads format {DESCRIPTION_FORMAT}")
     if not isinstance(architecture, dict) or not isinstance(extra, dict):
         raise UserError(f"{path} does not describe a model: architecture and extra must be objects")
-    return architecture, extra
+    return with_new_names(architecture), extra
 
 
 def build_from_description(architecture: Mapping[str, Any], source: str | Path) -> MIPNet:
@@ -115,10 +122,11 @@ def read_weights(folder: str | Path, device: str | torch.device = "cpu") -> dict
     Raises:
         UserError: the file is missing or broken.
     """
-    path = _existing(folder, WEIGHTS)
+    path = _existing(folder, WEIGHTS_FILE)
     try:
-        path.open("rb").close()  # safetensors itself takes what it may not read for missing
-        return load_file(path, device=str(device))
+        path.open("rb").close()  # raises PermissionError, where safetensors says that there is no file
+        state: dict[str, Tensor] = load_file(path, device=str(device))
+        return state
     except OSError as error:
         raise UserError(f"cannot read {path} ({reason_of(error)})", "check its permissions") from error
     except SafetensorError as error:
@@ -126,99 +134,99 @@ def read_weights(folder: str | Path, device: str | torch.device = "cpu") -> dict
 
 
 def load_weights(model: MIPNet, state: Mapping[str, Tensor], source: str = "the weights") -> None:
-    """Give ``model`` copies of all tensors of ``state``, on their device, in place of its own.
+    """Replace all tensors of ``model`` by copies of those of ``state``, on their device.
 
-    To fill a network on "meta" instead would take PyTorch's symbolic shapes: half a second of a core.
+    Copying into a network on "meta" instead would import PyTorch's symbolic shapes: half a second of a core.
 
     Raises:
         UserError: a name is missing or unexpected, or a shape differs; the model is then left as it was.
     """
     expected = model.state_dict()
-    check_fit(expected, state, source)
-    own = {name: tensor.to(expected[name].dtype, copy=True) for name, tensor in state.items()}
-    model.load_state_dict(own, assign=True)
+    check_state_dict(expected, state, source)
+    copies = {name: tensor.to(expected[name].dtype, copy=True) for name, tensor in state.items()}
+    model.load_state_dict(copies, assign=True)
 
 
 def warm_start(
     model: MIPNet,
     state: Mapping[str, Tensor],
     source: str = "the weights",
-    same_joints: Sequence[tuple[int, int]] | None = None,
+    keypoint_pairs: Sequence[tuple[int, int]] | None = None,
 ) -> list[str]:
-    """Start a network from one with the same backbone, as the paper starts from a single-instance network.
+    """Initialize a network from one with the same backbone, as the paper does from a single-instance network.
 
     The backbone's stages have to be there and fit. MIMBs that the source lacks, and MIMBs or a head of other
-    shapes (other numbers of instances or joints), keep their fresh weights.
+    shapes (other numbers of instances or keypoints), keep their random weights.
 
     Args:
         model: the network to fill.
-        state: a state_dict of ours; MIMBs at places that ``model`` does not have are an error.
+        state: a state_dict of a ``MIPNet``; MIMBs that ``model`` does not have are an error.
         source: what to call it in messages.
-        same_joints: for a source of another skeleton: pairs (joint of ``model``, joint of ``state``) that are
-            the same part of the body. Their heatmaps are copied, the others stay fresh.
+        keypoint_pairs: for a source of another skeleton: pairs (keypoint of ``model``, keypoint of ``state``)
+            of the same body part. Their heatmaps are copied, the others stay random.
 
     Returns:
-        The names that kept their fresh weights, wholly or, with ``same_joints``, for the other joints.
-        Report them: nothing else tells.
+        The names that stay random, wholly or, with ``keypoint_pairs``, for the other keypoints. Report them:
+        there is no other message.
 
     Raises:
         UserError: a stage does not fit, or there are names that ``model`` does not have.
     """
     expected = model.state_dict()
-    optional = {name for name in expected if name.startswith(("mimbs.", HEAD))}
-    rows = {} if same_joints is None else _joint_rows(expected, state, same_joints)
+    optional = {name for name in expected if name.startswith(("mimbs.", HEAD_PREFIX))}
+    rows = {} if keypoint_pairs is None else _matching_rows(expected, state, keypoint_pairs)
     given = {**state, **rows}
     fitting = {n for n, tensor in given.items() if n in expected and tensor.shape == expected[n].shape}
-    # A block is taken or left as a whole, never a mixture of both.
-    left = {block_of(name) for name in optional - fitting}
-    fresh = [name for name in expected if block_of(name) in left]
-    check_fit(
+    # A module is copied or stays random as a whole.
+    left = {module_of(name) for name in optional - fitting}
+    fresh = [name for name in expected if module_of(name) in left]
+    check_state_dict(
         {name: t for name, t in expected.items() if name not in fresh},
         {name: t for name, t in given.items() if name not in fresh},
         source,
     )
     model.load_state_dict({**expected, **{n: t for n, t in given.items() if n not in fresh}})
-    partly = {name for name, tensor in rows.items() if len(same_joints or ()) < len(tensor)}
+    partly = {name for name, tensor in rows.items() if len(keypoint_pairs or ()) < len(tensor)}
     return [name for name in expected if name in fresh or name in partly]
 
 
-def _joint_rows(
-    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], same_joints: Sequence[tuple[int, int]]
+def _matching_rows(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], keypoint_pairs: Sequence[tuple[int, int]]
 ) -> dict[str, Tensor]:
-    """The heatmap layer of ``expected`` with those joints of ``state``'s that both have."""
+    """The heatmap layer of ``expected`` with the rows of ``state`` for the keypoints that both have."""
     rows = {}
-    ours, theirs = ([pair[side] for pair in same_joints] for side in (0, 1))
-    for name in HEATMAP_LAYER:
+    ours, theirs = ([pair[i] for pair in keypoint_pairs] for i in (0, 1))
+    for name in HEATMAP_LAYER_TENSORS:
         if name in expected and name in state and state[name].shape[1:] == expected[name].shape[1:]:
             rows[name] = expected[name].clone()
             rows[name][ours] = state[name][theirs]
     return rows
 
 
-def block_of(name: str) -> str:
-    """``mimbs.3.0``, ``backbone.head.deconvs``: the part of a MIMB or a head that a tensor belongs to.
+def module_of(name: str) -> str:
+    """The module of a MIMB or a head that a tensor belongs to, e.g. ``mimbs.3.0``, ``backbone.head.deconvs``.
 
-    Any other name is its own block.
+    Of any other tensor it is the name itself.
     """
     parts = name.split(".")
-    if name.startswith("mimbs.") or (name.startswith(HEAD) and len(parts) > 3):
+    if name.startswith("mimbs.") or (name.startswith(HEAD_PREFIX) and len(parts) > 3):
         return ".".join(parts[:3])
-    return HEAD.removesuffix(".") if name.startswith(HEAD) else name
+    return HEAD_PREFIX.removesuffix(".") if name.startswith(HEAD_PREFIX) else name
 
 
-def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+def check_state_dict(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
     """Raise UserError unless ``state`` has exactly the names and shapes of ``expected``."""
     problems = []
     if missing := [name for name in expected if name not in state]:
-        problems.append(f"lacks {first_few(missing, TENSORS_NAMED)}")
+        problems.append(f"lacks {first_few(missing, MAX_NAMES_IN_MESSAGE)}")
     if unexpected := [name for name in state if name not in expected]:
-        problems.append(f"has unknown {first_few(unexpected, TENSORS_NAMED)}")
+        problems.append(f"has unknown {first_few(unexpected, MAX_NAMES_IN_MESSAGE)}")
     if wrong := [
         f"{name} {list(state[name].shape)} instead of {list(tensor.shape)}"
         for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]:
-        problems.append(f"has wrong shapes: {first_few(wrong, TENSORS_NAMED)}")
+        problems.append(f"has wrong shapes: {first_few(wrong, MAX_NAMES_IN_MESSAGE)}")
     if problems:
         raise UserError(f"{source} does not fit the network: it {' and '.join(problems)}")
 

@@ -1,4 +1,4 @@
-"""How much decoding the cluster has room for: tasks, memory of their windows, and the object store."""
+"""Decoding capacity of a cluster: tasks, memory of their shuffle windows, and the object store."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mipnet.config import Config
-from mipnet.data.stream import decoding_nodes
+from mipnet.data.stream import decoding_label_selector
 
-SHARE_OF_MEMORY = 0.5
-"""Of a node's memory, for windows; the rest is for the training, decoded images and the page cache."""
+WINDOW_MEMORY_FRACTION = 0.5
+"""Fraction of a node's memory for shuffle windows; the rest is for training, images and the page cache."""
 
 
 @dataclass(frozen=True)
@@ -18,62 +18,63 @@ class Capacity:
     """What the stream may use.
 
     Attributes:
-        tasks: that decode at the same time, as the cluster is now.
-        limit: of tasks, as asked for or as memory bears; 0 is none: more follow when the cluster grows.
-        window: bytes of the crops of a window.
-        samples: of a window.
-        store: bytes of the decoding nodes' object stores; Ray Data starts no task that would overfill them.
-        apart: decoding runs on nodes of its own.
+        tasks: decoding tasks at the same time, as the cluster is now.
+        max_tasks: as asked for or as memory allows; 0: no limit, so that more start when the cluster grows.
+        window_bytes: of the crops of a shuffle window.
+        window_samples: crops of a shuffle window.
+        object_store_bytes: of the decoding nodes; Ray Data starts no task that would overfill them.
+        dedicated_nodes: decoding runs on nodes that are labelled for it.
     """
 
     tasks: int
-    limit: int
-    window: int
-    samples: int
-    store: float
-    apart: bool
+    max_tasks: int
+    window_bytes: int
+    window_samples: int
+    object_store_bytes: float
+    dedicated_nodes: bool
 
     def line(self) -> str:
-        where = "nodes labelled for data" if self.apart else "CPUs beside the training"
-        wanted = store_for(self.window, self.tasks)
+        where = "nodes labelled for data" if self.dedicated_nodes else "CPUs beside the training"
+        wanted = object_store_needed(self.window_bytes, self.tasks)
         short = f", where all of them want {wanted / 1e9:,.1f}; lower --train.window-batches"
         return (
-            f"stream: {self.tasks} decoding task(s) on {where}, each with a window of {self.samples} crops "
-            f"({self.window / 1e6:,.0f} MB); object store {self.store / 1e9:,.1f} GB"
-            + (short if self.store < wanted else "")
+            f"stream: {self.tasks} decoding task(s) on {where}, each with a window of "
+            f"{self.window_samples} crops ({self.window_bytes / 1e6:,.0f} MB); "
+            f"object store {self.object_store_bytes / 1e9:,.1f} GB"
+            + (short if self.object_store_bytes < wanted else "")
         )
 
 
-def store_for(window: int, tasks: int) -> float:
-    """Bytes of object store in which decoding does not wait for room.
+def object_store_needed(window_bytes: int, tasks: int) -> float:
+    """Bytes of object store with which decoding never waits for space.
 
-    Ray Data gives a stream half of it. Each task has a window there, the consumer takes its batches out of
-    one, and one is ready.
+    Ray Data gives a stream half of it. Each task holds a window there, the consumer reads from one, and one
+    is ready.
     """
-    return 2.0 * (tasks + 2) * window
+    return 2.0 * (tasks + 2) * window_bytes
 
 
 def capacity(nodes: Sequence[Mapping[str, Any]], config: Config, training_cpus: float) -> Capacity:
-    """What the cluster, as it is now, has for decoding.
+    """Decoding capacity of the cluster as it is now.
 
     Args:
-        nodes: as ``ray.nodes()`` tells them.
-        config: says how large a window is, and how many tasks at most: without ``resources.stream_workers``
+        nodes: of ``ray.nodes()``.
+        config: has the size of a window and the number of tasks (``resources.stream_workers``); without that
             one for each CPU that is left, unless memory is short.
-        training_cpus: that the training processes take.
+        training_cpus: CPUs of the training workers.
     """
-    window, wanted = config.window_bytes, config.resources.stream_workers
-    labels = decoding_nodes(nodes) or {}
+    window_bytes, wanted = config.window_bytes, config.resources.stream_workers
+    labels = decoding_label_selector(nodes) or {}
     alive = [node for node in nodes if node["Alive"] and labels.items() <= node["Labels"].items()]
     cpus = sum(node["Resources"].get("CPU", 0) for node in alive) - (0 if labels else training_cpus)
-    # While one window is handed over the next may be cut: two for each task.
-    room = sum(
-        int(node["Resources"].get("memory", 0) * SHARE_OF_MEMORY // (2 * window))
+    # Two windows for each task: one is handed over while the next is filled.
+    by_memory = sum(
+        int(node["Resources"].get("memory", 0) * WINDOW_MEMORY_FRACTION // (2 * window_bytes))
         if "memory" in node["Resources"]
         else int(node["Resources"].get("CPU", 0))
         for node in alive
     )
-    tasks = max(min(int(cpus), wanted or int(cpus), room), 1)
+    tasks = max(min(int(cpus), wanted or int(cpus), by_memory), 1)
     store = sum(node["Resources"].get("object_store_memory", 0) for node in alive)
-    limit = max(min(wanted or room, room), 1) if wanted or room < cpus else 0
-    return Capacity(tasks, limit, window, config.window_samples, store, bool(labels))
+    max_tasks = max(min(wanted or by_memory, by_memory), 1) if wanted or by_memory < cpus else 0
+    return Capacity(tasks, max_tasks, window_bytes, config.window_samples, store, bool(labels))

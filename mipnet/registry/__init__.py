@@ -1,5 +1,5 @@
-"""The model registry: versions of a registered model, which of them is champion, and by which rule.
+"""The model registry: versions of a registered model, the alias champion, and the rule for promotion.
 
-Versions are MLflow's own. Who was champion, in which order, is one tag of the registered model; what was
-decided of a version, and why, are tags of it and an artifact of its run.
+Versions and aliases are MLflow's. The history of champions is a tag of the registered model; the last
+decision about a version is in its tags, all decisions are artifacts of its run.
 """

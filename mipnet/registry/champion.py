@@ -1,9 +1,9 @@
-"""Who is champion, who was before, and what was decided of whom.
+"""The champion: moves of the alias, the history for rollbacks, and the decisions about candidates.
 
-The alias ``champion`` is MLflow's. The line of champions, the present one last, is one tag of the registered
-model: a version's tags cannot be read any more when it is deleted, and the way further back would be lost
-with it. A promotion makes the line longer and a rollback makes it shorter, so rollbacks come to an end even
-where a version is in it twice.
+The alias ``champion`` is MLflow's. The history of champions, the current one last, is one tag of the
+registered model, not of the versions, because a deleted version's tags cannot be read any more. A
+promotion appends to the history and a rollback removes from it, so rollbacks end even if a version is in it
+twice.
 """
 
 from __future__ import annotations
@@ -11,32 +11,35 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import logging
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from mipnet.errors import UserError
 from mipnet.registry.judge import Judgement
-from mipnet.registry.store import CHAMPION, Registry, number_of
+from mipnet.registry.store import CHAMPION, Registry, version_number
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-LINE = "champions"
-"""The tag of the registered model with the line of champions, as JSON."""
-LONGEST_LINE = 40
-"""So many are remembered: a tag holds 5000 characters."""
-OLD_MOVE = "champion."
-"""Begins the names of the tags by which mipnet remembered it before, one for each move of the alias."""
+CHAMPIONS_TAG = "champions"
+"""Tag of the registered model with the history of champions, as JSON."""
+MAX_CHAMPIONS = 40
+"""Length of the history: a tag holds 5000 characters."""
+OLD_MOVE_TAG_PREFIX = "champion."
+"""Prefix of older versions' tags, one for each move of the alias."""
+
+logger = logging.getLogger(__name__)
 
 
 class Champion(NamedTuple):
-    """One of the line.
+    """An entry of the history.
 
     Attributes:
-        version: its number.
-        how: it came to that, e.g. "accepted".
-        at, by: when (ISO 8601, UTC) and by whom.
+        version: number of the version.
+        how: reason of the move, e.g. "accepted".
+        at, by: time (ISO 8601, UTC) and user.
     """
 
     version: int
@@ -45,62 +48,64 @@ class Champion(NamedTuple):
     by: str
 
 
-def champions(registry: Registry, present: int = 0) -> list[Champion]:
-    """The line of champions; at its end who bears the alias now (0: nobody), even if it was set by hand."""
+def champions(registry: Registry, current: int = 0) -> list[Champion]:
+    """The history of champions; ends with ``current``, the alias's version (0: none), even if set by hand."""
     tags = registry.client.get_registered_model(registry.model).tags
-    if LINE in tags:
-        return _with_present([Champion(*entry) for entry in json.loads(tags[LINE])], present)
-    line: list[Champion] = []
-    for move in [json.loads(value) for name, value in sorted(tags.items()) if name.startswith(OLD_MOVE)]:
-        line, how = _with_present(line, move["previous"]), move["decision"]
+    if CHAMPIONS_TAG in tags:
+        return _with_current([Champion(*entry) for entry in json.loads(tags[CHAMPIONS_TAG])], current)
+    history: list[Champion] = []
+    for move in [
+        json.loads(value) for name, value in sorted(tags.items()) if name.startswith(OLD_MOVE_TAG_PREFIX)
+    ]:
+        history, how = _with_current(history, move["previous"]), move["decision"]
         if move["action"] == "rollback":
             how = f"rolled back from {move['previous']}"
-            while line and line.pop().version != move["version"]:
+            while history and history.pop().version != move["version"]:
                 pass
-        line.append(Champion(move["version"], how, move["at"], move["by"]))
-    return _with_present(line, present)
+        history.append(Champion(move["version"], how, move["at"], move["by"]))
+    return _with_current(history, current)
 
 
 def make_champion(registry: Registry, version: ModelVersion, how: str, expected: int) -> None:
-    """Give the alias to a version.
+    """Move the alias to a version.
 
     Args:
-        registry: the version's.
+        registry: the registered model.
         version: the new champion.
-        how: it came to that, to remember.
-        expected: whose the alias is thought to be, 0 for nobody's.
+        how: reason, for the history.
+        expected: number of the alias's current version, 0 for none.
 
     Raises:
-        UserError: it is somebody else's by now; nothing is changed then.
+        UserError: the alias has moved in the meantime; nothing is changed then.
     """
-    _move(registry, champions(registry, expected), number_of(version), how, expected)
+    _move(registry, champions(registry, expected), version_number(version), how, expected)
 
 
 def roll_back(registry: Registry) -> tuple[int, int, list[int]]:
-    """Make the champion before the present one champion again.
+    """Move the alias back to the previous champion.
 
     Returns:
-        the champion now, the one before (0 for none), and those between them that were deleted.
+        number of the champion now, of the one before (0 for none), and of deleted versions between them.
 
     Raises:
-        UserError: there is none to go back to.
+        UserError: there is no earlier champion.
     """
-    number, line = number_of(registry.champion()), champions(registry)
-    there = {number_of(version) for version in registry.versions()} - {number}
+    number, history = version_number(registry.champion()), champions(registry)
+    existing = {version_number(version) for version in registry.versions()} - {number}
     deleted = []
-    while line and line[-1].version not in there:
-        deleted.append(line.pop().version)
+    while history and history[-1].version not in existing:
+        deleted.append(history.pop().version)
     deleted = [earlier for earlier in deleted if earlier != number]
-    if not line:
+    if not history:
         gone = f"; deleted: {', '.join(map(str, deleted))}" if deleted else ""
         raise UserError(f"{registry.model} has no earlier champion{gone}", "promote a version instead", 1)
-    now = line.pop().version
-    _move(registry, line, now, f"rolled back from {number or 'none'}", number)
+    now = history.pop().version
+    _move(registry, history, now, f"rolled back from {number or 'none'}", number)
     return now, number, deleted
 
 
-def check_unmoved(registry: Registry, expected: int) -> None:
-    """Raise UserError if the champion is not the one that was looked at."""
+def check_champion_unchanged(registry: Registry, expected: int) -> None:
+    """Raise UserError if the champion is not the version ``expected`` (0 for none)."""
     now = registry.aliases().get(CHAMPION, 0)
     if now != expected:
         moved = f"the champion moved from version {expected or 'none'} to {now or 'none'} in the meantime"
@@ -108,20 +113,26 @@ def check_unmoved(registry: Registry, expected: int) -> None:
 
 
 def record_decision(
-    registry: Registry, version: ModelVersion, decision: str, against: int, judgement: Judgement, table: str
+    registry: Registry,
+    version: ModelVersion,
+    decision: str,
+    *,
+    against: int,
+    judgement: Judgement,
+    table: str,
 ) -> None:
-    """Keep what was decided of a version: the last decision as its tags, each as an artifact of its run.
+    """Record a decision about a version: the last one as tags of the version, all as artifacts of its run.
 
     Args:
-        registry: the version's.
+        registry: the registered model.
         version: the candidate.
         decision: "accepted", "refused" or "forced".
-        against: number of the champion that it was compared with, 0 if there was none.
-        judgement: why.
-        table: the comparison, for people.
+        against: number of the champion in the comparison, 0 for none.
+        judgement: the reasons.
+        table: the comparison as text.
     """
     at, by = _stamp()
-    said = {
+    decision_tags = {
         "promotion": decision,
         "promotion.against": str(against or "none"),
         "promotion.at": at,
@@ -130,38 +141,44 @@ def record_decision(
         "promotion.figures": "; ".join(judgement.lines),
     }
     figures = [asdict(figure) for figure in judgement.figures]
-    content = {"version": number_of(version), **said, "figures": figures, "table": table.splitlines()}
+    content = {
+        "version": version_number(version),
+        **decision_tags,
+        "figures": figures,
+        "table": table.splitlines(),
+    }
     path = f"promotion/version-{version.version}-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}.json"
-    said["promotion.record"] = registry.keep(version, path, content)
-    for name, value in said.items():
+    decision_tags["promotion.record"] = registry.log_dict(version, path, content)
+    for name, value in decision_tags.items():
         registry.client.set_model_version_tag(registry.model, str(version.version), name, value)
 
 
 def decision_line(version: ModelVersion) -> str:
-    """What was decided of it last, and why; "" if nothing was."""
+    """The last decision about a version and its reason; "" if there is none."""
     names = ("promotion", *(f"promotion.{name}" for name in ("against", "at", "by", "reason")))
     decision, against, at, by, reason = (version.tags.get(name, "") for name in names)
     because = f": {reason}" if reason else ""
     return f"{decision} against {against}, {at} by {by}{because}" if decision else ""
 
 
-def _with_present(line: list[Champion], present: int) -> list[Champion]:
-    if not present or (line and line[-1].version == present):
-        return line
-    return [*line, Champion(present, "set by hand", "-", "somebody")]
+def _with_current(history: list[Champion], current: int) -> list[Champion]:
+    if not current or (history and history[-1].version == current):
+        return history
+    return [*history, Champion(current, "set by hand", "-", "somebody")]
 
 
 def _move(registry: Registry, earlier: list[Champion], version: int, how: str, expected: int) -> None:
-    check_unmoved(registry, expected)
+    check_champion_unchanged(registry, expected)
     registry.client.set_registered_model_alias(registry.model, CHAMPION, str(version))
-    line = [*earlier, Champion(version, how, *_stamp())][-LONGEST_LINE:]
-    registry.client.set_registered_model_tag(registry.model, LINE, json.dumps(line))
-    if registry.aliases().get(CHAMPION) != version:  # MLflow cannot compare and set
+    history = [*earlier, Champion(version, how, *_stamp())][-MAX_CHAMPIONS:]
+    registry.client.set_registered_model_tag(registry.model, CHAMPIONS_TAG, json.dumps(history))
+    logger.info("%s: champion %d -> %d (%s)", registry.model, expected, version, how)
+    if registry.aliases().get(CHAMPION) != version:  # MLflow has no compare-and-set
         raise UserError("somebody else moved the champion just now", "mipnet registry list shows it", 1)
 
 
 def _stamp() -> tuple[str, str]:
-    """When, and who is at the keyboard as far as the system knows."""
+    """Time (ISO 8601, UTC) and user name."""
     user = "unknown"
     with contextlib.suppress(OSError, KeyError, ImportError):  # a container may have no name for its user
         user = getpass.getuser()

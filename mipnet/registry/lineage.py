@@ -1,4 +1,4 @@
-"""Where a version comes from, in words."""
+"""The lineage of a version as text rows: run, configuration, data, code and results."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mipnet.registry.champion import decision_line
-from mipnet.registry.store import Registry, uri_of
+from mipnet.registry.store import Registry, model_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-RESULT = "results/occlusion_AP"
-"""The run's metric by which its tables are summed up."""
+OCCLUSION_AP_METRIC = "results/occlusion_AP"
+"""Name of the run's metric with the occlusion AP."""
 
 
 def lineage(registry: Registry, version: ModelVersion) -> list[tuple[str, str]]:
-    """(what, which), in the order in which they are read; what nobody knows is left out."""
+    """(label, value) in display order; unknown values are left out."""
     rows = [
         ("version", f"{version.name} {version.version}"),
         ("alias", ", ".join(version.aliases) or "none"),
-        ("registered", moment(version.creation_timestamp)),
-        ("weights", uri_of(version)),
+        ("registered", format_timestamp(version.creation_timestamp)),
+        ("weights", model_uri(version)),
     ]
     run = registry.run_of(version)
     if run is not None:
@@ -30,11 +30,11 @@ def lineage(registry: Registry, version: ModelVersion) -> list[tuple[str, str]]:
     elif version.run_id:
         rows.append(("run", f"{version.run_id} (gone)"))
     rows.append(("promotion", decision_line(version)))
-    return [(what, which) for what, which in rows if which]
+    return [(label, value) for label, value in rows if value]
 
 
 def _of_run(registry: Registry, version: ModelVersion, run: Run) -> list[tuple[str, str]]:
-    """The run's configuration, data, commit, search and results."""
+    """Rows of the run: configuration, data, commit, search and results."""
     info, tags, metrics, client = run.info, run.data.tags, run.data.metrics, registry.client
     search, parent = tags.get("search", ""), tags.get("mlflow.parentRunId", "")
     if parent:
@@ -51,28 +51,29 @@ def _of_run(registry: Registry, version: ModelVersion, run: Run) -> list[tuple[s
         if name.startswith("results/") and name.endswith("/merged/AP")
     ]
     rows = [
-        ("run", f"{info.run_name} ({info.run_id}), {info.status.lower()} {moment(info.end_time)}"),
+        ("run", f"{info.run_name} ({info.run_id}), {info.status.lower()} {format_timestamp(info.end_time)}"),
         ("experiment", client.get_experiment(info.experiment_id).name),
         ("search", search),
         ("command", tags.get("command", "")),
         ("config", config),
         ("preset", tags.get("preset", "")),
     ]
-    for given in run.inputs.dataset_inputs:
-        uses = ", ".join(tag.value for tag in given.tags if tag.key == "mlflow.data.context")
-        rows.append(("data", f"{given.dataset.name} digest {given.dataset.digest} ({uses})"))
+    for dataset_input in run.inputs.dataset_inputs:
+        dataset = dataset_input.dataset
+        uses = ", ".join(tag.value for tag in dataset_input.tags if tag.key == "mlflow.data.context")
+        rows.append(("data", f"{dataset.name} digest {dataset.digest} ({uses})"))
     rows += [
         ("git commit", tags.get("mlflow.source.git.commit", "")),
         ("by", ", ".join(filter(None, (tags.get("mlflow.user"), tags.get("cluster"))))),
         ("packages", ", ".join(packages)),
         ("restarts", tags.get("restarts", "")),
     ]
-    if RESULT in metrics:
-        rows.append(("steps", str(client.get_metric_history(info.run_id, RESULT)[-1].step)))
-        rows.append(("occlusion AP", f"{100 * metrics[RESULT]:.1f}"))
+    if OCCLUSION_AP_METRIC in metrics:
+        rows.append(("steps", str(client.get_metric_history(info.run_id, OCCLUSION_AP_METRIC)[-1].step)))
+        rows.append(("occlusion AP", f"{100 * metrics[OCCLUSION_AP_METRIC]:.1f}"))
     return [*rows, ("AP", ", ".join(aps))]
 
 
-def moment(milliseconds: int | None) -> str:
-    """MLflow's Unix time as UTC, to the minute; "" for none."""
+def format_timestamp(milliseconds: int | None) -> str:
+    """MLflow's Unix time in ms as UTC, to the minute; "" for none."""
     return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M} UTC" if milliseconds else ""

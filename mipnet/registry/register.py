@@ -1,9 +1,10 @@
-"""Make a trained model a version of a registered model."""
+"""Register a trained model folder, with our code, as a new version of a registered model."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import io
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
@@ -14,10 +15,10 @@ from mipnet.registry.store import CANDIDATE
 from mipnet.storage import Folder
 from mipnet.tracking.tracker import prepare_mlflow
 
-ARTIFACT = "network"
+NETWORK_ARTIFACT = "network"
 """Name of the model folder among the registered model's artifacts."""
-PACKAGE = Path(__file__).parents[1]
-"""Our code, of which each version carries a copy: it is on no package index that a server could ask."""
+PACKAGE_FOLDER = Path(__file__).parents[1]
+"""Our code; each version carries a copy, because it is on no package index."""
 PREDICTOR_PACKAGES = (
     "numpy",
     "opencv-python-headless",
@@ -29,7 +30,9 @@ PREDICTOR_PACKAGES = (
     "safetensors",
     "torch",
 )
-"""What ``mipnet.load_predictor`` imports from others."""
+"""Distributions that ``mipnet.load_predictor`` imports."""
+
+logger = logging.getLogger(__name__)
 
 
 def register_model(
@@ -37,25 +40,26 @@ def register_model(
     run_id: str,
     model: Path,
     name: str,
+    *,
     step: int = 0,
-    about: str = "",
+    description: str = "",
     tags: Mapping[str, str] | None = None,
 ) -> str:
-    """Make a model folder the next version of a registered model, alias ``candidate``.
+    """Register a model folder as the next version of a registered model and set the alias ``candidate``.
 
-    A run registers once: if it has a version already (a restart came in between), that one is kept.
+    A run registers once: if it has a version already (after a restart), that version is reused.
 
     Args:
         storage: tells which tracking store, see ``tracking_uri``.
         run_id: the MLflow run that trained it.
         model: local folder with weights.safetensors and model.json.
         name: of the registered model.
-        step: of the run at which its results are logged; MLflow shows them with the model.
-        about: the version's description, Markdown.
-        tags: for the version.
+        step: step of the run's logged results, which MLflow shows with the model.
+        description: the version's description, Markdown.
+        tags: of the version.
 
     Returns:
-        The version.
+        the number of the version.
     """
     prepare_mlflow(storage)
     import mlflow
@@ -65,36 +69,38 @@ def register_model(
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     if versions:
         version = max(versions, key=lambda v: int(v.version)).version
+        logger.info("run %s has registered %s version %s before", run_id, name, version)
     else:
         with _silence(), mlflow.start_run(run_id=run_id):
             info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("served.py")),
-                artifacts={ARTIFACT: str(model)},
+                artifacts={NETWORK_ARTIFACT: str(model)},
                 registered_model_name=name,
                 signature=_signature(),
                 step=step,
-                code_paths=[str(PACKAGE)],
+                code_paths=[str(PACKAGE_FOLDER)],
                 pip_requirements=_requirements(),
                 await_registration_for=120,
             )
         version = info.registered_model_version
-    if about:
-        client.update_model_version(name, version, about)
+    if description:
+        client.update_model_version(name, version, description)
     for key, value in (tags or {}).items():
         client.set_model_version_tag(name, version, key, value)
     _link(client, run_id, name, str(version))
     client.set_registered_model_alias(name, CANDIDATE, version)
+    logger.info("%s version %s of run %s is the candidate", name, version, run_id)
     return str(version)
 
 
 def _requirements() -> list[str]:
-    """What a server of the model has to install, in the versions that are installed here."""
+    """Pip requirements of a server of the model, pinned to the versions installed here."""
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in PREDICTOR_PACKAGES]
 
 
 def _link(client: Any, run_id: str, name: str, version: str) -> None:
-    """Lead from the run, and from the search that it was a trial of, to the version, and back."""
+    """Cross-reference the run, its search if it was a trial, and the version by tags."""
     tags = client.get_run(run_id).data.tags
     for run in filter(None, (run_id, tags.get("mlflow.parentRunId"))):
         client.set_tag(run, "registered", f"models:/{name}/{version}")
@@ -104,12 +110,12 @@ def _link(client: Any, run_id: str, name: str, version: str) -> None:
 
 
 def _signature() -> Any:
-    """What the registered model takes and gives: ``mipnet.registry.served``."""
+    """Signature of ``mipnet.registry.served``: inputs and outputs."""
     from mlflow.models import ModelSignature, infer_signature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType
 
-    # Lists of doubles would refuse boxes of whole numbers, and batches of which some rows have no boxes.
+    # Not lists of doubles: they would reject integer boxes and batches in which some rows have no boxes.
     boxes = ColSpec(AnyType(), "boxes", required=False)
     pose = {"keypoints": [0.0], "score": 0.0, "instance": 0, "box": [0.0], "image_id": 0, "category_id": 0}
     return ModelSignature(
@@ -120,7 +126,7 @@ def _signature() -> Any:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """MLflow prints its progress to stderr and warns about examples that a signature makes needless."""
+    """Suppress MLflow's progress on stderr and its warning about a missing input example."""
     with redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,13 +1,16 @@
-"""From what a person calls a model to the folder of its weights; only registered ones need MLflow."""
+"""Resolve a model URI, run name or path to a model folder; only registered models need MLflow."""
 
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 from mipnet.config import Config, from_dict
-from mipnet.errors import ConfigError, UserError, first_line, nearest
+from mipnet.errors import ConfigError, UserError, first_line, suggest
 from mipnet.storage import Folder
+
+logger = logging.getLogger(__name__)
 
 
 def resolve_model(uri: str, storage: Folder) -> Folder:
@@ -15,33 +18,33 @@ def resolve_model(uri: str, storage: Folder) -> Folder:
 
     Args:
         uri: models:/NAME@ALIAS, models:/NAME/VERSION, or a path or URI of a folder.
-        storage: tells which registry, and where runs lie: the name of a run is a URI too.
+        storage: of the runs and the registry; ``uri`` may also be the name of a run.
 
     Raises:
         UserError: there is no such model.
     """
     if uri.startswith(("models:", "runs:")):
         return _registered(uri, storage)
-    places = [Folder.of(uri)]
+    candidates = [Folder.of(uri)]
     if "/" not in uri:
-        places.append(storage.join("runs").join(uri))
-    for place in places:
-        for folder in (place, place.join("model")):
+        candidates.append(storage.join("runs").join(uri))
+    for candidate in candidates:
+        for folder in (candidate, candidate.join("model")):
             if folder.exists("model.json"):
                 return folder
     runs = storage.join("runs").names()
     if uri in runs:
         raise UserError(f"run {uri} has no weights yet", "give its mipnet train command again")
-    close = nearest(uri, runs) if "/" not in uri else ""
-    mend = "give models:/NAME@ALIAS, the name of a run, or a folder with model.json"
-    raise UserError(f"no model at {uri!r}", f"{close} Else {mend}" if "did you mean" in close else mend)
+    close = suggest(uri, runs) if "/" not in uri else ""
+    hint = "give models:/NAME@ALIAS, the name of a run, or a folder with model.json"
+    raise UserError(f"no model at {uri!r}", f"{close} Else {hint}" if "did you mean" in close else hint)
 
 
 def model_config(model: Folder) -> Config:
-    """The configuration that a model was trained with.
+    """The training configuration of a model.
 
     Raises:
-        UserError: the folder does not tell.
+        UserError: the folder holds none, or one of another version.
     """
     where = model.path("model.json")
     try:
@@ -53,19 +56,20 @@ def model_config(model: Folder) -> Config:
 
 
 def _registered(uri: str, storage: Folder) -> Folder:
-    """A local copy of the model folder that a logged model holds."""
-    from mipnet.registry.store import check_server, shown
+    """Download a logged model; returns the local model folder in it."""
+    from mipnet.registry.store import check_server_answers, without_password
     from mipnet.tracking.tracker import prepare_mlflow
 
     where = prepare_mlflow(storage)
-    check_server(where, ", or name the model's run or folder, which need no server")
+    check_server_answers(where, ", or name the model's run or folder, which need no server")
     import mlflow
 
     try:
         logged = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-    except Exception as error:  # the store, its database or the artifacts' store: each has errors of its own
-        mend = "give models:/NAME@ALIAS or models:/NAME/VERSION of one that mipnet ui shows"
-        raise UserError(f"no model {uri} at {shown(where)} ({first_line(error)})", mend) from None
+    except Exception as error:  # each tracking, database and artifact store has its own errors
+        logger.info("cannot download %s", uri, exc_info=True)
+        hint = "give models:/NAME@ALIAS or models:/NAME/VERSION of one that mipnet ui shows"
+        raise UserError(f"no model {uri} at {without_password(where)} ({first_line(error)})", hint) from None
     found = next(logged.rglob("model.json"), None)
     if found is None:
         raise UserError(f"{uri} was not registered by mipnet", "choose a version that mipnet train made")

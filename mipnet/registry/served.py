@@ -1,9 +1,9 @@
 """The registered model as MLflow runs it: images and boxes in, poses out (models from code).
 
-Text is always base64 of an encoded picture, never a path: whoever can send requests to a server must not read
-its files. Arrays and ``pathlib`` paths, which no request can hold, are for callers in Python.
+Text is always base64 of an encoded image, never a path, because clients of a server must not read its files.
+Callers in Python may also pass arrays and ``pathlib`` paths, which a request cannot hold.
 
-This file is copied into every registered version, so it imports the public face of ``mipnet`` only.
+Every registered version has a copy of this file, so it imports only the public API of ``mipnet``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from mlflow.pyfunc import PythonModel
 import mipnet
 
 
-class PoseModel(PythonModel):
-    """Rows with ``image`` and optionally ``boxes`` ([[x, y, w, h], ...]; without it the whole image is one).
+class PoseModel(PythonModel):  # type: ignore[misc, unused-ignore]  # MLflow is skipped by mypy
+    """Rows with ``image`` and optionally ``boxes`` ([[x, y, w, h], ...]; by default the whole image).
 
     ``image`` is base64 of an encoded picture; in Python also its (H, W, 3) uint8 RGB pixels, or a
     ``pathlib.Path`` of its file.
@@ -30,18 +30,18 @@ class PoseModel(PythonModel):
     def load_context(self, context: Any) -> None:
         self.predictor = mipnet.load_predictor(context.artifacts["network"])
 
-    # MLflow derives signatures from annotations of this method; the registered signature says more.
+    # No annotations: MLflow would derive a signature from them, and the registered one is more precise.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """For each row the poses of its picture, best first, as COCO results with instance and box."""
+        """For each row the poses of its image, by falling score, as COCO results with instance and box."""
         rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
-        # One after the other: all pictures of a large batch at once would fill the memory.
+        # One row at a time, because the images of a large batch may not fit into memory.
         return [self._poses(row, number) for number, row in enumerate(rows)]
 
     def _poses(self, row: dict[str, Any], number: int) -> list[dict[str, Any]]:
         """The poses of one row.
 
         Raises:
-            MlflowException: the row is not usable; the server answers 400 with its message.
+            MlflowException: the row is not usable; the server responds 400 with its message.
         """
         image, boxes = row.get("image"), row.get("boxes")
         if isinstance(boxes, float) and np.isnan(boxes):  # a table's cell of a row without boxes

@@ -1,9 +1,10 @@
-"""A registered model in MLflow: its versions by any of their names, and what is kept with their runs."""
+"""Access to a registered model in MLflow: its versions, aliases and JSON artifacts of their runs."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import logging
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -11,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mipnet.errors import UserError, first_line, nearest, reason_of
+from mipnet.errors import UserError, first_line, reason_of, suggest
 from mipnet.storage import Folder
-from mipnet.tracking.tracker import SQLITE, prepare_mlflow, tracking_uri
+from mipnet.tracking.tracker import SQLITE_PREFIX, prepare_mlflow, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,46 +22,48 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CANDIDATE, CHAMPION = "candidate", "champion"
-SECONDS_TO_ANSWER = 10.0
+HEALTH_CHECK_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Registry:
-    """A registered model; made by ``open_registry``.
+    """A registered model, as from ``open_registry``.
 
     Attributes:
-        storage: where runs lie.
+        storage: of the runs.
         where: the tracking store, for people.
-        client: MLflow's.
+        client: MLflow's client.
         model: name of the registered model.
     """
 
     storage: Folder
-    where: str
+    display_uri: str
     client: MlflowClient
     model: str
 
     def aliases(self) -> dict[str, int]:
-        """Alias -> version, as they are now."""
+        """Alias -> number of its current version."""
         return {alias: int(v) for alias, v in self.client.get_registered_model(self.model).aliases.items()}
 
     def versions(self) -> list[ModelVersion]:
-        """All versions, the newest first, with the aliases that point at them now."""
+        """All versions with their current aliases, the newest first."""
         aliases = sorted(self.aliases().items())
         found = list(self.client.search_model_versions(f"name = '{self.model}'"))
-        for version in found:  # MLflow's search leaves them out
-            version.aliases = [alias for alias, number in aliases if number == number_of(version)]
-        return sorted(found, key=number_of, reverse=True)
+        for version in found:  # MLflow's search does not return aliases
+            version.aliases = [alias for alias, number in aliases if number == version_number(version)]
+        return sorted(found, key=version_number, reverse=True)
 
     def find(self, wanted: str) -> ModelVersion:
-        """The version that a person means.
+        """Find a version by any of its names.
 
         Args:
-            wanted: its number, an alias, models:/NAME/NUMBER, models:/NAME@ALIAS, or the name or id of its
-                run (of several the newest).
+            wanted: number, alias, models:/NAME/NUMBER, models:/NAME@ALIAS, or the name or id of its
+                run (of several versions the newest).
 
         Raises:
-            UserError: there is none.
+            UserError: there is no such version.
         """
         word = wanted.removeprefix(f"models:/{self.model}").lstrip("/@")
         versions = self.versions()
@@ -69,15 +72,15 @@ class Registry:
         if word and word in (known := by_run | direct):
             return known[word]
         choices = [*sorted(direct), *filter(None, (v.tags.get("run") for v in versions))]
-        raise UserError(f"{self.model} has no version {wanted!r}", nearest(word, choices))
+        raise UserError(f"{self.model} has no version {wanted!r}", suggest(word, choices))
 
     def champion(self) -> ModelVersion | None:
-        """The version that bears the alias now."""
+        """The version with the alias ``champion``; None if there is none."""
         number = self.aliases().get(CHAMPION)
         return None if number is None else self.find(str(number))
 
     def run_of(self, version: ModelVersion) -> Run | None:
-        """MLflow's run that made a version; None if there is none, or it is gone."""
+        """The MLflow run of a version; None if it has none, or the run is deleted."""
         from mlflow.exceptions import MlflowException
 
         if not version.run_id:
@@ -89,8 +92,8 @@ class Registry:
                 raise
             return None
 
-    def kept(self, version: ModelVersion, path: str) -> dict[str, Any] | None:
-        """What ``keep`` put there; None if there is nothing."""
+    def load_dict(self, version: ModelVersion, path: str) -> dict[str, Any] | None:
+        """Load a JSON artifact of a version's run; None if there is none."""
         import mlflow
 
         if self.run_of(version) is None:
@@ -99,34 +102,36 @@ class Registry:
             listed = self.client.list_artifacts(version.run_id, path.rpartition("/")[0])
             if path not in [file.path for file in listed]:
                 return None
-            return mlflow.artifacts.load_dict(f"runs:/{version.run_id}/{path}")
+            content: dict[str, Any] = mlflow.artifacts.load_dict(f"runs:/{version.run_id}/{path}")
+            return content
 
-    def keep(self, version: ModelVersion, path: str, content: Mapping[str, Any]) -> str:
-        """Keep something as a JSON artifact of a version's run.
+    def log_dict(self, version: ModelVersion, path: str, content: Mapping[str, Any]) -> str:
+        """Log a JSON artifact of a version's run.
 
         Returns:
-            where it is; "" if there is no run that could keep it.
+            its URI; "" if the version has no active run.
         """
         run = self.run_of(version)
         if run is None or run.info.lifecycle_stage != "active":
+            logger.info("version %s has no active run for %s", version.version, path)
             return ""
         with artifact_errors(f"cannot keep {path} with version {version.version}"):
             self.client.log_dict(version.run_id, dict(content), path)
         return f"runs:/{version.run_id}/{path}"
 
 
-def number_of(version: ModelVersion | None) -> int:
-    """A version's number, 0 for none; MLflow gives it as a number or as text, depending on the store."""
+def version_number(version: ModelVersion | None) -> int:
+    """Number of a version, 0 for None; MLflow returns a number or text, depending on the store."""
     return int(version.version) if version else 0
 
 
-def uri_of(version: ModelVersion) -> str:
+def model_uri(version: ModelVersion) -> str:
     return f"models:/{version.name}/{version.version}"
 
 
 @contextlib.contextmanager
 def artifact_errors(what: str) -> Iterator[None]:
-    """One line for whatever the artifacts' store does: each kind of store has errors of its own."""
+    """Turn any error of an artifact store into a UserError; each kind of store has its own errors."""
     try:
         yield
     except Exception as error:
@@ -135,22 +140,22 @@ def artifact_errors(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_registry(storage: Folder, model: str) -> Iterator[Registry]:
-    """A registered model; what MLflow refuses inside the block becomes one line.
+    """Open a registered model; an MLflow error inside the block becomes a UserError.
 
     Args:
-        storage: tells which tracking store, see ``tracking_uri``.
+        storage: selects the tracking store, see ``tracking_uri``.
         model: name of the registered model.
 
     Raises:
-        UserError: there is no store, no such model, or the store does not answer.
+        UserError: no store, no such model, or the store does not answer or raises an error.
     """
     where = tracking_uri(storage)
-    if where.startswith(SQLITE) and not Path(where.removeprefix(SQLITE)).exists():
+    if where.startswith(SQLITE_PREFIX) and not Path(where.removeprefix(SQLITE_PREFIX)).exists():
         raise UserError(
             f"no models are registered in {storage.uri}", "mipnet train registers them; name their --storage"
         )
     prepare_mlflow(storage)
-    check_server(where)
+    check_server_answers(where)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -159,39 +164,39 @@ def open_registry(storage: Folder, model: str) -> Iterator[Registry]:
         if not client.search_registered_models(f"name = '{model}'"):
             names = [found.name for found in client.search_registered_models()]
             raise UserError(
-                f"{shown(where)} has no registered model {model!r}",
-                nearest(model, names) if names else "mipnet train registers one",
+                f"{without_password(where)} has no registered model {model!r}",
+                suggest(model, names) if names else "mipnet train registers one",
             )
-        yield Registry(storage, shown(where), client, model)
+        yield Registry(storage, without_password(where), client, model)
     except MlflowException as error:
         raise UserError(
-            f"the registry at {shown(where)} refuses ({first_line(error)})", "try again", 1
+            f"the registry at {without_password(where)} refuses ({first_line(error)})", "try again", 1
         ) from error
 
 
-def shown(where: str) -> str:
-    """A tracking URI without a password."""
-    scheme, mark, rest = where.partition("://")
-    place, slash, path = rest.partition("/")
-    return f"{scheme}{mark}{place.rpartition('@')[2]}{slash}{path}"
+def without_password(uri: str) -> str:
+    """A URI without user name and password."""
+    scheme, mark, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
 
 
-def check_server(where: str, otherwise: str = "") -> None:
-    """MLflow's own client tries a dead server for long, and says so at length.
+def check_server_answers(where: str, otherwise: str = "") -> None:
+    """Check that a tracking server responds, because MLflow's client retries a dead one for long.
 
     Args:
-        where: the tracking URI; only a server is asked.
-        otherwise: what to do without one, after the advice to check the URI.
+        where: the tracking URI; only http(s) URIs are checked.
+        otherwise: end of the hint, an alternative without a server.
 
     Raises:
-        UserError: it does not answer.
+        UserError: the server does not respond.
     """
     if not where.startswith(("http://", "https://")):
         return
-    where = shown(where)
+    where = without_password(where)
     try:
-        with contextlib.suppress(urllib.error.HTTPError):  # somebody answers, if only to say no
-            urllib.request.urlopen(f"{where.rstrip('/')}/health", timeout=SECONDS_TO_ANSWER).close()
+        with contextlib.suppress(urllib.error.HTTPError):  # any response will do
+            urllib.request.urlopen(f"{where.rstrip('/')}/health", timeout=HEALTH_CHECK_SECONDS).close()
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         reason = reason_of(reason) if isinstance(reason, OSError) else str(reason)

@@ -7,10 +7,10 @@ import numpy as np
 
 from mipnet.synthetic import rig
 from mipnet.synthetic.raster import HEIGHT, SS, WIDTH, Buffers
-from mipnet.synthetic.rig import Parts
+from mipnet.synthetic.rig import BodyParts
 from mipnet.synthetic.schema import ScenePerson
 
-# Per pair of keypoints: the kinds of parts that carry it, and how deep under their surface it lies (metres).
+# Per pair of keypoints: kinds of body parts that contain it, largest depth below their surface (metres).
 _CARRIERS = (
     ((0,), (rig.NOSE, rig.HEAD), 0.04),
     ((1, 2), (rig.HEAD, rig.NOSE), 0.028),
@@ -23,14 +23,14 @@ _CARRIERS = (
     ((15, 16), (rig.SHIN, rig.FOOT), 0.09),
 )
 _CARRIES = np.zeros((17, 16), dtype=bool)
-_DEEP = np.zeros(17)
+_MAX_DEPTH = np.zeros(17)
 for _joints, _kinds, _depth in _CARRIERS:
     for _j in _joints:
         _CARRIES[_j, list(_kinds)] = True
-        _DEEP[_j] = _depth
-_SIDE = np.array([-1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1])
+        _MAX_DEPTH[_j] = _depth
+_KEYPOINT_SIDE = np.array([-1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1])
 
-# A hidden joint is labelled when one of these shows: whoever annotates can then guess where it is.
+# An occluded keypoint is labelled if one of these is visible, because annotators can then guess its position.
 _NEIGHBOURS = np.zeros((17, 17), dtype=bool)
 for _a, _b in (
     (0, 1), (0, 2), (1, 2), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10), (5, 11), (6, 12), (11, 12), (11,
@@ -38,12 +38,12 @@ for _a, _b in (
     (13, 15), (14, 16),
 ):  # fmt: skip
     _NEIGHBOURS[_a, _b] = _NEIGHBOURS[_b, _a] = True
-for _a, _b in ((3, 1), (4, 2), (3, 0), (4, 0)):  # a face tells the ear, an ear no face
+for _a, _b in ((3, 1), (4, 2), (3, 0), (4, 0)):  # the face locates the ear, but not the reverse
     _NEIGHBOURS[_a, _b] = True
 
 
-def visible_fractions(buffers: Buffers, parts: Parts) -> list[float]:
-    """Of each person, the share of the silhouette in the image that nobody hides; 0 for who is outside."""
+def visible_fractions(buffers: Buffers, parts: BodyParts) -> list[float]:
+    """Per person, the visible fraction of the silhouette inside the image; 0 for persons outside."""
     out = []
     first = 1
     for n, mask, area in zip(np.bincount(parts.person).tolist(), buffers.masks, buffers.areas, strict=True):
@@ -55,7 +55,7 @@ def visible_fractions(buffers: Buffers, parts: Parts) -> list[float]:
 
 
 def silhouette_boxes(buffers: Buffers) -> np.ndarray:
-    """x, y, w, h of the silhouettes in the image, (people, 4) px; zeros for who is outside."""
+    """Boxes (people, 4) x, y, w, h in px of the silhouettes inside the image; 0 for persons outside."""
     out = np.zeros((len(buffers.masks), 4))
     for box, mask, (rows, columns) in zip(out, buffers.masks, buffers.areas, strict=True):
         if mask.size:
@@ -64,7 +64,9 @@ def silhouette_boxes(buffers: Buffers) -> np.ndarray:
     return out / SS
 
 
-def label_keypoints(buffers: Buffers, parts: Parts, anchors: np.ndarray, scales: np.ndarray) -> np.ndarray:
+def label_keypoints(
+    buffers: Buffers, parts: BodyParts, anchors: np.ndarray, scales: np.ndarray
+) -> np.ndarray:
     """(people, 17, 3) float32 as ``ScenePerson.keypoints``."""
     points = parts.keypoints * scales[:, None, None] + anchors[:, None]
     x, y, z = np.moveaxis(points, 2, 0)
@@ -77,10 +79,10 @@ def label_keypoints(buffers: Buffers, parts: Parts, anchors: np.ndarray, scales:
     own = (
         (parts.person[top] == person)
         & _CARRIES[np.arange(17), parts.kind[top]]
-        & ((side < 0) | (_SIDE < 0) | (side == _SIDE))
-        & (buffers.depth[row, column] - z < _DEEP * scales[:, None])
+        & ((side < 0) | (_KEYPOINT_SIDE < 0) | (side == _KEYPOINT_SIDE))
+        & (buffers.depth[row, column] - z < _MAX_DEPTH * scales[:, None])
     )
-    behind = buffers.depth[row, column] <= z  # a joint at the very edge of its limb, before somebody else
+    behind = buffers.depth[row, column] <= z  # a keypoint at the edge of its limb, in front of another person
     visible = inside & (own | behind)
     guessable = (visible[:, None, :] & _NEIGHBOURS).any(2)
     value = np.where(visible, 2, np.where(inside & guessable, 1, 0))
@@ -106,9 +108,9 @@ def _open_hole(corners: np.ndarray, hole: np.ndarray) -> None:
 def polygons(mask: np.ndarray, x: int, y: int) -> list[list[float]]:
     """COCO polygons, px, of a mask at twice the resolution whose corner is at (x, y) buffer px.
 
-    Holes are cut open by a thin slit, as COCO's polygons have none.
+    COCO's polygons have no holes, so holes are opened by a thin slit.
     """
-    # Marking all four corners of every pixel makes contours run along pixel edges instead of pixel centres.
+    # With all four corners of each pixel marked, contours run along pixel edges instead of pixel centres.
     corners = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.uint8)
     m = mask.view(np.uint8)
     corners[:-1, :-1] = m
@@ -131,9 +133,9 @@ def polygons(mask: np.ndarray, x: int, y: int) -> list[list[float]]:
 
 
 def annotate(
-    buffers: Buffers, parts: Parts, anchors: np.ndarray, scales: np.ndarray, visible: list[float]
+    buffers: Buffers, parts: BodyParts, anchors: np.ndarray, scales: np.ndarray, visible: list[float]
 ) -> tuple[ScenePerson, ...]:
-    """The annotations of everybody, given their ``visible_fractions``."""
+    """The annotations of all people, given their ``visible_fractions``."""
     keypoints = label_keypoints(buffers, parts, anchors, scales)
     boxes = silhouette_boxes(buffers).astype(np.float32)
     return tuple(

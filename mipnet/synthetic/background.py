@@ -1,6 +1,6 @@
-"""Places for people to stand in: rooms, parks, streets, beaches, studios, with clutter that mimics limbs.
+"""Backgrounds: rooms, parks, streets, beaches and studios, with clutter that resembles limbs.
 
-Everything is drawn at the image's own resolution, RGB, on a canvas of (HEIGHT, WIDTH, 3) uint8.
+Images are (HEIGHT, WIDTH, 3) uint8 RGB.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ def _perspective_floor(image: np.ndarray, r: Random, floor: int, horizon: float,
     near = (floor - horizon) / depth
     for i in range(-7, 8):
         x = vanish + (i + 0.5) * gap * 1.6
-        line(image, vanish + (x - vanish) * near, floor, x, HEIGHT, dark, 1)
+        line(image, vanish + (x - vanish) * near, floor, x, HEIGHT, dark, width=1)
     if r.random() < 0.5:
         for k in (1.0, 0.72, 0.52, 0.38, 0.28, 0.2):
             y = horizon + depth * k * r.uniform(0.97, 1.0)
             if y > floor + 2:
-                line(image, 0, y, WIDTH, y, dark, 1)
+                line(image, 0, y, WIDTH, y, dark, width=1)
 
 
-# --- places ---------------------------------------------------------------------------------------------
+# --- settings -------------------------------------------------------------------------------------------
 
 
 def _room(image: np.ndarray, r: Random, floor: int, horizon: float) -> None:
@@ -47,7 +47,7 @@ def _room(image: np.ndarray, r: Random, floor: int, horizon: float) -> None:
     elif kind < 0.4:
         y = floor - r.uniform(20, 40)
         rect(image, 0, y, WIDTH, floor, shade(wall, 0.8))
-        line(image, 0, y, WIDTH, y, shade(wall, 1.12), 2)
+        line(image, 0, y, WIDTH, y, shade(wall, 1.12), width=2)
     wood = hsv(r.uniform(0.05, 0.12), r.uniform(0.15, 0.55), r.uniform(0.35, 0.78))
     gradient(image, floor, HEIGHT, shade(wood, 0.82), shade(wood, 1.1))
     _perspective_floor(image, r, floor, horizon, wood)
@@ -76,25 +76,24 @@ def _room(image: np.ndarray, r: Random, floor: int, horizon: float) -> None:
             tone = hsv(r.uniform(0.04, 0.13), r.uniform(0.1, 0.5), r.uniform(0.3, 0.85))
             rect(image, x, floor - h, x + w, floor + 2, tone)
             for k in range(1, r.randrange(2, 5)):
-                line(image, x, floor - h * k / 4, x + w, floor - h * k / 4, shade(tone, 0.8), 1)
-            rect(image, x, floor - h, x + w, floor + 2, shade(tone, 0.7), 1)
+                line(image, x, floor - h * k / 4, x + w, floor - h * k / 4, shade(tone, 0.8), width=1)
+            rect(image, x, floor - h, x + w, floor + 2, shade(tone, 0.7), thickness=1)
         else:  # floor lamp or plant
             base, top = floor + r.uniform(2, 10), floor - r.uniform(30, 62)
             if r.random() < 0.5:
-                rod(image, x, base, x, top, (90.0, 84.0, 78.0), 2)
+                rod(image, x, base, x, top, (90.0, 84.0, 78.0), width=2)
                 disc(image, x, top, 9, 6, (248.0, 232.0, 186.0))
             else:
                 leaf = hsv(r.uniform(0.25, 0.4), 0.5, r.uniform(0.3, 0.6))
                 for _leaf in range(7):
                     a, y = r.uniform(-1, 1), base - 22 - 16 * r.random()
                     tone = leaf if r.random() < 0.5 else shade(leaf, 1.2)
-                    disc(image, x + 12 * a, y, 3, 11, tone, 50 * a)
+                    disc(image, x + 12 * a, y, 3, 11, tone, angle=50 * a)
                 rect(image, x - 6, base - 13, x + 6, base, hsv(0.05, 0.5, 0.6))
 
 
 def _lighten(image: np.ndarray, clouds: np.ndarray, floor: int, clear: float) -> None:
-    """White clouds where ``clouds``, an 8-bit window of the noise bank, is thick; more of them if not
-    ``clear``."""
+    """Add white clouds by ``clouds``, a window of the noise bank; fewer for a higher ``clear``."""
     amount = cv2.convertScaleAbs(cv2.subtract(clouds[:floor], 128.0 + 60.0 * clear), alpha=1.9)
     amount = cv2.min(amount, 190.0)
     thick = cv2.merge((amount, amount, amount))
@@ -113,10 +112,10 @@ def _sky(image: np.ndarray, r: Random, floor: int) -> RGB:
 
 def _tree(image: np.ndarray, r: Random, x: float, base: float, size: float, leaf: RGB) -> None:
     bark = hsv(r.uniform(0.04, 0.1), r.uniform(0.2, 0.45), r.uniform(0.2, 0.45))
-    rod(image, x, base, x + r.uniform(-3, 3), base - 0.7 * size, bark, 0.1 * size + 1)
+    rod(image, x, base, x + r.uniform(-3, 3), base - 0.7 * size, bark, width=0.1 * size + 1)
     if r.random() < 0.4:
         tip = x + r.choice((-1, 1)) * 0.3 * size
-        rod(image, x, base - 0.45 * size, tip, base - 0.75 * size, bark, 0.06 * size + 1)
+        rod(image, x, base - 0.45 * size, tip, base - 0.75 * size, bark, width=0.06 * size + 1)
     for i in range(7):
         right, up = r.gauss(0, 0.2) * size, (0.78 + r.gauss(0, 0.13)) * size
         disc(image, x + right, base - up, 0.24 * size, 0.2 * size, shade(leaf, 0.8 + 0.07 * i))
@@ -162,7 +161,15 @@ def _street(image: np.ndarray, r: Random, floor: int, horizon: float) -> None:
     _perspective_floor(image, r, floor, horizon, pavement)
     for _ in range(r.randrange(0, 3)):
         x, base = r.uniform(5, WIDTH - 5), floor + r.uniform(1, 12)
-        rod(image, x, base, x, base - r.uniform(70, 130), hsv(0.6, 0.1, r.uniform(0.2, 0.4)), r.uniform(2, 4))
+        rod(
+            image,
+            x,
+            base,
+            x,
+            base - r.uniform(70, 130),
+            hsv(0.6, 0.1, r.uniform(0.2, 0.4)),
+            width=r.uniform(2, 4),
+        )
 
 
 def _beach(image: np.ndarray, r: Random, floor: int, horizon: float) -> None:
@@ -172,11 +179,11 @@ def _beach(image: np.ndarray, r: Random, floor: int, horizon: float) -> None:
     sand = hsv(r.uniform(0.09, 0.12), r.uniform(0.2, 0.4), r.uniform(0.75, 0.95))
     gradient(image, sea_top, floor, shade(sea, 0.9), shade(sea, 1.2))
     gradient(image, floor, HEIGHT, shade(sand, 0.88), shade(sand, 1.04))
-    line(image, 0, floor, WIDTH, floor + r.uniform(-3, 3), (245.0, 245.0, 240.0), 2)
+    line(image, 0, floor, WIDTH, floor + r.uniform(-3, 3), (245.0, 245.0, 240.0), width=2)
     for _ in range(r.randrange(0, 3)):
         x, base = r.uniform(0, WIDTH), floor + r.uniform(4, 14)
         top, colour = base - r.uniform(45, 70), r.choice(CLOTHES)
-        rod(image, x, base, x + 3, top, (230.0, 226.0, 216.0), 2)
+        rod(image, x, base, x + 3, top, (230.0, 226.0, 216.0), width=2)
         centre, half_axes = (int(x + 3), int(top + 9)), (int(r.uniform(16, 28)), 13)
         cv2.ellipse(image, centre, half_axes, 0, 180, 360, colour, -1, cv2.LINE_AA)
 
@@ -197,7 +204,7 @@ def _studio(image: np.ndarray, r: Random, floor: int, horizon: float) -> None:
             disc(image, x, y, radius, radius, tone)
 
 
-_PLACES = (_room, _room, _room, _park, _park, _street, _street, _beach, _studio, _studio)
+_BACKGROUNDS = (_room, _room, _room, _park, _park, _street, _street, _beach, _studio, _studio)
 
 
 # --- clutter --------------------------------------------------------------------------------------------
@@ -214,44 +221,52 @@ def _clutter(image: np.ndarray, r: Random, floor: int) -> None:
             b = a + r.uniform(-1.4, 1.4)
             mx, my = x + length * np.cos(a), y + length * np.sin(a)
             end_x, end_y = mx + 0.9 * length * np.cos(b), my + 0.9 * length * np.sin(b)
-            rod(image, mx, my, end_x, end_y, colour, 0.8 * width)
-            rod(image, x, y, mx, my, r.choice((colour, r.choice(CLOTHES))), width)
+            rod(image, mx, my, end_x, end_y, colour, width=0.8 * width)
+            rod(image, x, y, mx, my, r.choice((colour, r.choice(CLOTHES))), width=width)
         elif what < 0.55:  # leaning pole
-            rod(image, x, base, x + r.uniform(-30, 30), base - r.uniform(50, 110), colour, r.uniform(2, 7))
+            rod(
+                image,
+                x,
+                base,
+                x + r.uniform(-30, 30),
+                base - r.uniform(50, 110),
+                colour,
+                width=r.uniform(2, 7),
+            )
         elif what < 0.68:  # hanging rope
-            rod(image, x, 0, x + r.uniform(-4, 4), r.uniform(30, 100), colour, r.uniform(1.5, 3.5))
+            rod(image, x, 0, x + r.uniform(-4, 4), r.uniform(30, 100), colour, width=r.uniform(1.5, 3.5))
         elif what < 0.86:  # ball or balloon
             radius = r.uniform(5, 11)
             if r.random() < 0.5:
                 ball(image, x, base - radius, radius, colour)
             else:
                 y = r.uniform(10, 70)
-                line(image, x, y, x + r.uniform(-6, 6), y + r.uniform(25, 50), (120.0, 118.0, 115.0), 1)
+                line(image, x, y, x + r.uniform(-6, 6), y + r.uniform(25, 50), (120.0, 118.0, 115.0), width=1)
                 ball(image, x, y, radius, colour)
         else:  # coat stand: a thin body with a coat and a hat
-            rod(image, x, base, x, base - 92, shade(r.choice(CLOTHES), 0.5), 3)
-            rod(image, x - 7, base - 78, x - 8, base - 40, colour, 9)
+            rod(image, x, base, x, base - 92, shade(r.choice(CLOTHES), 0.5), width=3)
+            rod(image, x - 7, base - 78, x - 8, base - 40, colour, width=9)
             ball(image, x, base - 96, 6, r.choice(CLOTHES))
 
 
 def paint_background(r: Random, horizon: float, floor: int) -> np.ndarray:
-    """A place whose ground begins at row ``floor`` (below the horizon row), (HEIGHT, WIDTH, 3) uint8."""
+    """A random background whose ground begins at row ``floor``, below the ``horizon`` row (px)."""
     image = np.empty((HEIGHT, WIDTH, 3), dtype=np.uint8)
-    r.choice(_PLACES)(image, r, floor, horizon)
+    r.choice(_BACKGROUNDS)(image, r, floor, horizon)
     _clutter(image, r, floor)
-    if r.random() < 0.55:  # the camera focuses on the people
+    if r.random() < 0.55:  # depth of field: the people are in focus
         size = r.choice((3, 3, 5))
         image = cv2.GaussianBlur(image, (size, size), 0)
     return image
 
 
-def paint_seat(image: np.ndarray, r: Random, x: float, top: float, base: float, width: float) -> None:
-    """A stool under someone who sits."""
+def paint_seat(image: np.ndarray, r: Random, *, x: float, top: float, base: float, width: float) -> None:
+    """Draw a stool: ``x`` is its centre, ``top`` and ``base`` its rows, in px."""
     colour = shade(r.choice(CLOTHES), 0.8)
     if r.random() < 0.5:
         rect(image, x - width / 2, top, x + width / 2, base, shade(colour, 0.75))
         rect(image, x - width / 2, top, x + width / 2, top + 3, colour)
     else:
         for dx in (-0.42, 0.42):
-            rod(image, x + dx * width, top, x + 1.15 * dx * width, base, shade(colour, 0.7), 3)
+            rod(image, x + dx * width, top, x + 1.15 * dx * width, base, shade(colour, 0.7), width=3)
         rect(image, x - width / 2, top - 1, x + width / 2, top + 3, colour)

@@ -20,7 +20,7 @@ PELVIS, CHEST, HEAD, UPPER_ARM, FOREARM, THIGH, SHIN, FOOT = 0, 1, 2, 3, 5, 7, 9
 J_PELVIS, J_WAIST, J_NECK, J_HEAD = 0, 1, 2, 3
 J_SHOULDER, J_ELBOW, J_WRIST, J_HIP, J_KNEE, J_ANKLE = 4, 6, 8, 10, 12, 14
 
-HEAD_HALF = (0.103, 0.138, 0.116)  # the skull's half-axes: larger than life, for readable faces
+HEAD_HALF = (0.103, 0.138, 0.116)  # half-axes of the skull in metres: larger than life, for readable faces
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Build:
 
 def random_build(r: Random) -> Build:
     child = r.random() < 0.08
-    broad = r.gauss(0.0, 1.0)  # shoulders against hips
-    girth = min(max(r.gauss(1.22, 0.15), 0.95), 1.6)  # silhouettes about as broad for their height as COCO's
+    broad = r.gauss(0.0, 1.0)  # shoulders relative to hips
+    girth = min(max(r.gauss(1.22, 0.15), 0.95), 1.6)  # silhouettes with about the aspect ratios of COCO's
     feminine = broad < 0.0
     return Build(
         stature=r.uniform(0.68, 0.82)
@@ -75,8 +75,7 @@ def _rot(axis: int, degrees: np.ndarray) -> np.ndarray:
 
 
 def _mirrored(pairs: np.ndarray) -> np.ndarray:
-    """Turn the second of each two left-side rotations (P, 2, 3, 3) into its mirror image, for the right
-    side."""
+    """Mirror the second of two left-side rotations (P, 2, 3, 3), for the right side; in place."""
     pairs[:, 1, 0, 1:] *= -1.0
     pairs[:, 1, 1:, 0] *= -1.0
     return pairs
@@ -84,14 +83,14 @@ def _mirrored(pairs: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Skeletons:
-    """frames (P, 13, 3, 3) and joints (P, 16, 3) of P people in the camera's orientation, metres."""
+    """Frames (P, 13, 3, 3) and joints (P, 16, 3) of P people in the camera's orientation, in metres."""
 
     frames: np.ndarray
     joints: np.ndarray
 
 
 def _angles(p: Pose, yaw: float) -> tuple[float, ...]:
-    """Of one pose, nine angles about x, seven about z, nine about y; then its lift."""
+    """The 26 numbers of a pose: nine angles about x, seven about z, nine about y, and the lift."""
     about_x = (p.lean, p.bend, p.nod, -p.hip[0], -p.hip[1], -p.elbow[0], -p.elbow[1], *p.knee)
     about_z = (p.side, p.sway, p.tip, *p.raise_, *p.spread)
     twists = (-p.plane[0], -p.plane[1], p.plane[0] + p.twist[0], p.plane[1] + p.twist[1])

@@ -1,6 +1,7 @@
-"""Drawing tools for backgrounds, and what the camera does to the finished picture.
+"""Drawing functions for backgrounds, and the simulated camera.
 
-Canvases are (HEIGHT, WIDTH, 3) uint8 RGB at the image's own resolution.
+Images are (HEIGHT, WIDTH, 3) uint8 RGB. Drawing functions take image, coordinates in px and colour by
+position, as OpenCV's do.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ import numpy as np
 from mipnet.synthetic.looks import RGB, shade
 from mipnet.synthetic.raster import HEIGHT, WIDTH
 
-_SHIFT = 4
-_ONE = 1 << _SHIFT
+_FRACTION_BITS = 4  # of OpenCV's fixed-point coordinates
+_ONE_PIXEL = 1 << _FRACTION_BITS
 
 
 @cache
 def noise_bank() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fixed noise that scenes cut windows from: sensor grain (5 levels, 512, 512, 3) int16, σ = 1 to 5;
-    smooth clouds (512, 512) uint8 around 128; and cloth folds (512, 512) float32 with mean 0, σ = 1."""
+    """Fixed noise fields, of which scenes use random windows.
+
+    Returns:
+        sensor grain (5, 512, 512, 3) int16 with σ = 1 to 5; clouds (512, 512) uint8 around 128; cloth folds
+        (512, 512) float32 with mean 0, σ = 1.
+    """
     g = np.random.default_rng(20210)
     unit = g.standard_normal((512, 512, 3)).astype(np.float32)
     grain = np.stack([np.rint(unit * level).astype(np.int16) for level in (1.0, 1.6, 2.4, 3.4, 5.0)])
@@ -34,12 +39,13 @@ def noise_bank() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def window(bank: np.ndarray, r: Random) -> np.ndarray:
+    """A random (HEIGHT, WIDTH) window of a noise field."""
     y, x = r.randrange(bank.shape[0] - HEIGHT), r.randrange(bank.shape[1] - WIDTH)
     return bank[y : y + HEIGHT, x : x + WIDTH]
 
 
 def folds(r: Random) -> np.ndarray:
-    """The folds of cloth as a gain around 1, (HEIGHT, WIDTH) float32."""
+    """Brightness gain around 1 of the folds of cloth, (HEIGHT, WIDTH) float32."""
     return 1.0 + np.float32(0.035) * window(noise_bank()[2], r)
 
 
@@ -56,36 +62,36 @@ def gradient(image: np.ndarray, y0: int, y1: int, top: RGB, bottom: RGB) -> None
 
 
 def rect(
-    image: np.ndarray, x0: float, y0: float, x1: float, y1: float, colour: RGB, thickness: int = -1
+    image: np.ndarray, x0: float, y0: float, x1: float, y1: float, colour: RGB, *, thickness: int = -1
 ) -> None:
     cv2.rectangle(image, (int(x0), int(y0)), (int(x1), int(y1)), colour, thickness)
 
 
 def _fixed(x: float, y: float) -> tuple[int, int]:
-    """In OpenCV's fixed point of ``_SHIFT`` fractional bits."""
-    return int(x * _ONE), int(y * _ONE)
+    """OpenCV's fixed-point coordinates."""
+    return int(x * _ONE_PIXEL), int(y * _ONE_PIXEL)
 
 
 def disc(
-    image: np.ndarray, x: float, y: float, rx: float, ry: float, colour: RGB, angle: float = 0.0
+    image: np.ndarray, x: float, y: float, rx: float, ry: float, colour: RGB, *, angle: float = 0.0
 ) -> None:
     centre, half_axes = _fixed(x, y), _fixed(rx, ry)
-    cv2.ellipse(image, centre, half_axes, angle, 0, 360, colour, -1, cv2.LINE_AA, _SHIFT)
+    cv2.ellipse(image, centre, half_axes, angle, 0, 360, colour, -1, cv2.LINE_AA, _FRACTION_BITS)
 
 
-def line(image: np.ndarray, x0: float, y0: float, x1: float, y1: float, colour: RGB, width: float) -> None:
-    cv2.line(image, _fixed(x0, y0), _fixed(x1, y1), colour, max(1, round(width)), cv2.LINE_AA, _SHIFT)
+def line(image: np.ndarray, x0: float, y0: float, x1: float, y1: float, colour: RGB, *, width: float) -> None:
+    cv2.line(image, _fixed(x0, y0), _fixed(x1, y1), colour, max(1, round(width)), cv2.LINE_AA, _FRACTION_BITS)
 
 
-def rod(image: np.ndarray, x0: float, y0: float, x1: float, y1: float, colour: RGB, width: float) -> None:
-    """A shaded round bar: what a limb looks like to a network that only sees edges."""
-    line(image, x0, y0, x1, y1, shade(colour, 0.62), width)
+def rod(image: np.ndarray, x0: float, y0: float, x1: float, y1: float, colour: RGB, *, width: float) -> None:
+    """A shaded round bar that resembles a limb."""
+    line(image, x0, y0, x1, y1, shade(colour, 0.62), width=width)
     if width > 2:
         off = 0.14 * width
-        line(image, x0 - off, y0 - off, x1 - off, y1 - off, colour, 0.62 * width)
+        line(image, x0 - off, y0 - off, x1 - off, y1 - off, colour, width=0.62 * width)
     if width > 5:
         off = 0.24 * width
-        line(image, x0 - off, y0 - off, x1 - off, y1 - off, shade(colour, 1.15), 0.25 * width)
+        line(image, x0 - off, y0 - off, x1 - off, y1 - off, shade(colour, 1.15), width=0.25 * width)
 
 
 def ball(image: np.ndarray, x: float, y: float, radius: float, colour: RGB) -> None:
@@ -95,7 +101,7 @@ def ball(image: np.ndarray, x: float, y: float, radius: float, colour: RGB) -> N
 
 
 def cast_shadows(image: np.ndarray, spots: list[tuple[float, float, float, float]], strength: float) -> None:
-    """Darken the ground softly under (x, y, half width, half height) ellipses, in place."""
+    """Darken the ground under soft ellipses (x, y, half width, half height) in px, in place."""
     mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     for x, y, rx, ry in spots:
         disc(mask, x, y, rx, ry, (255.0, 0.0, 0.0))
@@ -112,7 +118,7 @@ def _vignette() -> np.ndarray:
 
 
 def develop(image: np.ndarray, r: Random) -> np.ndarray:
-    """The camera: exposure, a colour cast, sometimes a soft lens or a vignette, and grain."""
+    """Simulate the camera: exposure, colour cast, grain, sometimes blur or vignette."""
     contrast, warmth = r.uniform(0.88, 1.1), r.uniform(-5, 6)
     image = cv2.convertScaleAbs(image, alpha=contrast)
     lift = r.uniform(-12, 10) + 128 * (1 - contrast)
@@ -123,4 +129,5 @@ def develop(image: np.ndarray, r: Random) -> np.ndarray:
         image = cv2.multiply(image, _vignette(), scale=1 / 255.0)
     noise = noise_bank()[0][r.randrange(5)]
     y, x = r.randrange(352), r.randrange(320)
-    return cv2.add(image, noise[y : y + HEIGHT, x : x + WIDTH], dtype=cv2.CV_8U)
+    noisy: np.ndarray = cv2.add(image, noise[y : y + HEIGHT, x : x + WIDTH], dtype=cv2.CV_8U)
+    return noisy

@@ -1,4 +1,4 @@
-"""Who stands where: the camera, the crowd, and the overlap between its two main people."""
+"""Places people in a scene: the camera, the crowd, and the box IoU of the main pair."""
 
 from __future__ import annotations
 
@@ -12,27 +12,35 @@ from mipnet.synthetic.body import Build, random_build, solve
 from mipnet.synthetic.looks import Look, random_look
 from mipnet.synthetic.poses import Pose, hug, random_pose
 from mipnet.synthetic.raster import HEIGHT, WIDTH, Outline, outline
-from mipnet.synthetic.rig import VIEW_DISTANCE, Parts, build_parts
+from mipnet.synthetic.rig import VIEW_DISTANCE, BodyParts, build_parts
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 
-# The wanted box IoU of the two main people, and the largest that anyone may have (easy: with anyone).
+# Largest box IoU of any two people in a scene; of the main pair in medium and hard scenes.
 IOU_BANDS = {"easy": (0.0, 0.1), "medium": (0.1, 0.5), "hard": (0.5, 0.9)}
 _CROWD = {
     "easy": (30, 34, 22, 14),
     "medium": (0, 46, 32, 22),
     "hard": (0, 60, 27, 13),
 }  # weights of 1 to 4 people
-_APART, _MOST_IOU = 0.09, 0.45  # how much others may overlap anybody, without and with a main pair
-_NEAR_PAIR = 0.7  # share of the others who stand about the main pair rather than anywhere
+_MAX_EASY_IOU, _MAX_OTHER_IOU = 0.09, 0.45  # of further people with anyone, without and with a main pair
+_NEAR_PAIR = 0.7  # probability that a further person stands near the main pair
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A scene before drawing. anchors (people, 3): ground points and depth, px; scales (people,): px per
-    metre."""
+class SceneLayout:
+    """A scene before rasterisation.
 
-    parts: Parts
+    Attributes:
+        parts, outline: the body parts of all people.
+        people: build and look of each person.
+        poses: of each person.
+        anchors: (people, 3) ground points x, y and depth in px.
+        scales: (people,) px per metre.
+        horizon: row in px.
+    """
+
+    parts: BodyParts
     outline: Outline
     people: list[tuple[Build, Look]]
     poses: list[Pose]
@@ -49,25 +57,25 @@ def _wanted_iou(r: Random, difficulty: str) -> float:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a scene must show. It is drawn once, so that scenes that are hard to compose are no rarer for
-    it."""
+class ScenePlan:
+    """The requirements of a scene. Drawn once and kept over failed attempts, so that scenes that are hard to
+    compose are not rarer."""
 
     difficulty: str
     crowd: int
-    facing: bool
+    facing: bool  # the main pair embraces
     wanted: float  # box IoU of the main pair; 0 without one
 
 
-def draw_plan(r: Random, difficulty: str) -> Plan:
+def draw_plan(r: Random, difficulty: str) -> ScenePlan:
     crowd = r.choices((1, 2, 3, 4), weights=_CROWD[difficulty])[0]
     wanted = 0.0 if difficulty == "easy" else _wanted_iou(r, difficulty)
-    return Plan(difficulty, crowd, difficulty == "hard" and r.random() < 0.5, wanted)
+    return ScenePlan(difficulty, crowd, difficulty == "hard" and r.random() < 0.5, wanted)
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """The ground: who stands lower in the image stands nearer and is larger."""
+    """The ground plane: people lower in the image are nearer and larger."""
 
     scale: float
     feet: float
@@ -82,9 +90,9 @@ class _Stage:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where one of the cast stands. lift: depth in px beyond that of the ground there."""
+    """Position of a person of the cast. ``lift``: depth in px in addition to that of the ground."""
 
-    who: int
+    index: int
     scale: float
     x: float
     box: Box
@@ -106,7 +114,7 @@ def _at(unit: Box, scale: float, x: float, y: float) -> Box:
 
 
 def _free_x(r: Random, unit: Box, scale: float) -> float:
-    """Where the anchor may be so that the box is in the image, or now and then partly out of it."""
+    """A random x of the anchor (px) for which the box is inside the image, or sometimes partly outside."""
     spill = r.uniform(0.0, 0.35) * (unit[2] - unit[0]) * scale if r.random() < 0.12 else -2.0
     low, high = -spill - unit[0] * scale, WIDTH + spill - unit[2] * scale
     return r.uniform(low, high) if low < high else 0.5 * (low + high)
@@ -114,7 +122,7 @@ def _free_x(r: Random, unit: Box, scale: float) -> float:
 
 def _stage(r: Random, crowd: int) -> _Stage:
     camera = r.uniform(1.0, 1.9)
-    if r.random() < 0.07:  # a close view, without the feet
+    if r.random() < 0.07:  # a close-up without feet
         scale = r.uniform(92, 125)
         return _Stage(scale, r.uniform(8, 22) + 1.78 * scale, camera)
     scale = r.uniform(*((64, 88), (60, 86), (54, 80), (48, 72))[crowd - 1])
@@ -122,9 +130,11 @@ def _stage(r: Random, crowd: int) -> _Stage:
     return _Stage(scale, r.uniform(min(1.75 * scale + 6, lowest), lowest), camera)
 
 
-def _join(r: Random, places: list[_Place], who: int, unit: Box, stage: _Stage, plan: Plan) -> _Place | None:
-    """A place for a further person: often about the main pair, or else, without one, apart from everybody."""
-    limit = min(_MOST_IOU, 0.95 * plan.wanted) if plan.wanted else _APART
+def _join(
+    r: Random, places: list[_Place], index: int, unit: Box, stage: _Stage, plan: ScenePlan
+) -> _Place | None:
+    """A position for a further person, often near the main pair; without a pair, apart from all others."""
+    limit = min(_MAX_OTHER_IOU, 0.95 * plan.wanted) if plan.wanted else _MAX_EASY_IOU
     near = plan.wanted > 0 and r.random() < _NEAR_PAIR
     first = places[0].box
     for attempt in range(12):
@@ -140,12 +150,12 @@ def _join(r: Random, places: list[_Place], who: int, unit: Box, stage: _Stage, p
         box = _at(unit, scale, x, stage.feet_of(scale))
         worst = max(clipped_iou(box, p.box) for p in places)
         if worst <= (limit if plan.wanted or attempt >= 7 else 0.0):
-            return _Place(who, scale, x, box)
+            return _Place(index, scale, x, box)
     return None
 
 
 def _bisect(iou: Callable[[float], float], wanted: float, reach: float) -> float:
-    """The offset in 0..reach at which ``iou``, which falls along it, is ``wanted``."""
+    """The offset in 0..reach at which ``iou``, which decreases with it, is ``wanted``."""
     low, high = 0.0, reach
     for _ in range(14):
         middle = 0.5 * (low + high)
@@ -158,29 +168,31 @@ def _bisect(iou: Callable[[float], float], wanted: float, reach: float) -> float
 
 @dataclass(frozen=True)
 class _Cast:
-    """Everybody who might appear: the first person, the partners to choose from, then the others."""
+    """All people who may appear: the first person, candidate partners, then the others."""
 
     builds: list[Build]
     looks: list[Look]
     poses: list[Pose]
-    parts: Parts
+    parts: BodyParts
     outline: Outline
     units: list[Box]  # silhouettes at 1 px per metre, from the anchor
     partners: int
 
 
-def _draw_cast(r: Random, plan: Plan, side: int) -> _Cast:
-    partners = 0 if not plan.wanted else 2 if plan.wanted < 0.6 else 4  # high IoU takes boxes that are alike
+def _draw_cast(r: Random, plan: ScenePlan, side: int) -> _Cast:
+    partners = (
+        0 if not plan.wanted else 2 if plan.wanted < 0.6 else 4
+    )  # high IoU needs boxes of similar shape
     count = plan.crowd + max(partners - 1, 0)
     builds = [random_build(r) for _ in range(count)]
-    if plan.facing:  # who embraces may be of any height: a parent and a child, a tall and a small friend
+    if plan.facing:  # people who embrace may differ in height: a parent and a child
         tall = builds[0].stature
         small = max(tall * r.uniform(0.8, 1.0), 0.66)
         mine, theirs = r.choice(((tall, small), (small, tall)))
         builds[0] = replace(builds[0], stature=mine)
         builds[1 : 1 + partners] = [replace(b, stature=theirs) for b in builds[1 : 1 + partners]]
     looks = [random_look(r, b.bust > 0) for b in builds[: plan.crowd]]
-    looks[1:2] = looks[1:2] * max(partners, 1)  # partners may share their clothes: only one of them is shown
+    looks[1:2] = looks[1:2] * max(partners, 1)  # candidate partners share their clothes: only one is shown
     poses: list[Pose] = []
     yaws: list[float] = []
     for i in range(count):
@@ -198,13 +210,15 @@ def _draw_cast(r: Random, plan: Plan, side: int) -> _Cast:
     return _Cast(builds, looks, poses, parts, shape, units, partners)
 
 
-def _partner(r: Random, plan: Plan, stage: _Stage, first: _Place, cast: _Cast, side: int) -> _Place | None:
-    """The first of the partners who can reach the wanted IoU, where they reach it."""
-    # With arms stretched toward each other boxes coincide while bodies are apart: from there, come closer.
+def _partner(
+    r: Random, plan: ScenePlan, stage: _Stage, first: _Place, cast: _Cast, side: int
+) -> _Place | None:
+    """The first candidate partner that can have the wanted IoU, at the position where it has."""
+    # With arms stretched toward each other, boxes coincide while bodies are apart: move closer from there.
     step = -side if plan.facing else side
     for attempt in range(3 * cast.partners):
         i = 1 + attempt % cast.partners
-        # Metres nearer than the first person: enough to pass in front or behind, unless they face each other.
+        # Metres nearer than the first person: enough to be in front or behind, unless they face each other.
         gap = r.uniform(-0.12, 0.12) if plan.facing else r.choice((-1, 1)) * r.uniform(0.22, 0.8)
         scale = stage.scale / (1.0 - gap / VIEW_DISTANCE)
         unit, y = cast.units[i], stage.feet_of(scale)
@@ -218,15 +232,15 @@ def _partner(r: Random, plan: Plan, stage: _Stage, first: _Place, cast: _Cast, s
         if iou(0.0) > plan.wanted:
             reach = 0.5 * (first.box[2] - first.box[0] + (unit[2] - unit[0]) * scale)
             x = centre + step * _bisect(iou, plan.wanted, reach)
-            # People at one spot must not run through each other: part them in depth.
+            # Bodies at one spot must not intersect: separate them in depth.
             closeness = max(0.0, 0.32 - abs(x - first.x) / scale)
             lift = max(0.0, closeness - abs(gap)) * (scale if gap > 0 else -scale)
             return _Place(i, scale, x, _at(unit, scale, x, y), lift)
     return None
 
 
-def compose(r: Random, plan: Plan) -> Layout | None:
-    """Draw people, poses and places at random; None when these people cannot carry out the plan."""
+def compose(r: Random, plan: ScenePlan) -> SceneLayout | None:
+    """Draw random people, poses and positions; None if they do not meet the plan."""
     stage = _stage(r, plan.crowd)
     side = r.choice((-1, 1))  # the partner stands to the right or left of the first person
     cast = _draw_cast(r, plan, side)
@@ -243,9 +257,9 @@ def compose(r: Random, plan: Plan) -> Layout | None:
             return None
         places.append(other)
 
-    shown = [p.who for p in places]
+    shown = [p.index for p in places]
     scales = np.array([p.scale for p in places])
-    return Layout(
+    return SceneLayout(
         parts=cast.parts.only(shown),
         outline=cast.outline.only(shown),
         people=[(cast.builds[i], cast.looks[i]) for i in shown],

@@ -1,4 +1,4 @@
-"""Boxes such as a person detector would give."""
+"""Simulated person detections: jittered boxes with scores."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from mipnet.synthetic.schema import Scene
 
 NMS_IOU = 0.5
 UNION_IOU = 0.4
-_JITTER = 0.037  # of the box's size, per edge
+_EDGE_JITTER = 0.037  # σ per edge, in box sizes
 
 
 def detector_boxes(
     scene: Scene, kind: Literal["det5", "union"], seed: int, index: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a detector might find: (M, 4) float32 x, y, w, h in px and (M,) float32 scores, best first.
+    """Simulated detections of a scene; a pure function of the arguments.
 
-    Every box is jittered and scored by how much of its person shows, with noise. "det5" then keeps what
-    survives non-maximum suppression at IoU 0.5, so of two people embracing often one is lost; "union" first
-    merges people whose true boxes overlap with IoU > 0.4 into one box around both. A pure function of its
-    arguments.
+    Boxes are jittered and scored by the visible fraction of their person, with noise. "det5" applies NMS at
+    IoU 0.5, so of two people who embrace one is often lost; "union" first merges people whose true boxes have
+    IoU > 0.4 into one box around both.
+
+    Returns:
+        (M, 4) float32 x, y, w, h in px, and (M,) float32 scores, highest first.
 
     Raises:
         ValueError: ``kind`` is neither.
@@ -38,8 +40,8 @@ def detector_boxes(
         boxes, visible = _merge(boxes, visible)
     low, size = boxes[:, :2], boxes[:, 2:]
     noise = np.array([[r.gauss(0.0, 1.0) for _ in range(5)] for _ in boxes])
-    high = low + size + _JITTER * size * noise[:, 2:4]
-    low = np.maximum(low + _JITTER * size * noise[:, 0:2], 0.0)
+    high = low + size + _EDGE_JITTER * size * noise[:, 2:4]
+    low = np.maximum(low + _EDGE_JITTER * size * noise[:, 0:2], 0.0)
     high = np.maximum(np.minimum(high, (width, height)), low + 2.0)
     scores = np.clip(0.97 * visible + 0.06 * noise[:, 4], 0.05, 1.0)
     found = np.hstack((low, high - low))
@@ -52,7 +54,7 @@ def detector_boxes(
 
 
 def _merge(boxes: np.ndarray, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes around the groups that IoU > 0.4 connects, each as visible as its most visible member."""
+    """Boxes around groups connected by IoU > 0.4, with the visible fraction of the most visible member."""
     group = list(range(len(boxes)))
     for i, j in zip(*np.nonzero(np.triu(box_iou(boxes, boxes) > UNION_IOU, 1)), strict=True):
         group = [group[i] if g == group[j] else g for g in group]

@@ -1,4 +1,4 @@
-"""Rendering the generated benchmark with Ray Data, into COCO layout."""
+"""Renders the generated benchmark with Ray Data, in COCO's layout."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ BOX_SOURCES: tuple[BoxSource, ...] = get_args(BoxSource)
 MANIFEST = "manifest.json"
 SCENES_PER_TASK = 100
 JPEG_QUALITY = 95
-RENDERER = 2
-"""Raise it whenever a change of ``mipnet.synthetic`` changes a pixel: cached benchmarks are then redone."""
+RENDERER_VERSION = 2
+"""Increase it with any change of ``mipnet.synthetic`` that changes a pixel: cached benchmarks are redone."""
+FILE_NAMES_VERSION = 2
+"""Increase it whenever files of a benchmark are renamed: they are then rendered into another folder.
+
+2: the split ``tune`` is called ``val``; its pixels are the same.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,32 +42,32 @@ class Scenes:
 
 
 def plan_scenes(config: ScenesConfig) -> list[Scenes]:
-    """What each split holds: train mixes the difficulties as configured, tune evenly, the others are one."""
+    """What each split holds: train mixes the difficulties as configured, val evenly, the others are one."""
     per_split = 10_000_000  # more scenes than a split can have
     train = dict(zip(DIFFICULTIES, (config.easy, config.medium, config.hard), strict=True))
     third = [config.validation // 3 + (i < config.validation % 3) for i in (2, 1, 0)]
-    tune = dict(zip(DIFFICULTIES, third, strict=True))
+    val = dict(zip(DIFFICULTIES, third, strict=True))
     parts = [Scenes("train", d, 0, n) for d, n in train.items()]
-    parts += [Scenes("tune", d, per_split, n) for d, n in tune.items()]
+    parts += [Scenes("val", d, per_split, n) for d, n in val.items()]
     parts += [Scenes(d, d, 2 * per_split, config.validation) for d in DIFFICULTIES]
     return [part for part in parts if part.count]
 
 
 def benchmark_name(config: ScenesConfig) -> str:
-    """Folder of a rendered benchmark: the same settings and renderer are the same folder."""
-    content = json.dumps([RENDERER, JPEG_QUALITY, asdict(config)], sort_keys=True)
+    """Folder name of a rendered benchmark: a hash of the settings and the renderer's version."""
+    content = json.dumps([RENDERER_VERSION, JPEG_QUALITY, FILE_NAMES_VERSION, asdict(config)], sort_keys=True)
     return f"generated-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
 def generate(
     config: ScenesConfig, folder: Folder, progress: Callable[[int, int], None] = lambda done, of: None
 ) -> None:
-    """Render the benchmark in COCO layout.
+    """Render the benchmark in COCO's layout.
 
     Args:
-        config: how many scenes, from which seed.
-        folder: where to; its manifest, which is written last, says that all is there.
-        progress: told how many scenes of how many are done.
+        config: number of scenes and seed.
+        folder: receives the benchmark; the manifest is written last and marks it as complete.
+        progress: called with (scenes done, scenes in total).
     """
     parts = plan_scenes(config)
     tasks = [
@@ -86,7 +91,7 @@ def generate(
     for split, found in records.items():
         _write_split(folder, split, sorted(found, key=lambda record: record["at"]))
     counts = {split: len(found) for split, found in records.items()}
-    manifest = {"version": RENDERER, "scenes": asdict(config), "images": counts}
+    manifest = {"version": RENDERER_VERSION, "scenes": asdict(config), "images": counts}
     folder.write(MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
@@ -97,7 +102,11 @@ def render_task(
     seed: int,
     folder: Folder,
 ) -> dict[str, np.ndarray]:
-    """Render and write the scenes of one task; returns their records as JSON."""
+    """Render and write the scenes of one task.
+
+    Returns:
+        per scene: index of its ``Scenes`` in ``parts``, sort key, and record as JSON.
+    """
     cv2.setNumThreads(1)  # tasks are the parallelism
     number, begin, end = tasks[int(batch["id"][0])]
     part, records = parts[number], []

@@ -1,13 +1,16 @@
-"""What people wear and how they look: colours, clothes, hair, faces. Plain data, drawn at random."""
+"""Random appearances: colours, clothes, hair and faces, as plain data."""
 
 from __future__ import annotations
 
 import colorsys
 from dataclasses import dataclass, replace
 from random import Random
+from typing import NamedTuple
 
 RGB = tuple[float, float, float]
-Ellipsoid = tuple[float, float, float, float, float, float]  # centre (from the skull's), half-axes; metres
+Ellipsoid = tuple[
+    float, float, float, float, float, float
+]  # centre relative to the skull's, half-axes; metres
 
 
 def _hex(codes: str) -> tuple[RGB, ...]:
@@ -62,7 +65,7 @@ class Face:
 
 @dataclass(frozen=True)
 class Look:
-    """Everything about one person's appearance; lengths in metres are added to the body's own."""
+    """A person's appearance; lengths in metres are added to the body's."""
 
     face: Face
     hair: tuple[Ellipsoid, ...]
@@ -171,13 +174,20 @@ def _head(r: Random, skin: RGB, feminine: bool) -> tuple[Face, str, tuple[RGB, .
     return face, style, (worn, shade(worn, 0.8) if style == "cap" else worn)
 
 
-def random_look(r: Random, feminine: bool) -> Look:
-    skin = shade(r.choice(SKINS), r.uniform(0.95, 1.04))
-    face, style, hair_colours = _head(r, skin, feminine)
-    bare = Cloth(skin, skin)
+class _Top(NamedTuple):
+    """What is worn above the waist; ``sleeve`` in 0 to 1 is the drawn sleeve length."""
 
-    top = _garment(r, CLOTHES, skin)
-    shirt = _patterned(r, top, _garment(r, CLOTHES, top))
+    colour: RGB
+    shirt: Cloth
+    jacket: RGB | None
+    sleeve: float
+    upper_arm: Cloth
+    forearm: Cloth
+
+
+def _random_top(r: Random, skin: RGB) -> _Top:
+    colour = _garment(r, CLOTHES, skin)
+    shirt = _patterned(r, colour, _garment(r, CLOTHES, colour))
     jacket = shirt.alt if not shirt.duty and r.random() < 0.28 else None
     sleeve = 1.0 if jacket else r.random()
     upper_arm, forearm = shirt, replace(shirt, under=skin, cut=0.012)
@@ -185,11 +195,25 @@ def random_look(r: Random, feminine: bool) -> Look:
         upper_arm = replace(
             shirt, under=skin, cut=r.uniform(0.2, 0.26) if sleeve < 0.12 else r.uniform(0.08, 0.17)
         )
-        forearm = bare
+        forearm = Cloth(skin, skin)
     elif sleeve < 0.65:  # rolled up
         forearm = replace(forearm, cut=r.uniform(0.1, 0.2))
+    return _Top(colour, shirt, jacket, sleeve, upper_arm, forearm)
 
-    bottom = _garment(r, TROUSERS, skin)
+
+class _Bottom(NamedTuple):
+    """What is worn below the waist."""
+
+    colour: RGB
+    dress: bool
+    skirt: tuple[float, float] | None
+    thigh: Cloth
+    shin: Cloth
+    shoe: Cloth
+
+
+def _random_bottom(r: Random, skin: RGB, top: RGB, feminine: bool) -> _Bottom:
+    colour = _garment(r, TROUSERS, skin)
     shoe_colour = r.choice(SHOES)
     sole = (236.0, 234.0, 228.0) if r.random() < 0.5 else shade(shoe_colour, 0.6)
     sock = r.choice((skin, (235.0, 235.0, 235.0), shade(shoe_colour, 0.8)))
@@ -199,23 +223,31 @@ def random_look(r: Random, feminine: bool) -> Look:
     dress = feminine and kind < 0.17
     if feminine and kind < 0.34:
         skirt = (r.uniform(0.22, 0.46), r.uniform(0.02, 0.09))
-        tights = shade(bottom, 0.5)
-        legs = skin
+        legs, tights = skin, shade(colour, 0.5)
         if r.random() < 0.3:
             legs, shin = tights, Cloth(tights, tights)
-        # The thigh wears the skirt's colour as far as the skirt reaches, so that a long step cannot
-        # pierce it.
-        thigh = Cloth(top if dress else bottom, top, under=legs, cut=0.44 - skirt[0])
+        # The thigh has the skirt's colour over its length, because a thigh pierces the skirt in a long step.
+        thigh = Cloth(top if dress else colour, top, under=legs, cut=0.44 - skirt[0])
     elif kind < 0.56:  # shorts
-        thigh = Cloth(bottom, bottom, under=skin, cut=r.uniform(0.03, 0.22))
+        thigh = Cloth(colour, colour, under=skin, cut=r.uniform(0.03, 0.22))
     else:
-        thigh = Cloth(bottom, bottom)
-        shin = Cloth(bottom, bottom, under=shade(bottom, 0.85), cut=0.02)
+        thigh = Cloth(colour, colour)
+        shin = Cloth(colour, colour, under=shade(colour, 0.85), cut=0.02)
         if r.random() < 0.12:
-            shin = Cloth(bottom, bottom, under=skin, cut=r.uniform(0.08, 0.16))
-    short = shin.base == skin
+            shin = Cloth(colour, colour, under=skin, cut=r.uniform(0.08, 0.16))
+    return _Bottom(colour, dress, skirt, thigh, shin, Cloth(shoe_colour, sole))
+
+
+def random_look(r: Random, feminine: bool) -> Look:
+    """Draw a person's appearance; the order of the draws is part of the renderer's version."""
+    skin = shade(r.choice(SKINS), r.uniform(0.95, 1.04))
+    face, style, hair_colours = _head(r, skin, feminine)
+    top = _random_top(r, skin)
+    bottom = _random_bottom(r, skin, top.colour, feminine)
+    shirt = top.shirt
+    bare_shins = bottom.shin.base == skin
     tail = 0.08 if r.random() < 0.35 else r.uniform(-0.06, 0.02)  # tucked in or hanging out
-    lower = shirt if dress else replace(shirt, under=bottom, cut=tail)
+    lower = shirt if bottom.dress else replace(shirt, under=bottom.colour, cut=tail)
     return Look(
         face=face,
         hair=_STYLES[style],
@@ -223,21 +255,23 @@ def random_look(r: Random, feminine: bool) -> Look:
         ears=style not in ("scarf", "bob", "afro"),
         shirt=shirt,
         lower=lower,
-        upper_arm=upper_arm,
-        forearm=forearm,
-        thigh=thigh,
-        shin=shin,
-        shoe=Cloth(shoe_colour, sole),
-        skirt=skirt,
-        skirt_cloth=shirt if dress else Cloth(bottom, shade(bottom, 0.88), columns=18.0, duty=0.35),
+        upper_arm=top.upper_arm,
+        forearm=top.forearm,
+        thigh=bottom.thigh,
+        shin=bottom.shin,
+        shoe=bottom.shoe,
+        skirt=bottom.skirt,
+        skirt_cloth=shirt
+        if bottom.dress
+        else Cloth(bottom.colour, shade(bottom.colour, 0.88), columns=18.0, duty=0.35),
         pack=_garment(r, CLOTHES) if r.random() < 0.09 else None,
         neckline=r.choice((0.0, 0.0, 0.05, 0.1)),
-        jacket=jacket,
+        jacket=top.jacket,
         zip_line=r.random() < 0.3,
         emblem=_garment(r, CLOTHES) if not shirt.duty and r.random() < 0.3 else None,
-        loose=r.uniform(0.004, 0.016) + (0.006 if jacket else 0.0),
-        cuff=0.0 if sleeve < 0.65 else r.uniform(0.006, 0.014),
-        trouser=0.002 if short else r.uniform(0.003, 0.016),
-        hem=0.0 if short else r.uniform(0.004, 0.024),
-        calf=short,
+        loose=r.uniform(0.004, 0.016) + (0.006 if top.jacket else 0.0),
+        cuff=0.0 if top.sleeve < 0.65 else r.uniform(0.006, 0.014),
+        trouser=0.002 if bare_shins else r.uniform(0.003, 0.016),
+        hem=0.0 if bare_shins else r.uniform(0.004, 0.024),
+        calf=bare_shins,
     )

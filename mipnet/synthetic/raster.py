@@ -1,7 +1,7 @@
-"""The depth and identity buffers: draws solid parts at twice the image's resolution.
+"""The rasteriser: depth and identity buffers of the body parts at twice the image's resolution.
 
-Every part is a height field over the image plane, compared pixel by pixel, so that parts of all people
-interleave as they would in depth.
+Each part is a height field over the image plane, depth-tested per pixel, so parts of different people
+interleave correctly.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mipnet.synthetic.rig import Parts
+from mipnet.synthetic.rig import BodyParts
 
 WIDTH, HEIGHT = 192, 160
 SS = 2  # supersampling: buffer pixels per image pixel
@@ -20,7 +20,7 @@ _FAR = np.float32(-1e4)
 _GRID = ((np.arange(max(_W2, _H2), dtype=np.float32) + 0.5) / SS).astype(np.float32)
 
 
-# How a coefficient grows with the scale: the power of it, for sweeps and for ellipsoids (see ``outline``).
+# Exponent of the scale for each coefficient of ``Outline.rows``, of sweeps and of ellipsoids.
 _POWERS = np.array(
     [
         [1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0],
@@ -32,10 +32,13 @@ _POWERS = np.array(
 
 @dataclass(frozen=True)
 class Outline:
-    """Screen geometry of all parts at 1 px per metre, from the anchors: what the rasteriser needs.
+    """Screen geometry of the n body parts at 1 px per metre from the anchors.
 
-    rows (n, 17): box of the part, first end and depth, then its coefficients. boxes (people, 4): x0, y0,
-    x1, y1.
+    Attributes:
+        rows: (n, 17), x0, y0, x1, y1 of the part, first end and depth, then the coefficients of its surface.
+        ellipsoid: (n,) bool.
+        person: (n,) int.
+        boxes: (people, 4) x0, y0, x1, y1 of the silhouettes.
     """
 
     rows: np.ndarray
@@ -44,7 +47,7 @@ class Outline:
     boxes: np.ndarray
 
     def only(self, people: Sequence[int]) -> Outline:
-        """The same for some of the people, in the order given (ascending), renumbered from 0."""
+        """The parts of some people, given in ascending order and renumbered from 0."""
         keep = np.isin(self.person, people)
         return Outline(
             self.rows[keep],
@@ -54,8 +57,8 @@ class Outline:
         )
 
 
-def outline(p: Parts) -> Outline:
-    """Reduce parts to their coefficients and find the silhouettes' boxes, without drawing."""
+def outline(p: BodyParts) -> Outline:
+    """The coefficients of the parts and the boxes of the silhouettes, without drawing."""
     axes2 = p.frames[:, :2, :]
     ends2, depth = p.ends[:, :, :2], p.ends[:, :, 2]
 
@@ -103,17 +106,23 @@ def outline(p: Parts) -> Outline:
 
 
 class Buffers:
-    """What the rasteriser leaves, at twice the image's resolution.
+    """The rasterised scene at twice the image's resolution.
 
-    depth (H2, W2) float32. identity (H2, W2) uint8: 0 nothing, else 1 + part. For every person ``areas``, the
-    window (rows, columns) that its silhouette lies in, and ``masks``, bool, its silhouette within that
-    window,
-    whether hidden by others or not.
+    Attributes:
+        depth: (2 HEIGHT, 2 WIDTH) float32.
+        identity: (2 HEIGHT, 2 WIDTH) uint8, 0 is background, else 1 + index of the body part.
+        areas: per person, the slices (rows, columns) that contain the silhouette.
+        masks: per person, bool, the full silhouette within its area, occluded or not.
     """
 
     def __init__(self, shape: Outline, anchors: np.ndarray, scales: np.ndarray) -> None:
-        """Draw everybody with the anchors (people, 3), x, y and depth in px, at scales (people,) px per
-        metre."""
+        """Draw all people.
+
+        Args:
+            shape: of their body parts.
+            anchors: (people, 3) x, y and depth in px.
+            scales: (people,) px per metre.
+        """
         self.depth = np.full((_H2, _W2), _FAR, dtype=np.float32)
         self.identity = np.zeros((_H2, _W2), dtype=np.uint8)
         self.areas: list[tuple[slice, slice]] = []
@@ -145,8 +154,7 @@ class Buffers:
         high: np.ndarray,
         area: tuple[slice, slice],
     ) -> None:
-        """Draw one person into buffers of its own, which give its full silhouette, and merge them by
-        depth."""
+        """Draw one person into separate buffers, for the full silhouette, and merge them by depth."""
         y0, x0 = area[0].start, area[1].start
         shape = (area[0].stop - y0, area[1].stop - x0)
         depth = np.full(shape, _FAR, dtype=np.float32)

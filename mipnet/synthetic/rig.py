@@ -1,8 +1,8 @@
-"""From a posed body and its clothes to the list of solid parts that the rasteriser draws, in pixels.
+"""The rig: a posed and dressed body as a list of solid body parts for the rasteriser.
 
-A part is either a *sweep* (an elliptic cross-section carried along a segment, tapering, with rounded ends) or
-an *ellipsoid*. Local coordinates of a part are metres in its frame, from its first end; y runs along the
-sweep. Screen space here: x right, y down, z toward the viewer, all in pixels.
+A body part is a *sweep* (an elliptic cross-section along a segment, tapered, with rounded ends) or an
+*ellipsoid*. Local coordinates are metres in the part's frame from its first end; y runs along the sweep.
+Screen space: x right, y down, z toward the viewer, in pixels.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from mipnet.synthetic import body as B
 from mipnet.synthetic.body import HEAD_HALF, Build, Skeletons
 from mipnet.synthetic.looks import Look
 
-VIEW_DISTANCE = 5.5  # metres from the camera to a person: sets how much nearer limbs grow
+VIEW_DISTANCE = 5.5  # metres from the camera to a person; sets the perspective
 
-# Kinds of parts; visibility asks which kinds carry which keypoint, shading which get a face or a neckline.
+# Kinds of body parts, for the visibility of keypoints and for painted details.
 (
     CHEST, PELVIS, NECK, TRAPEZIUS, HEAD, NOSE, EAR, HAIR, UPPER_ARM, FOREARM, HAND, THIGH, SHIN, FOOT,
     SKIRT, PACK,
@@ -26,16 +26,19 @@ VIEW_DISTANCE = 5.5  # metres from the camera to a person: sets how much nearer 
 
 
 @dataclass(frozen=True)
-class Parts:
-    """All parts of all people of a scene (n parts), at 1 px per metre, from each person's anchor on the
-    ground.
+class BodyParts:
+    """The n body parts of all people of a scene, at 1 px per metre from each person's anchor on the ground.
 
-    person, kind, side (n,) int: whose and what it is; side 0 left, 1 right, -1 neither.
-    frames (n, 3, 3): columns are the part's axes in screen space. ends (n, 2, 3): its segment.
-    half (n, 2): half width at both ends. shape (n, 3): depth / width, cap / width at both ends.
-    half3 (n, 3): half-axes of ellipsoids. ellipsoid (n,) bool. unit (n,): the screen's length of a local
-    metre.
-    keypoints (people, 17, 3): COCO keypoints and their depth.
+    Attributes:
+        person, kind, side: (n,) int, person index, kind of part, and side: 0 left, 1 right, -1 neither.
+        frames: (n, 3, 3), columns are the part's axes in screen space.
+        ends: (n, 2, 3), ends of the segment.
+        half: (n, 2), half width at both ends.
+        shape: (n, 3), depth / width, and cap / width at both ends.
+        half3: (n, 3), half-axes of ellipsoids.
+        ellipsoid: (n,) bool.
+        unit: (n,), px of a local metre.
+        keypoints: (people, 17, 3), COCO keypoints x, y and depth.
     """
 
     person: np.ndarray
@@ -50,13 +53,13 @@ class Parts:
     unit: np.ndarray
     keypoints: np.ndarray
 
-    def only(self, people: Sequence[int]) -> Parts:
-        """The same for some of the people, in the order given (ascending), renumbered from 0."""
+    def only(self, people: Sequence[int]) -> BodyParts:
+        """The parts of some people, given in ascending order and renumbered from 0."""
         keep = np.isin(self.person, people)
         rest = {
             f.name: getattr(self, f.name)[keep] for f in fields(self) if f.name not in ("person", "keypoints")
         }
-        return Parts(
+        return BodyParts(
             person=np.searchsorted(people, self.person[keep]), keypoints=self.keypoints[list(people)], **rest
         )
 
@@ -122,8 +125,8 @@ def _rows(b: Build, look: Look) -> list[tuple[float, ...]]:
     return rows
 
 
-def build_parts(builds: Sequence[Build], looks: Sequence[Look], skeletons: Skeletons) -> Parts:
-    """Dress posed people in their solid parts."""
+def build_parts(builds: Sequence[Build], looks: Sequence[Look], skeletons: Skeletons) -> BodyParts:
+    """The body parts of posed and dressed people."""
     lists = [_rows(b, look) for b, look in zip(builds, looks, strict=True)]
     table = np.array([row for rows in lists for row in rows])
     person = np.repeat(np.arange(len(lists)), [len(rows) for rows in lists])
@@ -145,24 +148,25 @@ def build_parts(builds: Sequence[Build], looks: Sequence[Look], skeletons: Skele
     points = np.stack((end0, end1), axis=1)
     near = stature[:, None] * (1.0 + points[:, :, 2] / VIEW_DISTANCE)
     unit = near.mean(1)
-    return Parts(
+    return BodyParts(
         person, kind, side, axes, project(points), table[:, 11:13] * near, np.maximum(table[:, 13:16], 1e-6),
         table[:, 11:14] * unit[:, None], ellipsoid, unit, project(_keypoints(builds, skeletons)),
     )  # fmt: skip
 
 
 def _unit(v: np.ndarray) -> np.ndarray:
-    return v / np.maximum(np.sqrt((v * v).sum(1, keepdims=True)), 1e-9)
+    unit: np.ndarray = v / np.maximum(np.sqrt((v * v).sum(1, keepdims=True)), 1e-9)
+    return unit
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """np.cross for (n, 3), without its overhead."""
-    return a[:, [1, 2, 0]] * b[:, [2, 0, 1]] - a[:, [2, 0, 1]] * b[:, [1, 2, 0]]
+    product: np.ndarray = a[:, [1, 2, 0]] * b[:, [2, 0, 1]] - a[:, [2, 0, 1]] * b[:, [1, 2, 0]]
+    return product
 
 
 def project(points: np.ndarray) -> np.ndarray:
-    """Camera-space metres (..., 3) from the anchor to the screen at 1 px per metre: mild perspective, y
-    down."""
+    """Project camera-space metres (..., 3) from the anchor to the screen at 1 px per metre, y down."""
     near = 1.0 + points[..., 2:] / VIEW_DISTANCE
     return points * np.concatenate((near, -near, np.ones_like(near)), axis=-1)
 

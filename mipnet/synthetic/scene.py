@@ -1,5 +1,4 @@
-"""Scenes of the generated benchmark: layout, drawing, checking, annotating. Pure functions of their
-arguments."""
+"""Renders scenes of the generated benchmark: layout, rasterisation, check, annotation, colouring."""
 
 from __future__ import annotations
 
@@ -12,21 +11,22 @@ from mipnet.data.box_ops import box_iou
 from mipnet.synthetic import canvas
 from mipnet.synthetic.annotate import annotate, silhouette_boxes, visible_fractions
 from mipnet.synthetic.background import paint_background, paint_seat
-from mipnet.synthetic.crowd_layout import IOU_BANDS, Layout, compose, draw_plan
+from mipnet.synthetic.crowd_layout import IOU_BANDS, SceneLayout, compose, draw_plan
 from mipnet.synthetic.raster import HEIGHT, SS, Buffers
 from mipnet.synthetic.schema import DIFFICULTIES, Scene
 from mipnet.synthetic.shading import Light, shade_people
 
-MIN_VISIBLE = 0.30
-MIN_AREA = 250.0  # px² in the image, so that nobody is a mere sliver at its edge
+MIN_VISIBLE = 0.30  # fraction of a person's silhouette
+MIN_AREA = 250.0  # px² of a person inside the image
+# Indices of COCO's keypoints.
 _LEFT_HIP, _RIGHT_HIP, _LEFT_ANKLE, _RIGHT_ANKLE = 11, 12, 15, 16
 
 
 def render_scene(difficulty: str, seed: int, index: int) -> Scene:
-    """Scene ``index`` of the series ``seed``: the same arguments give the same bytes.
+    """Scene ``index`` of the series ``seed``; a pure function of its arguments, bit for bit.
 
     The largest box IoU between two people is below 0.1 ("easy"), 0.1 to 0.5 ("medium") or 0.5 to 0.9
-    ("hard"); everybody shows at least 30 % of their silhouette.
+    ("hard"); at least 30 % of each silhouette is visible.
 
     Raises:
         ValueError: ``difficulty`` is none of ``DIFFICULTIES``.
@@ -48,7 +48,7 @@ def render_scene(difficulty: str, seed: int, index: int) -> Scene:
 
 
 def _fits(buffers: Buffers, difficulty: str) -> bool:
-    """Whether the drawn silhouettes keep the promise of the difficulty."""
+    """Whether the drawn silhouettes have the box IoU of the difficulty, and the minimum area."""
     low, high = IOU_BANDS[difficulty]
     boxes = silhouette_boxes(buffers)
     iou = box_iou(boxes, boxes)
@@ -68,7 +68,7 @@ def _light(r: Random) -> Light:
     )
 
 
-def _paint(r: Random, layout: Layout, buffers: Buffers) -> np.ndarray:
+def _paint(r: Random, layout: SceneLayout, buffers: Buffers) -> np.ndarray:
     feet = layout.anchors[:, 1]
     highest = float(feet.min()) - 4.0
     floor = int(min(max(r.uniform(max(layout.horizon, 40.0), highest), 30.0), highest, HEIGHT - 8.0))
@@ -80,21 +80,30 @@ def _paint(r: Random, layout: Layout, buffers: Buffers) -> np.ndarray:
         joints = layout.parts.keypoints[i, :, :2] * scale + (x, y)
         if pose.seat:
             hips = 0.5 * (joints[_LEFT_HIP] + joints[_RIGHT_HIP])
-            paint_seat(image, r, float(hips[0]), float(hips[1]) + 0.075 * scale, y, 0.4 * scale)
+            paint_seat(
+                image, r, x=float(hips[0]), top=float(hips[1]) + 0.075 * scale, base=y, width=0.4 * scale
+            )
         spots.append((x, y, 0.3 * scale, 0.06 * scale))
         for ankle in joints[[_LEFT_ANKLE, _RIGHT_ANKLE]].tolist():
             sole = min(max(ankle[1] + 0.07 * scale, y - 0.1 * scale), y + 0.1 * scale)
             spots.append((ankle[0], sole, 0.13 * scale, 0.04 * scale))
     canvas.cast_shadows(image, spots, r.uniform(0.25, 0.5))
     people = shade_people(
-        buffers, layout.parts, layout.people, layout.anchors, layout.scales, _light(r), canvas.folds(r)
+        buffers,
+        layout.parts,
+        layout.people,
+        layout.anchors,
+        layout.scales,
+        light=_light(r),
+        grain=canvas.folds(r),
     )
     return canvas.develop(_over(people, image), r)
 
 
 def _over(rgba: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Premultiplied ``rgba`` over ``image``."""
+    """Composite premultiplied ``rgba`` over ``image``."""
     red, green, blue, alpha = cv2.split(rgba)
     keep = cv2.bitwise_not(alpha)
     behind = cv2.multiply(image, cv2.merge((keep, keep, keep)), scale=1 / 255.0)
-    return cv2.add(behind, cv2.merge((red, green, blue)))
+    composite: np.ndarray = cv2.add(behind, cv2.merge((red, green, blue)))
+    return composite

@@ -1,4 +1,4 @@
-"""Colours the visible pixels of the people: cloth patterns, faces, light. One pass over all of them."""
+"""Colours the visible pixels of all people at once: cloth patterns, lighting, painted details."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from mipnet.synthetic import rig
 from mipnet.synthetic.body import HEAD_HALF, Build
 from mipnet.synthetic.looks import Cloth, Look, shade
 from mipnet.synthetic.raster import HEIGHT, SS, WIDTH, Buffers
-from mipnet.synthetic.rig import Parts
+from mipnet.synthetic.rig import BodyParts
 
 
 @dataclass(frozen=True)
 class Light:
-    """direction (3,): toward the light, screen axes, unit. sun and sky (3,): RGB gains of lit and shaded
-    sides."""
+    """The scene's light.
+
+    Attributes:
+        direction: (3,) unit vector toward the light, in screen space.
+        sun, sky: (3,) RGB gains of lit and shaded surfaces.
+    """
 
     direction: np.ndarray
     sun: np.ndarray
@@ -54,10 +58,12 @@ def _cloths(kinds: list[int], ellipsoids: list[bool], look: Look) -> list[Cloth]
 
 
 def _table(
-    parts: Parts, looks: Sequence[Look], anchors: np.ndarray, scales: np.ndarray, light: Light
+    parts: BodyParts, looks: Sequence[Look], anchors: np.ndarray, scales: np.ndarray, light: Light
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers (27, parts + 1) and colours (3, 3 (parts + 1): base, alt, under) of every part; 0 is
-    nothing."""
+    """Per-part shading parameters (27, parts + 1) and colours (3, 3 (parts + 1)): base, alt, under.
+
+    Column 0 stands for the background.
+    """
     scale = scales[parts.person]
     inv = 1.0 / (scale * parts.unit)  # local metres per px
     origin = parts.ends[:, 0] * scale[:, None] + anchors[parts.person]
@@ -89,14 +95,13 @@ def _table(
 
 
 def _occlusion(depth: np.ndarray) -> np.ndarray:
-    """How much nearer the neighbourhood is, 0 to 1, at the image's resolution: the soft shadow that a
-    limb casts
-    on what is behind it."""
+    """Soft shadow of nearer limbs, 0 to 1, (HEIGHT, WIDTH): how much nearer the neighbourhood is."""
     coarse = depth[::SS, ::SS]
     mean = cv2.blur(np.maximum(coarse, -400.0), (7, 7), borderType=cv2.BORDER_REPLICATE)
     mean -= coarse
     mean *= 1.0 / 26.0
-    return np.minimum(np.maximum(mean, 0.0, out=mean), 1.0, out=mean)
+    occlusion: np.ndarray = np.minimum(np.maximum(mean, 0.0, out=mean), 1.0, out=mean)
+    return occlusion
 
 
 _ROWS, _COLUMNS = (np.ascontiguousarray(g).reshape(-1) for g in np.indices((HEIGHT, WIDTH), dtype=np.float32))
@@ -106,9 +111,15 @@ _COARSE = (np.arange(HEIGHT * SS)[:, None] // SS * WIDTH + np.arange(WIDTH * SS)
 
 @dataclass(frozen=True)
 class _Samples:
-    """Where to shade: x, y px, depth and part (n,). The first are whole image pixels (flat indices
-    ``whole``), the
-    rest buffer pixels (flat indices ``edge``); ``pixel`` (n,) is the image pixel of each, flat."""
+    """The n points to shade: first whole image pixels, then single buffer pixels.
+
+    Attributes:
+        x, y, z: (n,) px and depth.
+        part: (n,) identity of the body part, as in ``Buffers``.
+        whole: flat indices of the whole image pixels.
+        edge: flat indices of the buffer pixels.
+        pixel: (n,) flat index of the image pixel of each.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -120,8 +131,12 @@ class _Samples:
 
 
 def _samples(buffers: Buffers, fine: np.ndarray) -> _Samples:
-    """A pixel whose four samples show one part is shaded once, at its centre; edges, and parts for which
-    ``fine`` (256,) uint8 is not 0, keep all four."""
+    """Image pixels whose four buffer pixels show one part get one sample, at the centre; all others get four.
+
+    Args:
+        buffers: of the rasteriser.
+        fine: (256,) uint8, not 0 for parts that always get four samples.
+    """
     ids, depth = buffers.identity, buffers.depth
     one = np.ascontiguousarray(ids[::2, ::2])
     same = (
@@ -148,26 +163,54 @@ def _samples(buffers: Buffers, fine: np.ndarray) -> _Samples:
 
 def shade_people(
     buffers: Buffers,
-    parts: Parts,
+    parts: BodyParts,
     people: Sequence[tuple[Build, Look]],
     anchors: np.ndarray,
     scales: np.ndarray,
+    *,
     light: Light,
     grain: np.ndarray,
 ) -> np.ndarray:
-    """The people alone: (HEIGHT, WIDTH, 4) uint8, RGB premultiplied by the alpha in channel 3.
+    """Colour the people's pixels.
 
-    ``grain`` (HEIGHT, WIDTH) float32 is a smooth noise around 1: the folds of cloth.
+    Args:
+        buffers: which body part each buffer pixel shows, and its depth.
+        parts: the body parts.
+        people: build and look of each person.
+        anchors: (people, 3) ground points and depth in px.
+        scales: (people,) px per metre.
+        light: of the scene.
+        grain: (HEIGHT, WIDTH) float32, smooth noise around 1 for the folds of cloth.
+
+    Returns:
+        (HEIGHT, WIDTH, 4) uint8, RGB premultiplied by the alpha in channel 3.
     """
     table, palette = _table(parts, [look for _, look in people], anchors, scales, light)
     fine = np.zeros(256, dtype=np.uint8)
     fine[1 : 1 + len(parts.kind)] = parts.kind == rig.HEAD
-    at = _samples(buffers, fine)
-    part = at.part.astype(np.intp)
-    g = table.take(part, axis=1)
-    lx, ly, lz = (g[i] * at.x + g[i + 1] * at.y + g[i + 2] * at.z + g[9 + i // 3] for i in (0, 3, 6))
+    samples = _samples(buffers, fine)
+    part = samples.part.astype(np.intp)
+    g = table.take(part, axis=1)  # (27, n)
+    local = tuple(
+        g[i] * samples.x + g[i + 1] * samples.y + g[i + 2] * samples.z + g[9 + i // 3] for i in (0, 3, 6)
+    )
+    lit, gain = _lighting(g, local, _occlusion(buffers.depth).take(samples.pixel))
+    gain *= grain.ravel().take(samples.pixel)
+    colour = _cloth_colours(g, local, part, palette)
+    _paint_details(colour, local, samples.part, parts, people)
+    colour *= gain
+    colour *= light.sky[:, None] + lit * (light.sun - light.sky)[:, None]
+    return _downsample(samples, colour)
 
-    # Light: the normal of an ellipse-swept segment in local coordinates, against the light in the same frame.
+
+def _lighting(
+    g: np.ndarray, local: tuple[np.ndarray, ...], shadow: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Share of sunlight and brightness gain of each sample, (n,) each.
+
+    Uses the normal of an ellipse-swept segment in the part's coordinates, and the light in the same frame.
+    """
+    lx, ly, lz = local
     nx = lx * g[13]
     ny = (ly - np.minimum(np.maximum(ly, 0.0), g[12])) * g[14] + g[16]
     nz = lz * g[15]
@@ -176,14 +219,18 @@ def shade_people(
     facing = (nx * g[20] + ny * g[21] + nz * g[22]) * norm
     lit = np.maximum(0.5 + 0.5 * lit, 0.0)
     lit *= lit
-    shadow = _occlusion(buffers.depth).take(at.pixel)
     lit *= 1.0 - 0.55 * shadow
     gain = (0.7 + 0.3 * np.minimum(1.6 * np.maximum(facing, 0.0), 1.0)) * (1.0 - 0.4 * shadow)
-    gain *= grain.ravel().take(at.pixel)
+    return lit, gain
 
-    # Surface: base or alternate colour by the pattern, the colour under the hem below the cut.
+
+def _cloth_colours(
+    g: np.ndarray, local: tuple[np.ndarray, ...], part: np.ndarray, palette: np.ndarray
+) -> np.ndarray:
+    """(3, n): base or alternate colour by the pattern, or the colour under the hem below the cut."""
+    lx, ly, _ = local
     hidden = ly < g[26]
-    colour = palette.take(3 * part + 2 * hidden, axis=1)
+    colour: np.ndarray = palette.take(3 * part + 2 * hidden, axis=1)
     patterned = np.flatnonzero((g[25] > 0) & ~hidden)
     if patterned.size:
         stripes, columns, duty = g[23:26, patterned]
@@ -195,24 +242,36 @@ def shade_people(
         alt = palette.take(3 * part[patterned] + 1, axis=1)
         base = colour.take(patterned, axis=1)
         colour[:, patterned] = base + (alt - base) * amount.astype(np.float32)
-    for i, (kind, who) in enumerate(zip(parts.kind.tolist(), parts.person.tolist(), strict=True)):
-        if kind in _DETAIL:
-            own = (at.part == i + 1).nonzero()[0]
-            if own.size:
-                build, look = people[who]
-                _DETAIL[kind](_Surface(colour, own, lx[own], ly[own], lz[own]), build, look)
+    return colour
 
-    colour *= gain
-    colour *= light.sky[:, None] + lit * (light.sun - light.sky)[:, None]
-    rgba = np.empty((len(part), 4), dtype=np.uint8)
+
+def _paint_details(
+    colour: np.ndarray,
+    local: tuple[np.ndarray, ...],
+    part: np.ndarray,
+    parts: BodyParts,
+    people: Sequence[tuple[Build, Look]],
+) -> None:
+    """Paint faces, necklines and shoes into ``colour`` (3, n)."""
+    for i, (kind, person) in enumerate(zip(parts.kind.tolist(), parts.person.tolist(), strict=True)):
+        if kind in _DETAIL:
+            own = (part == i + 1).nonzero()[0]
+            if own.size:
+                build, look = people[person]
+                _DETAIL[kind](_Surface(colour, own, *(axis[own] for axis in local)), build, look)
+
+
+def _downsample(samples: _Samples, colour: np.ndarray) -> np.ndarray:
+    """Write the colours (3, n) of the samples into an image, averaging those of buffer pixels."""
+    rgba = np.empty((len(samples.part), 4), dtype=np.uint8)
     rgba[:, :3] = np.minimum(colour, 255.0, out=colour).T
     rgba[:, 3] = 255
     packed = rgba.view(np.uint32)[:, 0]  # four channels move as one
-    n = len(at.whole)
+    n = len(samples.whole)
     canvas = np.zeros((HEIGHT * SS, WIDTH * SS, 4), dtype=np.uint8)
-    canvas.view(np.uint32).reshape(-1)[at.edge] = packed[n:]
-    result = cv2.resize(canvas, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
-    result.view(np.uint32).reshape(-1)[at.whole] = packed[:n]
+    canvas.view(np.uint32).reshape(-1)[samples.edge] = packed[n:]
+    result: np.ndarray = cv2.resize(canvas, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+    result.view(np.uint32).reshape(-1)[samples.whole] = packed[:n]
     return result
 
 
@@ -220,8 +279,8 @@ def shade_people(
 
 
 class _Surface(NamedTuple):
-    """The visible samples of one part: their columns ``own`` (n,) in colour (3, …), and x, y, z (n,) in the
-    part's frame, in metres."""
+    """The visible samples of one part: their columns ``own`` (n,) of ``colour`` (3, …), and their coordinates
+    x, y, z (n,) in the part's frame, in metres."""
 
     colour: np.ndarray
     own: np.ndarray

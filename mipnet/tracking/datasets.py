@@ -1,4 +1,4 @@
-"""The data sets that go into a run, as MLflow shows them: name, digest, where they lie, what they are for."""
+"""A run's data sets as MLflow's dataset inputs: name, digest, source, context (training, …)."""
 
 from __future__ import annotations
 
@@ -7,34 +7,35 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mipnet.data.coco import CocoFile, read_uri
+from mipnet.data.coco import CocoKeypointFile, read_uri
 
 if TYPE_CHECKING:
     from mipnet.config.schema import DataConfig
     from mipnet.storage import Folder
 
-CONTEXT = "mlflow.data.context"
-DIGEST_LENGTH = 12  # hex digits; MLflow takes 36 at most
-COLUMNS = (("image", "string"), ("bbox", "double"), ("keypoints", "double"))
-SCHEMA = json.dumps({"mlflow_colspec": [{"name": name, "type": kind} for name, kind in COLUMNS]})
-"""What a row of a data set is, one person: two of the columns hold a list."""
+CONTEXT_TAG = "mlflow.data.context"
+DIGEST_LENGTH = 12  # hex digits; MLflow's limit is 36
+ROW_COLUMNS = (("image", "string"), ("bbox", "double"), ("keypoints", "double"))
+ROW_SCHEMA = json.dumps({"mlflow_colspec": [{"name": name, "type": kind} for name, kind in ROW_COLUMNS]})
+"""Schema of a row, one person; bbox and keypoints hold lists."""
 
 
 def describe_datasets(
-    data: DataConfig, folder: Folder, files: Mapping[str, CocoFile]
+    data: DataConfig, folder: Folder, files: Mapping[str, CocoKeypointFile]
 ) -> list[dict[str, str]]:
-    """What to tell MLflow about the splits of a data set, as plain text that can wait in a file.
+    """Describe the splits of a data set for MLflow, as strings that can be spooled as JSON.
 
     Args:
-        data: says what each split is for.
-        folder: of the data set; its last part and the split are the name.
+        data: says which split is for training, validation and evaluation.
+        folder: of the data set; the name is its last part and the split.
         files: split -> its annotations.
 
     Returns:
-        for each split name, digest (of the annotation file's content), source_type, source, schema, profile
-        and context: training, validation, evaluation, or several of them: MLflow takes a data set once a run.
+        for each split: name, digest (of the annotation file's content), source_type, source, schema, profile
+        and context: training, validation, evaluation, or several of them, because MLflow takes a data set
+        only once per run.
     """
-    uses = {"training": (data.train,), "validation": (data.tune,), "evaluation": data.evaluate}
+    uses = {"training": (data.train,), "validation": (data.val,), "evaluation": data.evaluate}
     root = folder.uri.rstrip("/").rpartition("/")[2]
     found = []
     for split, file in files.items():
@@ -48,7 +49,7 @@ def describe_datasets(
                 "digest": hashlib.sha256(read_uri(file.path)).hexdigest()[:DIGEST_LENGTH],
                 "source_type": file.path.partition("://")[0] if "://" in file.path else "local",
                 "source": json.dumps({"uri": file.path}),
-                "schema": SCHEMA,
+                "schema": ROW_SCHEMA,
                 "profile": json.dumps(size),
                 "context": ", ".join(use for use, splits in uses.items() if split in splits),
             }
@@ -57,13 +58,13 @@ def describe_datasets(
 
 
 def dataset_inputs(datasets: Sequence[Mapping[str, str]]) -> list[Any]:
-    """MLflow's entities for what ``describe_datasets`` says."""
+    """MLflow's ``DatasetInput`` entities of what ``describe_datasets`` returns."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     return [
         DatasetInput(
             Dataset(**{name: value for name, value in dataset.items() if name != "context"}),
-            [InputTag(CONTEXT, dataset["context"])],
+            [InputTag(CONTEXT_TAG, dataset["context"])],
         )
         for dataset in datasets
     ]

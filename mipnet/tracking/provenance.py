@@ -1,4 +1,4 @@
-"""Where a run comes from: code, packages, command, person and machines, as tags of its MLflow run."""
+"""Provenance of a run as tags of its MLflow run: code, packages, command, user and machines."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-COMMIT = "MIPNET_SOURCE_COMMIT"
-"""Environment variable that tells it where the code is a copy without its history, as in a submitted job."""
-PACKAGES = {
+COMMIT_ENV_VAR = "MIPNET_SOURCE_COMMIT"
+"""Environment variable with the git commit, for copies of the code without git history (submitted jobs)."""
+RECORDED_PACKAGES = {
     "mipnet": "mipnet",
     "torch": "torch",
     "ray": "ray",
@@ -25,30 +25,29 @@ PACKAGES = {
     "opencv": "opencv-python-headless",
     "pycocotools": "pycocotools",
 }
-"""The name that people use -> the name of the distribution."""
+"""Name in tags -> name of the distribution."""
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that results depend on, those that are installed."""
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages of ``RECORDED_PACKAGES``."""
     found = {"python": platform.python_version()}
-    for name, distribution in PACKAGES.items():
+    for name, distribution in RECORDED_PACKAGES.items():
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(distribution)
     return found
 
 
 def source_tags(command: str, argv: Sequence[str]) -> dict[str, str]:
-    """Tags for versions, code, command line and person; those with ``mlflow.`` have a place of their own
-    in MLflow's pages.
+    """Tags with versions, code, command line and user; MLflow's pages show those with ``mlflow.`` specially.
 
     Args:
-        command: its words, e.g. "train".
-        argv: the words after it.
+        command: e.g. "train".
+        argv: the arguments after it.
     """
     line = shlex.join(["mipnet", *command.split(), *argv])
     tags = {
-        **{f"version.{name}": number for name, number in versions().items()},
-        "command": re.sub(r"://[^/@\s]+@", "://", line),  # no password goes into a record
+        **{f"version.{name}": number for name, number in package_versions().items()},
+        "command": re.sub(r"://[^/@\s]+@", "://", line),  # drop passwords of URIs
         "mlflow.source.name": f"mipnet {command}",
         "mlflow.source.type": "JOB" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else "LOCAL",
     }
@@ -61,13 +60,12 @@ def source_tags(command: str, argv: Sequence[str]) -> dict[str, str]:
 
 
 def source_commit() -> str:
-    """The commit of the checkout that this package is run from, else of the current folder's, else what
-    ``COMMIT`` tells; "" if nobody does."""
+    """Commit of this package's checkout, else of the current folder's, else ``COMMIT_ENV_VAR``, else ""."""
     package = Path(__file__).parents[1]
-    # An environment inside somebody's checkout is not that checkout's code: git must know the file.
+    # Only if git tracks the file: a virtual environment inside another checkout is not that checkout's code.
     if _git(package, "ls-files", "__init__.py"):
         return git_commit(package)
-    return git_commit(Path.cwd()) or os.environ.get(COMMIT, "")
+    return git_commit(Path.cwd()) or os.environ.get(COMMIT_ENV_VAR, "")
 
 
 def git_commit(folder: Path) -> str:
@@ -78,7 +76,7 @@ def git_commit(folder: Path) -> str:
 
 
 def _git(folder: Path, *words: str) -> str:
-    """What git prints; "" where there is no git, no checkout or no permission."""
+    """Output of a git command; "" if there is no git, no checkout or no permission."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20, check=True
@@ -92,8 +90,8 @@ def cluster_summary(nodes: Sequence[Mapping[str, Any]], cores: int) -> str:
     """E.g. "3 nodes, 196 CPUs, 16 GPUs (H100)".
 
     Args:
-        nodes: as ``ray.nodes()`` tells them.
-        cores: of this machine: where it is the only node, Ray may have been told of more than there are.
+        nodes: as from ``ray.nodes()``.
+        cores: of this machine; a limit if it is the only node, whose number of CPUs in Ray may be a setting.
     """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     count = {kind: round(sum(node.get(kind, 0) for node in alive)) for kind in ("CPU", "GPU")}

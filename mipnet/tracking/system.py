@@ -1,8 +1,7 @@
-"""CPU, memory, disk, network and GPUs of the machines, under the names of MLflow's System metrics tab.
+"""System metrics of the machines (CPU, memory, disk, network, GPUs), under MLflow's names.
 
-The samplers are MLflow's. Its monitor, which calls them, ends at the first answer that a server does not
-give, and is waited for at the end; this one only hands numbers to the tracker, which keeps them until the
-server takes them.
+The samplers are MLflow's, its monitor is not used: it ends at the first failed request and blocks at the end.
+Ours hands the values to the tracker, which keeps them until the server takes them.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ SECONDS_BETWEEN_SAMPLES = 5.0
 logger = logging.getLogger(__name__)
 
 
-class Machine:
-    """Samples the machine that this process runs on; also as a Ray actor.
+class MachineSampler:
+    """Samples the machine of this process; also used as a Ray actor.
 
-    Made and asked by one thread: psutil measures the use of the CPU between two calls of a thread.
+    Create and call it in one thread: psutil measures CPU use between two calls of the same thread.
 
     Args:
-        folder: the disk that it lies on is watched; MLflow's own sampler knows the system's disk only.
+        folder: its disk is sampled; MLflow's own sampler has the system's disk only.
     """
 
     def __init__(self, folder: str = "/") -> None:
@@ -41,7 +40,7 @@ class Machine:
         self.sample()
 
     def sample(self) -> dict[str, float]:
-        """Metrics by MLflow's names without their ``system/``: percent, MB, W; traffic since the start."""
+        """Metrics by MLflow's names without ``system/``: percent, MB, W; traffic since the start."""
         _, used, free = shutil.disk_usage(self._folder)
         values = {
             "disk_usage_percentage": 100 * used / (used + free),
@@ -56,14 +55,14 @@ class Machine:
 
 
 class SystemMetrics:
-    """Samples the driver's machine and all with GPUs every few seconds while the ``with`` block runs.
+    """Samples the driver's machine and all GPU nodes every few seconds while the ``with`` block runs.
 
     The driver's machine has MLflow's plain names, the others carry their address in the name, as in
     ``system/10.0.0.7/gpu_0_utilization_percentage``.
 
     Args:
-        log: takes values and a step, and returns at once: ``Tracker.metrics``.
-        since: Unix time at which the run first started; a sample's step is the seconds since then.
+        log: called with values and a step, must not block: ``Tracker.log_metrics``.
+        since: Unix time of the run's first start; a sample's step is the seconds since then.
         folder: the disk to watch on the driver's machine.
         interval: seconds between samples.
     """
@@ -76,7 +75,7 @@ class SystemMetrics:
         interval: float = SECONDS_BETWEEN_SAMPLES,
     ) -> None:
         self._log, self._since, self._interval = log, since, interval
-        self._folder, self._others = folder, OtherMachines()
+        self._folder, self._others = folder, GpuNodeSamplers()
         self._stop_asked = threading.Event()
         self._thread = threading.Thread(target=self._work, name="system metrics", daemon=True)
 
@@ -89,49 +88,52 @@ class SystemMetrics:
         self._thread.join(2 * self._interval)
 
     def _work(self) -> None:
-        here, failed = Machine(self._folder), False
+        here, failed = MachineSampler(self._folder), False
         while not self._stop_asked.wait(self._interval):
             try:
                 values = {f"system/{k}": v for k, v in here.sample().items()}
                 for address, sample in self._others.samples(self._interval).items():
                     values |= {f"system/{address}/{k}": v for k, v in sample.items()}
                 self._log(values, int(time.time() - self._since))
-            except Exception as error:  # numbers about a run must never end it
+            except Exception as error:  # must not end the run
                 if not failed:
                     logger.warning("system metrics are missing: %s", error)
+                logger.debug("system metrics are missing", exc_info=True)
                 failed = True
 
 
-class OtherMachines:
-    """The nodes with GPUs beside the driver's, each with a ``Machine`` actor that takes no CPU.
+class GpuNodeSamplers:
+    """A ``MachineSampler`` actor without CPUs on each GPU node beside the driver's.
 
-    Not the other nodes: an actor would keep an autoscaler from giving them back.
+    Nodes without GPUs get none, because an actor keeps an autoscaler from removing its node.
     """
 
     def __init__(self) -> None:
         self._actors: dict[str, Any] = {}
 
-    def samples(self, patience: float) -> dict[str, dict[str, float]]:
-        """Address -> sample of each node that answers within ``patience`` seconds."""
+    def samples(self, timeout: float) -> dict[str, dict[str, float]]:
+        """Address -> sample of each node that responds within ``timeout`` seconds."""
         import ray
 
         if not ray.is_initialized():
             return {}
         addresses = gpu_nodes(ray.nodes(), ray.get_runtime_context().get_node_id())
-        remote = ray.remote(Machine)
+        remote = ray.remote(MachineSampler)
         self._actors = {
             node: self._actors.get(node)
             or remote.options(num_cpus=0, label_selector={"ray.io/node-id": node}).remote()
             for node in addresses
         }
-        asked = {actor.sample.remote(): node for node, actor in self._actors.items()}
-        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=patience) if asked else ([], [])
+        requests = {actor.sample.remote(): node for node, actor in self._actors.items()}
+        ready, _ = (
+            ray.wait(list(requests), num_returns=len(requests), timeout=timeout) if requests else ([], [])
+        )
         found = {}
-        for answer in ready:
-            node = asked[answer]
+        for ref in ready:
+            node = requests[ref]
             try:
-                found[addresses[node]] = ray.get(answer)
-            except ray.exceptions.RayError as error:  # another actor next time
+                found[addresses[node]] = ray.get(ref)
+            except ray.exceptions.RayError as error:  # the next call starts another actor
                 logger.info("no metrics of %s: %s", addresses[node], error)
                 del self._actors[node]
         return found

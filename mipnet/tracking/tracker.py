@@ -1,7 +1,7 @@
-"""One MLflow run per training, written by a thread of its own so that a dead server cannot hold up anything.
+"""One MLflow run per training, written by a background thread, so that a dead server never blocks training.
 
-Only the driver has a tracker. Everything it is told is put into a bounded queue; what the server does not
-take is kept in the run's folder and sent when the same command runs again.
+Only the driver has a tracker. It puts records into a bounded queue; what could not be sent is spooled:
+written to a file in the run's folder and sent by the next start of the same command.
 """
 
 from __future__ import annotations
@@ -25,31 +25,34 @@ from mipnet.tracking.datasets import dataset_inputs
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SPOOL = "tracking.jsonl"
-SQLITE = "sqlite:///"
+SPOOL_FILE = "tracking.jsonl"  # in the run's folder: records that are not sent yet
+SQLITE_PREFIX = "sqlite:///"
 QUEUE_LENGTH = 2000
-RETRY_SECONDS = (5.0, 15.0, 60.0)
-# MLflow's limits: of metrics; of params and tags.
+RETRY_DELAYS = (5.0, 15.0, 60.0)  # seconds, by number of failures in a row
+# MLflow's limits: metrics; params, and characters of params and tags.
 METRICS_PER_CALL = 1000
-VALUES_PER_CALL, LONGEST_VALUE = 100, 6000
+PARAMS_PER_CALL, MAX_VALUE_LENGTH = 100, 6000
 
 Operation = dict[str, Any]
+"""A record to send: "do" is its kind, the other keys depend on it; JSON, so that it can be spooled."""
+
+logger = logging.getLogger(__name__)
 
 
 def tracking_uri(storage: Folder) -> str:
-    """MLFLOW_TRACKING_URI, else an SQLite file in the storage (on object stores: beside the default one)."""
+    """MLFLOW_TRACKING_URI, else an SQLite file in the storage, or in the default one for object stores."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
         return uri
     home = storage if storage.is_local else default_storage()
-    return f"{SQLITE}{home.local_path / 'mlflow.db'}"
+    return f"{SQLITE_PREFIX}{home.local_path / 'mlflow.db'}"
 
 
 def prepare_mlflow(storage: Folder) -> str:
-    """Point this process's MLflow at the tracking store, quietly and with short patience; returns its URI."""
+    """Point this process's MLflow at the store, with short timeouts and no output; returns its URI."""
     uri = tracking_uri(storage)
-    if uri.startswith(SQLITE):
-        Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+    if uri.startswith(SQLITE_PREFIX):
+        Path(uri.removeprefix(SQLITE_PREFIX)).parent.mkdir(parents=True, exist_ok=True)
     settings = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -61,11 +64,11 @@ def prepare_mlflow(storage: Folder) -> str:
         os.environ.setdefault(name, value)
     import mlflow
 
-    for name in ("mlflow", "alembic"):  # after the import, which sets them anew
+    for name in ("mlflow", "alembic"):  # after the import, which sets the levels
         logging.getLogger(name).setLevel(logging.ERROR)
-    named = "MLFLOW_TRACKING_URI" in os.environ
+    from_environment = "MLFLOW_TRACKING_URI" in os.environ
     mlflow.set_tracking_uri(uri)
-    if not named:  # MLflow has set it for subprocesses, but the next storage has a store of its own
+    if not from_environment:  # set_tracking_uri sets it for subprocesses; another storage has another store
         os.environ.pop("MLFLOW_TRACKING_URI", None)
     return uri
 
@@ -75,13 +78,18 @@ class Tracker:
 
     Args:
         storage: where the embedded store and its artifacts lie.
-        folder: the run's folder; what could not be sent waits there.
-        experiment: is made if it does not exist.
+        folder: the run's folder, which has the spool.
+        experiment: name; created if it does not exist.
         name: of the run.
         run_id: of the MLflow run to reopen; "" starts one.
-        tags: set at every start: they say what the run is carried out with now.
-        params: set once, when the run is started.
-        on_started: told the MLflow run's id as soon as there is one.
+        tags: set at every start.
+        params: set once, when the MLflow run is created.
+        on_started: called with the MLflow run's id as soon as there is one.
+
+    Attributes:
+        run_id: of the MLflow run; "" as long as there is none.
+        last_error: of the last failed attempt to send, in one line; "" if none failed.
+        rejected: errors of the records that the server will never take, which are left out.
     """
 
     def __init__(
@@ -90,6 +98,7 @@ class Tracker:
         folder: Folder,
         experiment: str,
         name: str,
+        *,
         run_id: str = "",
         tags: Mapping[str, str] | None = None,
         params: Mapping[str, Any] | None = None,
@@ -98,9 +107,9 @@ class Tracker:
         self.storage, self.folder = storage, folder
         self.experiment, self.name, self.run_id = experiment, name, run_id
         self.tags, self.params, self._on_started = dict(tags or {}), dict(params or {}), on_started
-        self.problem = ""
-        self.refused: list[str] = []
-        self._opened = False
+        self.last_error = ""
+        self.rejected: list[str] = []
+        self._opened = False  # whether this start has created or reopened the MLflow run
         self._queue: queue.Queue[Operation | None] = queue.Queue(QUEUE_LENGTH)
         self._spooled = self._read_spool()
         self._unsent: list[Operation] = list(self._spooled)
@@ -108,51 +117,52 @@ class Tracker:
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log numbers; returns at once."""
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log metrics; does not block."""
         stamp = int(time.time() * 1000)
         self._put({"do": "metrics", "values": dict(values), "step": step, "time": stamp})
 
     def set_tags(self, values: Mapping[str, str]) -> None:
-        """Set tags; returns at once."""
+        """Set tags; does not block."""
         self._put({"do": "tags", "values": dict(values)})
 
-    def inputs(self, datasets: Sequence[Mapping[str, str]]) -> None:
-        """Name the data sets that go into the run (``mipnet.tracking.datasets``); returns at once."""
+    def log_inputs(self, datasets: Sequence[Mapping[str, str]]) -> None:
+        """Log the data sets of the run, as from ``describe_datasets``; does not block."""
         self._put({"do": "inputs", "datasets": [dict(dataset) for dataset in datasets]})
 
-    def text(self, path: str, content: str) -> None:
-        """Keep a text as an artifact; returns at once."""
+    def log_text(self, path: str, content: str) -> None:
+        """Log a text as an artifact; does not block."""
         self._put({"do": "text", "path": path, "content": content})
 
-    def artifacts(self, folder: Folder, path: str) -> None:
-        """Keep the files of a folder as artifacts; returns at once."""
+    def log_artifacts(self, folder: Folder, path: str) -> None:
+        """Log the files of a folder as artifacts under ``path``; does not block."""
         self._put({"do": "artifacts", "folder": folder.uri, "path": path})
 
-    def close(self, status: str, patience: float = 60.0) -> bool:
-        """End the run; what is not sent within ``patience`` seconds is kept for the next time.
+    def close(self, status: str, timeout: float = 60.0) -> bool:
+        """End the run; records that are not sent within ``timeout`` seconds are spooled.
 
         Args:
             status: FINISHED, FAILED or RUNNING (to be continued).
 
         Returns:
-            Whether everything was sent.
+            whether everything was sent.
         """
         self._put({"do": "end", "status": status})
         with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=patience)
-        self._thread.join(patience)
+            self._queue.put(None, timeout=timeout)
+        self._thread.join(timeout)
         left = [*self._unsent, *self._drain()]
         if left:
-            self.folder.write(SPOOL, "".join(json.dumps(o) + "\n" for o in left))
+            logger.info("%d records are not sent, kept in %s", len(left), self.folder.path(SPOOL_FILE))
+            self.folder.write(SPOOL_FILE, "".join(json.dumps(o) + "\n" for o in left))
         else:
-            self.folder.remove(SPOOL)
+            self.folder.remove(SPOOL_FILE)
         return not left
 
     def _put(self, operation: Operation) -> None:
         try:
             self._queue.put_nowait(operation)
-        except queue.Full:  # the server hangs; the thread must not be waited for
+        except queue.Full:  # the server hangs; do not block
             self._unsent.append(operation)
 
     def _drain(self) -> Iterator[Operation]:
@@ -166,9 +176,10 @@ class Tracker:
 
     def _read_spool(self) -> list[Operation]:
         try:
-            lines = self.folder.read(SPOOL).decode().splitlines()
+            lines = self.folder.read(SPOOL_FILE).decode().splitlines()
         except FileNotFoundError:
             return []
+        logger.info("%d records of an earlier start are sent again", len(lines))
         return [o for o in map(json.loads, lines) if o["do"] != "end"]
 
     def _work(self) -> None:
@@ -179,28 +190,34 @@ class Tracker:
         self._send_unsent()
 
     def _send_unsent(self) -> None:
-        """Send in order until something fails; then wait before the next try."""
+        """Send in order until an attempt fails; then not again before the retry delay is over."""
         if time.monotonic() < self._not_before:
             return
         try:
             client = self._open()
-            most = METRICS_PER_CALL
+            max_metrics = METRICS_PER_CALL
             while self._unsent:
-                batch = _first_batch(self._unsent, most)
+                batch = first_batch(self._unsent, max_metrics)
                 try:
                     self._send(client, batch)
                 except Exception as error:
-                    if not _is_refusal(error):
+                    if not _is_permanent(error):
                         raise
-                    if len(batch) > 1:  # find the one that it is about
-                        most = 1
+                    if len(batch) > 1:  # send one at a time to find the rejected record
+                        max_metrics = 1
                         continue
-                    self.refused.append(first_line(error))  # or all that comes after it would wait for ever
+                    # Skip it: the queue is ordered, one rejected record would block the rest.
+                    self.rejected.append(first_line(error))
+                    logger.warning("MLflow rejects a record (%s): %s", batch[0]["do"], first_line(error))
                 del self._unsent[: len(batch)]
             self._failures = 0
-        except Exception as error:  # whatever the server does, training goes on
-            self.problem = first_line(error)
-            self._not_before = time.monotonic() + RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)]
+        except Exception as error:  # a server's failure must not end the training
+            self.last_error = first_line(error)
+            delay = RETRY_DELAYS[min(self._failures, len(RETRY_DELAYS) - 1)]
+            logger.info(
+                "MLflow: %d records wait for %g s (%s)", len(self._unsent), delay, error, exc_info=True
+            )
+            self._not_before = time.monotonic() + delay
             self._failures += 1
 
     def _open(self) -> MlflowClient:
@@ -217,9 +234,9 @@ class Tracker:
         else:
             found = client.get_experiment_by_name(self.experiment)
             if found is None:
-                place = None if where.startswith("http") else self.storage.join("mlartifacts").uri
-                with contextlib.suppress(MlflowException):  # somebody else was quicker
-                    client.create_experiment(self.experiment, artifact_location=place)
+                location = None if where.startswith("http") else self.storage.join("mlartifacts").uri
+                with contextlib.suppress(MlflowException):  # another process has created it
+                    client.create_experiment(self.experiment, artifact_location=location)
                 found = client.get_experiment_by_name(self.experiment)
             run = client.create_run(found.experiment_id, run_name=self.name, tags=self.tags)
             self.run_id = run.info.run_id
@@ -229,7 +246,7 @@ class Tracker:
         return client
 
     def _send(self, client: MlflowClient, batch: list[Operation]) -> None:
-        """Send one operation, or several of metrics."""
+        """Send one operation, or several of kind metrics."""
         from mlflow.entities import Metric, Param, RunTag
 
         operation = batch[0]
@@ -239,15 +256,15 @@ class Tracker:
                 Metric(key, value, row["time"], row["step"])
                 for row in batch
                 for key, value in row["values"].items()
-                if value == value  # MLflow takes no nan
+                if value == value  # MLflow rejects nan
             ]
             client.log_batch(self.run_id, metrics=metrics)
         elif kind == "params":
-            params = [Param(k, v[:LONGEST_VALUE]) for k, v in operation["values"].items()]
-            for begin in range(0, len(params), VALUES_PER_CALL):
-                client.log_batch(self.run_id, params=params[begin : begin + VALUES_PER_CALL])
+            params = [Param(k, v[:MAX_VALUE_LENGTH]) for k, v in operation["values"].items()]
+            for begin in range(0, len(params), PARAMS_PER_CALL):
+                client.log_batch(self.run_id, params=params[begin : begin + PARAMS_PER_CALL])
         elif kind == "tags":
-            tags = [RunTag(k, v[:LONGEST_VALUE]) for k, v in operation["values"].items()]
+            tags = [RunTag(k, v[:MAX_VALUE_LENGTH]) for k, v in operation["values"].items()]
             client.log_batch(self.run_id, tags=tags)
         elif kind == "inputs":
             client.log_inputs(self.run_id, dataset_inputs(operation["datasets"]))
@@ -261,9 +278,10 @@ class Tracker:
             client.set_terminated(self.run_id, operation["status"])
 
     def last_step(self, key: str) -> int:
-        """The last step of a metric that the server has or is about to get; -1 if none is known."""
-        waiting = [o["step"] for o in self._spooled if o["do"] == "metrics" and key in o["values"]]
-        return max(self._step_on_server(key), *waiting, -1)
+        """The last step of a metric on the server or in the spool; -1 if none is known."""
+        spooled = [o["step"] for o in self._spooled if o["do"] == "metrics" and key in o["values"]]
+        step: int = max(self._step_on_server(key), *spooled, -1)
+        return step
 
     def _step_on_server(self, key: str) -> int:
         if not self.run_id:
@@ -273,25 +291,26 @@ class Tracker:
             from mlflow import MlflowClient
 
             history = MlflowClient().get_metric_history(self.run_id, key)
-        except Exception:
+        except Exception as error:
+            logger.info("no history of %s on the server (%s)", key, error, exc_info=True)
             return -1
-        return max((metric.step for metric in history), default=-1)
+        return max((int(metric.step) for metric in history), default=-1)
 
 
-def _first_batch(operations: list[Operation], most: int) -> list[Operation]:
-    """The first operation, with those of metrics that come right after it and fit into one call."""
+def first_batch(operations: list[Operation], max_metrics: int) -> list[Operation]:
+    """The first operation; if it is of kind metrics, with those after it that fit into one call."""
     count, metrics = 0, 0
     for operation in operations:
         if operation["do"] != "metrics":
             break
         metrics += len(operation["values"])
-        if metrics > most:
+        if metrics > max_metrics:
             break
         count += 1
     return operations[: max(count, 1)]
 
 
-def _is_refusal(error: Exception) -> bool:
-    """Whether the server understood and will never take it, or what was to be sent is no longer there."""
+def _is_permanent(error: Exception) -> bool:
+    """Whether sending again is useless: the server rejects the record, or its files are gone."""
     invalid = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
     return invalid or isinstance(error, FileNotFoundError)

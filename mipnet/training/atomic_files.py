@@ -1,7 +1,7 @@
-"""A local file system on which files appear whole or not at all, for what Ray Train writes.
+"""A local file system with atomic writes, for the files of Ray Train.
 
-Ray writes its record of the checkpoints over the old one. On a full disk, or killed in between, it would lose
-both, and with them the run; and the part of a checkpoint that still fitted would keep the disk full.
+Ray overwrites its snapshot of the checkpoints in place. On a full disk, or killed in between, it would lose
+the old and the new one, and with them the run; and a partly written checkpoint would keep the disk full.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from mipnet.storage import Folder
 
 
-class WholeFile(io.FileIO):
-    """A file that takes the place of the old one when it is closed, unless something could not be written."""
+class AtomicFile(io.FileIO):
+    """A file that replaces the old one when it is closed, unless a write failed."""
 
     def __init__(self, path: str) -> None:
-        self.path, self.part, self.failed = path, f"{path}.{uuid.uuid4().hex[:8]}.part", False
-        super().__init__(self.part, "wb")
+        self.path, self.temp_path, self.failed = path, f"{path}.{uuid.uuid4().hex[:8]}.part", False
+        super().__init__(self.temp_path, "wb")
 
     def write(self, data: Any) -> int:
-        """All of the data.
+        """Write all of the data, a buffer; returns its size in bytes.
 
         Raises:
-            OSError: the disk refuses; the part that was written is gone.
+            OSError: the disk refuses; what was written is deleted.
         """
         rest = memoryview(data).cast("B")
         size = len(rest)
@@ -37,7 +37,7 @@ class WholeFile(io.FileIO):
             while rest:
                 rest = rest[super().write(rest) :]
         except OSError as error:
-            self._give_up()
+            self._discard()
             raise OSError(error.errno, error.strerror, self.path) from None
         return size
 
@@ -48,29 +48,29 @@ class WholeFile(io.FileIO):
             os.fsync(self.fileno())
             super().close()
             if not self.failed:
-                os.replace(self.part, self.path)
+                os.replace(self.temp_path, self.path)
         except OSError as error:
-            self._give_up()
+            self._discard()
             raise OSError(error.errno, error.strerror, self.path) from None
 
-    def _give_up(self) -> None:
+    def _discard(self) -> None:
         self.failed = True
         with contextlib.suppress(OSError):
-            os.unlink(self.part)
+            os.unlink(self.temp_path)
 
 
-class WholeFiles(LocalFileSystem):
-    """fsspec's local file system with ``WholeFile`` for writing."""
+class AtomicFileSystem(LocalFileSystem):  # type: ignore[misc, unused-ignore]  # fsspec has no types
+    """fsspec's local file system with ``AtomicFile`` for writing."""
 
     def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
-        return WholeFile(self._strip_protocol(path)) if mode == "wb" else super().open(path, mode, **options)
+        return AtomicFile(self._strip_protocol(path)) if mode == "wb" else super().open(path, mode, **options)
 
 
 def storage_options(folder: Folder) -> dict[str, Any]:
-    """Where Ray Train is to write, as arguments of ``RunConfig``; object stores write whole files anyway."""
+    """Arguments of ``RunConfig`` for a storage folder; object stores write atomically themselves."""
     if not folder.is_local:
         return {"storage_path": folder.uri}
     return {
         "storage_path": str(folder.local_path),
-        "storage_filesystem": PyFileSystem(FSSpecHandler(WholeFiles())),
+        "storage_filesystem": PyFileSystem(FSSpecHandler(AtomicFileSystem())),
     }

@@ -1,7 +1,7 @@
-"""Checkpoint folders: the whole state to go on from, and beside it the weights to evaluate.
+"""Checkpoint folders: the state to resume from, and beside it the weights to evaluate.
 
-training.pt          weights, optimiser, moving average, step (= the stream's position), RNG
-history.json         every logged row of metrics up to here, so that none is lost with a process
+training.pt          weights, optimizer, EMA, step (= position in the sample order), RNG
+history.json         every row of metrics logged so far, so that none is lost with a process
 weights.safetensors, model.json   the network as ``mipnet.models.weights`` reads it, with the configuration
 """
 
@@ -20,17 +20,17 @@ from mipnet.models.network import MIPNet
 from mipnet.models.weights import save_model
 from mipnet.training.step import TrainStep
 
-TRAINING = "training.pt"
-HISTORY = "history.json"
+TRAINING_STATE_FILE = "training.pt"
+HISTORY_FILE = "history.json"
 
 
 def model_from_config(config: Config) -> MIPNet:
-    """A freshly initialised network as the configuration describes it."""
+    """A freshly initialized network as the configuration describes it."""
     m = config.model
     arguments: dict[str, Any] = (
         {
             "width": m.width,
-            "modules": m.modules,
+            "num_modules": m.num_modules,
             "blocks": m.blocks,
             "stage1_blocks": m.stage1_blocks,
             "stem_channels": m.stem_channels,
@@ -38,18 +38,18 @@ def model_from_config(config: Config) -> MIPNet:
         if m.backbone == "hrnet"
         else {"depth": m.depth}
     )
-    joints = config.data.joints.num_joints
-    return build_model(m.backbone, joints, m.instances, m.places, m.reduction, **arguments)
+    num_keypoints = config.data.joints.num_joints
+    return build_model(m.backbone, num_keypoints, m.instances, m.mimb_stages, m.reduction, **arguments)
 
 
 def save_checkpoint(folder: Path, step: TrainStep, history: list[dict[str, float]]) -> None:
-    """Write a checkpoint; the statistics of the ranks must be synchronised before."""
-    torch.save(step.state_dict(), folder / TRAINING)
-    (folder / HISTORY).write_text(json.dumps(history))
-    with torch.device("meta"):  # neither time nor random numbers for weights that are replaced at once
-        evaluated = model_from_config(step.config)
-    evaluated.load_state_dict(step.evaluated_state(), assign=True)
-    save_model(folder, evaluated, {"config": to_dict(step.config)})
+    """Write a checkpoint; ``TrainStep.all_reduce_bn_buffers`` has to be called before, on all ranks."""
+    torch.save(step.state_dict(), folder / TRAINING_STATE_FILE)
+    (folder / HISTORY_FILE).write_text(json.dumps(history))
+    with torch.device("meta"):  # draws no random numbers for weights that are replaced at once
+        model = model_from_config(step.config)
+    model.load_state_dict(step.ema_state_dict(), assign=True)
+    save_model(folder, model, {"config": to_dict(step.config)})
 
 
 def load_checkpoint(folder: Path, step: TrainStep) -> list[dict[str, float]]:
@@ -58,22 +58,23 @@ def load_checkpoint(folder: Path, step: TrainStep) -> list[dict[str, float]]:
     Raises:
         UserError: the checkpoint cannot be read or is of another network.
     """
-    path = folder / TRAINING
+    path = folder / TRAINING_STATE_FILE
     try:
         state = torch.load(path, map_location=step.device, weights_only=True)
         step.load_state_dict(state)
-        return json.loads((folder / HISTORY).read_text())
+        history: list[dict[str, float]] = json.loads((folder / HISTORY_FILE).read_text())
     except Exception as error:  # broken bytes make the unpickler raise almost anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"cannot continue from {folder} ({reason})", "start another run with --new"
         ) from error
+    return history
 
 
-def step_of(checkpoint_path: str) -> int:
-    """The step that a checkpoint folder's name tells."""
+def step_from_path(checkpoint_path: str) -> int:
+    """The step in the name of a checkpoint folder (path or URI)."""
     return int(checkpoint_path.rstrip("/").rpartition("step-")[2])
 
 
-def folder_name(step: int) -> str:
+def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"

@@ -9,21 +9,21 @@ from torch.nn.functional import mse_loss
 
 LossKind = Literal["mse", "peak"]
 
-PEAK_GAIN = 10.0  # a target's peak counts 1 + 10 times as much as its background
+PEAK_GAIN = 10.0  # a target's peak weighs 1 + 10 times as much as its background
 
 
 def heatmap_loss(
     predictions: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, kind: LossKind = "mse"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """L = mean over instances and batch of ½ · mean over joints and pixels of w² · error.
+    """L = mean over instances and batch of ½ · mean over keypoints and heatmap cells of w² · error.
 
-    ``mse``: the paper's error (p - t)². ``peak``: (p - t)² · (1 + 10 t), which learns
-    small maps, almost all background, much faster.
+    ``mse``: the paper's error (p - t)². ``peak``: (p - t)² · (1 + 10 t), which learns small maps, almost all
+    background, much faster.
 
     Args:
         predictions: (B, N, K, h, w), any float dtype; the loss is computed in float32, or in float64.
         targets: (B, N, K, h, w) float32.
-        weights: (B, N, K) float32; joints with weight 0 do not count, though they stay in the mean.
+        weights: (B, N, K) float32; keypoints with weight 0 do not count, though they stay in the mean.
         kind: "mse" or "peak".
 
     Returns:
@@ -40,11 +40,11 @@ def heatmap_loss(
         )
     if kind not in ("mse", "peak"):
         raise ValueError(f"unknown kind of loss {kind!r}")
-    # The one tensor as large as the maps: weights are per joint, so they wait until pixels are summed.
+    # Weights are per keypoint, so they are applied after the mean over cells: one tensor of the maps' size.
     dtype = torch.promote_types(predictions.dtype, torch.float32)
-    error = mse_loss(predictions.to(dtype), targets.to(dtype), reduction="none")
+    error = mse_loss(predictions.to(dtype), targets.to(dtype), reduction="none")  # (B, N, K, h, w)
     if kind == "peak":
         error = torch.addcmul(error, error, targets, value=PEAK_GAIN)
-    per_joint = error.mean(dim=(-2, -1)) * weights.square()
-    per_instance = 0.5 * per_joint.mean(dim=(0, 2))
+    per_keypoint = error.mean(dim=(-2, -1)) * weights.square()  # (B, N, K)
+    per_instance = 0.5 * per_keypoint.mean(dim=(0, 2))  # (N,)
     return per_instance.mean(), per_instance.detach()

@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedules; the rate is a pure function of the step."""
+"""Optimizer and learning-rate schedules; the rate is a pure function of the step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mipnet.config.schema import TrainConfig
 def build_optimizer(module: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
     """Adam or AdamW in its fused form, whose update can be masked on the device.
 
-    A fused optimiser skips the update where its attribute ``found_inf``, a tensor, is 1. That is the protocol
-    of ``torch.amp.GradScaler``; there is no other way to mask an update without waiting for the device.
-    Weight decay leaves biases and batch-norm weights (tensors of one dimension) alone.
+    A fused optimizer skips the update if its attribute ``found_inf``, a tensor, is 1. This is the protocol of
+    ``torch.amp.GradScaler`` and the only way to mask an update without waiting for the device.
+    Biases and batch-norm weights (tensors of one dimension) get no weight decay.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups = [
@@ -23,11 +23,12 @@ def build_optimizer(module: nn.Module, train: TrainConfig) -> torch.optim.Optimi
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
-    return kind(groups, lr=train.learning_rate, fused=True)
+    optimizer: torch.optim.Optimizer = kind(groups, lr=train.learning_rate, fused=True)
+    return optimizer
 
 
 def learning_rate(step: int, total_steps: int, train: TrainConfig) -> float:
-    """The rate of optimiser step ``step`` (0-based) of ``total_steps``.
+    """The learning rate of step ``step`` (0-based) of ``total_steps``.
 
     "step" drops the rate at the milestones, given in epochs. "onecycle" rises along a half cosine from 1/25
     of the peak over the warm-up and falls along another to 1/10,000 of that.

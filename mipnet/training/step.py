@@ -1,7 +1,7 @@
-"""One optimiser step: normalise, targets, network for all λ, loss, update. Torch only; no Ray in here.
+"""One optimizer step in PyTorch: normalize, targets, network, loss, backward, clip, masked update, EMA.
 
-Nothing in a step waits for the device. A loss or gradient that is not finite masks the update and the
-batch-norm statistics on the device; how often that happened is read with the other metrics.
+Nothing in a step waits for the device. If the loss or a gradient is not finite, the update and the batch-norm
+buffers are masked on the device; how often that happened is read with the other metrics.
 """
 
 from __future__ import annotations
@@ -16,27 +16,34 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mipnet.config.schema import Config
-from mipnet.models.activation_checkpointing import recompute_activations
+from mipnet.models.activation_checkpointing import enable_activation_checkpointing
 from mipnet.models.network import MIPNet
-from mipnet.models.normalization import normalise
+from mipnet.models.normalization import normalize
 from mipnet.models.precision import Precision
 from mipnet.models.targets import heatmap_targets
 from mipnet.training.losses import heatmap_loss
 from mipnet.training.optim import build_optimizer, learning_rate
 
 MicroBatch = tuple[Tensor, Tensor]
-"""Images (b, h, w, 3) and joints (b, N, K, 3) of one of the ``train.accumulate`` parts of a batch."""
+"""Images (b, h, w, 3) and keypoints (b, N, K, 3): one of a batch's ``gradient_accumulation_steps`` parts."""
 
 
 class TrainStep:
-    """A network with what it takes to train it.
+    """A network with its optimizer, EMA and metric sums.
 
     Args:
         model: on the CPU or already on ``device``.
         config: of the run.
-        total_steps: length of the schedule.
+        total_steps: length of the learning-rate schedule.
         device: where to compute.
-        precision: of the network's forward and backward pass; a continued run keeps the one it began with.
+        precision: of forward and backward pass; a resumed run keeps the one that it began with.
+
+    Attributes:
+        step: number of steps done.
+        parameters: the trainable ones.
+        ema_params: their exponential moving average, in the same order; empty without EMA.
+        bn_buffers: all floating-point buffers as one vector, see ``flatten_bn_buffers``.
+        network: what computes the heatmaps: the model, in DDP if there are several ranks.
     """
 
     def __init__(
@@ -49,29 +56,31 @@ class TrainStep:
     ) -> None:
         self.config, self.total_steps, self.device, self.precision = config, total_steps, device, precision
         train = config.train
-        # Convolutions are fastest in the memory format in which ``normalise`` makes the crops.
-        self.layout = torch.channels_last if train.channels_last else torch.contiguous_format
-        self.model = model.to(device, memory_format=self.layout)  # type: ignore[call-overload]
-        if train.recompute:
-            recompute_activations(self.model.backbone)
+        # Convolutions are fastest in the memory format in which ``normalize`` makes the crops.
+        self.memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
+        self.model = model.to(device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        if train.activation_checkpointing:
+            enable_activation_checkpointing(self.model.backbone)
         if train.compile:
             self.model.compile(dynamic=False)
         self.distributed = dist.is_initialized() and dist.get_world_size() > 1
-        self.statistics = flatten_statistics(self.model)
-        self._statistics_before = torch.empty_like(self.statistics)
+        self.bn_buffers = flatten_bn_buffers(self.model)
+        self._bn_buffers_before = torch.empty_like(self.bn_buffers)
         self.network: nn.Module = self.model
         if self.distributed:
             self.network = DistributedDataParallel(
                 self.model,
                 device_ids=[device.index] if device.type == "cuda" else None,
-                forward_sync_buffers=False,  # averaged before they are used: ``synchronise_statistics``
+                forward_sync_buffers=False,  # averaged before they are used: ``all_reduce_bn_buffers``
                 gradient_as_bucket_view=True,
-                static_graph=train.accumulate == 1,  # not with ``no_sync``: every backward pass is alike
+                # A static graph excludes ``no_sync``: all backward passes have to be alike.
+                static_graph=train.gradient_accumulation_steps == 1,
             )
         self.parameters: list[Tensor] = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.model, train)
-        self.average = [p.detach().clone() for p in self.parameters] if train.ema else []
+        self.ema_params = [p.detach().clone() for p in self.parameters] if train.ema else []
         self.step = 0
+        # Since ``read_metrics``: gradient norm, finite and skipped updates, corrupt samples, loss per λ
         self._sums = torch.zeros(4 + config.model.instances, device=device)
         self.set_training_mode()
 
@@ -83,105 +92,124 @@ class TrainStep:
                 if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)):
                     module.eval()
 
-    def loss(self, images: Tensor, joints: Tensor, network: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        """The loss () and the loss of each λ (N,).
+    def __call__(self, images: Tensor, keypoints: Tensor, corrupt: Tensor | None = None) -> None:
+        """One update with this rank's part of the global batch (equal parts; DDP averages the gradients).
 
         Args:
-            images: (B, h, w, 3) uint8 RGB.
-            joints: (B, N, K, 3) float32 in crop px, v = 0 for joints that do not count.
-            network: the one to compute it with, if not ours.
+            images, keypoints: see ``loss``.
+            corrupt: (B,) bool, samples whose image could not be read.
         """
-        target = self.config.target
-        targets, weights = heatmap_targets(
-            joints, self.config.input.size, self.config.heatmap_size, target.sigma, target.kind
-        )
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            heatmaps = (self.network if network is None else network)(
-                normalise(images).contiguous(memory_format=self.layout)
-            )
-        return heatmap_loss(heatmaps, targets, weights, self.config.train.loss)
-
-    def __call__(self, images: Tensor, joints: Tensor, corrupt: Tensor | None = None) -> None:
-        """One update with this rank's share of the global batch (equal shares; DDP averages them)."""
         train = self.config.train
         rate = learning_rate(self.step, self.total_steps, train)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self._statistics_before.copy_(self.statistics)
+        self._bn_buffers_before.copy_(self.bn_buffers)
         self.optimizer.zero_grad(set_to_none=True)
-        per_instance = self._gradients(images, joints)
+        loss_per_instance = self._forward_backward(images, keypoints)  # (N,)
         norm = torch.nn.utils.get_total_norm(gradients_of(self.parameters))
-        finite = torch.isfinite(norm)  # the same on all ranks: the gradients are already averaged
+        finite = torch.isfinite(norm)  # the same on all ranks: DDP has averaged the gradients
         if train.clip_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, train.clip_norm, norm)
-        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self.statistics.copy_(torch.where(finite, self.statistics, self._statistics_before))
-        if self.average:
-            self._move_average(finite)
-
-        bad = torch.zeros((), device=self.device) if corrupt is None else corrupt.sum()
-        values = torch.cat([torch.stack([norm, finite.float()]), per_instance])
-        values = torch.where(finite, values, 0.0)
-        self._sums += torch.cat([values[:2], torch.stack([1 - finite.float(), bad]), values[2:]])
+        self._masked_update(finite)
+        if self.ema_params:
+            self._update_ema(finite)
+        self._add_metrics(norm, finite, loss_per_instance, corrupt)
         self.step += 1
 
-    @torch.no_grad()
-    def _move_average(self, finite: Tensor) -> None:
-        # Not lerp: its weight is a plain number, and a masked update must leave the average alone too.
-        change = torch._foreach_sub(self.parameters, self.average)
-        torch._foreach_mul_(change, (1 - self.config.train.ema) * finite)
-        torch._foreach_add_(self.average, change)
+    def loss(
+        self, images: Tensor, keypoints: Tensor, network: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The loss () and, detached, the loss of each λ (N,).
 
-    def _gradients(self, images: Tensor, joints: Tensor) -> Tensor:
+        Args:
+            images: (B, H, W, 3) uint8 RGB.
+            keypoints: (B, N, K, 3) float32, x and y in crop px and v; v = 0 for those that do not count.
+            network: computes the heatmaps; by default ``self.network``.
+        """
+        target = self.config.target
+        inputs = normalize(images).contiguous(memory_format=self.memory_format)  # (B, 3, H, W)
+        targets, weights = heatmap_targets(  # (B, N, K, h, w), (B, N, K)
+            keypoints, self.config.input.size, self.config.heatmap_size, target.sigma, target.kind
+        )
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            heatmaps = (self.network if network is None else network)(inputs)  # (B, N, K, h, w)
+        return heatmap_loss(heatmaps, targets, weights, self.config.train.loss)
+
+    def _forward_backward(self, images: Tensor, keypoints: Tensor) -> Tensor:
         """Set the gradients of the mean loss over all micro-batches; returns the loss of each λ (N,).
 
-        Each micro-batch begins with the statistics from before the step; they become the mean of what the
-        micro-batches make of them, as they do over ranks.
+        Each micro-batch begins with the batch-norm buffers from before the step; afterwards they are the mean
+        over the micro-batches, as they are over ranks.
         """
-        count = self.config.train.accumulate
-        parts = list(zip(images.chunk(count), joints.chunk(count), strict=True))
-        losses, statistics = zip(*self._run(parts), strict=True)
-        self.statistics.copy_(torch.stack(statistics).mean(dim=0))
-        return torch.stack(losses).mean(dim=0)
+        count = self.config.train.gradient_accumulation_steps
+        micro_batches = list(zip(images.chunk(count), keypoints.chunk(count), strict=True))
+        losses, bn_buffers = zip(*self._run_micro_batches(micro_batches), strict=True)
+        self.bn_buffers.copy_(torch.stack(bn_buffers).mean(dim=0))
+        return torch.stack(losses).mean(dim=0)  # (micro-batches, N) → (N,)
 
-    def _run(self, parts: Sequence[MicroBatch]) -> list[tuple[Tensor, Tensor]]:
-        """Run the micro-batches one after another; returns ``_backward`` of each, gradients added up."""
-        found, network = [], self.network
-        for number, part in enumerate(parts, start=1):
-            unsynchronised: AbstractContextManager[Any] = nullcontext()
-            if isinstance(network, DistributedDataParallel) and number < len(parts):
-                unsynchronised = network.no_sync()  # all-reduce the gradients once, with the last one
-            with unsynchronised:
-                found.append(self._backward(network, self.statistics, part, len(parts)))
-        return found
+    def _run_micro_batches(self, micro_batches: Sequence[MicroBatch]) -> list[tuple[Tensor, Tensor]]:
+        """Run the micro-batches one after another; returns (loss per λ, batch-norm buffers) of each."""
+        results, network = [], self.network
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            no_sync: AbstractContextManager[Any] = nullcontext()
+            if isinstance(network, DistributedDataParallel) and number < len(micro_batches):
+                no_sync = network.no_sync()  # all-reduce the gradients once, with the last micro-batch
+            with no_sync:
+                results.append(
+                    self._run_micro_batch(network, self.bn_buffers, micro_batch, len(micro_batches))
+                )
+        return results
 
-    def _backward(
-        self, network: nn.Module, statistics: Tensor, part: MicroBatch, count: int
+    def _run_micro_batch(
+        self, network: nn.Module, bn_buffers: Tensor, micro_batch: MicroBatch, count: int
     ) -> tuple[Tensor, Tensor]:
         """Forward and backward pass of one of ``count`` micro-batches.
 
         Args:
-            network: gets the gradients, added to those that it has.
-            statistics: its batch-norm statistics.
-            part: the micro-batch.
+            network: its gradients are accumulated.
+            bn_buffers: its batch-norm buffers.
+            micro_batch: images and keypoints.
             count: the loss is divided by it.
 
         Returns:
-            the loss of each λ (N,), and the statistics after the forward pass.
+            the loss of each λ (N,), and the batch-norm buffers after the forward pass.
         """
-        statistics.copy_(self._statistics_before)
-        loss, per_instance = self.loss(*part, network)
-        after = statistics.clone()  # activation checkpointing updates them a second time in backward()
-        (loss / count).backward()
-        return per_instance, after
+        bn_buffers.copy_(self._bn_buffers_before)
+        loss, loss_per_instance = self.loss(*micro_batch, network)
+        after = bn_buffers.clone()  # activation checkpointing updates them a second time in backward()
+        torch.autograd.backward(loss / count)
+        return loss_per_instance, after
+
+    def _masked_update(self, finite: Tensor) -> None:
+        """Update the weights; unless ``finite``, they and the batch-norm buffers stay as before the step."""
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # see ``build_optimizer``
+        self.optimizer.step()
+        self.bn_buffers.copy_(torch.where(finite, self.bn_buffers, self._bn_buffers_before))
+
+    @torch.no_grad()
+    def _update_ema(self, finite: Tensor) -> None:
+        # Not lerp, because its weight is a plain number: a masked update must leave the EMA alone, too.
+        change = torch._foreach_sub(self.parameters, self.ema_params)
+        torch._foreach_mul_(change, (1 - self.config.train.ema) * finite)
+        torch._foreach_add_(self.ema_params, change)
+
+    def _add_metrics(
+        self, norm: Tensor, finite: Tensor, loss_per_instance: Tensor, corrupt: Tensor | None
+    ) -> None:
+        """Add to ``_sums``; norm and losses of a masked update count as 0."""
+        corrupt_count = torch.zeros((), device=self.device) if corrupt is None else corrupt.sum()
+        values = torch.cat([torch.stack([norm, finite.float()]), loss_per_instance])  # (2 + N,)
+        values = torch.where(finite, values, 0.0)
+        counts = torch.stack([1 - finite.float(), corrupt_count])
+        self._sums += torch.cat([values[:2], counts, values[2:]])
 
     def read_metrics(self) -> dict[str, float]:
         """Means since the last call, over all ranks; waits for the device.
 
         Returns:
-            loss and loss/λ (nan if no update was finite), gradient_norm, learning_rate, skipped: updates
-            that were masked, corrupt: samples whose image could not be read.
+            loss, loss/lambda0, … (nan if no update was finite); gradient_norm, before clipping;
+            learning_rate; skipped, the number of masked updates; corrupt, the number of samples whose image
+            could not be read.
         """
         sums = self._sums
         if self.distributed:
@@ -199,38 +227,38 @@ class TrainStep:
             "corrupt": round(corrupt),
         }
 
-    def synchronise_statistics(self) -> None:
-        """The mean of all ranks' batch-norm statistics on every rank. Call before weights are saved."""
+    def all_reduce_bn_buffers(self) -> None:
+        """Average the batch-norm buffers over all ranks. Call it before weights are saved."""
         if self.distributed:
-            dist.all_reduce(self.statistics)
-            self.statistics /= dist.get_world_size()
+            dist.all_reduce(self.bn_buffers)
+            self.bn_buffers /= dist.get_world_size()
 
-    def evaluated_state(self) -> dict[str, Tensor]:
-        """The state_dict to evaluate and keep: the moving average where there is one."""
+    def ema_state_dict(self) -> dict[str, Tensor]:
+        """The state_dict to evaluate: the model's, with the EMA of its parameters where there is one."""
         state = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        if self.average:
+        if self.ema_params:
             names = [name for name, p in self.model.named_parameters() if p.requires_grad]
-            state.update(zip(names, [p.clone() for p in self.average], strict=True))
+            state.update(zip(names, [p.clone() for p in self.ema_params], strict=True))
         return state
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a continuation needs, as tensors and plain values."""
+        """All that resuming needs, as tensors and plain values."""
         return {
             "step": self.step,
             "precision": self.precision,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": self.average,
+            "average": self.ema_params,  # the key in all checkpoints
             "torch_rng": torch.get_rng_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken."""
+        """Resume from a ``state_dict``."""
         self.step, self.precision = state["step"], state["precision"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for mine, saved in zip(self.average, state["average"], strict=True):
-            mine.copy_(saved)
+        for param, saved in zip(self.ema_params, state["average"], strict=True):
+            param.copy_(saved)
         torch.set_rng_state(state["torch_rng"].cpu())
 
 
@@ -239,10 +267,11 @@ def gradients_of(parameters: Sequence[Tensor]) -> list[Tensor]:
     return [p.grad for p in parameters if p.grad is not None]
 
 
-def flatten_statistics(module: nn.Module) -> Tensor:
-    """Put all floating-point buffers of a module into one vector, of which they become views.
+def flatten_bn_buffers(module: nn.Module) -> Tensor:
+    """Put all floating-point buffers of a module into one vector; the buffers become views of it.
 
-    So saving, restoring and averaging them is one operation each instead of one per layer.
+    They are those of the batch norms. Saving, restoring and averaging them is then one operation each instead
+    of one per layer.
     """
     owners = [
         (owner, name, buffer)
@@ -252,9 +281,9 @@ def flatten_statistics(module: nn.Module) -> Tensor:
     ]
     device = next(module.parameters()).device
     flat = torch.cat([b.reshape(-1) for _, _, b in owners]) if owners else torch.zeros(0, device=device)
-    position = 0
+    offset = 0
     for owner, name, buffer in owners:
-        # Setting a buffer's attribute keeps it one, and keeps whether it is saved.
-        setattr(owner, name, flat[position : position + buffer.numel()].view(buffer.shape))
-        position += buffer.numel()
+        # Assigning to a registered buffer's name keeps it registered, and persistent or not.
+        setattr(owner, name, flat[offset : offset + buffer.numel()].view(buffer.shape))
+        offset += buffer.numel()
     return flat

@@ -1,7 +1,8 @@
-"""The driver's side of training: Ray Train, its checkpoints, and validation beside it."""
+"""Ray Train from the driver: start and restart the workers, validate their checkpoints, pick the best."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable
@@ -14,41 +15,44 @@ from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, Scalin
 from ray.train.torch import TorchTrainer
 
 from mipnet.config import Config, to_dict
-from mipnet.data.coco import People
+from mipnet.config.schema import ResourcesConfig
+from mipnet.data.coco import PersonAnnotations
 from mipnet.data.crops import crop_settings
 from mipnet.data.dataset_formats import open_split
-from mipnet.data.sample_schedule import WindowPlan
-from mipnet.data.stream import PlannedSplit, WindowCutter, stream_factory
-from mipnet.errors import UserError, mendable
-from mipnet.evaluation.occlusion import SCORE, occlusion_ap
+from mipnet.data.sample_schedule import SampleSchedule
+from mipnet.data.stream import CropLoader, ScheduledDataConfig, dataset_factory
+from mipnet.errors import UserError, as_user_error
+from mipnet.evaluation.occlusion import SELECTION_METRIC, occlusion_ap
 from mipnet.evaluation.result_rows import flat_metrics
 from mipnet.evaluation.scoring import score_splits
 from mipnet.host import cores
 from mipnet.inference.splits import predict_splits
-from mipnet.run_folder import TRAINING, Run
+from mipnet.run_folder import TRAINING_FOLDER, Run
 from mipnet.storage import Folder
 from mipnet.training.atomic_files import storage_options
-from mipnet.training.checkpoint import step_of
-from mipnet.training.worker import train_worker
+from mipnet.training.checkpoint import step_from_path
+from mipnet.training.worker import train_loop_per_worker
+
+logger = logging.getLogger(__name__)
 
 Validate = Callable[[RayCheckpoint], dict[str, Any]]
 
-FIRST = {"env_vars": {"RAY_worker_niceness": "0"}}
-"""Runtime environment of the processes that train: they come before Ray's other workers, which are nicer.
+TRAIN_WORKER_RUNTIME_ENV = {"env_vars": {"RAY_worker_niceness": "0"}}
+"""Runtime environment of the training processes: niceness 0; Ray's default for workers is 15.
 
-The threads of a training process wait for one another at every operator. Where any of them has to share its
-core, all do: on two cores, a second thread gained nothing while decoding and validation had equal rights.
+The threads of a training process synchronize at every operator. If one of them has to share its core, all are
+delayed: on two cores, a second thread gained nothing while decoding and validation had equal priority.
 """
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What training left behind.
 
     Attributes:
         best: folder of the best checkpoint by the occlusion metric.
         metrics: its step and validation metrics.
-        steps: how many steps were made in all.
+        steps: number of steps made in all.
     """
 
     best: Folder
@@ -56,12 +60,11 @@ class Trained:
     steps: int
 
 
-class Rows:
-    """An actor that holds what the workers tell until the driver fetches it; bounded, the oldest go first.
+class MetricsActor:
+    """Bounded actor queue of rows from workers to driver; drops the oldest.
 
-    A row is the metrics of a step or of a validation, {"started": step, …} from workers that begin,
-    {"failed": why} about workers that ended, {"unreadable": names of images}, or {"unvalidated": step,
-    "cause": why}.
+    A row is the metrics of a step or of a validation, or an event: {"started": step, …} when workers begin,
+    {"failed": cause} when they failed, {"unreadable": names of images}, or {"unvalidated": step, "cause": …}.
     """
 
     def __init__(self) -> None:
@@ -71,38 +74,44 @@ class Rows:
         self.rows.append(row)
 
     def take(self) -> list[dict[str, Any]]:
+        """Remove and return all rows, the oldest first."""
         rows = list(self.rows)
         self.rows.clear()
         return rows
 
 
-class Failures(UserCallback):
-    """Tells why workers ended; Ray Train calls it in its controller, which starts them again."""
+class FailureReporter(UserCallback):  # type: ignore[misc, unused-ignore]  # Ray has no types
+    """Reports why workers failed; called in Ray Train's controller, which then restarts them."""
 
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
+    def __init__(self, metrics_actor: Any) -> None:
+        self.metrics_actor = metrics_actor
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         rank, error = min(worker_exceptions.items())
-        self.rows.add.remote({"failed": f"worker {rank}: {innermost(error)}"})
+        cause = root_cause(error)
+        logger.warning("%d worker(s) failed, rank %d: %s", len(worker_exceptions), rank, cause)
+        self.metrics_actor.add.remote({"failed": f"worker {rank}: {cause}"})
 
 
-def make_plan(config: Config, people: People) -> WindowPlan:
+def make_schedule(config: Config, people: PersonAnnotations) -> SampleSchedule:
     """The order of all samples of the run."""
     train = config.train
-    return WindowPlan(people.first, train.seed, train.epochs, train.batch_size, train.window_batches)
+    return SampleSchedule(
+        people.image_offsets, train.seed, train.epochs, train.batch_size, train.window_batches
+    )
 
 
 def train(
     config: Config,
     run: Run,
     data: Folder,
-    people: People,
-    rows: Any,
-    initial: str = "",
+    people: PersonAnnotations,
+    *,
+    metrics_actor: Any,
+    initial_weights: str = "",
     epochs: int = 0,
-    tasks: int = 0,
-) -> Trained:
+    max_decoding_tasks: int = 0,
+) -> TrainingResult:
     """Train the run to its end, from its last checkpoint if it has one.
 
     Args:
@@ -110,209 +119,246 @@ def train(
         run: checkpoints go to its folder.
         data: the data set, for validation.
         people: what to train on.
-        rows: handle of a ``Rows`` actor.
-        initial: model folder to start from, "" for random weights.
+        metrics_actor: handle of a ``MetricsActor``.
+        initial_weights: URI of a model folder to start from, "" for random weights.
         epochs: end, with a checkpoint, when so many are done; the schedule stays that of ``train.epochs``, so
-            that another call goes on. 0 is all.
-        tasks: decode with at most so many at once; 0 leaves it to Ray.
+            that another call can go on. 0 is all.
+        max_decoding_tasks: decode with at most so many at once; 0 leaves it to Ray.
 
     Raises:
         UserError: the run stopped itself (updates not finite, too many corrupt images), or workers failed
             more often than ``resources.max_failures``.
     """
-    plan = make_plan(config, people)
-    validate = validator(config, run.folder.join(TRAINING), data, rows)
-    until = math.ceil(plan.total_steps * min(epochs or math.inf, config.train.epochs) / config.train.epochs)
-    validation = ray.train.ValidationConfig(fn=validate, ray_remote_kwargs={"num_cpus": 0})
-    fit(config, run.folder, people, plan, until, rows, initial, tasks, validation)
-    return best_of(run, until, validate)
+    schedule = make_schedule(config, people)
+    validate = make_validate_fn(config, run.folder.join(TRAINING_FOLDER), data, metrics_actor)
+    total_epochs = config.train.epochs
+    end_step = math.ceil(schedule.total_steps * min(epochs or math.inf, total_epochs) / total_epochs)
+    fit(
+        config,
+        run.folder,
+        people,
+        schedule,
+        end_step=end_step,
+        metrics_actor=metrics_actor,
+        initial_weights=initial_weights,
+        max_decoding_tasks=max_decoding_tasks,
+        validation=ray.train.ValidationConfig(fn=validate, ray_remote_kwargs={"num_cpus": 0}),
+    )
+    return best_checkpoint_of(run, end_step, validate)
 
 
 def fit(
     config: Config,
     folder: Folder,
-    people: People,
-    plan: WindowPlan,
-    until: int,
-    rows: Any = None,
-    initial: str = "",
-    tasks: int = 0,
+    people: PersonAnnotations,
+    schedule: SampleSchedule,
+    *,
+    end_step: int,
+    metrics_actor: Any = None,
+    initial_weights: str = "",
+    max_decoding_tasks: int = 0,
     validation: ray.train.ValidationConfig | None = None,
-    mend: str = "the same command goes on from the last checkpoint",
+    hint: str = "the same command goes on from the last checkpoint",
 ) -> dict[str, Any]:
-    """Ray Train over a plan, from the last checkpoint in ``folder`` if there is one.
+    """Run Ray Train over a schedule, from the last checkpoint in ``folder`` if there is one.
 
     Args:
-        config, people, rows, initial, tasks: as for ``train``; ``rows`` may be None.
+        config, people, initial_weights, max_decoding_tasks: as for ``train``.
         folder: checkpoints go there.
-        plan: the order of all samples.
-        until: the step to end at, with a checkpoint; beyond the plan's end, none is made there.
+        schedule: the order of all samples.
+        end_step: the step to end at, with a checkpoint; beyond the schedule's end, none is made there.
+        metrics_actor: handle of a ``MetricsActor``, or None.
         validation: of every checkpoint; without it, none may be made.
-        mend: what to do when workers failed.
+        hint: what to do when workers failed.
 
     Returns:
-        what ``train_worker`` returned on rank 0.
+        what ``train_loop_per_worker`` returned on rank 0.
 
     Raises:
         UserError: as for ``train``.
     """
-    cutter = ray.put(WindowCutter(people, plan, crop_settings(config)))
-    resources = config.resources
+    crop_loader = ray.put(CropLoader(people, schedule, crop_settings(config)))
     trainer = Trainer(
-        train_worker,
+        train_loop_per_worker,
         train_loop_config={
             "config": to_dict(config),
-            "plan": plan,
-            "threads": resources.cpus_per_worker,
-            "rows": rows,
-            "initial": initial,
-            "until": until,
-            "cutter": cutter,
+            "schedule": schedule,
+            "threads": config.resources.cpus_per_worker,
+            "metrics_actor": metrics_actor,
+            "initial_weights": initial_weights,
+            "end_step": end_step,
+            "folder": folder,
+            "crop_loader": crop_loader,
         },
-        datasets={"train": stream_factory(plan, lambda: position(folder))},
-        dataset_config=PlannedSplit(cutter, plan, tasks),
-        scaling_config=ScalingConfig(
-            num_workers=resources.workers,
-            use_gpu=resources.gpu is True,
-            resources_per_worker={
-                "CPU": max(resources.cpus_per_worker, 1),
-                **({"GPU": 1} if resources.gpu is True else {}),
-            },
-        ),
+        datasets={"train": dataset_factory(schedule, lambda: last_checkpoint_step(folder))},
+        dataset_config=ScheduledDataConfig(crop_loader, schedule, max_decoding_tasks),
+        scaling_config=scaling_config(config.resources),
         run_config=RunConfig(
-            name=TRAINING,
+            name=TRAINING_FOLDER,
             **storage_options(folder),
-            worker_runtime_env=FIRST,
-            failure_config=FailureConfig(max_failures=resources.max_failures),
-            callbacks=[Failures(rows)] if rows else [],
+            worker_runtime_env=TRAIN_WORKER_RUNTIME_ENV,
+            failure_config=FailureConfig(max_failures=config.resources.max_failures),
+            callbacks=[FailureReporter(metrics_actor)] if metrics_actor else [],
             checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
+                num_to_keep=1, checkpoint_score_attribute=SELECTION_METRIC, checkpoint_score_order="max"
             ),
         ),
         validation_config=validation,
     )
+    return run_trainer(trainer, hint)
+
+
+def scaling_config(resources: ResourcesConfig) -> ScalingConfig:
+    """Ray Train's workers and what each of them reserves; ``resources.gpu`` has to be resolved."""
+    use_gpu = resources.gpu is True
+    reserved: dict[str, float] = {"CPU": max(resources.cpus_per_worker, 1), **({"GPU": 1} if use_gpu else {})}
+    return ScalingConfig(num_workers=resources.workers, use_gpu=use_gpu, resources_per_worker=reserved)
+
+
+def run_trainer(trainer: TorchTrainer, hint: str) -> dict[str, Any]:
+    """``trainer.fit()``, with its failures as errors for the user.
+
+    Returns:
+        what ``train_loop_per_worker`` returned on rank 0.
+
+    Raises:
+        UserError: workers failed too often, or the training stopped itself.
+        KeyboardInterrupt: the user stopped it.
+    """
     try:
         result = trainer.fit()
-    except SystemExit:  # how Ray Train answers Ctrl-C, after it has stopped the workers
+    except SystemExit:  # Ray Train's answer to Ctrl-C, after it has stopped the workers
         raise KeyboardInterrupt from None
     except ray.train.TrainingFailedError as error:
-        if known := mendable(error):
-            raise UserError(f"training failed: {known.what}", known.mend or mend, 1) from error
-        raise UserError(f"training failed: {innermost(error)}", mend, 1) from error
+        logger.info("training failed", exc_info=True)
+        if known := as_user_error(error):
+            raise UserError(f"training failed: {known.what}", known.hint or hint, 1) from error
+        raise UserError(f"training failed: {root_cause(error)}", hint, 1) from error
     outcome = result.return_value or {}
     if outcome.get("stopped"):
         raise UserError(f"training stopped at step {outcome['step']}: {outcome['stopped']}", exit_code=1)
     return outcome
 
 
-CLEANER = "PlacementGroupCleanerCallback"
-"""Of Ray Train: cleans up after a driver that was lost."""
+CLEANUP_CALLBACK = "PlacementGroupCleanerCallback"
+"""Ray Train's class that cleans up after a lost driver."""
 
 
-class Trainer(TorchTrainer):
-    """Ends at once where there is no dashboard.
+class Trainer(TorchTrainer):  # type: ignore[misc, unused-ignore]  # Ray has no types
+    """``TorchTrainer`` that ends at once where there is no dashboard.
 
-    Ray Train's own clean-up after a lost driver asks the dashboard whether the driver lives. A Ray that was
-    started for this command has no dashboard and ends with its driver: there the question is only waited
-    for, ten seconds at the end of every training (measured).
+    Ray Train's clean-up after a lost driver asks the dashboard whether the driver is alive. A Ray that was
+    started for this command has no dashboard and ends with its driver: the question only delays the end of
+    every training, by ten seconds (measured).
 
-    Ray has no public way to leave a callback out. Where it names one of these otherwise, training ends late.
+    Ray has no public way to leave a callback out. If it renames one of these, training ends late.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
+        callbacks: list[Any] = super()._create_default_callbacks()
         try:
             dashboard = ray._private.worker.get_dashboard_url()
         except AttributeError:
+            logger.debug("this Ray does not tell whether it has a dashboard", exc_info=True)
             return callbacks
-        return [each for each in callbacks if dashboard or type(each).__name__ != CLEANER]
+        return [each for each in callbacks if dashboard or type(each).__name__ != CLEANUP_CALLBACK]
 
 
-def position(folder: Folder) -> int:
-    """The step that the run's latest checkpoint in the storage stands at; 0 without one.
+def last_checkpoint_step(folder: Folder) -> int:
+    """The step of the run's latest checkpoint in the storage; 0 without one.
 
-    It is the one that Ray Train will hand to the workers: both read the same snapshot.
+    Ray Train hands the same checkpoint to the workers: both read the same snapshot.
     """
-    latest = restored(folder)
-    return step_of(latest.checkpoint.path) if latest and latest.checkpoint else 0
+    latest = restore_result(folder)
+    return step_from_path(latest.checkpoint.path) if latest and latest.checkpoint else 0
 
 
-def restored(folder: Folder) -> Result | None:
+def restore_result(folder: Folder) -> Result | None:
     """Ray Train's record of a run in the storage; None before its first checkpoint."""
     try:
-        return Result.from_path(folder.path(TRAINING))
+        return Result.from_path(folder.path(TRAINING_FOLDER))
     except RuntimeError:  # there is no folder, or no record in it
+        logger.debug("no earlier training in %s", folder.uri, exc_info=True)
         return None
 
 
-def best_of(run: Run, steps: int, validate: Validate) -> Trained:
-    """The best checkpoint of a run that was trained for so many steps.
+def best_checkpoint_of(run: Run, steps: int, validate: Validate) -> TrainingResult:
+    """The best checkpoint of a run that was trained for ``steps`` steps.
 
-    What could not be validated beside the training is validated here: Ray Train does not try again.
+    Checkpoints whose validation failed beside the training are validated here: Ray Train does not retry.
 
     Raises:
         UserError: there is none, or the data set cannot be used to validate it.
     """
-    result = restored(run.folder)
+    result = restore_result(run.folder)
     if result is None or not result.best_checkpoints:
         raise UserError(f"run {run.name} has no checkpoint", "start it again with --new", 1)
-    checkpoints = [(c, m if SCORE in m else {**m, **validate(c)}) for c, m in result.best_checkpoints]
+    checkpoints = [
+        (c, m if SELECTION_METRIC in m else {**m, **validate(c)}) for c, m in result.best_checkpoints
+    ]
 
     def score(item: tuple[RayCheckpoint, dict[str, Any]]) -> float:
-        value = item[1].get(SCORE, float("nan"))
+        value = item[1].get(SELECTION_METRIC, float("nan"))
         return -1.0 if math.isnan(value) else value
 
     checkpoint, metrics = max(checkpoints, key=score)
-    name = checkpoint.path.rstrip("/").rpartition("/")[2]
-    return Trained(run.folder.join(f"{TRAINING}/{name}"), metrics, steps)
+    name = folder_name_of(checkpoint)
+    logger.info("best checkpoint: %s of %d", name, len(checkpoints))
+    return TrainingResult(run.folder.join(f"{TRAINING_FOLDER}/{name}"), metrics, steps)
 
 
-def validator(config: Config, checkpoints: Folder, data: Folder, rows: Any) -> Validate:
-    """What Ray Train runs on every checkpoint beside the training: the tune split's tables.
+def folder_name_of(checkpoint: RayCheckpoint) -> str:
+    return str(checkpoint.path).rstrip("/").rpartition("/")[2]
 
-    The score that picks the best weights is the occlusion AP, in the boxes of the last configured source (for
-    generated data a detector-like one).
+
+def make_validate_fn(config: Config, checkpoints: Folder, data: Folder, metrics_actor: Any) -> Validate:
+    """The function that Ray Train runs on every checkpoint beside the training.
+
+    It returns the metrics of the validation split. The best weights are those with the highest occlusion AP
+    in the boxes of the last configured source (for generated data a detector-like one).
     """
     source = config.data.boxes[-1]
 
     def validate(checkpoint: RayCheckpoint) -> dict[str, Any]:
+        logger.info("validating %s", checkpoint.path)
         try:
-            return tables(checkpoint)
-        except Exception as error:  # Ray Train would not tell anybody
-            cause = str(mendable(error) or innermost(error))
-            rows.add.remote({"unvalidated": step_of(checkpoint.path), "cause": cause})
+            return compute_metrics(checkpoint)
+        except Exception as error:  # Ray Train only logs validation errors; forward them to the driver
+            logger.warning("validation of %s failed", checkpoint.path, exc_info=True)
+            cause = str(as_user_error(error) or root_cause(error))
+            metrics_actor.add.remote({"unvalidated": step_from_path(checkpoint.path), "cause": cause})
             raise
 
-    def tables(checkpoint: RayCheckpoint) -> dict[str, Any]:
+    def compute_metrics(checkpoint: RayCheckpoint) -> dict[str, Any]:
         # On a GPU only if the training leaves one: a validation that waits for it would come too late.
-        spare = ray.cluster_resources().get("GPU", 0) - config.resources.workers
+        spare_gpus = ray.cluster_resources().get("GPU", 0) - config.resources.workers
         resources = replace(
             config.resources,
-            gpu=config.resources.gpu is True and spare >= 1,
-            # Not one for each core: those who train have them all, and threads wait for one another.
+            gpu=config.resources.gpu is True and spare_gpus >= 1,
+            # One core less than there are: training uses all of them, and threads wait for one another.
             cpus_per_worker=config.resources.cpus_per_worker or max(cores() - 1, 1),
         )
-        name = checkpoint.path.rstrip("/").rpartition("/")[2]
-        files = {config.data.tune: open_split(config.data, data, config.data.tune)}
+        name = folder_name_of(checkpoint)
+        files = {config.data.val: open_split(config.data, data, config.data.val)}
         poses = predict_splits(
             checkpoints.join(name),
             config,
             data,
             files,
-            [source],
-            resources,
-            unreadable=lambda names: rows.add.remote({"unreadable": names}),
+            sources=[source],
+            resources=resources,
+            on_corrupt_images=lambda names: metrics_actor.add.remote({"unreadable": names}),
         )
         found = flat_metrics(score_splits(poses, config, files))
-        metrics = {SCORE: occlusion_ap(config.data, found).value, **found}
-        rows.add.remote({"step": step_of(name), **metrics})
+        metrics = {SELECTION_METRIC: occlusion_ap(config.data, found).value, **found}
+        metrics_actor.add.remote({"step": step_from_path(name), **metrics})
         return metrics
 
     return validate
 
 
-def innermost(error: BaseException) -> str:
-    """The last line of the cause that a person can act on."""
+def root_cause(error: BaseException) -> str:
+    """The last line of the root_cause cause, the one that a person can act on."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line for line in str(error).strip().splitlines() if line.strip()]

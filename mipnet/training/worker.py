@@ -1,8 +1,9 @@
-"""The loop that every training process runs."""
+"""The training loop that each Ray Train worker runs."""
 
 from __future__ import annotations
 
 import gc
+import logging
 import math
 import os
 import shutil
@@ -20,87 +21,118 @@ import torch
 from ray.train import Checkpoint
 
 from mipnet.config import Config, from_dict
-from mipnet.data.coco import People
-from mipnet.data.sample_schedule import WindowPlan
+from mipnet.data.coco import PersonAnnotations
+from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.errors import first_few
-from mipnet.host import cores, keep_memory
-from mipnet.models.initialization import start_from_folder
+from mipnet.host import cores, tune_malloc
+from mipnet.logs import worker_log
+from mipnet.models.initialization import warm_start_from_folder
 from mipnet.models.network import MIPNet
 from mipnet.models.precision import resolve_precision
 from mipnet.storage import Folder
-from mipnet.training.checkpoint import folder_name, load_checkpoint, model_from_config, save_checkpoint
+from mipnet.training.checkpoint import checkpoint_name, load_checkpoint, model_from_config, save_checkpoint
 from mipnet.training.cpu_step import CpuTrainStep, parallel_micro_batches
 from mipnet.training.step import TrainStep
 
-Row = dict[str, float]
+logger = logging.getLogger(__name__)
+
+MetricsRow = dict[str, float]
 Batch = dict[str, torch.Tensor]
 
 
-def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """Train to the end of the plan, from the last checkpoint where there is one.
+def train_loop_per_worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train up to ``end_step``, from the last checkpoint where there is one.
 
     Args:
-        settings: config: nested dict; plan: the ``WindowPlan``; threads: CPU threads of this process;
-            rows: an actor that takes logged rows, or None; initial: a model folder, or "";
-            until: the step to end at, with a checkpoint; cutter: reference to the ``WindowCutter``.
+        settings: config: nested dict; schedule: the order of all samples; threads: CPU threads of this
+            process, 0 for its share of the cores; metrics_actor: handle of a ``MetricsActor``, or None;
+            initial_weights: URI of a model folder, or ""; end_step: the step to end at, with a checkpoint;
+            crop_loader: reference to the loader of the crops; folder: of the run, for the log.
 
     Returns:
-        {"step": steps done, "stopped": why the run was stopped before the end, or "", "history": all rows
-        of metrics that were logged}.
+        {"step": steps done, "stopped": why the run was stopped early, or "", "history": all logged rows of
+        metrics}.
     """
     try:
         return _train(settings)
     finally:
-        gc.collect()  # DDP must be gone before Ray takes the process group down, or that can hang
+        gc.collect()  # destroy DDP before Ray destroys the process group: the other order can hang
 
 
 def _train(settings: dict[str, Any]) -> dict[str, Any]:
     config = from_dict(settings["config"])
-    plan: WindowPlan = settings["plan"]
+    schedule: SampleSchedule = settings["schedule"]
+    end_step: int = settings["end_step"]
     context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    # All cores: what else Ray runs here, decoding and validation too, gives way (the trainer's FIRST).
-    threads = settings["threads"] or max(cores() // context.get_local_world_size(), 1)
-    device = ray.train.torch.get_device()
-    parallel = parallel_micro_batches(config.train, device, world, threads)
-    torch.set_num_threads(threads // parallel)
-    keep_memory()
-    torch.manual_seed(config.train.seed)
-    model = model_from_config(config)
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    worker_log(settings["folder"], rank)
     checkpoint = ray.train.get_checkpoint()
-    if settings["initial"] and not checkpoint:
-        start_from(model, settings["initial"], config)
-    precision = resolve_precision(config.train.precision, device)
-    if parallel > 1:
-        step: TrainStep = CpuTrainStep(model, config, plan.total_steps, precision, parallel)
-    else:
-        step = TrainStep(model, config, plan.total_steps, device, precision)
-    history: list[Row] = []
+    step = build_train_step(
+        config,
+        schedule.total_steps,
+        threads=settings["threads"],
+        initial_weights="" if checkpoint else settings["initial_weights"],
+    )
+    history: list[MetricsRow] = []
     if checkpoint:
-        with folder_of(checkpoint) as folder:
+        with local_folder(checkpoint) as folder:
             history = load_checkpoint(folder, step)
+        logger.info("rank %d: resumed step %d from %s", rank, step.step, checkpoint.path)
 
-    sink = settings["rows"] if rank == 0 else None
-    if sink is not None:
-        told = {"started": step.step, "precision": step.precision, "device": device_name(device)}
-        sink.add.remote(told)
-    share = config.train.batch_size // world
-    log = RowLog(history, sink)
-    unread = Unread(settings["cutter"], settings["rows"])
-    guard = Guard(config, plan, unread, step.step)
-    until: int = settings["until"]
-    for batch, waited in timed(batches(step, plan, rank, share, until, unread)):
-        step(batch["image"], batch["joints"], batch["corrupt"])
+    metrics_actor = settings["metrics_actor"] if rank == 0 else None
+    if metrics_actor is not None:
+        event = {"started": step.step, "precision": step.precision, "device": device_name(step.device)}
+        metrics_actor.add.remote(event)
+    log = MetricLogger(history, metrics_actor, schedule.batch_size)
+    corrupt_images = CorruptImageTracker(settings["crop_loader"], settings["metrics_actor"])
+    guard = Guard(config, schedule, corrupt_images, step.step)
+    batches = training_batches(
+        step,
+        schedule,
+        rank=rank,
+        local_batch_size=schedule.batch_size // world_size,
+        end_step=end_step,
+        corrupt_images=corrupt_images,
+    )
+    for batch, waited in with_wait_seconds(batches):
+        step(batch["image"], batch["keypoints"], batch["corrupt"])
         log.waited += waited
-        saving = step.step == until or step.step % config.train.checkpoint_steps == 0
+        saving = step.step == end_step or step.step % config.train.checkpoint_steps == 0
         if saving or step.step % config.train.log_steps == 0:
             metrics = step.read_metrics()
-            log.add(step.step, config.train.batch_size, metrics)
+            log.add(step.step, metrics)
             if stopped := guard.reason_to_stop(step.step, metrics):
+                logger.warning("rank %d: stopped at step %d: %s", rank, step.step, stopped)
                 return {"step": step.step, "stopped": stopped}
         if saving:
-            save(step, log.history, rank)
+            report_checkpoint(step, log.history, rank)
     return {"step": step.step, "stopped": "", "history": log.history}
+
+
+def build_train_step(config: Config, total_steps: int, *, threads: int, initial_weights: str) -> TrainStep:
+    """The training step of this worker, on its device, with its share of the CPU threads.
+
+    Args:
+        config: of the run.
+        total_steps: length of the learning-rate schedule.
+        threads: CPU threads of this process, 0 for its share of the cores.
+        initial_weights: URI of a model folder to start from, "" for random weights.
+    """
+    context = ray.train.get_context()
+    # Use all cores; other Ray processes run at lower priority (TRAIN_WORKER_RUNTIME_ENV).
+    threads = threads or max(cores() // context.get_local_world_size(), 1)
+    device = ray.train.torch.get_device()
+    parallel = parallel_micro_batches(config.train, device, context.get_world_size(), threads)
+    torch.set_num_threads(threads // parallel)
+    tune_malloc()
+    torch.manual_seed(config.train.seed)
+    model = model_from_config(config)
+    if initial_weights:
+        load_initial_weights(model, initial_weights, config)
+    precision = resolve_precision(config.train.precision, device)
+    if parallel > 1:
+        return CpuTrainStep(model, config, total_steps, precision, parallel)
+    return TrainStep(model, config, total_steps, device, precision)
 
 
 def device_name(device: torch.device) -> str:
@@ -108,8 +140,8 @@ def device_name(device: torch.device) -> str:
 
 
 @contextmanager
-def folder_of(checkpoint: Checkpoint) -> Iterator[Path]:
-    """The files of a checkpoint; those in a storage that is a file system are not copied first."""
+def local_folder(checkpoint: Checkpoint) -> Iterator[Path]:
+    """The files of a checkpoint; only those in an object store are copied."""
     if os.path.isdir(checkpoint.path):
         yield Path(checkpoint.path)
         return
@@ -117,132 +149,163 @@ def folder_of(checkpoint: Checkpoint) -> Iterator[Path]:
         yield Path(folder)
 
 
-def batches(
-    step: TrainStep, plan: WindowPlan, rank: int, share: int, until: int, unread: Unread
+def training_batches(
+    step: TrainStep,
+    schedule: SampleSchedule,
+    *,
+    rank: int,
+    local_batch_size: int,
+    end_step: int,
+    corrupt_images: CorruptImageTracker,
 ) -> Iterator[Batch]:
-    """This rank's share of every step that is left before ``until``, on the device.
+    """This rank's part of every global batch from ``step.step`` up to ``end_step``, on the device.
+
+    Yields:
+        image (b, H, W, 3) uint8; joints (b, N, K, 3) float32, in crop px; corrupt (b,) bool.
 
     Raises:
-        RuntimeError: the stream hands over another batch than the plan says; training on would silently
-            train on some samples twice and on others never.
+        RuntimeError: a batch differs from the schedule. Training on would silently use some samples twice and
+            others never.
     """
-    if step.step >= until:
+    if step.step >= end_step:
         return
     shard = ray.train.get_dataset_shard("train")
-    stream = shard.iter_torch_batches(batch_size=share, prefetch_batches=2, device="cpu")
-    expected = plan.steps(plan.window_of(step.step)).start
+    stream = shard.iter_torch_batches(batch_size=local_batch_size, prefetch_batches=2, device="cpu")
+    expected = schedule.steps(schedule.window_of(step.step)).start
     for batch in stream:
-        found = int(batch["step"][0]), int(batch["slot"][0]), len(batch["step"])
-        if found != (expected, rank * share, share):
+        found = int(batch["step"][0]), int(batch["batch_position"][0]), len(batch["step"])
+        if found != (expected, rank * local_batch_size, local_batch_size):
             raise RuntimeError(f"the stream is out of order: step {expected}, rank {rank}, got {found}")
         expected += 1
-        if found[0] >= step.step:  # the stream starts at a window's border, at or before this step
-            unread.look_at(batch)
-            wanted = ("image", "joints", "corrupt")
+        if found[0] >= step.step:  # the stream begins with a window, at or before this step
+            corrupt_images.update(batch)
+            wanted = ("image", "keypoints", "corrupt")
             yield {name: batch[name].to(step.device, non_blocking=True) for name in wanted}
-        if expected == until:
-            return  # another start goes on from here, or the rest fills the last window
-    if expected != plan.total_steps:
-        raise RuntimeError(f"the stream ended at step {expected} of {plan.total_steps}")
+        if expected == end_step:
+            return  # the rest only fills the last window, or is for a later call
+    if expected != schedule.total_steps:
+        raise RuntimeError(f"the stream ended at step {expected} of {schedule.total_steps}")
 
 
-def timed(items: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
-    """Each item with the seconds that were waited for it."""
+def with_wait_seconds(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Each batch with the seconds that were spent waiting for it."""
     while True:
         begin = time.perf_counter()
         try:
-            item = next(items)
+            batch = next(batches)
         except StopIteration:
             return
-        yield item, time.perf_counter() - begin
+        yield batch, time.perf_counter() - begin
 
 
-class RowLog:
-    """The metric history, and where new rows go at once.
+class MetricLogger:
+    """Adds rows of metrics to the history and sends them to the driver.
 
-    Rows are kept in every checkpoint as well, so a row is never lost with a process.
+    Checkpoints contain the history, so no row is lost with a process.
+
+    Args:
+        history: rows of earlier processes; new ones are appended.
+        metrics_actor: handle of a ``MetricsActor``, or None.
+        batch_size: of the global batch.
     """
 
-    def __init__(self, history: list[Row], sink: Any) -> None:
-        self.history, self.sink = history, sink
-        self.waited = 0.0
+    def __init__(self, history: list[MetricsRow], metrics_actor: Any, batch_size: int) -> None:
+        self.history, self.metrics_actor, self.batch_size = history, metrics_actor, batch_size
+        self.waited = 0.0  # seconds for data since the last row
         self._since, self._last = time.perf_counter(), history[-1]["step"] if history else 0
 
-    def add(self, step: int, batch_size: int, metrics: Row) -> None:
+    def add(self, step: int, metrics: MetricsRow) -> None:
         now = time.perf_counter()
         seconds = max(now - self._since, 1e-9)
         row = {
             "step": step,
             **metrics,
-            "samples_per_second": (step - self._last) * batch_size / seconds,
+            "samples_per_second": (step - self._last) * self.batch_size / seconds,
             "waited_for_data": self.waited / seconds,
         }
         self._since, self._last, self.waited = now, step, 0.0
         self.history.append(row)
-        if self.sink is not None:
-            self.sink.add.remote(row)  # not waited for: logging never holds up a step
+        if metrics["skipped"]:
+            logger.warning("step %d: %g updates skipped: not finite", step, metrics["skipped"])
+        if self.metrics_actor is not None:
+            self.metrics_actor.add.remote(row)  # not awaited, so that logging does not delay a step
 
 
-class Unread:
-    """The images of this rank's samples that could not be read; each is told once, however often it comes.
+class CorruptImageTracker:
+    """Names the images of this rank's samples that could not be read, and reports each once.
 
     Args:
-        cutter: reference to the ``WindowCutter``, which knows their names; only fetched if there is one.
-        sink: an actor that takes rows, or None.
+        crop_loader: reference to the loader, which has the names; only fetched if there is such an image.
+        metrics_actor: handle of a ``MetricsActor``, or None.
     """
 
-    def __init__(self, cutter: ray.ObjectRef, sink: Any) -> None:
-        self.cutter, self.sink = cutter, sink
-        self.names: dict[int, str] = {}
+    def __init__(self, crop_loader: ray.ObjectRef, metrics_actor: Any) -> None:
+        self.crop_loader, self.metrics_actor = crop_loader, metrics_actor
+        self.names: dict[int, str] = {}  # by index of the image
 
-    def look_at(self, batch: Batch) -> None:
-        """Note the images of a batch that is still on the CPU: asking it waits for nothing."""
+    def update(self, batch: Batch) -> None:
+        """Note the corrupt images of a batch on the CPU: reading it waits for no device."""
         if not batch["corrupt"].any():
             return
-        people: People = ray.get(self.cutter).people
+        people: PersonAnnotations = ray.get(self.crop_loader).people
         samples = batch["sample"][batch["corrupt"]].numpy()
-        found = np.unique(np.searchsorted(people.first, samples, side="right") - 1).tolist()
+        found = np.unique(np.searchsorted(people.image_offsets, samples, side="right") - 1).tolist()
         new = {image: str(people.images.uris[image]) for image in found if image not in self.names}
         self.names |= new
-        if new and self.sink is not None:
-            self.sink.add.remote({"unreadable": list(new.values())})
+        if new:
+            logger.warning("cannot read %s", first_few(list(new.values())))
+            if self.metrics_actor is not None:
+                self.metrics_actor.add.remote({"unreadable": list(new.values())})
 
 
 class Guard:
-    """Says when training should not go on; the same on all ranks because the metrics are."""
+    """Decides when to stop a training; alike on all ranks because the metrics are.
 
-    def __init__(self, config: Config, plan: WindowPlan, unread: Unread, begin: int) -> None:
-        self.max_skipped = config.train.max_skipped
-        self.max_bad_share, self.samples = config.data.max_bad_share, plan.num_samples
-        self.batch_size, self.unread = config.train.batch_size, unread
-        self.skipped = self.bad = 0.0
-        self.begin = begin
+    Args:
+        config: has the limits.
+        schedule: the order of all samples.
+        corrupt_images: names them for the message.
+        first_step: that this process makes.
+    """
 
-    def reason_to_stop(self, step: int, metrics: Row) -> str:
-        """Why to stop after the metrics of the steps up to this one, or ""."""
+    def __init__(
+        self, config: Config, schedule: SampleSchedule, corrupt_images: CorruptImageTracker, first_step: int
+    ) -> None:
+        self.max_skipped, self.max_bad_share = config.train.max_skipped, config.data.max_bad_share
+        self.num_samples, self.batch_size = schedule.num_samples, schedule.batch_size
+        self.corrupt_images, self.first_step = corrupt_images, first_step
+        self.skipped = self.corrupt = 0.0
+
+    def reason_to_stop(self, step: int, metrics: MetricsRow) -> str:
+        """Why to stop, or "".
+
+        Args:
+            step: the last one done.
+            metrics: of the steps since the last call.
+        """
         all_skipped = math.isnan(metrics["loss"])
         self.skipped = self.skipped + metrics["skipped"] if all_skipped else 0.0
-        self.bad += metrics["corrupt"]
+        self.corrupt += metrics["corrupt"]
         if self.skipped >= self.max_skipped:
             return (
                 f"the last {self.skipped:g} updates were not finite; "
                 "lower --train.learning-rate or set --train.clip-norm"
             )
-        # Nobody comes twice within an epoch; after that the same images count again among more samples.
-        seen = max(self.samples, (step - self.begin) * self.batch_size)
-        if self.bad > self.max_bad_share * seen:
-            names = first_few(sorted(self.unread.names.values()))
+        # No sample comes twice within an epoch; in later epochs the same images count again, in more samples.
+        seen = max(self.num_samples, (step - self.first_step) * self.batch_size)
+        if self.corrupt > self.max_bad_share * seen:
+            names = first_few(sorted(self.corrupt_images.names.values()))
             return (
-                f"{self.bad:g} of {seen} samples have images that cannot be read ({names}); "
+                f"{self.corrupt:g} of {seen} samples have images that cannot be read ({names}); "
                 "mend them, or raise --data.max-bad-share"
             )
         return ""
 
 
-def save(step: TrainStep, history: list[Row], rank: int) -> None:
-    """Report a checkpoint to Ray Train, which keeps it in the run's storage and has it validated."""
-    step.synchronise_statistics()
-    name = folder_name(step.step)
+def report_checkpoint(step: TrainStep, history: list[MetricsRow], rank: int) -> None:
+    """Report a checkpoint to Ray Train, which stores it in the run's folder and has it validated."""
+    step.all_reduce_bn_buffers()
+    name = checkpoint_name(step.step)
     if rank != 0:
         ray.train.report({"step": step.step}, checkpoint_dir_name=name)
         return
@@ -255,11 +318,13 @@ def save(step: TrainStep, history: list[Row], rank: int) -> None:
             checkpoint_dir_name=name,
             validation=True,
         )
+        logger.info("saved %s", name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def start_from(model: MIPNet, uri: str, config: Config) -> None:
-    """Weights of another network as the start; the driver has said what stays random."""
+def load_initial_weights(model: MIPNet, uri: str, config: Config) -> None:
+    """Warm start from a model folder; the driver has reported what stays random."""
     with tempfile.TemporaryDirectory() as scratch:
-        start_from_folder(model, Folder(uri).download(Path(scratch)), config.data.joints, config.train.init)
+        folder = Folder(uri).download(Path(scratch))
+        warm_start_from_folder(model, folder, config.data.joints, config.train.init)

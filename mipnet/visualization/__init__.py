@@ -1,1 +1,1 @@
-"""One page about a run: figures, curves and pictures in a single HTML file. No Ray and no MLflow in here."""
+"""Pictures of poses, contact sheets, plots and the HTML report of a run. No Ray, no MLflow."""

@@ -1,4 +1,4 @@
-"""Plots as inline SVG in the colours of the page's CSS variables: they follow light, dark and print."""
+"""Plots as inline SVG in the colours of the page's CSS variables, for light and dark mode and print."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from mipnet.evaluation.occlusion import SCORE
-from mipnet.formats import view_name
+from mipnet.evaluation.occlusion import SELECTION_METRIC
+from mipnet.formats import instance_mode_label
 
-# Matplotlib draws in these stand-ins; the SVG then names the variable instead.
+# Placeholder colours for matplotlib, which the SVG replaces by CSS variables.
 INK, MUTED, RULE = "#010101", "#020202", "#030303"
 SERIES = ("#100001", "#100002", "#100003", "#100004")
 VARIABLES = {
@@ -35,7 +35,7 @@ Line = tuple[list[float], list[float]]
 
 @dataclass(frozen=True)
 class Curve:
-    """A plot with its title and one sentence that says what it shows, for those who cannot see it."""
+    """A plot with its title and a one-sentence summary for screen readers."""
 
     title: str
     svg: str
@@ -43,15 +43,15 @@ class Curve:
 
 
 def learning_curves(history: Rows, best_step: float | None = None, metric: str = "AP") -> list[Curve]:
-    """What was logged over the steps: loss, validation, learning rate, speed and waiting.
+    """Plots over the steps: loss, validation, learning rate, speed and waiting time.
 
     Args:
-        history: rows with ``step`` and the training's metrics, or ``step`` and a validation's.
-        best_step: the checkpoint that was chosen, marked in the validation.
-        metric: which of a view's figures the occlusion AP is.
+        history: metric rows with ``step``, of training or validation.
+        best_step: step of the selected checkpoint, marked in the validation plot.
+        metric: which of an instance mode's figures the occlusion AP is.
 
     Returns:
-        only the plots that there are values for.
+        the plots that have values.
     """
     losses = {"all": line(history, "loss")}
     for key in sorted({key for row in history for key in row if key.startswith("loss/lambda")}):
@@ -79,17 +79,19 @@ def line(rows: Rows, key: str) -> Line:
 
 
 def validations(history: Rows, metric: str) -> dict[str, Line]:
-    """The metric of each view by step; rows name it SCORE, and SPLIT/SOURCE/VIEW/METRIC for every view."""
+    """By step, the metric of each instance mode; keys SELECTION_METRIC, SPLIT/SOURCE/INSTANCE_MODE/METRIC."""
     rows: list[dict[str, float]] = []
-    for row in sorted((r for r in history if SCORE in r), key=lambda r: r["step"]):
-        views = {key.split("/")[-2]: value for key, value in row.items() if key.endswith(f"/{metric}")}
-        rows.append({"step": row["step"], **views, "merged": row[SCORE]})
+    for row in sorted((r for r in history if SELECTION_METRIC in r), key=lambda r: r["step"]):
+        instance_modes = {
+            key.split("/")[-2]: value for key, value in row.items() if key.endswith(f"/{metric}")
+        }
+        rows.append({"step": row["step"], **instance_modes, "merged": row[SELECTION_METRIC]})
     names = sorted({key for row in rows for key in row if key.startswith("lambda")})
     return {name.replace("lambda", "λ = "): line(rows, name) for name in ("merged", *names)}
 
 
-def tell(title: str, lines: Mapping[str, Line]) -> str:
-    """From where to where the first line runs."""
+def summarize(title: str, lines: Mapping[str, Line]) -> str:
+    """Summary of a plot: first and last value of its first line."""
     steps, values = next(iter(lines.values()))
     return f"{title}: {values[0]:.3g} at step {steps[0]:g}, {values[-1]:.3g} at step {steps[-1]:g}"
 
@@ -118,7 +120,7 @@ def plot(title: str, lines: Mapping[str, Line], scale: str, mark: float | None) 
         if len(lines) > 1:
             legend_above(axes, len(lines), 2.4)
 
-    return draw(title, (4.6, 2.3), paint, tell(title, lines))
+    return draw(title, (4.6, 2.3), paint, summarize(title, lines))
 
 
 def set_scale(axes: Axes, scale: str) -> None:
@@ -137,33 +139,39 @@ def set_scale(axes: Axes, scale: str) -> None:
 
 
 def legend_above(axes: Axes, columns: int, length: float) -> None:
-    """The names of what is drawn, above it; the lines beside them are ``length`` letters long."""
+    """Put the legend above the plot; ``length`` is the length of its lines in font sizes."""
     axes.legend(ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), handlelength=length)
 
 
 def overview(points: Mapping[str, Mapping[str, float]], ceilings: Mapping[str, float]) -> Curve | None:
-    """AP of every view, one line per split and box source, with the ceiling of a perfect prediction.
+    """AP of every instance mode, a row per split and box source, with the ceiling of perfect heatmaps.
 
     Args:
-        points: label of a line -> view -> AP from 0 to 1.
+        points: label of a line -> instance mode -> AP from 0 to 1.
         ceilings: label of a line -> AP from 0 to 1.
     """
-    points = {label: views for label, views in points.items() if views}
+    points = {label: instance_modes for label, instance_modes in points.items() if instance_modes}
     if not points:
         return None
-    names = list(dict.fromkeys(view for views in points.values() for view in views))
+    names = list(
+        dict.fromkeys(instance_mode for instance_modes in points.values() for instance_mode in instance_modes)
+    )
 
     def paint(axes: Axes) -> None:
-        for y, views in enumerate(points.values()):
-            low, high = min(views.values()), max(views.values())
+        for y, instance_modes in enumerate(points.values()):
+            low, high = min(instance_modes.values()), max(instance_modes.values())
             axes.plot([100 * low, 100 * high], [y, y], color=RULE, lw=3, zorder=1, solid_capstyle="round")
         for i, name in enumerate(names):
             k = i % len(SERIES)
-            at = [(100 * views[name], y) for y, views in enumerate(points.values()) if name in views]
+            at = [
+                (100 * instance_modes[name], y)
+                for y, instance_modes in enumerate(points.values())
+                if name in instance_modes
+            ]
             axes.plot(
                 *zip(*at, strict=True), ls="", marker=MARKERS[k], ms=6.5 if i else 8, mew=1.6,
-                color=SERIES[k], mfc="none" if i else SERIES[k], label=view_name(name), zorder=4 - min(i, 2),
-                clip_on=False,
+                color=SERIES[k], mfc="none" if i else SERIES[k], label=instance_mode_label(name),
+                zorder=4 - min(i, 2), clip_on=False,
             )  # fmt: skip
         at = [(100 * ceilings[label], y) for y, label in enumerate(points) if label in ceilings]
         if at:
@@ -178,7 +186,7 @@ def overview(points: Mapping[str, Mapping[str, float]], ceilings: Mapping[str, f
 
 
 def label_rows(axes: Axes, names: Sequence[str], pad: float) -> None:
-    """A name at the left of each row, the first row at the top; ``pad`` pt lie between them and the plot."""
+    """Label the rows at the left, first row at the top, ``pad`` pt from the plot."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", colors=INK, labelsize=10, pad=pad)
@@ -211,13 +219,13 @@ STYLE: dict[Any, Any] = {
 
 
 def draw(title: str, size: tuple[float, float], paint: Callable[[Axes], None], summary: str) -> Curve:
-    """A plot to be set into a page. No two share a name, as long as their titles differ.
+    """A plot as inline SVG. Ids in it are distinct for distinct titles.
 
     Args:
         title: of the plot.
         size: width and height in inches.
-        paint: draws it.
-        summary: one sentence that says what it shows.
+        paint: draws on the axes.
+        summary: one sentence for screen readers.
     """
     file = io.StringIO()
     with rc_context(STYLE | {"svg.hashsalt": title}):
@@ -226,7 +234,7 @@ def draw(title: str, size: tuple[float, float], paint: Callable[[Axes], None], s
         no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
     svg = "<svg" + file.getvalue().partition("<svg")[2]
-    # Names of groups are the same in all plots, and matplotlib's <style> would be that of the whole page.
+    # Remove group ids, which are equal in all plots, and matplotlib's <style>, which would apply to the page.
     svg = re.sub(r'(?<=<g) id="[^"]*"|<defs>\s*<style.*?</style>\s*</defs>\s*', "", svg, flags=re.DOTALL)
     for stand_in, name in VARIABLES.items():
         svg = svg.replace(stand_in, f"var(--{name})")

@@ -1,4 +1,4 @@
-"""Contact sheets of a data set's best, worst and most crowded images, as the network saw them."""
+"""Contact sheets of a data set's best, worst and most crowded images with their predictions."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import cv2
 import numpy as np
 
 from mipnet.data.box_ops import box_iou
-from mipnet.data.coco import CocoFile, Images
+from mipnet.data.coco import CocoKeypointFile, ImageIndex
 from mipnet.data.crops import read_image
 from mipnet.errors import DataError
 from mipnet.evaluation.oks import oks_matrix
-from mipnet.evaluation.result_rows import Entry
-from mipnet.formats import view_name
+from mipnet.evaluation.result_rows import ResultRow
+from mipnet.formats import instance_mode_label
 from mipnet.skeletons import Skeleton
 from mipnet.visualization.overlays import draw_poses, picture_grid
 
-Which = Literal["best", "worst", "first", "crowded"]
+ExampleKind = Literal["best", "worst", "first", "crowded"]
 Results = list[dict[str, Any]]
 
 MERGED = "merged"
 CELL = 300  # px, longer side of a picture in the sheet
-DRAWN = 384  # px, longer side while it is drawn on
-STRANGER = 0.1  # a pose (by OKS) or box (by IoU) that is not even so close to anybody has a colour of its own
-MARGIN = 0.12  # of the shown part's longer side, around the people
+DRAWING_SIZE = 384  # px, longer side of a picture while poses are drawn on it
+MIN_MATCH = 0.1  # OKS of a pose, or IoU of a box, below which it has no person's colour
+MARGIN = 0.12  # around the people, relative to the longer side of their extent
 
 
 @dataclass(frozen=True)
@@ -34,25 +34,25 @@ class Example:
     """One image with its people, the largest first, and what was predicted.
 
     Attributes:
-        images, index: where its pixels are.
+        images, index: the image.
         boxes: (G, 4) x, y, w, h of its people in px.
         keypoints: (G, K, 3) x, y in px and v in {0, 1, 2}.
         areas: (G,) px².
-        views: view -> its poses, COCO results.
+        instance_modes: instance mode -> its poses, COCO results.
         sigmas: (K,) OKS constants.
     """
 
-    images: Images
+    images: ImageIndex
     index: int
     boxes: np.ndarray
     keypoints: np.ndarray
     areas: np.ndarray
-    views: dict[str, Results]
+    instance_modes: dict[str, Results]
     sigmas: np.ndarray
 
     def score(self) -> float:
         """Mean over the people of the best OKS that any merged pose reaches, 0 to 1."""
-        similar = self.similar(self.views.get(MERGED, []))
+        similar = self.similar(self.instance_modes.get(MERGED, []))
         return float(similar.max(axis=1).mean()) if similar.size else 0.0
 
     def overlap(self) -> float:
@@ -60,32 +60,36 @@ class Example:
         return float(np.triu(box_iou(self.boxes, self.boxes), 1).max())
 
     def similar(self, results: Results) -> np.ndarray:
-        """(G, P) OKS over each person's labelled joints."""
+        """(G, P) OKS of persons and poses over each person's labelled keypoints."""
         poses = np.array([r["keypoints"] for r in results]).reshape(len(results), len(self.sigmas), 3)
         similar = np.zeros((len(self.boxes), len(results)))
-        for person, joints in enumerate(self.keypoints):
-            seen = joints[:, 2] > 0
-            area = self.areas[[person]]  # as in COCO, the person's area and not the pose's counts
+        for person, keypoints in enumerate(self.keypoints):
+            labelled = keypoints[:, 2] > 0
+            area = self.areas[[person]]  # as in COCO: the person's area, not the pose's
             areas = area.repeat(len(results))
-            similar[person] = oks_matrix(joints[None, seen], area, poses[:, seen], areas, self.sigmas[seen])
+            similar[person] = oks_matrix(
+                keypoints[None, labelled], area, poses[:, labelled], areas, self.sigmas[labelled]
+            )
         return similar
 
     def found_boxes(self) -> np.ndarray:
-        """(B, 4) the boxes that were predicted in, each once."""
-        found = {tuple(r["box"]) for results in self.views.values() for r in results if "box" in r}
+        """(B, 4) the distinct boxes of the predictions."""
+        found = {tuple(r["box"]) for results in self.instance_modes.values() for r in results if "box" in r}
         return np.array(sorted(found), np.float64).reshape(-1, 4)
 
 
-def example_grid(file: CocoFile, entries: Sequence[Entry], count: int, which: Which) -> np.ndarray:
+def example_grid(
+    file: CocoKeypointFile, result_rows: Sequence[ResultRow], count: int, which: ExampleKind
+) -> np.ndarray:
     """A contact sheet, one image a row: boxes, each λ alone, merged, ground truth.
 
-    A person keeps its colour from picture to picture: a pose or box has the colour of the annotated person
-    that it is closest to. The pictures show the part of the image where the people are.
+    A pose or box has the colour of the most similar annotated person, in all pictures. The pictures show the
+    part of the image with people.
 
     Args:
         file: the annotations.
-        entries: the lines of one split and box source, one per view.
-        count: at most so many rows; images that cannot be read are passed over.
+        result_rows: the lines of one split and box source, one per instance mode.
+        count: largest number of rows; images that cannot be read are skipped.
         which: "best" or "worst" of the images of several people, by the mean over the people of the best OKS
             of a merged pose; "crowded" by the largest IoU of two people's boxes; "first" in the order of the
             ids.
@@ -96,87 +100,96 @@ def example_grid(file: CocoFile, entries: Sequence[Entry], count: int, which: Wh
     Raises:
         DataError: none of the images can be read.
     """
-    views = [*sorted(entry.view for entry in entries if entry.view != MERGED), MERGED]
+    instance_modes = [
+        *sorted(row.instance_mode for row in result_rows if row.instance_mode != MERGED),
+        MERGED,
+    ]
     rows: list[list[np.ndarray]] = []
     captions: list[str] = []
-    for example in ranked(examples(file, entries), which):
+    for example in ranked(examples(file, result_rows), which):
         if len(rows) == count:
             break
         image = read_image(str(example.images.uris[example.index]))
         if image is None:
             continue
-        rows.append(draw_row(image, example, views, file.skeleton))
+        rows.append(draw_row(image, example, instance_modes, file.skeleton))
         captions.append(caption(example))
     if not rows:
         raise DataError(f"{file.images_uri} has no image that can be drawn", "check the images")
-    return picture_grid(rows, ["boxes", *map(view_name, views), "ground truth"], captions, CELL)
+    return picture_grid(
+        rows, ["boxes", *map(instance_mode_label, instance_modes), "ground truth"], captions, CELL
+    )
 
 
-def examples(file: CocoFile, entries: Sequence[Entry]) -> list[Example]:
+def examples(file: CocoKeypointFile, result_rows: Sequence[ResultRow]) -> list[Example]:
     """Every image that shows an annotated person, by id."""
-    people, _ = file.people()
+    people = file.people()
     by_image: dict[tuple[str, int], Results] = {}
-    for entry in entries:
-        for result in entry.results:
-            by_image.setdefault((entry.view, result["image_id"]), []).append(result)
+    for row in result_rows:
+        for result in row.results:
+            by_image.setdefault((row.instance_mode, result["image_id"]), []).append(result)
     areas = np.array([area_of(file.coco.anns[number]) for number in people.ids.tolist()])
     found = []
     for index, image_id in enumerate(people.images.ids.tolist()):
-        part = np.arange(people.first[index], people.first[index + 1])
+        part = np.arange(people.image_offsets[index], people.image_offsets[index + 1])
         part = part[np.argsort(-areas[part], kind="stable")]  # large people get the most distinct colours
-        views = {entry.view: by_image.get((entry.view, image_id), []) for entry in entries}
+        instance_modes = {
+            row.instance_mode: by_image.get((row.instance_mode, image_id), []) for row in result_rows
+        }
         shown = people.boxes[part], people.keypoints[part], areas[part]
-        found.append(Example(people.images, index, *shown, views, np.array(file.skeleton.sigmas)))
+        found.append(Example(people.images, index, *shown, instance_modes, np.array(file.skeleton.sigmas)))
     return found
 
 
 def area_of(annotation: dict[str, Any]) -> float:
-    """px² of a person; CrowdPose gives none and takes this share of the box."""
+    """Area of a person in px²; without one, as in CrowdPose, 0.53 of the box."""
     _, _, width, height = annotation["bbox"]
-    return annotation.get("area") or 0.53 * width * height
+    return float(annotation.get("area") or 0.53 * width * height)
 
 
-def ranked(found: Sequence[Example], which: Which) -> list[Example]:
-    """``found`` in the order asked for; of equals the lower image id comes first.
+def ranked(found: Sequence[Example], which: ExampleKind) -> list[Example]:
+    """Examples sorted by a criterion; ties by image id.
 
-    The best and the worst are sought among the images of several people, where there are any: one person is
-    not what these networks are for.
+    The best and the worst are chosen among images of several people, if there are any, because these networks
+    are for crowds.
     """
     if which == "first":
         return list(found)
     if which == "crowded":
         return sorted(found, key=lambda example: -example.overlap())
     sign = -1 if which == "best" else 1
-    several = [example for example in found if len(example.boxes) > 1] or found
-    return sorted(several, key=lambda example: sign * example.score())
+    crowds = [example for example in found if len(example.boxes) > 1] or found
+    return sorted(crowds, key=lambda example: sign * example.score())
 
 
 def caption(example: Example) -> str:
-    """The image, how many people it shows, how well they were found and how much they overlap."""
+    """File name, number of people, mean OKS and largest box IoU of an image."""
     name = str(example.images.uris[example.index]).rpartition("/")[2]
     people = len(example.boxes)
     text = f"{name}   {people} {'people' if people > 1 else 'person'}   mean OKS {example.score():.2f}"
     return text + (f"   largest box IoU {example.overlap():.2f}" if people > 1 else "")
 
 
-def draw_row(image: np.ndarray, example: Example, views: Sequence[str], body: Skeleton) -> list[np.ndarray]:
-    """The pictures of one image: boxes, the views, ground truth."""
+def draw_row(
+    image: np.ndarray, example: Example, instance_modes: Sequence[str], body: Skeleton
+) -> list[np.ndarray]:
+    """The pictures of one image: boxes, the instance modes, ground truth."""
     boxes, truth = example.found_boxes(), example.keypoints.astype(np.float64)
-    # An occluded joint (v = 1) is drawn fainter, an unlabelled one not at all.
+    # Occluded keypoints (v = 1) are fainter, unlabelled ones are not drawn.
     truth[..., 2] = np.array([0, 0.5, 1])[example.keypoints[..., 2].astype(int)]
     alone = [{"keypoints": np.zeros(3 * body.num_joints), "box": box} for box in boxes]
     columns: list[tuple[Results, list[int]]] = [(alone, colours(box_iou(example.boxes, boxes)))]
-    for view in views:
-        poses = [{k: v for k, v in r.items() if k != "box"} for r in example.views[view]]
+    for instance_mode in instance_modes:
+        poses = [{k: v for k, v in r.items() if k != "box"} for r in example.instance_modes[instance_mode]]
         columns.append((poses, colours(example.similar(poses))))
-    columns.append(([{"keypoints": joints} for joints in truth], list(range(len(truth)))))
+    columns.append(([{"keypoints": keypoints} for keypoints in truth], list(range(len(truth)))))
     left, top, right, bottom = shown_part(image, np.concatenate([boxes, example.boxes]))
     part = image[top:bottom, left:right]
     row = []
     for column, (results, tints) in enumerate(columns):
-        # Resized before anything is drawn, so that lines are as thick in every picture. Boxes are thin, and
-        # would all but vanish if they were scaled down with the picture.
-        side = DRAWN if column else CELL
+        # Resize before drawing, so that lines have the same width in all pictures. Boxes are drawn at the
+        # final size, because downscaling would make their thin lines vanish.
+        side = DRAWING_SIZE if column else CELL
         scale = side / max(part.shape[:2])
         size = tuple(max(1, round(scale * length)) for length in part.shape[1::-1])
         resized = cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
@@ -186,23 +199,23 @@ def draw_row(image: np.ndarray, example: Example, views: Sequence[str], body: Sk
 
 
 def moved(result: dict[str, Any], left: float, top: float, scale: float) -> dict[str, Any]:
-    """The same pose and box in the part of the image that begins at left, top and is resized by ``scale``."""
-    joints = np.array(result["keypoints"], np.float64).reshape(-1, 3)
-    joints[:, :2] = (joints[:, :2] - (left, top) + 0.5) * scale - 0.5  # resizing keeps pixels' borders
+    """A pose and its box in an image region that starts at left, top (px) and is resized by ``scale``."""
+    keypoints = np.array(result["keypoints"], np.float64).reshape(-1, 3)
+    keypoints[:, :2] = (keypoints[:, :2] - (left, top) + 0.5) * scale - 0.5  # pixel corners keep their place
     box = {}
     if "box" in result:
         x, y, w, h = result["box"]
         box = {"box": ((x - left) * scale, (y - top) * scale, w * scale, h * scale)}
-    return {**result, "keypoints": joints, **box}
+    return {**result, "keypoints": keypoints, **box}
 
 
 def colours(similar: np.ndarray) -> list[int]:
-    """For each column of (G, P) similarities the closest person's number; a new one where nobody is close."""
+    """Palette index of each column of (G, P) similarities: the most similar person's, or a new one."""
     people = len(similar)
-    closest = np.where(
-        similar.max(axis=0) < STRANGER, people + np.arange(similar.shape[1]), similar.argmax(axis=0)
-    )
-    return closest.tolist()
+    closest: list[int] = np.where(
+        similar.max(axis=0) < MIN_MATCH, people + np.arange(similar.shape[1]), similar.argmax(axis=0)
+    ).tolist()
+    return closest
 
 
 def shown_part(image: np.ndarray, boxes: np.ndarray) -> tuple[int, int, int, int]:

@@ -10,12 +10,12 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from mipnet.config import Config
-from mipnet.formats import duration, gain, percent, view_name
+from mipnet.formats import duration, gain, instance_mode_label, percent
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One large figure with what it is above it and what it means below it."""
+    """One large figure with a title above it and an explanation below it."""
 
     title: str
     figure: str
@@ -23,41 +23,44 @@ class Tile:
     unit: str = "AP"
 
 
-def document(
+def render_report(
     kind: str,
     config: Config,
     date: datetime | None,
     facts: Sequence[tuple[str, str]],
     notices: Sequence[str],
+    *,
     package: str = "mipnet.visualization",
     **values: Any,
 ) -> str:
-    """A whole page from the template ``kind``.html.j2.
+    """Render the HTML report of a run or search from the template ``kind``.html.j2.
 
     Args:
-        kind: of what it reports: it stands before the name.
-        config: what was trained.
+        kind: run or search; also the page's title.
+        config: of the training.
         date: of the report; by default now.
-        facts: label and value of what stands below the name, after the date and the preset.
-        notices: what a reader must know before believing the figures.
-        package: as in ``render``.
-        values: what the template names, with ``name`` of the run or search; it may use the others too.
+        facts: (label, value) pairs below the name, after the date and the preset.
+        notices: warnings about how far the figures can be trusted.
+        package: as in ``render_template``.
+        values: the template's variables, with ``name`` of the run or search.
     """
-    always = [("date", f"{date or datetime.now().astimezone():%Y-%m-%d %H:%M}"), ("preset", config.preset)]
+    common_facts = [
+        ("date", f"{date or datetime.now().astimezone():%Y-%m-%d %H:%M}"),
+        ("preset", config.preset),
+    ]
     if config.preset == "debug":
         notices = [*notices, "The preset debug only shows that everything runs: its figures mean nothing."]
-    values |= {"kind": kind, "preset": config.preset, "facts": [*always, *facts], "notices": notices}
-    return render(f"{kind}.html.j2", package, **values)
+    values |= {"kind": kind, "preset": config.preset, "facts": [*common_facts, *facts], "notices": notices}
+    return render_template(f"{kind}.html.j2", package, **values)
 
 
-def render(template: str, package: str, **values: Any) -> str:
-    """A template filled in. HTML is escaped but for what a template exempts: only our own SVG.
+def render_template(template: str, package: str, **values: Any) -> str:
+    """Render a template; HTML is escaped, except what the template marks safe (only our own SVG).
 
     Args:
         template: NAME.html.j2 or NAME.md.j2.
-        package: in whose folder templates/ it is; what it includes may also be in that of
-            ``mipnet.visualization``.
-        values: what it names.
+        package: its templates/ folder has the template; included ones may be in ``mipnet.visualization``.
+        values: the template's variables.
     """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package), PackageLoader("mipnet.visualization")]),
@@ -67,5 +70,10 @@ def render(template: str, package: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"percent": percent, "gain": gain, "duration": duration, "view_name": view_name}
+    environment.filters |= {
+        "percent": percent,
+        "gain": gain,
+        "duration": duration,
+        "instance_mode_label": instance_mode_label,
+    }
     return environment.get_template(template).render(values)

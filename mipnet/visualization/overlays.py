@@ -1,7 +1,7 @@
-"""Pictures of poses: people drawn over their image, and contact sheets that set several views side by side.
+"""Pictures of poses: skeletons over their image, and contact sheets of several pictures side by side.
 
-Lines, dashes, dots and boxes are coverage computed from the distance to a segment and blended over the image:
-widths and positions need not be whole pixels, and every edge is smooth.
+All shapes are antialiased with sub-pixel positions and widths: coverage is computed from the distance to a
+segment and blended over the image.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ import numpy as np
 
 from mipnet.skeletons import Skeleton
 
-# One colour per person. Any two differ by at least 18 CIELAB units, the first six by 22, in full colour
-# vision and in simulated protanopia and deuteranopia alike.
+# One colour per person. Any two differ by at least 18 CIELAB units, the first six by 22, in normal colour
+# vision as well as in simulated protanopia and deuteranopia.
 PALETTE = np.array([
     [255, 127, 42], [47, 155, 255], [255, 233, 74], [255, 138, 216], [0, 181, 138],
     [122, 69, 255], [200, 255, 240], [179, 48, 95], [138, 90, 43], [0, 96, 168],
 ], np.float32)  # fmt: skip
 INK = np.array([18, 18, 24], np.float32)  # outlines and dark text
-PAPER = np.array([255, 255, 255], np.float32)  # hollow joints, light text, a contact sheet's ground
+PAPER = np.array([255, 255, 255], np.float32)  # hollow keypoints, light text, a contact sheet's background
 MARGIN = 12  # px around and between the pictures of a contact sheet
+
+_Pose = tuple[int, np.ndarray, dict[str, Any]]  # λ, colour, COCO result
 
 
 def draw_poses(
@@ -34,23 +36,23 @@ def draw_poses(
     longer_side: int = 512,
     colours: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """The people of one image: each in a colour of its own, left limbs lighter, right limbs darker.
+    """Draw poses over their image: one colour per pose, left limbs lighter, right limbs darker.
 
-    Poses of instance λ > 0 have dashed limbs, hollow joints and a tag with their λ. Joints fade and shrink
-    with their score. Boxes are thin; one that several poses share is drawn once.
+    Poses of instance λ > 0 have dashed limbs, hollow keypoints and a tag with their λ. Keypoints fade and
+    shrink with their score. Boxes are thin; a box of several poses is drawn once.
 
     Args:
         image: (H, W, 3) uint8 RGB; not changed.
         results: this image's poses as COCO results: ``keypoints`` (x, y, score) · K in px of ``image``, and
             where known ``instance`` (0 if absent) and ``box`` (x, y, w, h).
-        skeleton: names the K joints, the limbs and the sides.
-        threshold: joints with a lower score are left out, and their limbs; ``inf`` leaves the boxes alone.
-        longer_side: a smaller image is enlarged, by a whole factor, until its longer side has so many px.
-        colours: (len(results),) palette index of each pose, so that a person can keep its colour from picture
-            to picture; by default 0, 1, 2, … in the order given. After ten the colours repeat.
+        skeleton: of the K keypoints.
+        threshold: keypoints with a lower score are not drawn, nor their limbs; ``inf`` draws only the boxes.
+        longer_side: a smaller image is enlarged by the integer factor that gives it at least so many px.
+        colours: (len(results),) palette index of each pose, so that a person can keep its colour in several
+            pictures; by default 0, 1, 2, …. Indices wrap around after ten colours.
 
     Returns:
-        (H·s, W·s, 3) uint8 RGB, s >= 1 whole.
+        (H·s, W·s, 3) uint8 RGB, s >= 1 an integer.
 
     Raises:
         ValueError: an image, keypoints or colours of another shape.
@@ -62,19 +64,31 @@ def draw_poses(
     enlarged = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC) if scale > 1 else image
     canvas = np.array(enlarged, order="C")
     numbers = range(len(results)) if colours is None else colours
-    drawings = [
+    poses = [
         (int(result.get("instance", 0)), PALETTE[number % len(PALETTE)], result)
         for result, number in zip(results, numbers, strict=True)
     ]
+    _draw_boxes(canvas, poses, scale)
+    _draw_skeletons(canvas, poses, scale, skeleton, threshold)
+    return canvas
+
+
+def _draw_boxes(canvas: np.ndarray, poses: Sequence[_Pose], scale: int) -> None:
     boxes: dict[tuple[float, ...], np.ndarray] = {}
-    for _, tint, result in sorted(drawings, key=lambda d: d[0]):  # λ = 0 gives a shared box its colour
+    for _, tint, result in sorted(poses, key=lambda pose: pose[0]):  # a shared box has the colour of λ = 0
         if result.get("box") is not None:
             boxes.setdefault(tuple(result["box"]), tint)
     for (x, y, w, h), tint in boxes.items():
         corners = np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h], [x, y]])
         _draw_box(canvas, _enlarged(corners, scale), tint)
+
+
+def _draw_skeletons(
+    canvas: np.ndarray, poses: Sequence[_Pose], scale: int, skeleton: Skeleton, threshold: float
+) -> None:
+    """Draw the skeletons, then the tags of those with λ > 0."""
     tags: list[tuple[str, np.ndarray, np.ndarray]] = []
-    for instance, tint, result in reversed(drawings):  # the first, usually the surest, comes to lie on top
+    for instance, tint, result in reversed(poses):  # the first, usually the most confident, is on top
         pose = np.array(result["keypoints"], np.float64).reshape(skeleton.num_joints, 3)
         pose[:, :2] = _enlarged(pose[:, :2], scale)
         kept = np.isfinite(pose).all(axis=1) & (pose[:, 2] >= threshold)
@@ -86,7 +100,6 @@ def draw_poses(
     taken: list[np.ndarray] = []
     for text, point, tint in reversed(tags):
         taken.append(_draw_tag(canvas, text, point, tint, taken))
-    return canvas
 
 
 def picture_grid(
@@ -98,13 +111,13 @@ def picture_grid(
         rows: (h, w, 3) uint8 RGB pictures of any size; a row may have fewer than there are titles.
         titles: one per column.
         captions: one per row, or none at all.
-        cell: longer side of a picture in the sheet, in px; the cells are as small as the pictures allow.
+        cell: longer side of a picture in the sheet, in px.
 
     Returns:
         (height, width, 3) uint8 RGB.
 
     Raises:
-        ValueError: no pictures, more pictures in a row than titles, or captions that do not match the rows.
+        ValueError: no pictures, a row with more pictures than titles, or too few or many captions.
     """
     columns, most = len(titles), max((len(row) for row in rows), default=0)
     if not 0 < most <= columns or len(captions) not in (0, len(rows)):
@@ -142,7 +155,7 @@ def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:
 
 
 def _enlarged(points: np.ndarray, scale: int) -> np.ndarray:
-    """Points (..., 2) where they lie after ``cv2.resize``, which keeps the borders of pixels in place."""
+    """Points (..., 2) after ``cv2.resize``, which keeps the pixels' corners in place, not their centres."""
     return (points + 0.5) * scale - 0.5
 
 
@@ -161,7 +174,7 @@ def _draw_pose(
         side[left], side[right] = 1, -1
     scores, points = pose[:, 2].clip(0, 1), pose[:, :2]
     alpha = 0.45 + 0.55 * scores
-    # Small people get thin limbs, or nothing of them would be left to see.
+    # Thin limbs for small persons, because thick ones would cover them.
     extent, longer_side = np.ptp(points[kept], axis=0).max(), max(canvas.shape[:2])
     radius = float(np.clip(extent / 80, longer_side / 560, longer_side / 230))
     dash = 7 * radius if hollow else 0
@@ -179,21 +192,22 @@ def _draw_pose(
 
 def _tone(tint: np.ndarray, side: float) -> np.ndarray:
     """The person's colour: lighter on the left side (> 0), darker on the right, unchanged in the middle."""
-    return tint + 0.35 * (PAPER - tint) if side > 0 else tint * (0.78 if side < 0 else 1)
+    tone: np.ndarray = tint + 0.35 * (PAPER - tint) if side > 0 else tint * (0.78 if side < 0 else 1)
+    return tone
 
 
 def _draw_tag(
     canvas: np.ndarray, text: str, point: np.ndarray, tint: np.ndarray, taken: list[np.ndarray]
 ) -> np.ndarray:
-    """A label above a point, inside the picture, clear of the labels at ``taken``; its centre."""
+    """Draw a label above a point, inside the picture, clear of the labels at ``taken``; return its centre."""
     font, size = cv2.FontFace("sans"), max(14, round(max(canvas.shape[:2]) / 42))
     text_width = cv2.getTextSize((0, 0), text, (0, 0), font, size, 600)[2]
     half = np.array([text_width / 2 + 0.35 * size, 0.62 * size])
     limit = np.maximum(np.array(canvas.shape[1::-1]) - 1 - half, half)
     shifts = np.array([[k * (2 * half[0] + 3), -1.6 * size] for k in (0, 1, -1, 2, -2)])
-    places = (point + shifts).clip(half, limit)
-    free = [place for place in places if not any((abs(place - t) < 2 * half).all() for t in [*taken, point])]
-    center = free[0] if free else places[0]
+    centers = (point + shifts).clip(half, limit)
+    free = [c for c in centers if not any((abs(c - t) < 2 * half).all() for t in [*taken, point])]
+    center: np.ndarray = free[0] if free else centers[0]
     ends = center + np.array([[half[1] - half[0], 0], [half[0] - half[1], 0]])
     _stroke(canvas, ends, half[1] + 1.2, INK, np.full(2, 0.6))
     _stroke(canvas, ends, half[1], tint, np.ones(2))
@@ -206,9 +220,9 @@ def _draw_tag(
 def _stroke(
     canvas: np.ndarray, ends: np.ndarray, radius: float, tint: np.ndarray, alpha: np.ndarray, dash: float = 0
 ) -> None:
-    """A round-ended line between two points (2, 2), a disc if they coincide; dashes of about ``dash`` px.
+    """A round-ended line between two points (2, 2), a disc if they coincide; dashed if ``dash`` > 0 (px).
 
-    Its opacity runs from alpha[0] to alpha[1]. What lies outside the canvas, or nowhere (nan), is left out.
+    The opacity is interpolated from alpha[0] to alpha[1]. Clipped to the canvas; nan draws nothing.
     """
     low, high = ends.min(axis=0) - radius - 1, ends.max(axis=0) + radius + 2
     if not np.isfinite(ends).all():
@@ -221,7 +235,7 @@ def _stroke(
     length = float(np.hypot(*(b - a)))
     u, v = ((b - a) / length if length > 0 else np.array([1, 0])).astype(np.float32)
     along, across = u * x + v * y, u * y - v * x
-    # Dashes stretch a little, so that one begins at a and one ends at b; a solid line is a single dash.
+    # Dashes are stretched so that one begins at a and one ends at b; a solid line is a single dash.
     gap = 0.75 * dash
     count = max(1, round((length + gap) / (dash + gap))) if dash else 1
     period = max((length + gap) / count, 1e-6)
@@ -236,7 +250,10 @@ def _fit(picture: np.ndarray, cell: int) -> np.ndarray:
     h, w = picture.shape[:2]
     scale = cell / max(h, w)
     size = (max(1, round(w * scale)), max(1, round(h * scale)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    fitted: np.ndarray = cv2.resize(
+        picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    )
+    return fitted
 
 
 def _write(sheet: np.ndarray, text: str, origin: tuple[int, int], width: int, size: int, weight: int) -> None:

@@ -1,4 +1,4 @@
-"""The robustness curves as a picture."""
+"""The robustness plot: AP over the smallest confidence of a box."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from mipnet.evaluation.robustness import Robustness
+from mipnet.evaluation.robustness import RobustnessCurve
 
 COLOURS = {"merged": "#c2410c", "lambda0": "#2563eb"}
 LABELS = {"merged": "all instances", "lambda0": "λ = 0 alone"}
 
 
-def robustness_picture(curves: Sequence[Robustness]) -> bytes:
-    """A panel for each split and box source: AP, and behind it the share of boxes that are kept.
+def robustness_picture(curves: Sequence[RobustnessCurve]) -> bytes:
+    """A panel per split and box source: AP, and behind it the fraction of boxes that are kept.
 
     Returns:
-        a PNG.
+        content of a PNG file.
     """
     columns = min(len(curves), 3)
     rows = -(-len(curves) // columns)
@@ -30,10 +30,10 @@ def robustness_picture(curves: Sequence[Robustness]) -> bytes:
             axes.fill_between(
                 curve.confidence, kept, color="#eef0f3", ec="#9ca3af", lw=0.8, label="boxes kept"
             )
-            for view, ap in curve.ap.items():
+            for instance_mode, ap in curve.ap.items():
                 axes.plot(
-                    curve.confidence, [100 * v for v in ap], color=COLOURS[view], marker="o", ms=3.2,
-                    ls="-" if view == "merged" else "--", label=LABELS[view],
+                    curve.confidence, [100 * v for v in ap], color=COLOURS[instance_mode], marker="o", ms=3.2,
+                    ls="-" if instance_mode == "merged" else "--", label=LABELS[instance_mode],
                 )  # fmt: skip
             axes.set_title(f"{curve.split}, {curve.source}", loc="left", fontsize=10)
             axes.set_xlabel("least confidence of a box")

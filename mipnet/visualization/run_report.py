@@ -1,4 +1,4 @@
-"""A run's report: one HTML file with figures, curves and pictures inside, to open, mail or print."""
+"""The report of a run: one self-contained HTML file with results, curves and pictures."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from mipnet.config import PRESETS, Config, preset, to_dict, to_yaml
-from mipnet.evaluation.occlusion import SCORE, OcclusionAP, occlusion_ap
-from mipnet.evaluation.protocols import METRICS, RULES
+from mipnet.evaluation.occlusion import SELECTION_METRIC, OcclusionAP, occlusion_ap
+from mipnet.evaluation.protocols import METRIC_DESCRIPTIONS, METRIC_NAMES
 from mipnet.formats import duration, gain, percent
-from mipnet.tracking.provenance import versions
+from mipnet.tracking.provenance import package_versions
 from mipnet.visualization.curves import Curve, Rows, learning_curves, overview
-from mipnet.visualization.html_page import Tile, document
+from mipnet.visualization.html_page import Tile, render_report
 from mipnet.visualization.overlays import encode_jpeg
 
 MERGED = "merged"
 
 Table = dict[tuple[str, str], dict[str, dict[str, float]]]
-"""(split, box source) -> view -> metric -> value"""
+"""(split, box source) -> instance mode -> metric -> value"""
 
 
 def write_report(
@@ -39,77 +39,95 @@ def write_report(
     next_command: str = "",
     date: datetime | None = None,
 ) -> str:
-    """The report as one HTML document that needs no other file and no network.
-
-    Whatever is not given is left out of the page.
+    """The report as one HTML document without external files; sections without data are left out.
 
     Args:
         name: of the run.
         config: its settings.
-        state: what run.json holds: ``trained`` (steps, best), ``seconds``, ``version``, ``events``.
-        metrics: ``split/source/view/metric`` -> value from 0 to 1.
-        history: logged rows, as in a checkpoint's history.json; validations may be among them.
+        state: of run.json: ``trained`` (steps, best), ``seconds``, ``version``, ``events``.
+        metrics: ``split/source/instance_mode/metric`` -> value from 0 to 1.
+        history: metric rows as in a checkpoint's history.json, training and validation.
         ceilings: AP of a perfect prediction by split, 0 to 1.
         pictures: title -> contact sheet, (height, width, 3) uint8 RGB.
         timings: phase -> seconds, in order.
         places: label -> path, URI or address: weights, results, MLflow, ….
-        parameters: of the network.
-        next_command: what to run next.
-        date: when it was run; by default now.
+        parameters: their number in the network; 0 leaves it out.
+        next_command: shell command to run next.
+        date: of the run; by default now.
     """
     table = read_metrics(metrics)
-    ceilings = ceilings or {}
     best = (state.get("trained") or {}).get("best") or {}
-    splits = list(dict.fromkeys(split for split, _ in table))
-    skipped, corrupt = (int(sum(row.get(key, 0) for row in history)) for key in ("skipped", "corrupt"))
-    known = config.preset in PRESETS
-    return document(
+    occlusion = occlusion_ap(config.data, metrics)
+    return render_report(
         "run",
         config,
         date,
         facts(config, state, parameters),
         notices(config, table),
         name=name,
-        tiles=tiles(table, ceilings, best, occlusion_ap(config.data, metrics)),
-        overview=overview_of(table, ceilings),
-        columns=METRICS[config.data.protocol],
-        rules=RULES[config.data.protocol],
-        table=sorted(table.items(), key=lambda line: splits.index(line[0][0])),
-        ceilings=ceilings,
-        has_ceiling=any(split in ceilings for split in splits),
+        **_result_values(config, table, ceilings or {}, best, occlusion),
+        **_training_values(config, history, best),
+        **_config_values(config),
         pictures=[embed(title, picture) for title, picture in (pictures or {}).items()],
-        curves=learning_curves(history, best.get("step"), occlusion_ap(config.data, best).metric or "AP"),
-        skipped=skipped,
-        corrupt=corrupt,
         events=state.get("events", []),
         timings=timings or {},
-        known_preset=known,
-        changes=changes(config) if known else [],
-        yaml=to_yaml(config),
         next_command=next_command,
         places=places or {},
-        versions=", ".join(f"{name} {number}" for name, number in versions().items()),
+        versions=", ".join(f"{name} {number}" for name, number in package_versions().items()),
     )
 
 
+def _result_values(
+    config: Config,
+    table: Table,
+    ceilings: Mapping[str, float],
+    best: Mapping[str, Any],
+    occlusion: OcclusionAP,
+) -> dict[str, Any]:
+    """Template values of the section with the results."""
+    splits = list(dict.fromkeys(split for split, _ in table))
+    return {
+        "tiles": tiles(table, ceilings, best, occlusion),
+        "overview": overview_of(table, ceilings),
+        "columns": METRIC_NAMES[config.data.protocol],
+        "rules": METRIC_DESCRIPTIONS[config.data.protocol],
+        "table": sorted(table.items(), key=lambda line: splits.index(line[0][0])),
+        "ceilings": ceilings,
+        "has_ceiling": any(split in ceilings for split in splits),
+    }
+
+
+def _training_values(config: Config, history: Rows, best: Mapping[str, Any]) -> dict[str, Any]:
+    """Template values of the section with the learning curves."""
+    metric = occlusion_ap(config.data, best).metric or "AP"
+    totals = {key: int(sum(row.get(key, 0) for row in history)) for key in ("skipped", "corrupt")}
+    return {"curves": learning_curves(history, best.get("step"), metric), **totals}
+
+
+def _config_values(config: Config) -> dict[str, Any]:
+    """Template values of the section with the settings."""
+    known = config.preset in PRESETS
+    return {"known_preset": known, "changes": changes(config) if known else [], "yaml": to_yaml(config)}
+
+
 def read_metrics(metrics: Mapping[str, float]) -> Table:
-    """The flat metrics by line of the table, in their order."""
+    """Metrics with keys ``split/source/instance_mode/metric`` as a nested table, in the same order."""
     table: Table = {}
     for key, value in metrics.items():
-        split, source, view, metric = key.split("/")
-        table.setdefault((split, source), {}).setdefault(view, {})[metric] = value
+        split, source, instance_mode, metric = key.split("/")
+        table.setdefault((split, source), {}).setdefault(instance_mode, {})[metric] = value
     return table
 
 
 def facts(config: Config, state: Mapping[str, Any], parameters: int) -> list[tuple[str, str]]:
-    """The head of the page: what was trained, how long, and what became of it."""
+    """Label and value of the facts at the head of the page."""
     model, trained = config.model, state.get("trained") or {}
     hrnet = model.backbone == "hrnet"
     found = [
         ("network", f"HRNet, width {model.width}" if hrnet else f"SimpleBaseline, ResNet-{model.depth}"),
         ("input", f"{config.input.width} × {config.input.height} px"),
         ("instances", f"N = {model.instances}" + ("" if model.instances > 1 else " (baseline)")),
-        ("MIMBs at places", ", ".join(map(str, model.places)) or "none"),
+        ("MIMBs at places", ", ".join(map(str, model.mimb_stages)) or "none"),
     ]
     if parameters:
         found.append(("parameters", f"{parameters / 1e6:.2f} M" if parameters >= 1e5 else f"{parameters:,}"))
@@ -124,15 +142,15 @@ def facts(config: Config, state: Mapping[str, Any], parameters: int) -> list[tup
 
 
 def notices(config: Config, table: Table) -> list[str]:
-    """What a reader must know before believing the figures."""
+    """Warnings about how far the figures can be trusted."""
     data, found = config.data, []
     splits = {split for split, _ in table}
     if data.train in splits:
         found.append(
             f"{data.train} is the split that was trained on: its figures say how well it is remembered."
         )
-    elif data.tune in splits:
-        found.append(f"{data.tune} also picked the checkpoint: its figures are a little too good.")
+    elif data.val in splits:
+        found.append(f"{data.val} also picked the checkpoint: its figures are a little too good.")
     if not table:
         found.append("There are no results yet.")
     return found
@@ -141,7 +159,7 @@ def notices(config: Config, table: Table) -> list[str]:
 def tiles(
     table: Table, ceilings: Mapping[str, float], best: Mapping[str, Any], occlusion: OcclusionAP
 ) -> list[Tile]:
-    """The occlusion AP, then merged AP of each split in the last source's boxes, the last split first."""
+    """Tiles: the occlusion AP, then the merged AP of each split in the last box source, last split first."""
     if not table:
         return []
     source = list(table)[-1][1]
@@ -152,24 +170,28 @@ def tiles(
         figures.setdefault((split, "AP"), f"{split}, {source} boxes")
     found = []
     for (split, metric), title in figures.items():
-        views = table[split, source]
-        merged, primary = (views.get(view, {}).get(metric) for view in (MERGED, "lambda0"))
+        instance_modes = table[split, source]
+        merged, primary = (
+            instance_modes.get(instance_mode, {}).get(metric) for instance_mode in (MERGED, "lambda0")
+        )
         others = []
         if merged is not None and primary is not None:
             others.append(f"λ = 0 alone {percent(primary)} ({gain(merged - primary)} by merging)")
         if metric == "AP" and split in ceilings:
             others.append(f"ceiling {percent(ceilings[split])}")
         found.append(Tile(title, percent(merged), "; ".join(others)))
-    if SCORE in best:
+    if SELECTION_METRIC in best:
         below = f"picked the checkpoint of step {best['step']}" if "step" in best else ""
-        found.append(Tile("best validation occlusion AP", percent(best[SCORE]), below))
+        found.append(Tile("best validation occlusion AP", percent(best[SELECTION_METRIC]), below))
     return found
 
 
 def overview_of(table: Table, ceilings: Mapping[str, float]) -> Curve | None:
     lines = {
-        f"{split}, {source}": {view: values["AP"] for view, values in views.items() if "AP" in values}
-        for (split, source), views in table.items()
+        f"{split}, {source}": {
+            instance_mode: values["AP"] for instance_mode, values in instance_modes.items() if "AP" in values
+        }
+        for (split, source), instance_modes in table.items()
     }
     perfect = {f"{s}, {source}": ceilings[s] for s, source in table if s in ceilings and source == "gt"}
     return overview(lines, perfect)
@@ -182,7 +204,7 @@ def embed(title: str, picture: np.ndarray) -> dict[str, Any]:
 
 
 def changes(config: Config) -> list[tuple[str, str, str]]:
-    """Name, old and new value of every setting that differs from the preset's."""
+    """(name, preset's value, run's value) of each setting that differs from the preset."""
     old, new = to_dict(preset(config.preset)), to_dict(config)
     return [
         (f"{section}.{key}", shown(old[section][key]), shown(value))

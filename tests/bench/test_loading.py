@@ -9,27 +9,27 @@ import numpy as np
 import pytest
 import torch
 
-from mipnet.bench.loading import Loading
+from mipnet.bench.loading import LoaderComparison
 from mipnet.bench.plain_loader import PlainLoader, heatmaps
 from mipnet.cli.main import main
 from mipnet.config.schema import AugmentConfig, DataConfig
 from mipnet.data.crops import CropSettings
 from mipnet.data.dataset_formats import open_split
-from mipnet.data.sample_schedule import WindowPlan
-from mipnet.data.stream import WindowCutter
-from mipnet.models.normalization import normalise
+from mipnet.data.sample_schedule import SampleSchedule
+from mipnet.data.stream import CropLoader
+from mipnet.models.normalization import normalize
 from mipnet.models.targets import heatmap_targets
 from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
 
 
-def loading(people, size, augment) -> Loading:
+def loading(people, size, augment) -> LoaderComparison:
     settings = CropSettings(size, 1.25, 2, COCO17, augment)
-    plan = WindowPlan(people.first, 3, 2, 8, 2)
-    return Loading(WindowCutter(people, plan, settings), PlainLoader(people, settings, 2.0, 3), 40)
+    schedule = SampleSchedule(people.image_offsets, 3, 2, 8, 2)
+    return LoaderComparison(CropLoader(people, schedule, settings), PlainLoader(people, settings, 2.0, 3), 40)
 
 
-def check(both: Loading, samples: int) -> None:
+def check(both: LoaderComparison, samples: int) -> None:
     found = both.difference(samples)
     assert found.samples == samples
     assert found.largest <= 1
@@ -46,16 +46,16 @@ def test_pixels_of_both_ways_agree(small_people, augment):
 @pytest.mark.parametrize("size", [(192, 256), (288, 384)])
 def test_pixels_of_both_ways_agree_on_photographs(shared, size):
     data = DataConfig(train="train2017")
-    people, _ = open_split(data, Folder.of(shared / "data" / "coco-mini"), "train2017").people()
+    people = open_split(data, Folder.of(shared / "data" / "coco-mini"), "train2017").people()
     check(loading(people, size, AugmentConfig()), 86)
 
 
 def test_packed_shards_give_the_same(small_people, tmp_path):
     both = loading(small_people, (48, 64), AugmentConfig())
-    packed = both.packed(Folder.of(tmp_path))
-    assert "shard-" in str(packed.cutter.people.images.uris[0])
+    packed = both.with_packed_shards(Folder.of(tmp_path))
+    assert "shard-" in str(packed.crop_loader.people.images.uris[0])
     check(packed, 60)
-    a, b = both.cutter.cut(1), packed.cutter.cut(1)
+    a, b = both.crop_loader.load(1), packed.crop_loader.load(1)
     assert all(np.array_equal(a[k], b[k]) for k in a)
 
 
@@ -72,7 +72,7 @@ def test_the_plain_loader_makes_what_the_device_makes(small_people):
     both = loading(small_people, (48, 64), AugmentConfig())
     crop, joints = both.plain.crop(0, 5)
     sample = both.plain.load(0, 5)
-    expected = normalise(torch.from_numpy(crop)[None])[0].numpy()
+    expected = normalize(torch.from_numpy(crop)[None])[0].numpy()
     assert np.allclose(sample["image"], expected, atol=1e-5)
     targets, weights = heatmap_targets(torch.from_numpy(joints)[None], (48, 64), (12, 16), 2.0, "rounded")
     assert np.allclose(sample["target"], targets[0].numpy(), atol=1e-6)
@@ -92,9 +92,9 @@ def test_heatmaps_of_joints_at_the_border():
 
 def test_both_ways_go_on_for_as_long_as_asked(small_people):
     both = loading(small_people, (48, 64), AugmentConfig())
-    both.samples = 500  # more than the plan holds
-    assert 500 <= both.cut_fast() < 516
-    assert 125 <= both.cut_plain() < 133
+    both.samples = 500  # more than the schedule holds
+    assert 500 <= both.run_window_loader() < 516
+    assert 125 <= both.run_plain_loader() < 133
     fast, plain = both.bytes_per_sample()
     assert plain > 6 * fast
 

@@ -10,9 +10,16 @@ import pytest
 import torch
 
 from mipnet.bench.device import choose_device
-from mipnet.bench.inference import difference, trained, ways
-from mipnet.bench.plain import Repeated
-from mipnet.bench.step import PLAIN, StepWay, gradient_difference, operations, random_batch, variants
+from mipnet.bench.inference import difference, warmed_up_model, ways
+from mipnet.bench.plain import RepeatedImagesNetwork
+from mipnet.bench.step import (
+    PLAIN_VARIANT,
+    StepWorkload,
+    gradient_difference,
+    random_batch,
+    step_flops,
+    variants,
+)
 from mipnet.cli.main import main
 from mipnet.config import Config, from_dict, preset
 from mipnet.errors import ConfigError
@@ -34,41 +41,41 @@ def test_gradients_are_those_of_the_repeated_images(instances: int) -> None:
 
 def test_the_difference_of_other_gradients_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it would be if the plain way ran another network."""
-    monkeypatch.setattr(Repeated, "forward", lambda self, images: self.model(images) * 1.001)
+    monkeypatch.setattr(RepeatedImagesNetwork, "forward", lambda self, images: self.model(images) * 1.001)
     assert gradient_difference(small()) > 1e-5
 
 
 def test_ways_of_a_step_learn_the_same() -> None:
-    ways = [StepWay(small(), v, 4, 2, CPU) for v in variants(CPU, compile=False)]
-    assert ways[0].variant.name == PLAIN
+    ways = [StepWorkload(small(), v, 4, 2, CPU) for v in variants(CPU, compile=False)]
+    assert ways[0].variant.name == PLAIN_VARIANT
     assert [way() for way in ways] == [8.0] * len(ways)
     losses = {way.variant.name: way.step.read_metrics()["loss"] for way in ways}
     for name, loss in losses.items():
-        assert loss == pytest.approx(losses[PLAIN], rel=0.05 if "bf16" in name else 1e-4), name
-    assert ways[0].step.layout != ways[2].step.layout
+        assert loss == pytest.approx(losses[PLAIN_VARIANT], rel=0.05 if "bf16" in name else 1e-4), name
+    assert ways[0].step.memory_format != ways[2].step.memory_format
 
 
 def test_operations_are_six_for_each_multiply_add() -> None:
     """Of HRNet-W32, 7.65 · 10⁹ multiply-adds for one λ, of which 62 % run once (the paper's network)."""
-    assert operations(preset("coco-hrnet-w32-256x192")) == pytest.approx(6 * 7.65e9 * 1.38, rel=0.02)
+    assert step_flops(preset("coco-hrnet-w32-256x192")) == pytest.approx(6 * 7.65e9 * 1.38, rel=0.02)
 
 
 @pytest.mark.parametrize("flip", [True, False])
 def test_ways_to_heatmaps_agree(flip: bool) -> None:
     config = small()
     config = replace(config, evaluation=replace(config.evaluation, flip_test=flip))
-    found = ways(config, trained(config, CPU), CPU)
+    found = ways(config, warmed_up_model(config, CPU), CPU)
     crops, _ = random_batch(config, 3)
-    expected = found[PLAIN](crops)
+    expected = found[PLAIN_VARIANT](crops)
     assert expected.shape == (3, 2, 17, 8, 8)
     assert expected.abs().max() > 0.01
-    assert next(iter(found)) == PLAIN
+    assert next(iter(found)) == PLAIN_VARIANT
     for name, run in found.items():
         assert difference(run(crops), expected) < (0.1 if "bf16" in name else 1e-4), name
 
 
 def test_trained_is_not_trivial_to_fold() -> None:
-    model = trained(small(), CPU)
+    model = warmed_up_model(small(), CPU)
     assert not model.training
     fresh = model_from_config(small())
     assert not torch.equal(model.backbone.stages[0].bn1.running_var, fresh.backbone.stages[0].bn1.running_var)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mipnet.bench.rounds import in_turns, measured, table
+from mipnet.bench.rounds import measured, table, time_interleaved
 
 
 class Drift:
@@ -26,7 +26,7 @@ class Drift:
 def test_ratios_are_of_the_same_round_and_orders_alternate() -> None:
     clock = Drift()
     ways = {"plain": lambda: clock.work("p", 3), "fast": lambda: clock.work("f", 1)}
-    plain, fast = in_turns(ways, "plain", rounds=4, warmup=1, clock=clock)
+    plain, fast = time_interleaved(ways, "plain", rounds=4, warmup=1, clock=clock)
     assert clock.order == "pffppffppf"
     assert plain.ratios == (1.0,) * 4
     # Rounds in which the fast way comes first flatter it by 10 %, the others do the opposite.
@@ -37,7 +37,7 @@ def test_ratios_are_of_the_same_round_and_orders_alternate() -> None:
 
 def test_table_and_measurement_say_the_same() -> None:
     clock = Drift()
-    timings = in_turns(
+    timings = time_interleaved(
         {"plain": lambda: clock.work("p", 2), "fast way": lambda: clock.work("f", 1)},
         "plain",
         2,

@@ -34,7 +34,7 @@ def splits(small_coco: Folder, tmp_path: Path) -> Path:
 
 
 def check(root: Path, *more: str) -> int:
-    flags = ["--data.tune", "val", "--data.evaluate", "val", "--data.boxes", "gt"]
+    flags = ["--data.val", "val", "--data.evaluate", "val", "--data.boxes", "gt"]
     return main(["data", "check", "--data", str(root), *flags, *more])
 
 

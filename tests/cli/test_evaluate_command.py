@@ -7,48 +7,51 @@ from pathlib import Path
 
 import pytest
 
-from mipnet.cli.evaluate import on_dataset
 from mipnet.cli.main import main
 from mipnet.config import preset
 from mipnet.config.presets import DATASETS
 from mipnet.errors import ConfigError
+from mipnet.experiment.datasets import config_on_dataset
 
 TRAINED = preset("coco-hrnet-w32-256x192")
 
 
 @pytest.mark.parametrize("name", ["coco", "ochuman"])
 def test_a_coco_model_is_scored_on_a_named_data_set(name: str) -> None:
-    config = on_dataset(name, {"data": {"root": "/somewhere"}}, TRAINED)
+    config = config_on_dataset(name, {"data": {"root": "/somewhere"}}, TRAINED)
     assert config.data.root == "/somewhere"
-    assert config.data.layout == name
+    assert config.data.format == name
     assert config.data.evaluate == DATASETS[name].evaluate
     assert replace(config, data=TRAINED.data) == TRAINED
 
 
 def test_flags_win_over_the_named_data_set() -> None:
     settings = {"data": {"evaluate": ["ochuman"], "boxes": ["gt", "det=/d.json"]}}
-    config = on_dataset("ochuman", settings, TRAINED)
+    config = config_on_dataset("ochuman", settings, TRAINED)
     assert (config.data.evaluate, config.data.boxes) == (("ochuman",), ("gt", "det=/d.json"))
 
 
 def test_without_a_name_it_is_the_models_own_data() -> None:
-    assert on_dataset("", {}, TRAINED) == TRAINED
+    assert config_on_dataset("", {}, TRAINED) == TRAINED
 
 
 def test_other_joints_are_refused_in_one_line() -> None:
     for name, settings in (("crowdpose", {}), ("", {"data": {"skeleton": "crowdpose14"}})):
         with pytest.raises(ConfigError) as caught:
-            on_dataset(name, settings, TRAINED)
+            config_on_dataset(name, settings, TRAINED)
         assert str(caught.value) == (
             "the model predicts the 17 joints of coco17, the data has the 14 of crowdpose14; "
             "evaluate on data with coco17"
         )
-    assert on_dataset("crowdpose", {}, preset("crowdpose-hrnet-w32-256x192")).data == DATASETS["crowdpose"]
+    assert (
+        config_on_dataset("crowdpose", {}, preset("crowdpose-hrnet-w32-256x192")).data
+        == DATASETS["crowdpose"]
+    )
 
 
 def test_a_misspelt_data_set_gets_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"--dataset: 'ochumann' is unknown; did you mean 'ochuman'\?"):
-        on_dataset("ochumann", {}, TRAINED)
+        config_on_dataset("ochumann", {}, TRAINED)
 
 
 def test_robustness_without_confidences_is_said_at_once(

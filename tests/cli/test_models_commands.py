@@ -12,10 +12,10 @@ import torch
 from mipnet.cli.main import main
 from mipnet.config import from_dict, preset
 from mipnet.errors import UserError
-from mipnet.experiment.phases import initial_weights
+from mipnet.experiment.training_phase import initial_weights
 from mipnet.models.build import build_model
 from mipnet.models.reference_names import to_reference
-from mipnet.models.weights import DESCRIPTION, load_model
+from mipnet.models.weights import DESCRIPTION_FILE, load_model
 from mipnet.run_folder import Run
 from mipnet.storage import Folder
 from tests.helpers.networks import HRNET
@@ -41,7 +41,7 @@ def test_import_summary_export(published: Path, tmp_path: Path, capsys: pytest.C
     assert f"parameters, all from {published}" in said
     assert f"model: {folder}" in said
 
-    assert main(["models", "summary", str(folder), "--model.instances", "2", "--model.places", "2"]) == 0
+    assert main(["models", "summary", str(folder), "--model.instances", "2", "--model.mimb-stages", "2"]) == 0
     assert "N = 2, MIMBs at places 2 (r = 4); 17 joints (coco17); input 64x96" in capsys.readouterr().out
 
     assert main(["models", "export", str(folder), "--out", str(back)]) == 0
@@ -73,7 +73,7 @@ def test_an_encoder_says_what_is_unused_and_what_stays_random(
 def run_from(init: str, tmp_path: Path, skeleton: str = "coco17") -> Run:
     config = from_dict(
         {
-            "model": {**HRNET, "places": [2]},
+            "model": {**HRNET, "mimb_stages": [2]},
             "train": {"init": init},
             "data": {"skeleton": skeleton},
             "input": {"width": 32, "height": 48},
@@ -100,7 +100,7 @@ def test_a_training_starts_from_the_file_or_from_what_it_was_imported_to(
         "the heatmaps of head, neck (12 joints are coco17's)\n"
     )
     model, extra = load_model(folder.local_path)
-    assert model.architecture["num_joints"] == 17
+    assert model.architecture["num_keypoints"] == 17
     assert extra["config"]["data"]["skeleton"] == "coco17"
     published.unlink()  # a continued run does not need it any more
     assert initial_weights(run) == folder.uri
@@ -146,7 +146,7 @@ def test_summary_of_the_papers_networks(capsys: pytest.CaptureFixture[str]) -> N
         (["models", "export"], "mipnet models export MODEL --out FILE"),
         (["models", "export", "/nowhere/model", "--out", "x.pth"], "no model at '/nowhere/model'"),
         (["models", "summary", "/nowhere/model"], "no model at '/nowhere/model'"),
-        (["models", "summary", "--model.places", "5"], "5 is not a place of hrnet"),
+        (["models", "summary", "--model.mimb-stages", "5"], "5 is not a MIMB stage of hrnet"),
         (["models", "sumary"], "unknown command 'models sumary'; did you mean 'models summary'?"),
     ],
 )
@@ -170,6 +170,6 @@ def test_a_group_lists_its_verbs(argv: list[str], capsys: pytest.CaptureFixture[
 
 
 def test_a_model_folder_without_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / DESCRIPTION).write_text("{}")
+    (tmp_path / DESCRIPTION_FILE).write_text("{}")
     assert main(["models", "summary", str(tmp_path)]) == 2
     assert "does not hold the configuration" in capsys.readouterr().err

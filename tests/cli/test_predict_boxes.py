@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mipnet.cli.predict import Pictures, read_boxes
 from mipnet.errors import DataError
+from mipnet.experiment.prediction_inputs import Pictures, read_boxes
 
 NAMES = ["/p/day/0.jpg", "/p/day/1.jpg", "/p/night/0.jpg"]
 BOX = [10, 20, 30, 40]
@@ -30,7 +30,7 @@ def test_by_id_by_whole_name_and_by_a_short_one_of_its_own(
 ) -> None:
     keys = [{"image_id": 3}, {"file_name": "/p/day/0.jpg"}, {"file_name": "1.jpg"}, {"file_name": "9.jpg"}]
     boxes = read_boxes(written(tmp_path, *keys), pictures)
-    assert boxes.image.tolist() == [0, 1, 2]
+    assert boxes.image_index.tolist() == [0, 1, 2]
     assert boxes.boxes.tolist() == [BOX] * 3
     assert "left out: 1 of 4 boxes" in capsys.readouterr().out
 

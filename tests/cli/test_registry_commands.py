@@ -18,12 +18,13 @@ from mipnet.cli.main import main
 from mipnet.cli.registry_options import tolerance_of
 from mipnet.config import Config
 from mipnet.errors import ConfigError
-from mipnet.evaluation.protocols import METRICS
-from mipnet.experiment.common import in_storage, open_splits
-from mipnet.experiment.comparison import evaluation_path, identity
-from mipnet.ray_runtime import session as raysession
+from mipnet.evaluation.protocols import METRIC_NAMES
+from mipnet.experiment.comparison import evaluation_key, evaluation_path
+from mipnet.experiment.datasets import open_splits
+from mipnet.experiment.model_source import copy_to_storage
+from mipnet.ray_runtime import session as session_module
 from mipnet.registry.champion import champions
-from mipnet.registry.store import number_of, open_registry
+from mipnet.registry.store import open_registry, version_number
 from mipnet.storage import Folder
 from tests.helpers.registering import own_truth
 
@@ -38,7 +39,7 @@ def no_ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     def refuse(*args: object) -> None:
         raise AssertionError("Ray is started")
 
-    monkeypatch.setattr(raysession, "connect", refuse)
+    monkeypatch.setattr(session_module, "connect", refuse)
 
 
 @pytest.fixture
@@ -48,12 +49,12 @@ def evaluated(register: Register, model_store: Folder, small_config: Config) -> 
     def make(name: str, *figures: tuple[float, float]) -> str:
         for overlap, easy in figures:
             number = register(name, occlusion_ap=overlap)
-            values = {**dict.fromkeys(METRICS["coco"], 0.5), "AP": easy, "AP_overlap": overlap}
+            values = {**dict.fromkeys(METRIC_NAMES["coco"], 0.5), "AP": easy, "AP_overlap": overlap}
             with open_registry(model_store, name) as registry:
                 version = registry.find(str(number))
                 metrics = {f"train/gt/merged/{metric}": value for metric, value in values.items()}
                 path = evaluation_path(version, about_evaluation(small_config))
-                registry.keep(version, path, {"metrics": metrics})
+                registry.log_dict(version, path, {"metrics": metrics})
         return name
 
     return make
@@ -61,7 +62,7 @@ def evaluated(register: Register, model_store: Folder, small_config: Config) -> 
 
 def about_evaluation(config: Config) -> dict:
     data = Folder.of(config.data.root)
-    return identity(config, data, open_splits(config, data, config.data.evaluate))
+    return evaluation_key(config, data, open_splits(config, data, config.data.evaluate))
 
 
 def registry_command(store: Folder, name: str, *argv: str) -> int:
@@ -70,7 +71,7 @@ def registry_command(store: Folder, name: str, *argv: str) -> int:
 
 def champion(store: Folder, name: str) -> int:
     with open_registry(store, name) as registry:
-        return number_of(registry.champion())
+        return version_number(registry.champion())
 
 
 def test_the_first_champion_needs_only_an_evaluation(
@@ -186,9 +187,9 @@ def test_a_champion_that_changes_during_the_comparison_stops_the_promotion(
     assert registry_command(model_store, name, "promote", "1") == 0
     compare = registry_promote.compare_versions
 
-    def meanwhile(registry, *args):  # type: ignore[no-untyped-def]
+    def meanwhile(registry, *args, **options):  # type: ignore[no-untyped-def]
         registry.client.set_registered_model_alias(name, CHAMPION, "2")
-        return compare(registry, *args)
+        return compare(registry, *args, **options)
 
     monkeypatch.setattr(registry_promote, "compare_versions", meanwhile)
     assert registry_command(model_store, name, "promote", "3") == 1
@@ -228,11 +229,11 @@ def test_a_model_from_elsewhere_is_copied_to_where_every_node_sees_it(
     small_models: list[Path], tmp_path: Path
 ) -> None:
     storage, model = Folder.of(tmp_path / "storage"), Folder.of(small_models[0])
-    copy = in_storage(model, storage)
+    copy = copy_to_storage(model, storage)
     assert copy.uri.startswith(storage.uri)
     assert copy.read("weights.safetensors") == model.read("weights.safetensors")
-    assert in_storage(model, storage) == copy
-    assert in_storage(copy, storage) == copy  # it is there already
+    assert copy_to_storage(model, storage) == copy
+    assert copy_to_storage(copy, storage) == copy  # it is there already
 
 
 def test_a_tolerance_that_is_none() -> None:

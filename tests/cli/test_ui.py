@@ -17,9 +17,10 @@ import pytest
 from mipnet.cli import ui
 from mipnet.cli.ui import is_loopback, main
 from mipnet.errors import ConfigError, UserError
-from mipnet.ports import require_free
+from mipnet.ports import require_free_port
 from mipnet.storage import Folder
 from mipnet.tracking.tracker import prepare_mlflow
+from tests.helpers.servers import free_port
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_a_port_in_use_is_one_line_with_another_port(storage: Path) -> None:
         rf"port {port} is in use by another program; choose another, e.g. --port (\d+)", str(caught.value)
     )
     assert said
-    require_free("127.0.0.1", int(said[1]))  # what it proposes can be had
+    require_free_port("127.0.0.1", int(said[1]))  # what it proposes can be had
 
 
 def test_a_foreign_address_is_refused(storage: Path) -> None:
@@ -82,7 +83,7 @@ def test_only_what_lets_others_in_is_warned_about(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert is_loopback(host) is not warned
-    monkeypatch.setattr(ui, "require_free", lambda *_: None)
+    monkeypatch.setattr(ui, "require_free_port", lambda *_: None)
     monkeypatch.setattr(ui, "serve", lambda *_: 0)
     assert main("ui", ["--host", host, "--storage", str(storage)]) == 0
     assert ("can read and change all runs" in capsys.readouterr().out) is warned
@@ -91,9 +92,7 @@ def test_only_what_lets_others_in_is_warned_about(
 @pytest.mark.slow
 def test_a_server_that_does_not_start_says_why(storage: Path) -> None:
     (storage / "mlflow.db").write_text("this is not a database, and long enough to be seen as none" * 20)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with pytest.raises(UserError, match=r"MLflow's server ended: .*not a database"):
         main("ui", ["--port", str(port), "--storage", str(storage)])
 
@@ -105,9 +104,7 @@ def test_the_pages_are_there_until_ctrl_c(storage: Path) -> None:
     from mlflow import MlflowClient
 
     experiment = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}").create_experiment("mine")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     child = subprocess.Popen(
         [sys.executable, "-m", "mipnet", "ui", "--port", str(port), "--storage", str(storage)],

@@ -12,11 +12,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import local  # on the path since isolated_cluster was imported
 import psutil
 import pytest
-from local import MARK, Cluster, end, members, running
 
+from cluster import local
+from cluster.local import MARK, Cluster
+from cluster.marked_processes import is_running, kill_marked, marked_processes
 from mipnet.cli.main import exit_status
 from mipnet.errors import UserError
 from tests.helpers.isolated_cluster import IsolatedCluster, Network
@@ -24,7 +25,7 @@ from tests.helpers.isolated_cluster import IsolatedCluster, Network
 LOOK = """
 import json, os, sys
 import ray
-from mipnet.data.stream import decoding_nodes, settle
+from mipnet.data.stream import decoding_label_selector, apply_execution_options
 
 shared, ours = sys.argv[1], sys.argv[2]
 ray.init(log_to_driver=False)
@@ -40,7 +41,8 @@ def visit():
 labels = [n["Labels"]["mipnet.io/node"] for n in ray.nodes() if n["Resources"].get("CPU")]
 visits = [ray.get(visit.options(label_selector={"mipnet.io/node": n}).remote()) for n in sorted(labels)]
 blocks = ray.data.range(6, override_num_blocks=6).map(lambda row: {"node": number()}, num_cpus=1)
-decoded = {row["node"] for row in settle(blocks, True, decoding_nodes(ray.nodes())).iter_rows()}
+selector = decoding_label_selector(ray.nodes())
+decoded = {row["node"] for row in apply_execution_options(blocks, True, selector).iter_rows()}
 print("FOUND", json.dumps({"visits": visits, "decoded": sorted(decoded)}))
 """
 
@@ -99,20 +101,20 @@ def test_marked_processes_and_their_children_are_ended_and_no_others(tmp_path):
 
     first, second, other = start("test01/1/"), start("test01/2/"), start("test02/1/")
     try:
-        wait_for(lambda: len(members("test01/")) == 4 and len(members("test02/")) == 2)
-        assert end("test01/1/") == 2
+        wait_for(lambda: len(marked_processes("test01/")) == 4 and len(marked_processes("test02/")) == 2)
+        assert kill_marked("test01/1/") == 2
         assert not alive(first)
-        assert end("test01/") == 2
+        assert kill_marked("test01/") == 2
         assert not alive(second)
-        assert len(members("test02/")) == 2
-        assert end("test01/") == 0
+        assert len(marked_processes("test02/")) == 2
+        assert kill_marked("test01/") == 0
     finally:
-        end("test02/")
+        kill_marked("test02/")
     assert not alive(other)
 
 
 def alive(process: subprocess.Popen[bytes]) -> bool:
-    return psutil.pid_exists(process.pid) and running(psutil.Process(process.pid))
+    return psutil.pid_exists(process.pid) and is_running(psutil.Process(process.pid))
 
 
 def wait_for(ready: Callable[[], bool]) -> None:
@@ -134,7 +136,7 @@ def wait_for(ready: Callable[[], bool]) -> None:
 )
 def test_errors_are_one_line(argv, message, tmp_path, capsys):
     words = [argv[0], "--state", str(tmp_path / "state"), *argv[1:]]
-    assert exit_status("local.py", local.carry_out, words) == 2
+    assert exit_status("local.py", local.run_verb, words) == 2
     said = capsys.readouterr().err
     assert said.startswith("local.py: ")
     assert message in said
@@ -195,7 +197,7 @@ def rehearse(call: Callable[..., subprocess.CompletedProcess[str]], made: Cluste
     assert token not in up.stdout + up.stderr + status + look.stdout + look.stderr
 
     assert call("down").stdout == "down\n"
-    assert not members(f"{made.tag}/")
+    assert not marked_processes(f"{made.tag}/")
     assert not made.scratch.exists()
     assert not list(Path("/dev/shm").glob(f"*{made.tag}*"))
     assert sorted(p.name for p in made.home.iterdir()) == ["logs", "mlflow", "shared"]

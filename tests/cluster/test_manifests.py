@@ -18,7 +18,7 @@ import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from mipnet.data.stream import DATA_NODES
+from mipnet.data.stream import DATA_NODE_LABEL
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 RAY_UP = ("aws", "gcp")
@@ -193,7 +193,7 @@ def test_names_in_the_manifests_lead_somewhere():
 def check_division(types: dict[str, Object], head: str) -> None:
     """The division that the training stream relies on: data nodes are labelled and have no GPU."""
     assert types[head]["resources"]["CPU"] == 0
-    data = [t for t in types.values() if DATA_NODES.items() <= t["labels"].items()]
+    data = [t for t in types.values() if DATA_NODE_LABEL.items() <= t["labels"].items()]
     assert data
     for node_type in data:
         assert node_type["min_workers"] >= 1  # the stream is bound to them only if one is there

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
+from annotated_types import Le
 
-from mipnet.cli.train import read
+from mipnet.cli.train import parse_config
 from mipnet.config import PRESETS, Config, differences, digest, from_dict, preset, read_yaml, to_dict, to_yaml
 from mipnet.config.checks import Problem
-from mipnet.config.schema import ModelConfig, TrainConfig, validate
-from mipnet.errors import ConfigError, DataError, UserError, nearest
+from mipnet.config.schema import ModelConfig, TrainConfig
+from mipnet.config.validation import validate
+from mipnet.errors import ConfigError, DataError, UserError, suggest
 
 NAN, INF = float("nan"), float("inf")
 
@@ -54,8 +57,8 @@ def test_a_dict_of_a_config_names_every_field_and_holds_plain_values() -> None:
         if section.name != "preset":
             names = [f.name for f in dataclasses.fields(getattr(preset("tiny"), section.name))]
             assert list(values[section.name]) == names
-    assert values["model"]["places"] == [2, 3]
-    assert isinstance(values["model"]["places"], list)
+    assert values["model"]["mimb_stages"] == [2, 3]
+    assert isinstance(values["model"]["mimb_stages"], list)
 
 
 def test_every_setting_has_help() -> None:
@@ -85,31 +88,37 @@ BAD = [
     ({"model": {"backbone": "hrnt"}}, "model.backbone: 'hrnt' does not fit; did you mean 'hrnet'?"),
     ({"model": {"depth": 99}}, "model.depth: 99 does not fit; choose from 18, 34, 50, 101, 152"),
     ({"model": {"depth": "ten"}}, "model.depth: 'ten' does not fit; choose from 18, 34, 50, 101, 152"),
-    ({"model": {"places": 2}}, "model.places: 2 does not fit; give a valid list"),
-    ({"model": {"places": ["two"]}}, "model.places: 'two' does not fit; give a valid integer"),
+    ({"model": {"mimb_stages": 2}}, "model.mimb_stages: 2 does not fit; give a valid list"),
+    ({"model": {"mimb_stages": ["two"]}}, "model.mimb_stages: 'two' does not fit; give a valid integer"),
     ({"data": {"evaluate": "easy"}}, "data.evaluate: 'easy' does not fit; give a valid list"),
     ({"data": {"root": 5}}, "data.root: 5 does not fit; give a valid string"),
     ({"model": {"instances": 0}}, "model.instances: 0 is below 1; nearest is 1"),
     (
-        {"model": {"places": [2, 5]}},
-        "model.places: 5 is not a place of hrnet; choose from 1, 2, 3; nearest is 3",
+        {"model": {"mimb_stages": [2, 5]}},
+        "model.mimb_stages: 5 is not a MIMB stage of hrnet; choose from 1, 2, 3; nearest is 3",
     ),
     (
-        {"model": {"places": [0]}},
-        "model.places: 0 is not a place of hrnet; choose from 1, 2, 3; nearest is 1",
+        {"model": {"mimb_stages": [0]}},
+        "model.mimb_stages: 0 is not a MIMB stage of hrnet; choose from 1, 2, 3; nearest is 1",
     ),
     (
-        {"model": {"backbone": "simplebaseline", "places": [5]}},
-        "model.places: 5 is not a place of simplebaseline; choose from 1, 2, 3, 4; nearest is 4",
+        {"model": {"backbone": "simplebaseline", "mimb_stages": [5]}},
+        "model.mimb_stages: 5 is not a MIMB stage of simplebaseline; choose from 1, 2, 3, 4; nearest is 4",
     ),
-    ({"model": {"places": [2, 2]}}, "model.places: [2, 2] names a place twice; name each place once"),
     (
-        {"model": {"places": []}},
-        "model.places: [] is empty, so nothing tells 2 instances apart; give a place, e.g. 3, or set "
+        {"model": {"mimb_stages": [2, 2]}},
+        "model.mimb_stages: [2, 2] names a stage twice; name each stage once",
+    ),
+    (
+        {"model": {"mimb_stages": []}},
+        "model.mimb_stages: [] is empty, so nothing tells 2 instances apart; give a stage, e.g. 3, or set "
         "model.instances to 1",
     ),
-    ({"model": {"modules": []}}, "model.modules: [] does not describe stages; give 1 to 3 positive numbers"),
-    ({"model": {"modules": [1, 0]}}, "model.modules: [1, 0] does not describe stages; give 1 to 3"),
+    (
+        {"model": {"num_modules": []}},
+        "model.num_modules: [] does not describe stages; give 1 to 3 positive numbers",
+    ),
+    ({"model": {"num_modules": [1, 0]}}, "model.num_modules: [1, 0] does not describe stages; give 1 to 3"),
     ({"model": {"width": 3}}, "model.width: 3 is below 4; nearest is 4"),
     (
         {"model": {"backbone": "simplebaseline", "reduction": 4096}, "input": {"width": 64}},
@@ -141,8 +150,8 @@ BAD = [
     ),
     ({"train": {"batch_size": 0}}, "train.batch_size: 0 is below 1; nearest is 1"),
     (
-        {"train": {"accumulate": 6}, "resources": {"workers": 2}},
-        "train.accumulate: 6 does not divide a worker's share of the batch, 8; nearest is 4",
+        {"train": {"gradient_accumulation_steps": 6}, "resources": {"workers": 2}},
+        "train.gradient_accumulation_steps: 6 does not divide a worker's share of the batch, 8; nearest is 4",
     ),
     ({"train": {"seed": -1}}, "train.seed: -1 is below 0; nearest is 0"),
     ({"train": {"ema": 1}}, "train.ema: 1.0 is above 0.99999; nearest is 0.99999"),
@@ -159,11 +168,14 @@ BAD = [
     # true is not 1
     ({"train": {"epochs": True}}, "train.epochs: True does not fit; it is not a yes-or-no setting"),
     ({"train": {"learning_rate": True}}, "train.learning_rate: True does not fit; it is not a yes-or-no"),
-    ({"model": {"places": [True]}}, "model.places: [True] does not fit; it is not a yes-or-no setting"),
+    (
+        {"model": {"mimb_stages": [True]}},
+        "model.mimb_stages: [True] does not fit; it is not a yes-or-no setting",
+    ),
     # nan passes every comparison with "not below", inf every other
     ({"train": {"learning_rate": "inf"}}, "train.learning_rate: inf is not finite; give an ordinary number"),
     ({"train": {"milestones": [1, NAN]}}, "train.milestones: [1.0, nan] is not finite; give an ordinary"),
-    ({"evaluation": {"joint_threshold": NAN}}, "evaluation.joint_threshold: nan is not finite"),
+    ({"evaluation": {"keypoint_threshold": NAN}}, "evaluation.keypoint_threshold: nan is not finite"),
     ({"data": {"box_score_threshold": NAN}}, "data.box_score_threshold: nan is not finite"),
     ({"input": {"padding": INF}}, "input.padding: inf is not finite"),
     ({"augment": {"rotation": INF}}, "augment.rotation: inf is not finite"),
@@ -179,34 +191,58 @@ def test_bad_settings_get_one_line_that_names_field_and_remedy(values: dict[Any,
     assert "; " in got  # the remedy
 
 
-def test_floats_everywhere_are_checked_for_nan() -> None:
+def numbers() -> Iterator[tuple[str, str, Any]]:
+    """(section, setting, annotation) of every setting that is one number."""
     for section in dataclasses.fields(Config):
-        for field in (
-            dataclasses.fields(getattr(preset("tiny"), section.name)) if section.name != "preset" else ()
-        ):
-            if str(field.type) == "float":
-                assert f"{section.name}.{field.name}: nan" in complaint({section.name: {field.name: "nan"}})
+        if section.name != "preset":
+            kind = type(getattr(Config(), section.name))
+            for name, hint in get_type_hints(kind, include_extras=True).items():
+                if hint in (int, float) or get_origin(hint) is Annotated:
+                    yield section.name, name, hint
+
+
+def test_numbers_everywhere_are_checked_for_nan() -> None:
+    found = list(numbers())
+    assert len(found) > 40
+    for section, name, _ in found:
+        assert f"{section}.{name}: nan is not finite" in complaint({section: {name: NAN}})
+
+
+def test_ranges_of_the_annotations_hold_for_dicts_and_for_validate() -> None:
+    found = 0
+    for section, name, hint in numbers():
+        kind, *limits = get_args(hint) or (hint,)
+        for limit in limits:
+            beyond = kind(limit.le + 1 if isinstance(limit, Le) else getattr(limit, "ge", 0) - 1)
+            message = f"{section}.{name}: {beyond} is "
+            assert complaint({section: {name: beyond}}).startswith(message)
+            settings = dataclasses.replace(getattr(preset("tiny"), section), **{name: beyond})
+            with pytest.raises(ConfigError) as caught:
+                validate(dataclasses.replace(preset("tiny"), **{section: settings}))
+            assert str(caught.value).startswith(message)
+            found += 1
+    assert found > 40
 
 
 def test_one_instance_with_places_is_legal() -> None:
     config = from_dict({"model": {"instances": 1}})
-    assert config.model.places == (2, 3)
+    assert config.model.mimb_stages == (2, 3)
 
 
 def test_strings_are_accepted_for_numbers_and_lists_for_tuples() -> None:
     config = from_dict(
         {
-            "model": {"instances": "3", "places": ["1", 3], "depth": "101"},
+            "model": {"instances": "3", "mimb_stages": ["1", 3], "depth": "101"},
             "input": {"width": " 96"},
             "train": {"learning_rate": "1e-3", "freeze_batchnorm": "true", "milestones": ["1", 2.5]},
         }
     )
-    assert (config.model.instances, config.model.places, config.model.depth) == (3, (1, 3), 101)
+    assert (config.model.instances, config.model.mimb_stages, config.model.depth) == (3, (1, 3), 101)
     assert config.input.width == 96
     assert (config.train.learning_rate, config.train.milestones) == (1e-3, (1.0, 2.5))
     assert config.train.freeze_batchnorm is True
     assert type(config.train.epochs) is int
-    assert isinstance(config.model.places, tuple)
+    assert isinstance(config.model.mimb_stages, tuple)
     hash(config)  # frozen through and through
 
 
@@ -225,8 +261,10 @@ def test_a_partial_yaml_file_goes_on_top_of_the_preset_it_names(tmp_path: Any) -
         "train.epochs: 3 -> 2",
         "train.learning_rate: 0.005 -> 0.0001",
     ]
-    path.write_text("model: {places: [3]}\n")
-    assert differences(preset("tiny"), from_dict(read_yaml(str(path)))) == ["model.places: [2, 3] -> [3]"]
+    path.write_text("model: {mimb_stages: [3]}\n")
+    assert differences(preset("tiny"), from_dict(read_yaml(str(path)))) == [
+        "model.mimb_stages: [2, 3] -> [3]"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -282,11 +320,11 @@ def test_digest_changes_with_every_setting_but_resources_and_tracking() -> None:
 
 
 def test_places_and_strides_follow_the_backbone() -> None:
-    assert ModelConfig(modules=(1, 4, 3)).possible_places == (1, 2, 3, 4)
-    assert ModelConfig(modules=(1,)).possible_places == (1, 2)
-    assert [ModelConfig(modules=(1,) * n).coarsest_stride for n in (1, 2, 3)] == [8, 16, 32]
-    simple = ModelConfig(backbone="simplebaseline", modules=(1,))
-    assert (simple.possible_places, simple.coarsest_stride) == ((1, 2, 3, 4), 32)
+    assert ModelConfig(num_modules=(1, 4, 3)).possible_mimb_stages == (1, 2, 3, 4)
+    assert ModelConfig(num_modules=(1,)).possible_mimb_stages == (1, 2)
+    assert [ModelConfig(num_modules=(1,) * n).coarsest_stride for n in (1, 2, 3)] == [8, 16, 32]
+    simple = ModelConfig(backbone="simplebaseline", num_modules=(1,))
+    assert (simple.possible_mimb_stages, simple.coarsest_stride) == ((1, 2, 3, 4), 32)
 
 
 @pytest.mark.parametrize("modules", [(1,), (1, 1), (1, 1, 1)])
@@ -301,8 +339,8 @@ def test_what_validates_can_be_built_and_gives_heatmaps_of_the_promised_size(
     config = from_dict(
         {
             "model": {
-                "modules": modules,
-                "places": ModelConfig(modules=modules).possible_places,
+                "num_modules": modules,
+                "mimb_stages": ModelConfig(num_modules=modules).possible_mimb_stages,
                 "width": 4,
                 "stem_channels": 1,
                 "blocks": 1,
@@ -316,7 +354,7 @@ def test_what_validates_can_be_built_and_gives_heatmaps_of_the_promised_size(
 
 
 def test_simplebaseline_does_not_mind_settings_of_hrnet() -> None:
-    config = from_dict({"model": {"backbone": "simplebaseline", "width": 1, "places": [3, 4]}})
+    config = from_dict({"model": {"backbone": "simplebaseline", "width": 1, "mimb_stages": [3, 4]}})
     assert config.model.width == 1
 
 
@@ -325,7 +363,7 @@ ERRORS = [
     UserError("it is broken"),
     ConfigError("a: 1 does not fit", "give 2"),
     DataError("no such file"),
-    Problem("model.places", (1, 2), "cannot be", "give 3"),
+    Problem("model.mimb_stages", (1, 2), "cannot be", "give 3"),
 ]
 
 
@@ -333,16 +371,16 @@ ERRORS = [
 def test_errors_survive_pickling(error: UserError) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error)
-    assert (again.what, again.mend, again.exit_code) == (error.what, error.mend, error.exit_code)
+    assert (again.what, again.hint, again.exit_code) == (error.what, error.hint, error.exit_code)
     assert isinstance(again, ConfigError) == isinstance(error, ConfigError)
     assert isinstance(again, DataError) == isinstance(error, DataError)
     assert str(pickle.loads(pickle.dumps(again))) == str(error)
 
 
 def test_nearest() -> None:
-    assert nearest("epoch", ["epochs", "seed"]) == "did you mean 'epochs'?"
-    assert nearest("zzz", ["epochs", "seed"]) == "choose from epochs, seed"
-    assert nearest("zzz", []) == "there is nothing to choose from"
+    assert suggest("epoch", ["epochs", "seed"]) == "did you mean 'epochs'?"
+    assert suggest("zzz", ["epochs", "seed"]) == "choose from epochs, seed"
+    assert suggest("zzz", []) == "there is nothing to choose from"
 
 
 def test_defaults_of_the_dataclasses_are_the_papers_recipe() -> None:
@@ -353,13 +391,13 @@ def test_defaults_of_the_dataclasses_are_the_papers_recipe() -> None:
         (70, 100),
         0.1,
     )
-    assert (ModelConfig().instances, ModelConfig().places, ModelConfig().reduction) == (2, (3, 4), 4)
+    assert (ModelConfig().instances, ModelConfig().mimb_stages, ModelConfig().reduction) == (2, (3, 4), 4)
     assert validate(Config()) == Config()
 
 
 def test_no_flags_at_all_is_the_default_preset() -> None:
     """The command that the README opens with."""
-    options, config = read("train", [])
+    options, config = parse_config("train", [])
     assert (options.preset, config) == ("tiny", preset("tiny"))
 
 
@@ -375,7 +413,7 @@ def test_no_flags_at_all_is_the_default_preset() -> None:
     ],
 )
 def test_gpu_is_yes_no_or_auto(argv: list[str], gpu: Any) -> None:
-    _, config = read("train", argv)
+    _, config = parse_config("train", argv)
     assert config.resources.gpu == gpu
     assert type(config.resources.gpu) is type(gpu)
     assert from_dict(yaml.safe_load(to_yaml(config))) == config
@@ -399,8 +437,10 @@ def test_yaml_may_say_yes_and_no(tmp_path: Path) -> None:
 def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
     file = tmp_path / "some.yaml"
     file.write_text("preset: debug\ntrain: {epochs: 9, seed: 4}\n")
-    _, config = read("train", ["--config", str(file), "--epochs=7", "--model.places", "1", "2", "--gpu"])
+    _, config = parse_config(
+        "train", ["--config", str(file), "--epochs=7", "--model.mimb-stages", "1", "2", "--gpu"]
+    )
     assert (config.preset, config.train.epochs, config.train.seed) == ("debug", 7, 4)
-    assert (config.model.places, config.resources.gpu) == ((1, 2), True)
-    _, baseline = read("train", ["--baseline"])
-    assert (baseline.model.instances, baseline.model.places) == (1, ())
+    assert (config.model.mimb_stages, config.resources.gpu) == ((1, 2), True)
+    _, baseline = parse_config("train", ["--baseline"])
+    assert (baseline.model.instances, baseline.model.mimb_stages) == (1, ())

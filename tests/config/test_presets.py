@@ -7,22 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from mipnet.cli.train import read
+from mipnet.cli.train import parse_config
 from mipnet.config import PRESETS, differences, from_dict, preset
 from mipnet.config.presets import DATASETS, baseline, describe, missing_start
 from mipnet.config.schema import AugmentConfig, ResourcesConfig
 
 HRNET = {"hrnet-w32": 32, "hrnet-w48": 48}
 SIMPLE = {"simplebaseline-r50": 50, "simplebaseline-r101": 101, "simplebaseline-r152": 152}
-PAPERS = sorted(set(PRESETS) - {"tiny", "debug"})
+PAPER_PRESETS = sorted(set(PRESETS) - {"tiny", "debug"})
 
 
 def test_there_is_one_for_each_data_set_network_and_size() -> None:
     choices = itertools.product(("coco", "crowdpose"), {**HRNET, **SIMPLE}, ("256x192", "384x288"))
-    assert sorted("-".join(choice) for choice in choices) == PAPERS
+    assert sorted("-".join(choice) for choice in choices) == PAPER_PRESETS
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("name", PAPER_PRESETS)
 def test_the_papers_recipe(name: str) -> None:
     config = preset(name)
     data, _, network = name.partition("-")
@@ -34,10 +34,10 @@ def test_the_papers_recipe(name: str) -> None:
     assert config.data.joints.num_joints == {"coco": 17, "crowdpose": 14}[data]
     if network in HRNET:
         assert (config.model.backbone, config.model.width) == ("hrnet", HRNET[network])
-        assert (config.model.modules, config.model.blocks) == ((1, 4, 3), 4)
+        assert (config.model.num_modules, config.model.blocks) == ((1, 4, 3), 4)
     else:
         assert (config.model.backbone, config.model.depth) == ("simplebaseline", SIMPLE[network])
-    assert (config.model.instances, config.model.places, config.model.reduction) == (2, (3, 4), 4)
+    assert (config.model.instances, config.model.mimb_stages, config.model.reduction) == (2, (3, 4), 4)
     train = config.train
     assert (train.optimizer, train.learning_rate, train.loss) == ("adam", 1e-3, "mse")
     assert (train.epochs, train.schedule, train.milestones, train.drop) == (110, "step", (70, 100), 0.1)
@@ -53,8 +53,8 @@ def test_the_papers_recipe(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_baseline_has_one_instance_no_place_and_the_recipe_from_imagenet(name: str) -> None:
     blocks = {"tiny": "[2, 3]", "debug": "[2, 3]"}.get(name, "[3, 4]")
-    expected = ["model.instances: 2 -> 1", f"model.places: {blocks} -> []"]
-    if name in PAPERS:
+    expected = ["model.instances: 2 -> 1", f"model.mimb_stages: {blocks} -> []"]
+    if name in PAPER_PRESETS:
         expected += ["train.epochs: 110 -> 210", "train.milestones: [70.0, 100.0] -> [170.0, 200.0]"]
     assert differences(preset(name), baseline(preset(name))) == expected
 
@@ -66,12 +66,12 @@ def test_a_baseline_keeps_a_schedule_that_is_not_the_papers() -> None:
 
 def test_flags_win_over_the_baselines_recipe(tmp_path: Path) -> None:
     argv = ["--preset", "coco-hrnet-w32-256x192", "--baseline"]
-    assert read("train", argv)[1] == baseline(preset("coco-hrnet-w32-256x192"))
-    _, config = read("train", [*argv, "--epochs", "140"])
+    assert parse_config("train", argv)[1] == baseline(preset("coco-hrnet-w32-256x192"))
+    _, config = parse_config("train", [*argv, "--epochs", "140"])
     assert (config.train.epochs, config.train.milestones) == (140, (170, 200))
     file = tmp_path / "some.yaml"
     file.write_text("preset: coco-hrnet-w32-256x192\ntrain: {epochs: 9}\n")
-    _, config = read("train", ["--config", str(file), "--baseline"])
+    _, config = parse_config("train", ["--config", str(file), "--baseline"])
     assert (config.train.epochs, config.model.instances) == (9, 1)
 
 
@@ -91,5 +91,5 @@ def test_all_are_described_in_a_few_lines(capsys: pytest.CaptureFixture[str]) ->
     for part in ("tiny", "debug", "coco", "crowdpose", *HRNET, *SIMPLE, "256x192", "384x288"):
         assert part in text
     with pytest.raises(SystemExit):
-        read("train", ["--help"])
+        parse_config("train", ["--help"])
     assert text in capsys.readouterr().out

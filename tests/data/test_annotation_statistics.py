@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mipnet.config.schema import DataConfig
-from mipnet.data.annotation_statistics import crowd_index, statistics_of
-from mipnet.data.coco import CocoFile
+from mipnet.data.annotation_statistics import crowd_index, split_statistics
+from mipnet.data.coco import CocoKeypointFile
 from mipnet.data.dataset_formats import open_split
 from mipnet.skeletons import COCO17, CROWDPOSE14
 from mipnet.storage import Folder
@@ -32,7 +32,7 @@ def person(number: int, image: int, box: list[float], joints: list[list[float]])
     }
 
 
-def split_of(root: Path, people: list[dict[str, Any]]) -> CocoFile:
+def split_of(root: Path, people: list[dict[str, Any]]) -> CocoKeypointFile:
     images = [{"id": i, "file_name": f"{i}.jpg", "width": 100, "height": 100} for i in range(3)]
     categories = [{"id": 1, "name": "person", "keypoints": list(COCO17.joints)}]
     content = {"images": images, "annotations": people, "categories": categories}
@@ -59,16 +59,21 @@ def test_figures_of_a_split_counted_by_hand(tmp_path: Path) -> None:
             person(7, 1, [60, 10, 30, 60], []),  # nobody to learn from
         ],
     )
-    found = statistics_of(file, (48, 64), 1.25)
+    found = split_statistics(file, (48, 64), 1.25)
     assert (found.images, found.people_images, found.people) == (3, 2, 6)
-    assert found.joints == pytest.approx((3 * 4 + 2 + 3 + 3) / 6)
-    assert (found.mean_people, found.most_people) == (3, 3)
+    assert found.mean_keypoints == pytest.approx((3 * 4 + 2 + 3 + 3) / 6)
+    assert (found.mean_people_per_image, found.max_people_per_image) == (3, 3)
     assert found.near == pytest.approx(5 / 6)
     assert found.close == pytest.approx(4 / 6)
     # λ = 1 needs more than 3 joints of another: the crops of the first three show a neighbour, the rest none.
-    assert found.second == pytest.approx(3 / 6)
-    assert (found.boxes_beyond, found.joints_beyond, found.joints_off, found.twice) == (1, 1, 2, 1)
-    assert np.isnan(found.stated)
+    assert found.second_person == pytest.approx(3 / 6)
+    assert (
+        found.boxes_outside_image,
+        found.keypoints_outside_image,
+        found.keypoints_outside_box,
+        found.annotated_twice,
+    ) == (1, 1, 2, 1)
+    assert np.isnan(found.stated_crowd_index)
 
 
 def test_crowd_index_counts_the_joints_of_others() -> None:
@@ -88,13 +93,13 @@ def test_crowd_index_is_crowdposes_own(shared: Path) -> None:
     folder = Folder.of(shared / "data" / "crowdpose-sample")
     if not folder.exists("crowdpose_val.json"):
         pytest.fail("crowdpose-sample has no crowdpose_val.json")
-    file = CocoFile(folder, "crowdpose_val.json", "images", CROWDPOSE14)
-    people, _ = file.people()
+    file = CocoKeypointFile(folder, "crowdpose_val.json", "images", CROWDPOSE14)
+    people = file.people()
     stated = np.array([file.coco.imgs[i]["crowdIndex"] for i in people.images.ids.tolist()])
     ours = np.array(
         [
             crowd_index(people.boxes[a:b], people.keypoints[a:b])
-            for a, b in zip(people.first[:-1], people.first[1:], strict=True)
+            for a, b in zip(people.image_offsets[:-1], people.image_offsets[1:], strict=True)
         ]
     )
     # Not every image agrees; its authors may have counted people whom the file leaves out.

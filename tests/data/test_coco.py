@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from mipnet.config.schema import DataConfig
-from mipnet.data.coco import Boxes, CocoFile, Images
+from mipnet.data.coco import Boxes, CocoKeypointFile, ImageIndex
 from mipnet.data.dataset_formats import open_split
 from mipnet.errors import DataError
 from mipnet.evaluation.protocols import evaluate_poses
 from mipnet.storage import Folder
 
 
-def open_train(root: Folder, skeleton: str = "coco17") -> CocoFile:
+def open_train(root: Folder, skeleton: str = "coco17") -> CocoKeypointFile:
     return open_split(DataConfig(skeleton=skeleton), root, "train")
 
 
@@ -30,7 +30,7 @@ def copy_with(small_coco, tmp_path, change) -> Folder:
 
 def test_people_are_grouped_by_image(small_people):
     assert len(small_people) == 30
-    assert small_people.per_image.tolist() == [1, 2, 3, 4] * 3
+    assert small_people.people_per_image.tolist() == [1, 2, 3, 4] * 3
     assert small_people.boxes.shape == (30, 4)
     assert small_people.keypoints.shape == (30, 17, 3)
 
@@ -63,13 +63,14 @@ def spoil(kind):
     ],
 )
 def test_bad_annotations_are_counted_named_and_left_out(small_coco, tmp_path, kind):
-    people, complaints = open_train(copy_with(small_coco, tmp_path, spoil(kind))).people()
+    file = open_train(copy_with(small_coco, tmp_path, spoil(kind)))
+    people, invalid_annotations = file.people(), file.invalid_annotations
     assert len(people) == 29
-    assert dict(complaints.counts) == {kind: 1}
-    assert "annotation 100" in complaints.lines()[0]
-    complaints.check(30, 0.05, "here")
+    assert dict(invalid_annotations.counts) == {kind: 1}
+    assert "annotation 100" in invalid_annotations.lines()[0]
+    invalid_annotations.check(30, 0.05, "here")
     with pytest.raises(DataError, match=r"1 of 30 samples are unusable .*annotation 100"):
-        complaints.check(30, 0.01, "here")
+        invalid_annotations.check(30, 0.01, "here")
 
 
 def test_messages_for_files_that_cannot_be_used(small_coco, tmp_path):
@@ -103,7 +104,7 @@ def test_detections(small_coco):
     with pytest.raises(DataError, match=r"boxes/one_train.json does not exist; give --data.boxes gt"):
         coco.detected_boxes(small_coco, "boxes/one_train.json", 0.0)
     boxes = coco.detected_boxes(small_coco, "boxes/two_train.json", 0.0)
-    assert boxes.images.ids[boxes.image].tolist() == [2, 5]
+    assert boxes.images.ids[boxes.image_index].tolist() == [2, 5]
     assert len(coco.detected_boxes(small_coco, "boxes/two_train.json", 0.5)) == 1
     for wrong, message in [
         ({"image_id": 77, "bbox": [1, 2, 3, 4], "score": 1}, "names the unknown image 77"),
@@ -118,13 +119,13 @@ def test_detections(small_coco):
 def test_joined_boxes_share_images():
     def part(names, image):
         n = len(image)
-        images = Images(np.array(names), np.arange(len(names)))
+        images = ImageIndex(np.array(names), np.arange(len(names)))
         return Boxes(images, np.array(image), np.full((n, 4), n), np.arange(n) + n, np.zeros(n, int))
 
-    joined = Boxes.join([part(["b", "a"], [0, 1, 1]), part(["c", "b"], [0, 1])])
+    joined = Boxes.concatenate([part(["b", "a"], [0, 1, 1]), part(["c", "b"], [0, 1])])
     assert joined.images.uris.tolist() == ["a", "b", "c"]
-    assert joined.images.uris[joined.image].tolist() == ["a", "a", "b", "b", "c"]
-    assert joined.group.tolist() == [0, 0, 0, 1, 1]
+    assert joined.images.uris[joined.image_index].tolist() == ["a", "a", "b", "b", "c"]
+    assert joined.source_index.tolist() == [0, 0, 0, 1, 1]
     assert joined.scores.tolist() == [4, 5, 3, 3, 2]
 
 
@@ -141,7 +142,7 @@ def test_kinds_of_animals_are_one_category(small_coco, tmp_path):
     assert file.category_id == 4
     assert {annotation["category_id"] for annotation in file.annotations["annotations"]} == {4}
     assert [category["id"] for category in file.annotations["categories"]] == [4, 9]
-    assert file.notes == [f"{file.path}: 3 categories with keypoints; they are taken for one"]
+    assert file.fixes == [f"{file.path}: 3 categories with keypoints; they are taken for one"]
     perfect = [
         {"image_id": a["image_id"], "category_id": 4, "keypoints": a["keypoints"], "score": 1}
         for a in file.annotations["annotations"]

@@ -11,9 +11,9 @@ from mipnet.data.crops import (
     assign_instances,
     colour_table,
     crop_boxes,
-    cut_crop,
     decode_image,
     draw_augmentation,
+    make_training_crop,
     read_image,
 )
 from mipnet.data.geometry import box_to_crop, crop_affine, warp_crop
@@ -36,6 +36,18 @@ def people(*where: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(boxes), np.array(joints)
 
 
+def crop_into(
+    out: np.ndarray,
+    image: np.ndarray,
+    boxes: np.ndarray,
+    keypoints: np.ndarray,
+    settings: CropSettings,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The training crop of the first person."""
+    return make_training_crop(image, boxes, keypoints, primary=0, settings=settings, rng=rng, out=out)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_mark_on_a_joint_stays_on_it_through_every_augmentation(seed):
     """A white square at the nose must lie where the crop says that the nose is."""
@@ -47,7 +59,7 @@ def test_a_mark_on_a_joint_stays_on_it_through_every_augmentation(seed):
     x, y = np.round(nose).astype(int)
     image[y - 3 : y + 4, x - 3 : x + 4] = 255
     out = np.zeros((96, 64, 3), np.uint8)
-    moved, _ = cut_crop(image, boxes, joints, 0, settings(augment), np.random.default_rng(seed), out)
+    moved, _ = crop_into(out, image, boxes, joints, settings(augment), np.random.default_rng(seed))
     rows, columns = np.nonzero(out[..., 0] > 127)
     assert abs(columns.mean() - moved[0, 0, 0]) < 1
     assert abs(rows.mean() - moved[0, 0, 1]) < 1
@@ -57,9 +69,9 @@ def test_flip_swaps_left_and_right():
     boxes, joints = people((50, 40))
     image = np.zeros((160, 200, 3), np.uint8)
     out = np.zeros((96, 64, 3), np.uint8)
-    plain, _ = cut_crop(image, boxes, joints, 0, settings(), np.random.default_rng(0), out)
+    plain, _ = crop_into(out, image, boxes, joints, settings(), np.random.default_rng(0))
     flip = settings(AugmentConfig(flip=1, scale=0, rotation=0, rotation_probability=0, half_body=0))
-    mirrored, _ = cut_crop(image, boxes, joints, 0, flip, np.random.default_rng(0), out)
+    mirrored, _ = crop_into(out, image, boxes, joints, flip, np.random.default_rng(0))
     left, right = COCO17.joints.index("left_wrist"), COCO17.joints.index("right_wrist")
     assert mirrored[0, left, 1] == pytest.approx(plain[0, right, 1])
     assert mirrored[0, left, 0] == pytest.approx(64 - plain[0, right, 0], abs=1.1)
@@ -90,7 +102,7 @@ def test_half_body_crops_to_one_half():
     outside = []
     for seed in range(20):
         out = np.zeros((96, 64, 3), np.uint8)
-        moved, _ = cut_crop(image, boxes, joints, 0, half, np.random.default_rng(seed), out)
+        moved, _ = crop_into(out, image, boxes, joints, half, np.random.default_rng(seed))
         centre = moved[0, :11] if moved[0, :11, 2].all() else moved[0, 11:]
         outside.append((moved[0, :, 2] == 0).sum())
         assert centre[:, 2].all()
@@ -141,7 +153,7 @@ def test_half_body_follows_the_mirrored_person():
     both = settings(AugmentConfig(flip=1, scale=0, rotation=0, rotation_probability=0, half_body=1))
     for seed in range(10):
         out = np.zeros((96, 64, 3), np.uint8)
-        moved, _ = cut_crop(image, boxes, joints, 0, both, np.random.default_rng(seed), out)
+        moved, _ = crop_into(out, image, boxes, joints, both, np.random.default_rng(seed))
         assert moved[0, :11, 2].all() or moved[0, 11:, 2].all()
 
 
@@ -157,10 +169,10 @@ def test_half_body_needs_more_visible_joints_than_the_setting():
             rotation=0,
             rotation_probability=0,
             half_body=half_body,
-            half_body_min_joints=least,
+            half_body_min_keypoints=least,
         )
         out = np.zeros((96, 64, 3), np.uint8)
-        cut_crop(image, boxes, joints, 0, settings(change), np.random.default_rng(0), out)
+        crop_into(out, image, boxes, joints, settings(change), np.random.default_rng(0))
         return out
 
     assert np.array_equal(crop(1, 8), crop(0, 8))  # 8 joints are not more than 8
@@ -180,8 +192,8 @@ def test_colour_is_the_table_on_the_uncoloured_crop():
     image = np.random.default_rng(0).integers(0, 256, (160, 200, 3), np.uint8)
     plain, coloured = np.zeros((2, 96, 64, 3), np.uint8)
     bright = AugmentConfig(flip=0, scale=0, rotation=0, rotation_probability=0, half_body=0, colour=0.3)
-    cut_crop(image, boxes, joints, 0, settings(), np.random.default_rng(4), plain)
-    cut_crop(image, boxes, joints, 0, settings(bright), np.random.default_rng(4), coloured)
+    crop_into(plain, image, boxes, joints, settings(), np.random.default_rng(4))
+    crop_into(coloured, image, boxes, joints, settings(bright), np.random.default_rng(4))
     change = draw_augmentation(np.random.default_rng(4), bright)
     table = colour_table(change.gains, change.offset)[:, 0]
     expected = np.stack([table[plain[..., c], c] for c in range(3)], -1)

@@ -55,21 +55,21 @@ def test_layouts_are_found_as_downloaded(
     data = DATASETS[name]
     write(tmp_path, annotations, images, data.skeleton)
     file = open_split(data, Folder.of(tmp_path), split)
-    people, complaints = file.people()
-    assert (len(people), complaints.total, file.notes) == (1, 0, [])
+    people, invalid_annotations = file.people(), file.invalid_annotations
+    assert (len(people), invalid_annotations.total, file.fixes) == (1, 0, [])
     assert people.images.read(0) == b"pixels"
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_splits_of_the_named_data_sets_are_all_in_their_layout(tmp_path: Path, name: str) -> None:
     data = DATASETS[name]
-    for split in {data.train, data.tune, *data.evaluate}:
+    for split in {data.train, data.val, *data.evaluate}:
         with pytest.raises(DataError, match="there are no annotations"):
             open_split(data, Folder.of(tmp_path), split)
         annotations = {"coco": "annotations/person_keypoints_{}.json", "crowdpose": "json/crowdpose_{}.json"}
         pattern = annotations.get(name, "ochuman_coco_format_{}_range_0.00_1.00.json")
         write(tmp_path, pattern.format(split), split if name == "coco" else "images", data.skeleton)
-        assert len(open_split(data, Folder.of(tmp_path), split).people()[0]) == 1
+        assert len(open_split(data, Folder.of(tmp_path), split).people()) == 1
 
 
 def test_a_missing_file_is_told_with_the_paths_that_were_tried(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_missing_file_is_told_with_the_paths_that_were_tried(tmp_path: Path) -
 def test_any_other_places_are_patterns(tmp_path: Path) -> None:
     write(tmp_path, "labels/night/of_{7}.json", "pictures/night")
     data = DataConfig(annotations="labels/{split}/of_{7}.json", images="pictures/{split}")
-    assert len(open_split(data, Folder.of(tmp_path), "night").people()[0]) == 1
+    assert len(open_split(data, Folder.of(tmp_path), "night").people()) == 1
     with pytest.raises(DataError, match=r"tried .*/labels/day/of_\{7\}.json; "):
         open_split(data, Folder.of(tmp_path), "day")
     with pytest.raises(DataError, match="leads out of its folder"):
@@ -123,23 +123,24 @@ def test_the_category_of_the_people_is_the_files(tmp_path: Path) -> None:
 @pytest.mark.shared
 def test_the_crowdpose_sample_through_patterns(shared: Path) -> None:
     data = DataConfig(
-        layout="crowdpose", skeleton="crowdpose14", annotations="crowdpose_{split}.json", images="images"
+        format="crowdpose", skeleton="crowdpose14", annotations="crowdpose_{split}.json", images="images"
     )
     root = Folder.of(shared / "data/crowdpose-sample")
-    people, complaints = open_split(data, root, "sample").people()
-    assert (len(people), complaints.total) == (4, 0)  # the fifth has no joint
+    file = open_split(data, root, "sample")
+    people, invalid_annotations = file.people(), file.invalid_annotations
+    assert (len(people), invalid_annotations.total) == (4, 0)  # the fifth has no joint
     for index in range(len(people.images)):
         image = decode_image(people.images.read(index))
         assert image is not None
-        part = slice(*people.first[index : index + 2])
+        part = slice(*people.image_offsets[index : index + 2])
         corners = people.boxes[part, :2] + people.boxes[part, 2:]
         assert np.all(corners < image.shape[1::-1])
     val = open_split(data, root, "val")
-    assert (len(val.annotations["images"]), val.notes) == (2000, [])  # this release's sizes are right
+    assert (len(val.annotations["images"]), val.fixes) == (2000, [])  # this release's sizes are right
 
 
 @pytest.mark.shared
 def test_coco_mini_as_downloaded(shared: Path) -> None:
     file = open_split(DATASETS["coco"], Folder.of(shared / "data/coco-mini"), "train2017")
-    assert len(file.people()[0]) == 86
-    assert file.notes == []
+    assert len(file.people()) == 86
+    assert file.fixes == []

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from mipnet.data.coco import Images
+from mipnet.data.coco import ImageIndex
 from mipnet.data.crops import decode_image
-from mipnet.data.image_inspection import SAME_BITS, Pixels, fingerprint, look_at
+from mipnet.data.image_inspection import MAX_DUPLICATE_BITS, ImageInspection, fingerprint, inspect_images
 
 
 def scene(seed: int, width: int = 160, height: int = 120) -> np.ndarray:
@@ -19,27 +19,29 @@ def scene(seed: int, width: int = 160, height: int = 120) -> np.ndarray:
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def folder_of(root: Path, pictures: dict[str, np.ndarray | bytes]) -> Images:
+def folder_of(root: Path, pictures: dict[str, np.ndarray | bytes]) -> ImageIndex:
     for name, picture in pictures.items():
         content = picture if isinstance(picture, bytes) else cv2.imencode(".jpg", picture)[1].tobytes()
         (root / name).write_bytes(content)
-    return Images(np.array([str(root / name) for name in pictures]), np.arange(len(pictures)))
+    return ImageIndex(np.array([str(root / name) for name in pictures]), np.arange(len(pictures)))
 
 
-def look(images: Images, size: tuple[int, int] = (160, 120)) -> Pixels:
-    return look_at(images, [size] * len(images))
+def look(images: ImageIndex, size: tuple[int, int] = (160, 120)) -> ImageInspection:
+    return inspect_images(images, [size] * len(images))
 
 
 def test_unreadable_and_resized_files_are_named(tmp_path: Path) -> None:
     images = folder_of(tmp_path, {"a.jpg": scene(0), "b.jpg": b"no picture", "c.jpg": scene(1, 80)})
     (tmp_path / "d.jpg").mkdir()
-    images = Images(np.append(images.uris, [str(tmp_path / "d.jpg"), str(tmp_path / "e.jpg")]), np.arange(5))
+    images = ImageIndex(
+        np.append(images.uris, [str(tmp_path / "d.jpg"), str(tmp_path / "e.jpg")]), np.arange(5)
+    )
     done: list[int] = []
-    seen = look_at(images, [(160, 120)] * 5, done.append)
+    seen = inspect_images(images, [(160, 120)] * 5, done.append)
     assert seen.unreadable == [str(tmp_path / f"{name}.jpg") for name in "bde"]
     assert seen.resized == [str(tmp_path / "c.jpg")]
     assert done == [1, 2, 3, 4, 5]
-    assert seen.known.tolist() == [True, False, True, False, False]
+    assert seen.has_content.tolist() == [True, False, True, False, False]
 
 
 def test_a_picture_saved_again_is_found_in_the_other_split(tmp_path: Path) -> None:
@@ -50,18 +52,18 @@ def test_a_picture_saved_again_is_found_in_the_other_split(tmp_path: Path) -> No
     ours = look(folder_of(tmp_path / "train", train))
     val = folder_of(tmp_path / "val", {"new.jpg": scene(50), "again.jpg": again.tobytes()})
     theirs = look(val)
-    assert ours.shared_with(theirs) == [(str(tmp_path / "train/7.png"), str(tmp_path / "val/again.jpg"))]
-    assert theirs.shared_with(ours) == [(str(tmp_path / "val/again.jpg"), str(tmp_path / "train/7.png"))]
-    assert ours.repeated() == []
+    assert ours.duplicates_in(theirs) == [(str(tmp_path / "train/7.png"), str(tmp_path / "val/again.jpg"))]
+    assert theirs.duplicates_in(ours) == [(str(tmp_path / "val/again.jpg"), str(tmp_path / "train/7.png"))]
+    assert ours.duplicates() == []
     nobody = look(folder_of(tmp_path, {}))
-    assert ours.shared_with(nobody) == nobody.shared_with(ours) == []
+    assert ours.duplicates_in(nobody) == nobody.duplicates_in(ours) == []
 
 
 def test_the_same_picture_twice_and_pictures_of_nothing(tmp_path: Path) -> None:
     black = np.zeros((120, 160, 3), np.uint8)
     pictures = {"a.jpg": scene(0), "b.jpg": black, "c.jpg": scene(0), "d.jpg": black, "e.jpg": scene(0)}
     names = {name: str(tmp_path / name) for name in pictures}
-    pairs = look(folder_of(tmp_path, pictures)).repeated()
+    pairs = look(folder_of(tmp_path, pictures)).duplicates()
     assert pairs == [(names["a.jpg"], names["c.jpg"]), (names["a.jpg"], names["e.jpg"])]
 
 
@@ -73,10 +75,10 @@ def test_fingerprints_tell_real_photographs_apart(shared: Path) -> None:
     prints = np.array([fingerprint(photograph)[0] for photograph in photographs])
     bits = np.bitwise_count(prints[:, None] ^ prints[None]).sum(-1)
     np.fill_diagonal(bits, 999)
-    assert bits.min() > 3 * SAME_BITS
+    assert bits.min() > 3 * MAX_DUPLICATE_BITS
     again = []
     for photograph, known in zip(photographs, prints, strict=True):
         half = cv2.resize(photograph[..., ::-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         saved = decode_image(cv2.imencode(".jpg", half, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes())
         again.append(np.bitwise_count(fingerprint(saved)[0] ^ known).sum())
-    assert np.mean(np.array(again) < SAME_BITS) > 0.97
+    assert np.mean(np.array(again) < MAX_DUPLICATE_BITS) > 0.97

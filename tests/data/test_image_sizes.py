@@ -11,7 +11,7 @@ import pytest
 
 from mipnet.config.schema import DataConfig
 from mipnet.data.dataset_formats import open_split
-from mipnet.data.image_sizes import turn_swapped_sizes
+from mipnet.data.image_sizes import fix_swapped_sizes
 from mipnet.storage import Folder
 
 
@@ -51,10 +51,10 @@ def test_sizes_are_turned_where_the_people_prove_it(
     people: list[dict[str, Any]], stated: tuple[int, int], turned: int
 ) -> None:
     content = data_set(*stated, *people)
-    assert turn_swapped_sizes(content) == turned
+    assert fix_swapped_sizes(content) == turned
     image = content["images"][0]
     assert (image["width"], image["height"]) == (stated[::-1] if turned else stated)
-    assert turn_swapped_sizes(content) == 0  # once and for all
+    assert fix_swapped_sizes(content) == 0  # once and for all
 
 
 @pytest.mark.shared
@@ -67,10 +67,10 @@ def test_a_release_of_crowdpose_with_swapped_sizes(shared: Path, tmp_path: Path)
     (tmp_path / "images").mkdir()
     for name, content in (("right", truth), ("swapped", swapped)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    data = DataConfig(layout="crowdpose", skeleton="crowdpose14", annotations="{split}.json")
+    data = DataConfig(format="crowdpose", skeleton="crowdpose14", annotations="{split}.json")
     right, mended = (open_split(data, Folder.of(tmp_path), split) for split in ("right", "swapped"))
-    assert right.notes == []
-    (note,) = mended.notes
+    assert right.fixes == []
+    (note,) = mended.fixes
     assert note.startswith(f"{tmp_path}/swapped.json: width and height of 1")
-    boxes = [file.people()[0].boxes for file in (right, mended)]
+    boxes = [file.people().boxes for file in (right, mended)]
     assert (boxes[0] == boxes[1]).all()

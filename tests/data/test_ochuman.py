@@ -11,7 +11,7 @@ import pytest
 
 from mipnet.config.presets import DATASETS
 from mipnet.data.dataset_formats import open_split
-from mipnet.data.ochuman import JOINTS, image_ids, is_ochuman, ochuman_to_coco
+from mipnet.data.ochuman import OCHUMAN_KEYPOINTS, ids_from_names, is_ochuman, ochuman_to_coco
 from mipnet.errors import DataError
 from mipnet.evaluation.coco import evaluate_keypoints
 from mipnet.skeletons import COCO17
@@ -19,7 +19,7 @@ from mipnet.storage import Folder
 
 # Joint number i of OCHuman's order lies at (10 + i, 100 + i); hidden in all ways, and two are missing.
 CODES = [1, 2, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 2, 3, 1]
-JOINTS19 = [value for i, code in enumerate(CODES) for value in (10 + i, 100 + i, code)]
+OCHUMAN_KEYPOINTS19 = [value for i, code in enumerate(CODES) for value in (10 + i, 100 + i, code)]
 CONTENT: dict[str, Any] = {
     "images": [
         {
@@ -28,7 +28,7 @@ CONTENT: dict[str, Any] = {
             "width": 400,
             "height": 300,
             "annotations": [
-                {"bbox": [5, 90, 45, 190], "keypoints": JOINTS19, "segms": None},
+                {"bbox": [5, 90, 45, 190], "keypoints": OCHUMAN_KEYPOINTS19, "segms": None},
                 {"bbox": [50, 90, 95, 190], "keypoints": None},
             ],
         },
@@ -60,15 +60,15 @@ def test_joints_boxes_and_visibility_by_hand() -> None:
     assert found["right_hip"] == (16, 106, 2)
     assert found["left_ankle"] == (21, 111, 2)
     assert person["num_keypoints"] == 16
-    assert set(JOINTS) - set(COCO17.joints) == {"head", "neck"}
+    assert set(OCHUMAN_KEYPOINTS) - set(COCO17.joints) == {"head", "neck"}
 
 
 def test_it_is_opened_like_any_other_file_and_can_be_evaluated(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "ochuman.json").write_text(json.dumps(CONTENT))
     file = open_split(DATASETS["ochuman"], Folder.of(tmp_path), "ochuman")
-    people, complaints = file.people()
-    assert (len(people), complaints.total) == (1, 0)
+    people, invalid_annotations = file.people(), file.invalid_annotations
+    assert (len(people), invalid_annotations.total) == (1, 0)
     result = {"image_id": 7, "category_id": 1, "score": 0.5}
     result["keypoints"] = file.annotations["annotations"][0]["keypoints"]
     assert evaluate_keypoints(file.annotations, [result], COCO17.sigmas)["AP"] == pytest.approx(1)
@@ -83,9 +83,9 @@ def test_only_its_own_format_is_taken_for_it() -> None:
 
 
 def test_ids_that_are_no_numbers_are_counted() -> None:
-    assert image_ids(["3", 5]) == [3, 5]
-    assert image_ids(["3", "b"]) == [1, 2]
-    assert image_ids(["3", "03"]) == [1, 2]
+    assert ids_from_names(["3", 5]) == [3, 5]
+    assert ids_from_names(["3", "b"]) == [1, 2]
+    assert ids_from_names(["3", "03"]) == [1, 2]
 
 
 @pytest.mark.parametrize(

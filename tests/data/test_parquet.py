@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mipnet.cli.predict import find_pictures
 from mipnet.data.coco import read_uri
 from mipnet.data.parquet import row_names, row_uris
 from mipnet.errors import DataError, UserError
+from mipnet.experiment.prediction_inputs import find_pictures
 
 PICTURES = [f"picture {i}".encode() for i in range(12)]
 

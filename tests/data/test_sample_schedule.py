@@ -1,25 +1,25 @@
-"""The planned order: every sample once an epoch, the same from wherever one starts."""
+"""SampleSchedule: every sample once per epoch, independent of the start."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from mipnet.data.sample_schedule import WindowPlan, sample_rng
+from mipnet.data.sample_schedule import SampleSchedule, sample_rng
 
 
-def plan(counts=(3, 1, 4, 1, 5), batch_size=4, window_batches=2, epochs=3, seed=0) -> WindowPlan:
-    return WindowPlan(np.concatenate([[0], np.cumsum(counts)]), seed, epochs, batch_size, window_batches)
+def schedule(counts=(3, 1, 4, 1, 5), batch_size=4, window_batches=2, epochs=3, seed=0) -> SampleSchedule:
+    return SampleSchedule(np.concatenate([[0], np.cumsum(counts)]), seed, epochs, batch_size, window_batches)
 
 
-def sequence(p: WindowPlan) -> tuple[np.ndarray, np.ndarray]:
+def sequence(p: SampleSchedule) -> tuple[np.ndarray, np.ndarray]:
     parts = [p.samples(w) for w in range(p.num_windows)]
     return np.concatenate([e for e, *_ in parts]), np.concatenate([s for _, _, s, _ in parts])
 
 
 @pytest.mark.parametrize(("batch_size", "window_batches"), [(4, 2), (1, 1), (16, 3), (5, 100)])
 def test_each_sample_comes_once_per_epoch(batch_size, window_batches):
-    p = plan(batch_size=batch_size, window_batches=window_batches)
+    p = schedule(batch_size=batch_size, window_batches=window_batches)
     epochs, samples = sequence(p)
     assert len(samples) == p.total_steps * batch_size
     for epoch in range(3):
@@ -29,34 +29,34 @@ def test_each_sample_comes_once_per_epoch(batch_size, window_batches):
 
 
 def test_people_of_an_image_stay_together_and_epochs_differ():
-    p = plan(batch_size=14, window_batches=1)
+    p = schedule(batch_size=14, window_batches=1)
     first, second = p.samples(0), p.samples(1)
     assert (np.diff(first[1]) != 0).sum() == 4  # five images, each in one run
     assert not np.array_equal(first[1], second[1])
     assert not np.array_equal(first[3], second[3])
 
 
-def test_slots_shuffle_the_whole_window():
-    p = plan(counts=[2] * 50, batch_size=10, window_batches=4)
-    *_, slot = p.samples(0)
-    assert sorted(slot) == list(range(40))
-    assert np.abs(np.diff(slot)[::2]).mean() > 5  # an image's two people do not stay neighbours
+def test_window_position_shuffles_the_whole_window():
+    p = schedule(counts=[2] * 50, batch_size=10, window_batches=4)
+    *_, window_position = p.samples(0)
+    assert sorted(window_position) == list(range(40))
+    assert np.abs(np.diff(window_position)[::2]).mean() > 5  # an image's two people do not stay neighbours
 
 
 def test_the_image_of_a_sample_is_the_one_that_holds_it():
-    p = plan()
+    p = schedule()
     for window in range(p.num_windows):
         _, image, sample, _ = p.samples(window)
-        assert (p.first[image] <= sample).all()
-        assert (sample < p.first[image + 1]).all()
+        assert (p.image_offsets[image] <= sample).all()
+        assert (sample < p.image_offsets[image + 1]).all()
 
 
 def test_seed_changes_the_order():
-    assert not np.array_equal(sequence(plan(seed=0))[1], sequence(plan(seed=1))[1])
+    assert not np.array_equal(sequence(schedule(seed=0))[1], sequence(schedule(seed=1))[1])
 
 
 def test_a_window_does_not_depend_on_what_was_asked_before():
-    p = plan()
+    p = schedule()
     late = p.samples(3)
     sequence(p)
     assert all(np.array_equal(a, b) for a, b in zip(late, p.samples(3), strict=True))

@@ -13,21 +13,21 @@ import pytest
 
 from mipnet.cli.main import main
 from mipnet.config.schema import AugmentConfig, DataConfig
-from mipnet.data.coco import absent
+from mipnet.data.coco import missing_files
 from mipnet.data.crops import CropSettings
 from mipnet.data.dataset_formats import open_split
-from mipnet.data.sample_schedule import WindowPlan
-from mipnet.data.shards import UNFINISHED, PackedImage, Packing, pack, verify
-from mipnet.data.stream import WindowCutter
+from mipnet.data.sample_schedule import SampleSchedule
+from mipnet.data.shards import UNFINISHED, PackedImage, PackingJob, pack, verify
+from mipnet.data.stream import CropLoader
 from mipnet.errors import DataError
 from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
 
 
 @pytest.fixture
-def packing(small_coco: Folder, tmp_path: Path) -> Packing:
+def packing(small_coco: Folder, tmp_path: Path) -> PackingJob:
     images = [PackedImage(f"{i}.jpg", i, "[]") for i in range(12)]
-    return Packing(small_coco.join("train"), Folder.of(tmp_path / "packed" / "train"), images, 5, {})
+    return PackingJob(small_coco.join("train"), Folder.of(tmp_path / "packed" / "train"), images, 5, {})
 
 
 def command(source: Folder, out: Path, *more: str) -> int:
@@ -38,15 +38,15 @@ def command(source: Folder, out: Path, *more: str) -> int:
 def test_training_on_it_sees_the_same(small_coco, small_people, tmp_path, capsys):
     assert command(small_coco, tmp_path / "packed", "--verify") == 0
     assert "verified: every image is the same" in capsys.readouterr().out
-    packed, _ = open_split(DataConfig(), Folder.of(tmp_path / "packed"), "train").people()
+    packed = open_split(DataConfig(), Folder.of(tmp_path / "packed"), "train").people()
     assert all("shard-0000" in uri for uri in packed.images.uris)
-    assert absent(packed.images) == []
-    for name in ("first", "ids", "boxes", "keypoints"):
+    assert missing_files(packed.images) == []
+    for name in ("image_offsets", "ids", "boxes", "keypoints"):
         assert np.array_equal(getattr(packed, name), getattr(small_people, name))
     settings = CropSettings((32, 48), 1.25, 2, COCO17, AugmentConfig())
-    plain = WindowCutter(small_people, WindowPlan(small_people.first, 0, 2, 8, 2), settings)
-    for window in range(plain.plan.num_windows):
-        a, b = plain.cut(window), replace(plain, people=packed).cut(window)
+    plain = CropLoader(small_people, SampleSchedule(small_people.image_offsets, 0, 2, 8, 2), settings)
+    for window in range(plain.schedule.num_windows):
+        a, b = plain.load(window), replace(plain, people=packed).load(window)
         assert all(np.array_equal(a[k], b[k]) for k in a)
         assert not b["corrupt"].any()
 
@@ -63,7 +63,7 @@ def test_shards_are_tables_for_anybody(small_coco, tmp_path):
 
 
 def test_it_goes_on_after_an_interruption(packing, small_coco, monkeypatch):
-    monkeypatch.setattr("mipnet.data.shards.THREADS", 1)
+    monkeypatch.setattr("mipnet.data.shards.PACKING_THREADS", 1)
 
     def interrupt(done: int, of: int) -> None:
         if done == 2:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mipnet.data.validation import check_images, check_readable, leave_out_unusable
+from mipnet.data.validation import check_image_entries, check_readable, drop_invalid_annotations
 from mipnet.errors import DataError
 
 
@@ -44,8 +44,8 @@ def person(**changes: Any) -> dict[str, Any]:
 def test_what_cannot_be_used_is_left_out(bad: Any, kind: str) -> None:
     good = person(id=8)
     content = {"images": [image()], "annotations": [good, bad]}
-    complaints = leave_out_unusable(content, 3)
-    assert dict(complaints.counts) == {kind: 1}
+    invalid_annotations = drop_invalid_annotations(content, 3)
+    assert dict(invalid_annotations.counts) == {kind: 1}
     assert content["annotations"] == [good]
 
 
@@ -61,13 +61,13 @@ def test_what_cannot_be_used_is_left_out(bad: Any, kind: str) -> None:
 )
 def test_what_evaluation_passes_over_stays(fine: Any) -> None:
     content = {"images": [image()], "annotations": [fine]}
-    assert not leave_out_unusable(content, 3).total
+    assert not drop_invalid_annotations(content, 3).total
     assert content["annotations"] == [fine]
 
 
 def test_only_the_first_few_are_named() -> None:
     content = {"images": [image()], "annotations": [person(id=i, image_id=9) for i in range(100, 108)]}
-    (line,) = leave_out_unusable(content, 3).lines()
+    (line,) = drop_invalid_annotations(content, 3).lines()
     named = ", ".join(f"annotation {i}" for i in range(100, 105))
     assert line == f"8 x annotation without its image: {named}"
 
@@ -87,7 +87,7 @@ def test_only_the_first_few_are_named() -> None:
 )
 def test_a_file_whose_images_are_wrong_is_refused(bad: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=f"^FILE: {message}"):
-        check_images(bad, "FILE")
+        check_image_entries(bad, "FILE")
 
 
 def test_more_unreadable_images_than_the_limit() -> None:

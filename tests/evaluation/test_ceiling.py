@@ -22,14 +22,16 @@ def annotations(shared: Path) -> Path:
 )
 def test_known_ceilings(annotations: Path, target, decoder, expected) -> None:
     for input_size, ap in zip(INPUT_SIZES, expected, strict=True):
-        metrics = ceiling(annotations, COCO17.sigmas, input_size, target, 2.0, decoder)
+        metrics = ceiling(annotations, COCO17.sigmas, input_size, target=target, decoder=decoder)
         assert 100 * metrics["AP"] == pytest.approx(ap, abs=0.1), input_size
 
 
 @pytest.mark.shared
 def test_parabola_loses_least_of_a_subpixel_target(annotations: Path) -> None:
     aps = {
-        decoder: ceiling(annotations, COCO17.sigmas, (64, 96), "subpixel", 1.25, decoder)["AP"]
+        decoder: ceiling(
+            annotations, COCO17.sigmas, (64, 96), target="subpixel", sigma=1.25, decoder=decoder
+        )["AP"]
         for decoder in ("argmax", "quarter", "dark", "parabola")
     }
     assert aps["argmax"] < aps["quarter"] < aps["dark"] < aps["parabola"]
@@ -56,7 +58,7 @@ def one_person(x: float) -> dict:
 
 def test_one_person_loses_nothing_unless_a_joint_is_outside_the_crop() -> None:
     sigmas = (0.05, 0.05, 0.05)
-    whole = ceiling(one_person(55), sigmas, (192, 256), "subpixel", 2.0, "parabola")
+    whole = ceiling(one_person(55), sigmas, (192, 256), target="subpixel", decoder="parabola")
     assert whole["AP"] == whole["APM"] == pytest.approx(1)
-    cut = ceiling(one_person(150), sigmas, (192, 256), "subpixel", 2.0, "parabola")
+    cut = ceiling(one_person(150), sigmas, (192, 256), target="subpixel", decoder="parabola")
     assert cut["AP"] == pytest.approx(0.4)  # OKS 2/3 passes 4 of the 10 thresholds

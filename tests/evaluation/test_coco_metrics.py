@@ -13,7 +13,7 @@ from mipnet.errors import DataError
 from mipnet.evaluation.coco import evaluate_keypoints, keypoint_results
 
 SIGMAS = (0.05, 0.1)
-METRICS = {"AP", "AP50", "AP75", "APM", "APL", "AR", "R50"}
+METRICS = {"AP", "AP50", "AP75", "APM", "APL", "AR", "AR50"}
 
 
 def person(number: int, image: int, x: float, area: float = 10_000.0, **changes: Any) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def test_one_of_two_found_by_hand() -> None:
     metrics = evaluate_keypoints(annotations, results((1, 0, 0.9)), SIGMAS)
     assert metrics["AP"] == metrics["AP50"] == metrics["AP75"] == pytest.approx(51 / 101)
     assert (metrics["APM"], metrics["APL"]) == pytest.approx((0, 1))
-    assert metrics["AR"] == metrics["R50"] == 0.5
+    assert metrics["AR"] == metrics["AR50"] == 0.5
 
 
 def test_oks_thresholds_by_hand() -> None:
@@ -77,7 +77,7 @@ def test_oks_thresholds_by_hand() -> None:
     metrics = evaluate_keypoints(data_set(person(1, 1, 0)), results((1, shift, 1.0)), SIGMAS)
     assert metrics["AP"] == pytest.approx(0.7)
     assert metrics["AR"] == pytest.approx(0.7)
-    assert (metrics["AP50"], metrics["AP75"], metrics["R50"]) == pytest.approx((1, 1, 1))
+    assert (metrics["AP50"], metrics["AP75"], metrics["AR50"]) == pytest.approx((1, 1, 1))
     looser = evaluate_keypoints(data_set(person(1, 1, 0)), results((1, shift, 1.0)), (1.0, 1.0))
     assert looser["AP"] == pytest.approx(1)
 
@@ -85,7 +85,7 @@ def test_oks_thresholds_by_hand() -> None:
 def test_false_positives_cost_precision_not_recall() -> None:
     metrics = evaluate_keypoints(data_set(person(1, 1, 0)), results((1, 500, 0.9), (1, 0, 0.5)), SIGMAS)
     assert metrics["AP"] == pytest.approx(0.5)
-    assert metrics["R50"] == 1
+    assert metrics["AR50"] == 1
 
 
 def test_empty_results_score_0() -> None:
@@ -192,6 +192,6 @@ def test_same_figures_as_plain_pycocotools(shared: Path) -> None:
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    names = ("AP", "AP50", "AP75", "APM", "APL", "AR", "R50")
+    names = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50")
     assert [ours[name] for name in names] == pytest.approx(evaluation.stats[:7].tolist(), abs=1e-12)
     assert 0.1 < ours["AP"] < 0.9

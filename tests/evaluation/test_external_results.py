@@ -12,19 +12,19 @@ import pytest
 from mipnet.cli.main import main
 from mipnet.config import preset
 from mipnet.config.schema import DataConfig
-from mipnet.data.coco import CocoFile
+from mipnet.data.coco import CocoKeypointFile
 from mipnet.data.dataset_formats import open_split
 from mipnet.errors import DataError
-from mipnet.evaluation.external_results import ids_by_name, other_entries, read_results
+from mipnet.evaluation.external_results import external_result_rows, ids_by_name, read_results
 from mipnet.storage import Folder
 
 
 @pytest.fixture
-def file(small_coco: Folder) -> CocoFile:
+def file(small_coco: Folder) -> CocoKeypointFile:
     return open_split(DataConfig(), small_coco, "train")
 
 
-def perfect(file: CocoFile) -> list[dict[str, Any]]:
+def perfect(file: CocoKeypointFile) -> list[dict[str, Any]]:
     """Every person as annotated."""
     return [
         {"image_id": a["image_id"], "category_id": 1, "keypoints": a["keypoints"], "score": 0.5}
@@ -37,12 +37,12 @@ def write(folder: Path, content: Any, name: str = "poses.json") -> Folder:
     return Folder.of(folder)
 
 
-def test_perfect_poses_score_one_under_their_own_name(file: CocoFile, tmp_path: Path) -> None:
+def test_perfect_poses_score_one_under_their_own_name(file: CocoKeypointFile, tmp_path: Path) -> None:
     write(tmp_path, perfect(file), "train.json")
     write(tmp_path, perfect(file)[: len(perfect(file)) // 2], "half.json")
     config = replace(preset("tiny"), data=DataConfig(root="x"))
     named = [f"openpose={tmp_path}/{{split}}.json", f"half={tmp_path}/half.json"]
-    whole, half = other_entries(named, {"train": file}, config)
+    whole, half = external_result_rows(named, {"train": file}, config)
     assert whole.name == "train/openpose/results"
     assert whole.metrics["AP"] == pytest.approx(1)
     assert half.name == "train/half/results"
@@ -50,7 +50,7 @@ def test_perfect_poses_score_one_under_their_own_name(file: CocoFile, tmp_path: 
 
 
 @pytest.mark.parametrize("ending", [".jpg", ""])
-def test_images_by_file_name_and_no_category(file: CocoFile, tmp_path: Path, ending: str) -> None:
+def test_images_by_file_name_and_no_category(file: CocoKeypointFile, tmp_path: Path, ending: str) -> None:
     poses = [{**pose, "image_id": f"{pose['image_id']}{ending}"} for pose in perfect(file)]
     for pose in poses:
         del pose["category_id"]
@@ -88,7 +88,7 @@ def test_a_short_name_of_two_images_is_of_neither(small_coco: Folder, tmp_path: 
         ({"score": None}, "keypoints or a score that are not numbers"),
     ],
 )
-def test_unusable_results_are_named(file: CocoFile, tmp_path: Path, change: Any, words: str) -> None:
+def test_unusable_results_are_named(file: CocoKeypointFile, tmp_path: Path, change: Any, words: str) -> None:
     poses = perfect(file)
     poses[2] |= change
     with pytest.raises(DataError) as caught:
@@ -97,20 +97,20 @@ def test_unusable_results_are_named(file: CocoFile, tmp_path: Path, change: Any,
     assert str(tmp_path / "poses.json") in str(caught.value)
 
 
-def test_no_list_no_file_no_name(file: CocoFile, tmp_path: Path) -> None:
+def test_no_list_no_file_no_name(file: CocoKeypointFile, tmp_path: Path) -> None:
     config = preset("tiny")
     with pytest.raises(DataError, match="is not a list"):
         read_results(write(tmp_path, {}), "poses.json", file)
     with pytest.raises(DataError, match="lacks image_id"):
         read_results(write(tmp_path, [{}]), "poses.json", file)
     with pytest.raises(DataError, match=r"none\.json does not exist; give --results NAME=FILE"):
-        other_entries([f"a={tmp_path}/none.json"], {"train": file}, config)
+        external_result_rows([f"a={tmp_path}/none.json"], {"train": file}, config)
     with pytest.raises(DataError, match=r"--results: 'poses\.json' names no file"):
-        other_entries(["poses.json"], {"train": file}, config)
+        external_result_rows(["poses.json"], {"train": file}, config)
 
 
 def test_a_table_of_others_alone_needs_no_model(
-    file: CocoFile, small_coco: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    file: CocoKeypointFile, small_coco: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path, perfect(file))
     argv = ["evaluate", "--results", f"openpose={tmp_path}/poses.json", "--data", small_coco.uri]

@@ -19,10 +19,10 @@ def people(seed: int, boxes: int, instances: int = 2) -> tuple[np.ndarray, np.nd
 
 
 def test_pose_scores_by_hand() -> None:
-    joint_scores = np.array([[[0.9, 0.5, 0.2], [0.1, 0.2, 0.0]], [[0.3, 0.1, -1], [1, 1, 1]]])
+    keypoint_scores = np.array([[[0.9, 0.5, 0.2], [0.1, 0.2, 0.0]], [[0.3, 0.1, -1], [1, 1, 1]]])
     expected = [[0.8 * 0.7, 0], [0.5 * 0.3, 0.5]]
-    np.testing.assert_allclose(pose_scores(np.array([0.8, 0.5]), joint_scores), expected)
-    np.testing.assert_allclose(pose_scores(np.ones(1), joint_scores[1:, :1], threshold=0.0), [[0.2]])
+    np.testing.assert_allclose(pose_scores(np.array([0.8, 0.5]), keypoint_scores), expected)
+    np.testing.assert_allclose(pose_scores(np.ones(1), keypoint_scores[1:, :1], threshold=0.0), [[0.2]])
 
 
 def test_merge_by_hand() -> None:
@@ -33,9 +33,9 @@ def test_merge_by_hand() -> None:
     assert merged.boxes.tolist() == [1, 0, 1]
     assert merged.instances.tolist() == [0, 1, 1]
     np.testing.assert_allclose(merged.scores, [0.9, 0.35, 0.1])
-    primary = merge_instances(poses, scores, areas, (0.5,), instances=0)
+    primary = merge_instances(poses, scores, areas, (0.5,), instance_mode=0)
     assert (primary.boxes.tolist(), primary.instances.tolist()) == ([1], [0])
-    second = merge_instances(poses, scores, areas, (0.5,), discount=0.5, instances=1)
+    second = merge_instances(poses, scores, areas, (0.5,), discount=0.5, instance_mode=1)
     assert (second.boxes.tolist(), second.instances.tolist()) == ([0, 1], [1, 1])
     np.testing.assert_allclose(second.scores, [0.35, 0.1])
 
@@ -54,7 +54,12 @@ def test_the_primary_wins_ties(boxes, instances, threshold) -> None:
     # All instances of all boxes are the same pose with the same score: box 0's primary is the one to keep.
     poses = np.broadcast_to(np.random.default_rng(0).uniform(0, 99, (17, 3)), (boxes, instances, 17, 3))
     merged = merge_instances(
-        poses, np.full((boxes, instances), 0.5), np.full(boxes, 999.0), COCO17.sigmas, 1.0, threshold
+        poses,
+        np.full((boxes, instances), 0.5),
+        np.full(boxes, 999.0),
+        COCO17.sigmas,
+        discount=1.0,
+        oks_threshold=threshold,
     )
     assert (merged.boxes.tolist(), merged.instances.tolist()) == ([0], [0])
 
@@ -73,12 +78,27 @@ def test_a_later_boxes_primary_wins_a_tie_against_an_earlier_boxes_second() -> N
 def test_data_set_is_merged_image_by_image(instances) -> None:
     poses, scores, areas = people(0, 9)
     image_ids = [7, 3, 7, 7, 5, 3, 5, 7, 3]
-    merged = merge_data_set(image_ids, poses, scores, areas, COCO17.sigmas, 0.9, 0.5, instances)
+    merged = merge_data_set(
+        image_ids,
+        poses,
+        scores,
+        areas,
+        COCO17.sigmas,
+        discount=0.9,
+        oks_threshold=0.5,
+        instance_mode=instances,
+    )
     expected = []
     for image in (3, 5, 7):
         members = np.flatnonzero(np.array(image_ids) == image)
         one = merge_instances(
-            poses[members], scores[members], areas[members], COCO17.sigmas, 0.9, 0.5, instances
+            poses[members],
+            scores[members],
+            areas[members],
+            COCO17.sigmas,
+            discount=0.9,
+            oks_threshold=0.5,
+            instance_mode=instances,
         )
         expected += list(zip(members[one.boxes], one.instances, one.scores, strict=True))
     assert list(zip(*merged, strict=True)) == expected

@@ -10,8 +10,8 @@ import pytest
 
 from mipnet.config.presets import DATASETS
 from mipnet.config.schema import DataConfig
-from mipnet.evaluation.occlusion import SCORE, occlusion_ap
-from mipnet.evaluation.protocols import METRICS
+from mipnet.evaluation.occlusion import SELECTION_METRIC, occlusion_ap
+from mipnet.evaluation.protocols import METRIC_NAMES
 
 GENERATED = DataConfig()
 
@@ -19,10 +19,10 @@ GENERATED = DataConfig()
 def figures(splits: list[str], sources: list[str], metrics: Any) -> dict[str, float]:
     """All different."""
     names = [
-        f"{split}/{source}/{view}/{metric}"
+        f"{split}/{source}/{instance_mode}/{metric}"
         for split in splits
         for source in sources
-        for view in ("merged", "lambda0", "lambda1")
+        for instance_mode in ("merged", "lambda0", "lambda1")
         for metric in metrics
     ]
     return {name: (i + 1) / 1000 for i, name in enumerate(names)}
@@ -40,7 +40,7 @@ def figures(splits: list[str], sources: list[str], metrics: Any) -> dict[str, fl
             "occlusion AP (AP of hard in det5 boxes)",
         ),
         (
-            GENERATED, ["tune"], ["det5"], "tune/det5/merged/AP", "occlusion AP (AP of tune in det5 boxes)",
+            GENERATED, ["val"], ["det5"], "val/det5/merged/AP", "occlusion AP (AP of val in det5 boxes)",
         ),
         (
             DATASETS["coco"], ["val2017"], ["gt", "det"], "val2017/det/merged/AP_overlap",
@@ -63,8 +63,8 @@ def figures(splits: list[str], sources: list[str], metrics: Any) -> dict[str, fl
 def test_the_figure_and_its_name(
     data: DataConfig, splits: list[str], sources: list[str], key: str, name: str
 ) -> None:
-    others = {"step": 3.0, SCORE: 0.5, "loss/lambda0": 1.0}
-    metrics = {**figures(splits, sources, METRICS[data.protocol]), **others}
+    others = {"step": 3.0, SELECTION_METRIC: 0.5, "loss/lambda0": 1.0}
+    metrics = {**figures(splits, sources, METRIC_NAMES[data.protocol]), **others}
     found = occlusion_ap(data, metrics)
     assert (found.value, found.name) == (metrics[key], name)
 
@@ -74,7 +74,7 @@ def test_where_nobody_is_occluded_it_is_the_ap_and_says_so() -> None:
     assert (found.value, found.name) == (0.7, "occlusion AP (AP of val in gt boxes)")
 
 
-@pytest.mark.parametrize("metrics", [{}, {"val/gt/lambda0/AP": 0.6}, {SCORE: 0.3}])
+@pytest.mark.parametrize("metrics", [{}, {"val/gt/lambda0/AP": 0.6}, {SELECTION_METRIC: 0.3}])
 def test_without_figures_it_is_nan(metrics: dict[str, float]) -> None:
     found = occlusion_ap(DATASETS["coco"], metrics)
     assert math.isnan(found.value)

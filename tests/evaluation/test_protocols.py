@@ -14,7 +14,7 @@ from mipnet.evaluation.ceiling import ceiling
 from mipnet.evaluation.coco import evaluate_keypoints, keypoint_results
 from mipnet.evaluation.crowdpose import evaluate_crowdpose
 from mipnet.evaluation.overlap import overlapped_ap
-from mipnet.evaluation.protocols import METRICS, RULES, evaluate_poses
+from mipnet.evaluation.protocols import METRIC_DESCRIPTIONS, METRIC_NAMES, evaluate_poses
 from mipnet.skeletons import COCO17, CROWDPOSE14
 
 
@@ -22,7 +22,7 @@ def test_the_layout_decides() -> None:
     protocols = {name: data.protocol for name, data in DATASETS.items()}
     assert protocols == {"coco": "coco", "crowdpose": "crowdpose", "ochuman": "coco"}
     assert DataConfig().protocol == "coco"
-    assert set(METRICS) == set(RULES)
+    assert set(METRIC_NAMES) == set(METRIC_DESCRIPTIONS)
 
 
 @pytest.mark.shared
@@ -34,7 +34,7 @@ def test_crowdpose_by_its_own_rules(shared: Path) -> None:
     joints[..., :2] += np.random.default_rng(0).normal(0, 6, joints[..., :2].shape)
     found = keypoint_results([p["image_id"] for p in people], joints, np.linspace(0, 1, len(people)))
     metrics = evaluate_poses("crowdpose", data, found, CROWDPOSE14.sigmas)
-    assert tuple(metrics) == METRICS["crowdpose"]
+    assert tuple(metrics) == METRIC_NAMES["crowdpose"]
     theirs = evaluate_crowdpose(data, found, CROWDPOSE14.sigmas)
     assert metrics == {name: theirs[name] for name in metrics}
     assert 0.1 < metrics["AP"] < 0.95
@@ -48,7 +48,7 @@ def test_coco_with_the_overlapped_added(shared: Path) -> None:
     joints[..., :2] += np.random.default_rng(0).normal(0, 4, joints[..., :2].shape)
     found = keypoint_results([p["image_id"] for p in people], joints, np.linspace(0, 1, len(people)))
     metrics = evaluate_poses("coco", data, found, COCO17.sigmas)
-    assert tuple(metrics) == METRICS["coco"]
+    assert tuple(metrics) == METRIC_NAMES["coco"]
     assert metrics.pop("AP_overlap") == overlapped_ap(data, found, COCO17.sigmas)
     assert metrics == evaluate_keypoints(data, found, COCO17.sigmas)
 
@@ -57,6 +57,6 @@ def test_coco_with_the_overlapped_added(shared: Path) -> None:
 def test_the_ceiling_of_crowdpose(shared: Path) -> None:
     """Its annotations have no area, which COCO's rules need."""
     data = json.loads((shared / "data/crowdpose-sample/crowdpose_sample.json").read_text())
-    metrics = ceiling(data, CROWDPOSE14.sigmas, (192, 256), "rounded", 2.0, "quarter", protocol="crowdpose")
-    assert tuple(metrics) == METRICS["crowdpose"]
+    metrics = ceiling(data, CROWDPOSE14.sigmas, (192, 256), protocol="crowdpose")
+    assert tuple(metrics) == METRIC_NAMES["crowdpose"]
     assert 0.8 < metrics["AP"] <= 1

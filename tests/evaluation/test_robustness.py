@@ -10,8 +10,8 @@ import pytest
 from mipnet.config import preset
 from mipnet.config.schema import DataConfig
 from mipnet.data.dataset_formats import open_split
-from mipnet.evaluation.predicted_poses import Poses
-from mipnet.evaluation.robustness import robustness, robustness_table
+from mipnet.evaluation.predicted_poses import Predictions
+from mipnet.evaluation.robustness import robustness_curves, robustness_table
 from mipnet.storage import Folder
 from mipnet.visualization.robustness_plot import robustness_picture
 
@@ -21,18 +21,18 @@ def test_ap_falls_with_the_boxes_and_only_for_lambda_0_if_the_other_finds_them(s
     file = open_split(DataConfig(), small_coco, "train")
     boxes = file.ground_truth_boxes()
     boxes = replace(boxes, scores=np.linspace(0.05, 1, len(boxes)))
-    people, _ = file.people()
+    people = file.people()
     n = len(people)
-    first = np.repeat(people.first[:-1], people.per_image)
-    count = np.repeat(people.per_image, people.per_image)
+    first = np.repeat(people.image_offsets[:-1], people.people_per_image)
+    count = np.repeat(people.people_per_image, people.people_per_image)
     next_one = first + (np.arange(n) - first + 1) % count
     keypoints = np.stack([people.keypoints, people.keypoints[next_one]], axis=1).astype(np.float32)
     keypoints[..., 2] = 0.9
-    poses = Poses(boxes, keypoints, [])
+    poses = Predictions(boxes, keypoints, [])
     config = replace(preset("tiny"), data=DataConfig(root="x"))
 
     found = {("train", "gt"): poses, ("train", "det"): poses}
-    (curve,) = robustness(found, config, {"train": file}, (0, 0.5, 1))
+    (curve,) = robustness_curves(found, config, {"train": file}, (0, 0.5, 1))
     assert (curve.split, curve.source, curve.confidence) == ("train", "det", (0, 0.5, 1))
     assert curve.kept == (1, sum(boxes.scores >= 0.5) / n, 1 / n)
     merged, alone = curve.ap["merged"], curve.ap["lambda0"]
@@ -50,5 +50,5 @@ def test_ap_falls_with_the_boxes_and_only_for_lambda_0_if_the_other_finds_them(s
 
 
 def test_without_a_detector_there_is_no_curve() -> None:
-    assert robustness({}, preset("tiny"), {}) == []
+    assert robustness_curves({}, preset("tiny"), {}) == []
     assert robustness_table([]) == ""

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mipnet.config import preset
-from mipnet.evaluation.occlusion import SCORE
-from mipnet.experiment.metric_forwarder import RowPump, event_line, note_event
+from mipnet.evaluation.occlusion import SELECTION_METRIC
+from mipnet.experiment.metric_forwarder import MetricForwarder, event_line, note_event
 from mipnet.experiment.progress import Progress
 from mipnet.run_folder import Run, load_run, open_run
 from mipnet.storage import Folder
@@ -23,13 +23,13 @@ class Recorder:
         self.tags: dict[str, str] = {}
         self.texts: dict[str, str] = {}
 
-    def metrics(self, values: dict[str, float], step: int) -> None:
+    def log_metrics(self, values: dict[str, float], step: int) -> None:
         self.logged.append((values, step))
 
     def set_tags(self, values: dict[str, str]) -> None:
         self.tags |= values
 
-    def text(self, path: str, content: str) -> None:
+    def log_text(self, path: str, content: str) -> None:
         self.texts[path] = content
 
 
@@ -44,7 +44,7 @@ def row(step: int) -> dict[str, float]:
 
 
 def validation(step: int, score: float) -> dict[str, float]:
-    return {"step": step, SCORE: score, "tune/det5/merged/AP": score}
+    return {"step": step, SELECTION_METRIC: score, "val/det5/merged/AP": score}
 
 
 @pytest.fixture
@@ -58,16 +58,18 @@ def tracker() -> Recorder:
 
 
 @pytest.fixture
-def pump(run: Run, tracker: Recorder) -> RowPump:
-    return RowPump(None, run, tracker, Progress("training", "step"), 20)
+def forwarder(run: Run, tracker: Recorder) -> MetricForwarder:
+    return MetricForwarder(None, run, tracker, Progress("training", "step"), 20)
 
 
 STARTED = {"started": 0, "precision": "bf16", "device": "the CPU"}
 
 
-def test_metrics_have_the_names_that_the_pages_group_by(pump: RowPump, tracker: Recorder) -> None:
-    pump._take(row(4))
-    pump._take(validation(4, 0.5))
+def test_metrics_have_the_names_that_the_pages_group_by(
+    forwarder: MetricForwarder, tracker: Recorder
+) -> None:
+    forwarder.forward(row(4))
+    forwarder.forward(validation(4, 0.5))
     assert tracker.logged == [
         (
             {
@@ -78,13 +80,15 @@ def test_metrics_have_the_names_that_the_pages_group_by(pump: RowPump, tracker: 
             },
             4,
         ),
-        ({f"learning/{SCORE}": 0.5, "learning/tune/det5/merged/AP": 0.5}, 4),
+        ({f"learning/{SELECTION_METRIC}": 0.5, "learning/val/det5/merged/AP": 0.5}, 4),
     ]
 
 
-def test_the_last_line_has_all_that_is_known(pump: RowPump, capsys: pytest.CaptureFixture[str]) -> None:
-    pump._take(validation(16, 0.125))
-    pump._take(row(20))
+def test_the_last_line_has_all_that_is_known(
+    forwarder: MetricForwarder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forwarder.forward(validation(16, 0.125))
+    forwarder.forward(row(20))
     assert capsys.readouterr().out.splitlines() == [
         "step 16/20  validation occlusion AP 12.5",
         "step 20/20  loss 0.05000  40 samples/s  waiting for data 25%  validation occlusion AP 12.5",
@@ -92,14 +96,14 @@ def test_the_last_line_has_all_that_is_known(pump: RowPump, capsys: pytest.Captu
 
 
 def test_the_first_start_is_no_event_but_each_further_is(
-    pump: RowPump, run: Run, tracker: Recorder, capsys: pytest.CaptureFixture[str]
+    forwarder: MetricForwarder, run: Run, tracker: Recorder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pump._take(STARTED)
+    forwarder.forward(STARTED)
     assert "events" not in run.state
-    pump._take(row(12))
-    pump._take({"failed": "worker 0: the node is gone"})
-    pump._take({**STARTED, "started": 8})
-    pump._take({**STARTED, "started": 16})
+    forwarder.forward(row(12))
+    forwarder.forward({"failed": "worker 0: the node is gone"})
+    forwarder.forward({**STARTED, "started": 8})
+    forwarder.forward({**STARTED, "started": 16})
     assert capsys.readouterr().out.splitlines() == [
         "training in bf16 on the CPU",
         "workers restarted at step 8: worker 0: the node is gone",
@@ -112,29 +116,31 @@ def test_the_first_start_is_no_event_but_each_further_is(
     assert tracker.logged[1:] == [({"learning/restarts": 1}, 8), ({"learning/restarts": 2}, 16)]
 
 
-def test_rows_that_come_again_after_a_restart_are_logged_once(pump: RowPump, tracker: Recorder) -> None:
+def test_rows_that_come_again_after_a_restart_are_logged_once(
+    forwarder: MetricForwarder, tracker: Recorder
+) -> None:
     for step in (4, 8, 12):
-        pump._take(row(step))
-    pump._take({**STARTED, "started": 4})
+        forwarder.forward(row(step))
+    forwarder.forward({**STARTED, "started": 4})
     for step in (8, 12, 16):
-        pump._take(row(step))
+        forwarder.forward(row(step))
     assert [step for values, step in tracker.logged if "learning/loss" in values] == [4, 8, 12, 16]
 
 
 def test_a_replay_sends_what_the_server_lacks_and_knows_the_last_validation(
-    pump: RowPump, run: Run, tracker: Recorder, capsys: pytest.CaptureFixture[str]
+    forwarder: MetricForwarder, run: Run, tracker: Recorder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run.note(validations=[validation(4, 0.1), validation(8, 0.25)])
-    pump.replay([row(4), row(8)], logged=4)
+    forwarder.replay([row(4), row(8)], logged=4)
     assert [step for _, step in tracker.logged] == [8]
-    pump._take(row(20))
+    forwarder.forward(row(20))
     assert capsys.readouterr().out.rstrip().endswith("validation occlusion AP 25.0")
 
 
-def test_a_validation_that_is_made_again_replaces_the_first(pump: RowPump, run: Run) -> None:
+def test_a_validation_that_is_made_again_replaces_the_first(forwarder: MetricForwarder, run: Run) -> None:
     for step, score in ((4, 0.1), (8, 0.2), (4, 0.3)):
-        pump._take(validation(step, score))
-    assert sorted((v["step"], v[SCORE]) for v in run.state["validations"]) == [(4, 0.3), (8, 0.2)]
+        forwarder.forward(validation(step, score))
+    assert sorted((v["step"], v[SELECTION_METRIC]) for v in run.state["validations"]) == [(4, 0.3), (8, 0.2)]
 
 
 def test_a_resume_says_where_and_why(run: Run, tracker: Recorder) -> None:

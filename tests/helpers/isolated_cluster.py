@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
-if str(PROJECT / "cluster") not in sys.path:
-    sys.path.insert(0, str(PROJECT / "cluster"))
+if str(PROJECT) not in sys.path:  # when run as a script
+    sys.path.insert(0, str(PROJECT))
 
-from local import MLFLOW, Cluster, carry_out  # noqa: E402
-
+from cluster.local import MLFLOW, Cluster, run_verb  # noqa: E402
 from mipnet.cli.main import exit_status  # noqa: E402
 from mipnet.errors import UserError  # noqa: E402
 
@@ -156,5 +155,5 @@ class IsolatedCluster(Cluster):
 
 
 if __name__ == "__main__":
-    command = functools.partial(carry_out, kind=IsolatedCluster)
+    command = functools.partial(run_verb, kind=IsolatedCluster)
     sys.exit(exit_status("isolated_cluster.py", command, sys.argv[1:], "interrupted"))

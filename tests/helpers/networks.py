@@ -6,7 +6,7 @@ from typing import Any
 
 from mipnet.config import Config, from_dict, preset
 
-HRNET = {"width": 8, "modules": [1], "blocks": 1, "stem_channels": 8, "stage1_blocks": 1}
+HRNET = {"width": 8, "num_modules": [1], "blocks": 1, "stem_channels": 8, "stage1_blocks": 1}
 """An HRNet of two branches, 8 channels wide."""
 
 
@@ -16,9 +16,9 @@ def tiny(**sections: Any) -> Config:
     In one part and evaluated in fp32, on any machine.
     """
     small = {
-        "model": {**HRNET, "places": [1, 2]},
+        "model": {**HRNET, "mimb_stages": [1, 2]},
         "input": {"width": 32, "height": 48},
-        "train": {"accumulate": 1},
+        "train": {"gradient_accumulation_steps": 1},
         "evaluation": {"precision": "fp32"},
     }
     return from_dict(sections, from_dict(small, preset("debug")))

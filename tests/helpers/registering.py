@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -26,6 +21,7 @@ from mipnet.inference.image_predictor import ImagePredictor
 from mipnet.registry.register import register_model
 from mipnet.storage import Folder
 from mipnet.tracking.tracker import prepare_mlflow
+from tests.helpers.servers import free_port, opener, process, responds
 
 BOXES: list[Any] = [
     [[40, 30, 20, 30]],  # whole numbers are what most clients send
@@ -59,7 +55,9 @@ def register_small(
     client.log_metric(run.info.run_id, "results/train/gt/merged/AP", occlusion_ap, step=12)
     client.set_terminated(run.info.run_id)
     known = {"run": run_name, "preset": "debug"}
-    return int(register_model(storage, run.info.run_id, model, name, 12, "about", known))
+    return int(
+        register_model(storage, run.info.run_id, model, name, step=12, description="about", tags=known)
+    )
 
 
 def own_truth(model: Path, small_coco: Folder, root: Path) -> Path:
@@ -70,6 +68,7 @@ def own_truth(model: Path, small_coco: Folder, root: Path) -> Path:
     predictor = ImagePredictor.load(model)
     for image in content["images"]:
         pixels = decode_image((root / "train" / image["file_name"]).read_bytes())
+        assert pixels is not None
         for person in content["annotations"]:
             if person["image_id"] == image["id"]:
                 table = predictor(pixels, [person["bbox"]]).keypoints[0].astype(float)
@@ -104,42 +103,16 @@ def check_same(answer: list[list[dict[str, Any]]], wanted: list[list[dict[str, A
 
 @contextmanager
 def serving(uri: str, store: str, log: Path, extra: dict[str, str] | None = None) -> Iterator[str]:
-    """``mlflow models serve`` as a process; yields its address when it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """``mlflow models serve`` as a process; yields its address when it responds."""
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
     command += ["-m", uri, "-h", "127.0.0.1", "-p", str(port)]
     env = {**os.environ, "MLFLOW_TRACKING_URI": store, "MLFLOW_DISABLE_TELEMETRY": "true", **(extra or {})}
     # ``mlflow models serve`` starts its server by name: that of this Python must come first.
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
-    with log.open("wb") as said:
-        child = subprocess.Popen(
-            command, cwd=log.parent, env=env, stdout=said, stderr=said, start_new_session=True
-        )
-        try:
-            deadline = time.monotonic() + 300
-            while not answers(f"http://127.0.0.1:{port}/ping"):
-                assert child.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait(30)
-
-
-def opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def answers(url: str) -> bool:
-    try:
-        with opener().open(url, timeout=10) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
+    address = f"http://127.0.0.1:{port}"
+    with process(command, log, lambda: responds(f"{address}/ping"), cwd=str(log.parent), env=env):
+        yield address
 
 
 def ask(address: str, content: dict[str, Any]) -> tuple[int, Any]:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from mipnet.config import Config
 from mipnet.models.precision import Precision
@@ -46,7 +46,7 @@ def batch(count: int = 4, instances: int = 2, seed: int = 1) -> tuple[Tensor, Te
 def snapshot(step: TrainStep) -> dict[str, Tensor]:
     """Copies of all that an update may change."""
     state = {f"model.{k}": v for k, v in step.model.state_dict().items()}
-    state |= {f"average.{i}": v for i, v in enumerate(step.average)}
+    state |= {f"average.{i}": v for i, v in enumerate(step.ema_params)}
     for i, moments in enumerate(step.optimizer.state.values()):
         state |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
     return {k: v.clone() for k, v in state.items() if not k.endswith("num_batches_tracked")}
@@ -104,14 +104,14 @@ def two_steps(rank: int, folder: str, config: Config) -> dict[str, Any]:
     seen["changed"] = different(before, snapshot(step))
     seen["skipped"] = step.read_metrics()["skipped"]
     seen["parameters"] = [p.detach().clone() for p in step.parameters]
-    step.statistics.fill_(float(rank))
-    step.synchronise_statistics()
-    seen["statistics"] = step.statistics.clone()
+    step.bn_buffers.fill_(float(rank))
+    step.all_reduce_bn_buffers()
+    seen["statistics"] = step.bn_buffers.clone()
     return seen
 
 
 def run_ranks(folder: Path, config: Config, seconds: float = 300) -> list[dict[str, Any]]:
-    ranks = mp.spawn(one_rank, (str(folder), config), nprocs=2, join=False)
+    ranks = spawn(one_rank, (str(folder), config), nprocs=2, join=False)
     assert ranks is not None
     deadline = time.monotonic() + seconds
     while not ranks.join(timeout=5):

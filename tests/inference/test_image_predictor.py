@@ -39,10 +39,10 @@ def test_poses_of_one_image_are_merged_best_first(predictor: ImagePredictor, ima
     assert set(found.instance.tolist()) <= {0, 1}
 
     first = next(i for i in range(count) if found.instance[i] == 0 and (found.box[i] == BOXES[0]).all())
-    width, height = predictor.crops.config.input.size
+    width, height = predictor.crop_predictor.config.input.size
     center, size = np.array([30.0, 50.0]), np.array([80 * width / height, 80.0]) * 1.25
     crop = warp_crop(image, crop_affine(center, size, 0.0, (width, height)), (width, height))
-    pose = predictor.crops(crop[None], center[None], size[None])[0, 0]
+    pose = predictor.crop_predictor(crop[None], center[None], size[None])[0, 0]
     np.testing.assert_allclose(found.keypoints[first], pose, atol=0.02)
 
     alone = predictor(image, BOXES[:1])
@@ -87,7 +87,7 @@ def test_more_boxes_than_a_batch_are_answered_alike(
     predictor: ImagePredictor, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
-    batch = predictor.crops.evaluation.batch_size
+    batch = predictor.crop_predictor.evaluation.batch_size
     boxes = np.column_stack([rng.uniform(0, 40, (2 * batch + 1, 2)), rng.uniform(20, 60, (2 * batch + 1, 2))])
     seen: list[np.ndarray] = []
     call = CropPredictor.__call__

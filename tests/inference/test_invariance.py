@@ -21,7 +21,7 @@ from mipnet.config import Config, to_dict
 from mipnet.data.dataset_formats import open_split
 from mipnet.inference.crop_predictor import CropPredictor
 from mipnet.inference.pipeline import predict_poses
-from mipnet.models.normalization import normalise
+from mipnet.models.normalization import normalize
 from mipnet.models.targets import heatmap_targets
 from mipnet.models.weights import save_model
 from mipnet.storage import Folder
@@ -59,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         joints = torch.ones(8, 2, 17, 3)
         joints[..., :2] = torch.from_numpy(places)[:, :, None]
         targets, _ = heatmap_targets(joints, (48, 64), (12, 16), 1.25, "subpixel")
-        loss = ((model(normalise(torch.from_numpy(pixels))) - targets).square() * (1 + 10 * targets)).mean()
+        loss = ((model(normalize(torch.from_numpy(pixels))) - targets).square() * (1 + 10 * targets)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,4 +1,4 @@
-"""Prediction in parts: each image exactly once, however often the job is interrupted."""
+"""Prediction in shards: each image exactly once, however often the job is interrupted."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mipnet.config import preset
-from mipnet.data.coco import Boxes, Images
+from mipnet.data.coco import Boxes, ImageIndex
 from mipnet.errors import DataError
 from mipnet.inference import pipeline
-from mipnet.inference.output_shards import Parts, digest_of, predict_parts, write_outcome
+from mipnet.inference.output_shards import OutputShards, predict_shards, predictions_digest, write_predictions
 from mipnet.storage import Folder
 
 CONFIG, COCO = preset("debug"), preset("coco-hrnet-w32-256x192")
@@ -32,7 +32,7 @@ def boxes_of(images: int) -> Boxes:
     box = np.column_stack([image, image, np.full((len(image), 2), 50.0)]).astype(np.float64)
     box[image == 0] = np.nan
     return Boxes(
-        Images(names, np.arange(100, 100 + images)),
+        ImageIndex(names, np.arange(100, 100 + images)),
         image,
         box,
         np.ones(len(image)),
@@ -57,7 +57,7 @@ class Network:
         for number, rows in enumerate(np.array_split(order, max(1, len(order) // 3))):
             if number == self.stop_after:
                 raise KeyboardInterrupt
-            image = boxes.image[rows]
+            image = boxes.image_index[rows]
             self.asked += image.tolist()
             corrupt = np.isin(image, self.corrupt)
             keypoints = np.zeros((len(rows), N, K, 3), np.float32)
@@ -70,11 +70,11 @@ class Network:
 
 
 def predict(network: Network, out: Folder, boxes: Boxes, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(pipeline, "answers", network)
-    digest = digest_of(boxes, b"weights", CONFIG)
-    parts = Parts.open(out, digest, len(boxes.images), size=4)
-    unreadable = predict_parts(boxes, parts, MODEL, CONFIG, CONFIG.resources)
-    write_outcome(parts, out)
+    monkeypatch.setattr(pipeline, "iter_predictions", network)
+    digest = predictions_digest(boxes, b"weights", CONFIG)
+    shards = OutputShards.open(out, digest, len(boxes.images), size=4)
+    unreadable = predict_shards(boxes, shards, MODEL, CONFIG, CONFIG.resources)
+    write_predictions(shards, out)
     return unreadable
 
 
@@ -120,11 +120,11 @@ def test_other_pictures_settings_or_weights_begin_anew(
     assert again.asked == []
     more = Network()
     predict(more, out, boxes_of(12), monkeypatch)
-    assert set(more.asked) == set(boxes_of(12).image.tolist())
-    a = digest_of(boxes_of(4), b"weights", CONFIG)
-    assert a != digest_of(boxes_of(4), b"other", CONFIG)
-    assert a != digest_of(boxes_of(4), b"weights", replace(CONFIG, evaluation=COCO.evaluation))
-    assert a == digest_of(boxes_of(4), b"weights", CONFIG)
+    assert set(more.asked) == set(boxes_of(12).image_index.tolist())
+    a = predictions_digest(boxes_of(4), b"weights", CONFIG)
+    assert a != predictions_digest(boxes_of(4), b"other", CONFIG)
+    assert a != predictions_digest(boxes_of(4), b"weights", replace(CONFIG, evaluation=COCO.evaluation))
+    assert a == predictions_digest(boxes_of(4), b"weights", CONFIG)
 
 
 def test_unreadable_images_are_rows_too_and_remembered(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mipnet.config.schema import ResourcesConfig
-from mipnet.inference.pipeline import here_is_best
+from mipnet.inference.pipeline import should_run_inline
 
 LIVING, DEAD = {"Alive": True}, {"Alive": False}
 
@@ -21,4 +21,4 @@ LIVING, DEAD = {"Alive": True}, {"Alive": False}
     ],
 )
 def test_one_process_on_the_only_node_needs_no_other(workers, gpu, nodes, here):
-    assert here_is_best(ResourcesConfig(predict_workers=workers, gpu=gpu), nodes) is here
+    assert should_run_inline(ResourcesConfig(predict_workers=workers, gpu=gpu), nodes) is here

@@ -17,16 +17,16 @@ from mipnet.data.geometry import crop_affine, transform_points, warp_crop
 from mipnet.errors import UserError
 from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps
 from mipnet.inference.crop_predictor import CropPredictor
-from mipnet.models.normalization import MEAN, STD, normalise
+from mipnet.models.normalization import IMAGENET_MEAN, IMAGENET_STD, normalize
 from mipnet.models.precision import native_bf16
-from mipnet.models.weights import DESCRIPTION, load_model, save_model
+from mipnet.models.weights import DESCRIPTION_FILE, load_model, save_model
 from mipnet.training.checkpoint import model_from_config
 from tests.helpers.networks import tiny
 
 
 def save(folder: Path, instances: int = 2) -> Config:
     """A network with random weights large enough for its maps to have clear peaks."""
-    config = tiny(model={"instances": instances, "places": [1, 2] if instances > 1 else []})
+    config = tiny(model={"instances": instances, "mimb_stages": [1, 2] if instances > 1 else []})
     torch.manual_seed(3)
     model = model_from_config(config)
     torch.nn.init.normal_(model.backbone.head.weight)
@@ -60,9 +60,9 @@ def test_load_gives_a_network_in_eval_mode_with_its_configuration(folder: Path) 
 
 def test_normalise_by_hand() -> None:
     pixels = torch.from_numpy(crops(1))
-    expected = (pixels[0, 5, 7].double() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
-    torch.testing.assert_close(normalise(pixels)[0, :, 5, 7].double(), expected, rtol=1e-5, atol=1e-5)
-    assert normalise(pixels).shape == (1, 3, 48, 32)
+    expected = (pixels[0, 5, 7].double() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    torch.testing.assert_close(normalize(pixels)[0, :, 5, 7].double(), expected, rtol=1e-5, atol=1e-5)
+    assert normalize(pixels).shape == (1, 3, 48, 32)
 
 
 def test_flip_test_is_the_average_with_the_mirrored_crop(folder: Path) -> None:
@@ -198,9 +198,9 @@ def with_unknown_setting(content: dict[str, Any]) -> None:
 )
 def test_a_model_whose_crops_are_unknown(tmp_path: Path, change: Any, message: str) -> None:
     save(tmp_path)
-    content = json.loads((tmp_path / DESCRIPTION).read_text())
+    content = json.loads((tmp_path / DESCRIPTION_FILE).read_text())
     change(content)
-    (tmp_path / DESCRIPTION).write_text(json.dumps(content))
+    (tmp_path / DESCRIPTION_FILE).write_text(json.dumps(content))
     with pytest.raises(UserError, match=message) as caught:
         CropPredictor.load(tmp_path)
     assert len(str(caught.value).splitlines()) == 1

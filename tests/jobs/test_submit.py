@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from ray.util.state.exception import RayStateApiException
 
 from jobs import submit
 from mipnet.errors import UserError
+from tests.helpers.servers import free_ports
 
 SCRIPT = Path(submit.__file__)
 
@@ -41,7 +41,7 @@ def run(*argv: str, env: dict[str, str] | None = None) -> subprocess.CompletedPr
     [
         (["trian"], "unknown job 'trian'; did you mean 'train'?"),
         (["train", "--", "--epochz", "3"], "--epochz: unknown flag; did you mean '--epochs'?"),
-        (["train", "--", "--model.places", "9"], "model.places: 9 is not a place of hrnet"),
+        (["train", "--", "--model.mimb-stages", "9"], "model.mimb_stages: 9 is not a MIMB stage of hrnet"),
         (
             ["search", "--", "--space", "placement", "--sedes", "2"],
             "--sedes: unknown flag; did you mean '--seeds'",
@@ -78,7 +78,7 @@ def test_what_the_cluster_can_never_give_is_refused(monkeypatch: pytest.MonkeyPa
     def check(*flags: str) -> None:
         submit.check_cluster("http://head:8265", submit.read_resources("train", flags))
 
-    many = ("--workers", "16", "--train.accumulate", "1")
+    many = ("--workers", "16", "--train.gradient-accumulation-steps", "1")
     check("--workers", "2")
     with pytest.raises(UserError, match="16 workers of 1 CPU do not fit into Ray's cluster"):
         check(*many)
@@ -103,7 +103,9 @@ def test_a_project_that_is_too_large_names_its_largest_files(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x" * size * 1_000_000)
     monkeypatch.setattr(submit, "PROJECT", tmp_path)
-    said = str(submit.refusal(ValueError("Package size (600.00MiB) exceeds the maximum size of 500.00MiB.")))
+    said = str(
+        submit.as_cluster_error(ValueError("Package size (600.00MiB) exceeds the maximum size of 500.00MiB."))
+    )
     assert "is too large to send; the largest files are video.mp4 (3 MB), small.txt (1 MB); move" in said
 
 
@@ -124,9 +126,9 @@ def test_secrets_stay_here_and_the_commit_goes_along(monkeypatch: pytest.MonkeyP
 
 def test_no_token_in_a_message() -> None:
     error = RuntimeError("Request failed: header Authorization: Bearer 0123456789abcdef was odd")
-    assert "0123456789abcdef" not in str(submit.refusal(error))
+    assert "0123456789abcdef" not in str(submit.as_cluster_error(error))
     unauthorised = RuntimeError("Request failed with status code 401: Unauthorized")
-    assert "RAY_AUTH_TOKEN" in str(submit.refusal(unauthorised, "http://head:8265"))
+    assert "RAY_AUTH_TOKEN" in str(submit.as_cluster_error(unauthorised, "http://head:8265"))
 
 
 def test_a_lost_connection_is_taken_up_where_it_was(
@@ -148,7 +150,7 @@ def test_a_lost_connection_is_taken_up_where_it_was(
         def get_job_status(self, job: str) -> Any:
             return SimpleNamespace(is_terminal=lambda: self.calls == 2)
 
-    monkeypatch.setattr(submit, "SECONDS_BETWEEN_TRIES", 0)
+    monkeypatch.setattr(submit, "RETRY_SECONDS", 0)
     asyncio.run(submit.Log().follow(Flaky(), "job"))
     assert capsys.readouterr().out == text
 
@@ -170,20 +172,9 @@ def test_whoever_goes_on_after_ctrl_c_reads_no_line_twice(
             return SimpleNamespace(is_terminal=lambda: True)
 
     monkeypatch.setattr(submit, "ask_interrupt", lambda: "go on")
-    monkeypatch.setattr(submit, "ended", lambda client, job: 0)
+    monkeypatch.setattr(submit, "wait_for_end", lambda client, job: 0)
     assert submit.follow(Interrupted(), "job") == 0
     assert capsys.readouterr().out == "one\ngoing on\ntwo\n"
-
-
-def free_ports(count: int) -> list[int]:
-    with_sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in with_sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in with_sockets]
-    finally:
-        for each in with_sockets:
-            each.close()
 
 
 @pytest.fixture(scope="module")

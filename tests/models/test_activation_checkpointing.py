@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mipnet.models.activation_checkpointing import recompute_activations
+from mipnet.models.activation_checkpointing import enable_activation_checkpointing
 from mipnet.models.build import build_model
 from mipnet.models.network import MIPNet
 
-HRNET = {"width": 8, "modules": (1, 1), "blocks": 1, "stem_channels": 8, "stage1_blocks": 1}
+HRNET = {"width": 8, "num_modules": (1, 1), "blocks": 1, "stem_channels": 8, "stage1_blocks": 1}
 
 
 def kept_and_gradients(model: MIPNet) -> tuple[int, list[Tensor]]:
@@ -38,7 +38,7 @@ def test_same_gradients_and_names_with_less_memory(backbone: str) -> None:
     size = HRNET if backbone == "hrnet" else {"depth": 18, "deconv_channels": 8}
     model = build_model(backbone, 5, 2, (2, 3), **size).double().train()
     lean = copy.deepcopy(model)
-    recompute_activations(lean.backbone)
+    enable_activation_checkpointing(lean.backbone)
     assert list(lean.state_dict()) == list(model.state_dict())
     kept, gradients = kept_and_gradients(model)
     kept_lean, gradients_lean = kept_and_gradients(lean)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mipnet.models.build import build_model
-from mipnet.models.costs import count_parameters, multiply_adds, network_parts
+from mipnet.models.costs import count_parameters, module_costs, multiply_adds
 
-PLAIN = {"instances": 1, "places": ()}
+PLAIN = {"instances": 1, "mimb_stages": ()}
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_published_multiply_adds(arguments: dict, size: tuple[int, int], giga: f
     with torch.device("meta"):
         cost = multiply_adds(build_model(**arguments), size)
     assert cost.single / 1e9 == pytest.approx(giga, rel=2e-3)
-    assert cost.share == pytest.approx(share, abs=1e-3)
+    assert cost.shared_fraction == pytest.approx(share, abs=1e-3)
 
 
 def test_multiply_adds_for_two_instances_as_published() -> None:
@@ -53,11 +53,11 @@ def test_a_plain_backbone_shares_everything() -> None:
     with torch.device("meta"):
         cost = multiply_adds(build_model("simplebaseline", depth=18, **PLAIN), (64, 64))
     assert cost.per_instance == 0
-    assert cost.share == 1
+    assert cost.shared_fraction == 1
 
 
 def test_multiply_adds_leaves_the_model_as_it_was() -> None:
-    model = build_model("hrnet", modules=(1, 1), width=8, blocks=1, places=(3,)).train()
+    model = build_model("hrnet", num_modules=(1, 1), width=8, blocks=1, mimb_stages=(3,)).train()
     multiply_adds(model, (64, 64))
     assert model.training
     assert next(model.parameters()).device.type == "cpu"
@@ -68,30 +68,30 @@ def test_multiply_adds_leaves_the_model_as_it_was() -> None:
     "arguments",
     [
         {"backbone": "hrnet"},
-        {"backbone": "hrnet", "places": (1, 2, 3, 4), "instances": 3},
+        {"backbone": "hrnet", "mimb_stages": (1, 2, 3, 4), "instances": 3},
         {"backbone": "hrnet", **PLAIN},
-        {"backbone": "simplebaseline", "places": (2,)},
+        {"backbone": "simplebaseline", "mimb_stages": (2,)},
         {"backbone": "simplebaseline", "depth": 18, **PLAIN},
     ],
 )
 def test_the_parts_are_the_whole(arguments: dict) -> None:
     with torch.device("meta"):
         model = build_model(**arguments)
-    parts, cost = network_parts(model, (256, 192)), multiply_adds(model, (256, 192))
+    parts, cost = module_costs(model, (256, 192)), multiply_adds(model, (256, 192))
     assert sum(part.parameters for part in parts) == count_parameters(model)
     assert sum(part.multiply_adds for part in parts) == cost.single
     assert sum(part.multiply_adds for part in parts if part.per_instance) == cost.per_instance
-    assert [part.place for part in parts if part.place] == list(model.places)
-    first = next((i for i, part in enumerate(parts) if part.place), len(parts))
+    assert [part.mimb_stage for part in parts if part.mimb_stage] == list(model.mimb_stages)
+    first = next((i for i, part in enumerate(parts) if part.mimb_stage), len(parts))
     assert [part.per_instance for part in parts] == [i >= first for i in range(len(parts))]
     assert parts[-1].outputs == ((17, 64, 48),)
 
 
 def test_parts_by_hand() -> None:
     with torch.device("meta"):
-        model = build_model("hrnet", 5, 2, (2,), width=8, modules=(1,), blocks=1, stem_channels=4)
-    parts = network_parts(model, (64, 32))
-    assert [(p.name, p.place, p.outputs) for p in parts] == [
+        model = build_model("hrnet", 5, 2, (2,), width=8, num_modules=(1,), blocks=1, stem_channels=4)
+    parts = module_costs(model, (64, 32))
+    assert [(p.name, p.mimb_stage, p.outputs) for p in parts] == [
         ("stem", 0, ((4, 16, 8),)),
         ("stage 1", 0, ((8, 16, 8), (16, 8, 4))),
         ("stage 2", 0, ((8, 16, 8),)),

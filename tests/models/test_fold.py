@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mipnet.models.backbone import Backbone, Place
+from mipnet.models.backbone import Backbone, InsertionPoint
 from mipnet.models.build import build_model
-from mipnet.models.fold import fold
+from mipnet.models.fold import fold_batch_norms
 from mipnet.models.mimb import MIMB
 from mipnet.models.network import MIPNet
 from mipnet.models.weights import save_model
 
 SIZE = 64, 32
-HRNET = {"width": 8, "modules": (1, 1), "blocks": 1, "stem_channels": 8, "stage1_blocks": 1}
+HRNET = {"width": 8, "num_modules": (1, 1), "blocks": 1, "stem_channels": 8, "stage1_blocks": 1}
 
 
 def trained(model: MIPNet) -> MIPNet:
@@ -48,7 +48,7 @@ def model(request: pytest.FixtureRequest) -> MIPNet:
 def test_heatmaps_are_the_same_without_a_batch_norm_left(model: MIPNet) -> None:
     images = torch.randn(2, 3, *SIZE, dtype=torch.float64)
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    folded = fold(model, SIZE)
+    folded = fold_batch_norms(model, SIZE)
     with torch.no_grad():
         expected, found = model(images), folded(images)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
@@ -62,19 +62,19 @@ def test_heatmaps_are_the_same_without_a_batch_norm_left(model: MIPNet) -> None:
 
 
 def test_embeddings_are_constants(model: MIPNet) -> None:
-    folded = fold(model, SIZE)
+    folded = fold_batch_norms(model, SIZE)
     for block in (m for m in folded.modules() if isinstance(m, MIMB)):
-        assert block.fixed is not None
-        assert block.fixed.shape[0] == model.instances
+        assert block.cached_embedding is not None
+        assert block.cached_embedding.shape[0] == model.instances
         block.embed = nn.Sequential()  # nothing reads it any more
     with torch.no_grad():
         assert folded(torch.randn(1, 3, *SIZE, dtype=torch.float64)).isfinite().all()
-    assert "fixed" not in " ".join(folded.state_dict())
+    assert "cached_embedding" not in " ".join(folded.state_dict())
 
 
 def test_a_folded_network_cannot_be_saved(model: MIPNet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no architecture"):
-        save_model(tmp_path, fold(model, SIZE))
+        save_model(tmp_path, fold_batch_norms(model, SIZE))
 
 
 class Odd(nn.Module):
@@ -98,14 +98,14 @@ class OddBackbone(Backbone):
     def __init__(self) -> None:
         super().__init__()
         self.stages = nn.ModuleList([nn.Conv2d(3, 4, 3, padding=1), Odd()])
-        self.places = {1: Place(0, (4,))}
+        self.insertion_points = {1: InsertionPoint(0, (4,))}
         self.head = nn.Conv2d(4, 5, 1)
 
 
 def test_only_what_reads_a_convolution_is_folded() -> None:
     torch.manual_seed(0)
     model = trained(MIPNet(OddBackbone(), 2, (1,)))
-    folded = fold(model, SIZE)
+    folded = fold_batch_norms(model, SIZE)
     left = [name for name, m in folded.named_modules() if isinstance(m, nn.BatchNorm2d)]
     assert left == [f"backbone.stages.1.{name}" for name in ("bn_of_sum", "bn_of_relu", "bn_of_twice")]
     images = torch.randn(2, 3, *SIZE, dtype=torch.float64)
@@ -114,7 +114,7 @@ def test_only_what_reads_a_convolution_is_folded() -> None:
 
 
 def test_the_copy_is_independent(model: MIPNet) -> None:
-    folded = fold(model, SIZE)
+    folded = fold_batch_norms(model, SIZE)
     twin = copy.deepcopy(folded)
     images = torch.randn(1, 3, *SIZE, dtype=torch.float64)
     with torch.no_grad():

@@ -92,7 +92,7 @@ def test_imported_weights_give_the_references_heatmaps(
     torch.save(reference, tmp_path / "published.pth")
     size = tuple(description["image_size_wh"])
     imported = import_checkpoint(tmp_path / "published.pth", tmp_path / "model", size)
-    assert (imported.unused, imported.random) == ([], "")
+    assert (imported.unused, imported.uninitialized) == ([], "")
     assert imported.config.input.size == size
     if reference["final_layer.weight"].shape[0] == 14:
         assert imported.config.data.joints == CROWDPOSE14

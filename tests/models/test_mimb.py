@@ -57,12 +57,12 @@ def test_train_mode_by_hand() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_fan_out_is_the_block_on_repeated_rows(training: bool) -> None:
+def test_expand_instances_is_the_block_on_repeated_rows(training: bool) -> None:
     torch.manual_seed(0)
     block = MIMB(8, 3).double().train(training)
     x = torch.randn(4, 8, 3, 5, dtype=torch.float64)
     instances = torch.tensor([2, 0, 1])
-    fanned = block.fan_out(x, instances)
+    fanned = block.expand_instances(x, instances)
     repeated = block(x.repeat_interleave(3, 0), instances.repeat(4))
     torch.testing.assert_close(fanned, repeated, rtol=1e-13, atol=1e-13)
 
@@ -74,25 +74,25 @@ def test_one_instance_per_batch_erases_it_and_all_instances_keep_it() -> None:
     x = torch.rand(6, 8, 2, 2, dtype=torch.float64)
     alone = [block(x, torch.full((6,), i)) for i in range(2)]
     assert torch.allclose(alone[0], alone[1], rtol=0, atol=1e-12)
-    together = block.fan_out(x, torch.arange(2)).unflatten(0, (6, 2))
+    together = block.expand_instances(x, torch.arange(2)).unflatten(0, (6, 2))
     assert (together[:, 0] - together[:, 1]).abs().max() > 1e-3
 
     block.zero_grad()
     block(x, torch.zeros(6, dtype=torch.int64)).sum().backward()
     assert block.embed[0].weight.grad.abs().max() < 1e-12
     block.zero_grad()
-    block.fan_out(x, torch.arange(2))[::2].sum().backward()
+    block.expand_instances(x, torch.arange(2))[::2].sum().backward()
     assert block.embed[0].weight.grad.abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("rows", "count"), [(2, 3), (1, 3), (2, 1), (1, 1)])
-def test_fan_out_keeps_the_memory_format_without_a_copy(
+def test_expand_instances_keeps_the_memory_format_without_a_copy(
     memory_format: torch.memory_format, rows: int, count: int
 ) -> None:
     block = MIMB(8, 3).eval()
     x = torch.rand(rows, 8, 4, 5).to(memory_format=memory_format)
-    y = block.fan_out(x, torch.arange(count))
+    y = block.expand_instances(x, torch.arange(count))
     assert y.is_contiguous(memory_format=memory_format)
     assert y._base is not None  # a view of the product, not a copy of it
 

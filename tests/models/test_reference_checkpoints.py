@@ -16,7 +16,7 @@ from mipnet.config.presets import baseline
 from mipnet.errors import ConfigError, UserError
 from mipnet.inference.crop_predictor import CropPredictor
 from mipnet.models.build import build_model
-from mipnet.models.initialization import start_from_folder
+from mipnet.models.initialization import warm_start_from_folder
 from mipnet.models.reference_checkpoints import (
     config_for,
     export_checkpoint,
@@ -32,10 +32,10 @@ from tests.helpers.networks import HRNET
 State = dict[str, Tensor]
 
 
-def network(joints: int = 17, instances: int = 2, places: tuple[int, ...] = (1, 2), **body) -> State:
+def network(joints: int = 17, instances: int = 2, mimb_stages: tuple[int, ...] = (1, 2), **body) -> State:
     """A random small network under the reference's names."""
     torch.manual_seed(0)
-    model = build_model("hrnet", joints, instances, places, **{**HRNET, **body})
+    model = build_model("hrnet", joints, instances, mimb_stages, **{**HRNET, **body})
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if "running" in name:
@@ -59,18 +59,18 @@ def test_weights_for_a_skeleton_of_ones_own(tmp_path: Path) -> None:
     assert predictor.config.data.joints.joints == tuple(joints)
     assert predictor.config == done.config
     model = model_from_config(done.config)
-    assert start_from_folder(model, tmp_path / "model", done.config.data.joints, "model") == ""
+    assert warm_start_from_folder(model, tmp_path / "model", done.config.data.joints, "model") == ""
 
 
 @pytest.mark.parametrize(
-    ("joints", "instances", "places"), [(17, 2, (1, 2)), (14, 3, (2,)), (14, 1, ()), (17, 1, (1,))]
+    ("joints", "instances", "mimb_stages"), [(17, 2, (1, 2)), (14, 3, (2,)), (14, 1, ()), (17, 1, (1,))]
 )
 def test_the_round_trip_is_bit_exact(
-    joints: int, instances: int, places: tuple[int, ...], tmp_path: Path
+    joints: int, instances: int, mimb_stages: tuple[int, ...], tmp_path: Path
 ) -> None:
-    state = network(joints, instances, places)
+    state = network(joints, instances, mimb_stages)
     done = import_checkpoint(saved(state, tmp_path), tmp_path / "model")
-    assert (done.unused, done.random) == ([], "")
+    assert (done.unused, done.uninitialized) == ([], "")
     assert done.config.data.joints == (COCO17 if joints == 17 else CROWDPOSE14)
     assert export_checkpoint(tmp_path / "model", tmp_path / "sub" / "back.pth") == list(state)
     back = torch.load(tmp_path / "sub" / "back.pth", weights_only=True)
@@ -111,13 +111,13 @@ def test_tensors_that_share_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("joints", ["", "crowdpose14"])
 def test_an_encoder_is_no_model_yet(joints: str, tmp_path: Path) -> None:
-    state = network(instances=1, places=())
+    state = network(instances=1, mimb_stages=())
     trunk = {name: t for name, t in state.items() if not name.startswith("final_layer.")}
     file = saved({**trunk, "classifier.bias": torch.zeros(9)}, tmp_path)
     done = import_checkpoint(file, tmp_path / "model", joints=joints)
     assert done.unused == ["classifier.bias"]
-    assert done.random == "the heatmap layer"
-    assert done.architecture["num_joints"] == (14 if joints else 17)
+    assert done.uninitialized == "the heatmap layer"
+    assert done.architecture["num_keypoints"] == (14 if joints else 17)
     with pytest.raises(UserError, match="holds an encoder, which has no heatmaps"):
         load_model(tmp_path / "model")
     export_checkpoint(tmp_path / "model", tmp_path / "back.pth")
@@ -132,7 +132,7 @@ def test_a_torchvision_resnet_is_an_encoder(tmp_path: Path) -> None:
     trunk = {name: t for name, t in state.items() if not name.startswith(("deconv_layers.", "final_layer."))}
     done = import_checkpoint(saved({**trunk, "fc.bias": torch.zeros(9)}, tmp_path), tmp_path / "model")
     assert (done.config.model.backbone, done.config.model.depth) == ("simplebaseline", 18)
-    assert done.random == "the deconvolutions, the heatmap layer"
+    assert done.uninitialized == "the deconvolutions, the heatmap layer"
     assert len(read_weights(tmp_path / "model")) == len(trunk)
 
 
@@ -190,7 +190,7 @@ def test_the_papers_networks_get_the_papers_preset(name: str, alone: bool) -> No
 
 def test_a_network_of_another_size_gets_the_papers_recipe() -> None:
     wanted = preset("coco-hrnet-w32-256x192")
-    model = replace(wanted.model, width=18, instances=3, places=(4,), reduction=2)
+    model = replace(wanted.model, width=18, instances=3, mimb_stages=(4,), reduction=2)
     with torch.device("meta"):
         architecture = model_from_config(replace(wanted, model=model)).architecture or {}
     found = config_for(architecture, (96, 128), COCO17)
@@ -200,7 +200,7 @@ def test_a_network_of_another_size_gets_the_papers_recipe() -> None:
 
 
 def test_a_head_that_cannot_be_configured() -> None:
-    model = build_model("simplebaseline", depth=18, places=(3,), deconvs=2, deconv_channels=64)
+    model = build_model("simplebaseline", depth=18, mimb_stages=(3,), deconvs=2, deconv_channels=64)
     with pytest.raises(UserError, match="2 deconvolutions of 64 channels"):
         config_for(model.architecture or {}, (192, 256), COCO17)
 

@@ -8,17 +8,27 @@ from mipnet.errors import UserError
 from mipnet.models.build import build_model
 from mipnet.models.reference_names import from_reference, to_reference
 
-W32 = {"width": 32, "modules": [1, 4, 3], "blocks": 4, "stem_channels": 64, "stage1_blocks": 4}
+W32 = {"width": 32, "num_modules": [1, 4, 3], "blocks": 4, "stem_channels": 64, "stage1_blocks": 4}
 W48 = {**W32, "width": 48}
-TINY = {"width": 8, "modules": [1, 2], "blocks": 1, "stem_channels": 12, "stage1_blocks": 2}
+TINY = {"width": 8, "num_modules": [1, 2], "blocks": 1, "stem_channels": 12, "stage1_blocks": 2}
 R50 = {"depth": 50, "deconvs": 3, "deconv_channels": 256}
 
 
 def _architecture(
-    backbone: str, places: list[int], joints: int = 17, instances: int = 2, reduction: int = 4, **body: object
+    backbone: str,
+    mimb_stages: list[int],
+    joints: int = 17,
+    instances: int = 2,
+    reduction: int = 4,
+    **body: object,
 ) -> dict[str, object]:
-    instances = instances if places else 1
-    shape = {"num_joints": joints, "instances": instances, "places": places, "reduction": reduction}
+    instances = instances if mimb_stages else 1
+    shape = {
+        "num_keypoints": joints,
+        "instances": instances,
+        "mimb_stages": mimb_stages,
+        "reduction": reduction,
+    }
     return {"backbone": backbone, **shape, **body}
 
 
@@ -157,7 +167,7 @@ def test_classifiers_give_their_encoder(kind: str) -> None:
     assert unused == list(classifier)
     assert list(state) == [name for name in expected if not name.startswith("backbone.head.")]
     assert all(back is trunk[name] for name, back in to_reference(body, state).items())
-    assert from_reference(trunk, 14).architecture["num_joints"] == 14
+    assert from_reference(trunk, 14).architecture["num_keypoints"] == 14
 
     del trunk["conv1.weight"]
     with pytest.raises(UserError, match="lack"):

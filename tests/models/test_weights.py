@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mipnet.errors import UserError
-from mipnet.models.backbone import Backbone, Place
+from mipnet.models.backbone import Backbone, InsertionPoint
 from mipnet.models.build import build_model
 from mipnet.models.network import MIPNet
 from mipnet.models.weights import (
@@ -23,11 +23,11 @@ from mipnet.models.weights import (
     warm_start,
 )
 
-TINY = {"backbone": "hrnet", "width": 8, "modules": (1, 1), "blocks": 1, "stem_channels": 8}
+TINY = {"backbone": "hrnet", "width": 8, "num_modules": (1, 1), "blocks": 1, "stem_channels": 8}
 
 
-def _model(joints: int = 5, instances: int = 2, places: tuple[int, ...] = (2, 3)) -> MIPNet:
-    return build_model(num_joints=joints, instances=instances, places=places, **TINY)
+def _model(joints: int = 5, instances: int = 2, mimb_stages: tuple[int, ...] = (2, 3)) -> MIPNet:
+    return build_model(num_keypoints=joints, instances=instances, mimb_stages=mimb_stages, **TINY)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_network_made_by_hand_cannot_be_saved(tmp_path: Path) -> None:
         def __init__(self) -> None:
             super().__init__()
             self.stages = torch.nn.ModuleList([torch.nn.Conv2d(3, 4, 1)])
-            self.places = {1: Place(0, (4,))}
+            self.insertion_points = {1: InsertionPoint(0, (4,))}
             self.head = torch.nn.Conv2d(4, 2, 1)
 
     with pytest.raises(ValueError, match="build_model"):
@@ -114,9 +114,9 @@ def test_loading_a_network_is_quick(saved: Path) -> None:
     """What "meta" tensors are computed with takes seconds of a core to import, at every start."""
     program = (
         "import sys, torch\n"
-        "from mipnet.models.fold import fold\n"
+        "from mipnet.models.fold import fold_batch_norms\n"
         "from mipnet.models.weights import load_model\n"
-        f"fold(load_model({str(saved)!r})[0], (64, 64))(torch.zeros(1, 3, 64, 64))\n"
+        f"fold_batch_norms(load_model({str(saved)!r})[0], (64, 64))(torch.zeros(1, 3, 64, 64))\n"
         "print(sorted({'sympy', 'torch._dynamo', 'torch._inductor'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -145,7 +145,7 @@ def _values(model: MIPNet, value: float) -> dict[str, Tensor]:
 
 def test_warm_start_from_a_single_instance_network() -> None:
     model = _model()
-    fresh = warm_start(model, _values(_model(instances=1, places=()), 7))
+    fresh = warm_start(model, _values(_model(instances=1, mimb_stages=()), 7))
     assert fresh == [name for name in model.state_dict() if name.startswith("mimbs.")]
     assert all((t == 7).all() == (n not in fresh) for n, t in model.state_dict().items())
 
@@ -170,7 +170,7 @@ def test_warm_start_of_the_same_network_leaves_nothing_fresh() -> None:
 def test_warm_start_refuses_another_backbone_and_lost_mimbs() -> None:
     state = _values(_model(), 7)
     with pytest.raises(UserError, match=r"unknown mimbs\.2"):
-        warm_start(_model(instances=1, places=()), state)
+        warm_start(_model(instances=1, mimb_stages=()), state)
     state.pop("backbone.stages.0.conv1.weight")
     with pytest.raises(UserError, match=r"lacks backbone\.stages\.0\.conv1\.weight"):
         warm_start(_model(), state)
@@ -179,14 +179,14 @@ def test_warm_start_refuses_another_backbone_and_lost_mimbs() -> None:
 def test_warm_start_copies_the_joints_that_it_is_told_to() -> None:
     model = _model(joints=5)
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    fresh = warm_start(model, _values(_model(joints=4), 7), same_joints=[(0, 3), (2, 1)])
+    fresh = warm_start(model, _values(_model(joints=4), 7), keypoint_pairs=[(0, 3), (2, 1)])
     assert fresh == ["backbone.head.weight", "backbone.head.bias"]
     state = model.state_dict()
     for name in fresh:
         assert (state[name][[0, 2]] == 7).all()
         assert torch.equal(state[name][[1, 3, 4]], before[name][[1, 3, 4]])
     assert all((t == 7).all() for n, t in state.items() if n not in fresh)
-    assert warm_start(_model(), _values(_model(), 7), same_joints=[(i, 4 - i) for i in range(5)]) == []
+    assert warm_start(_model(), _values(_model(), 7), keypoint_pairs=[(i, 4 - i) for i in range(5)]) == []
 
 
 def test_a_head_is_taken_or_left_as_a_whole() -> None:

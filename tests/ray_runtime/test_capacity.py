@@ -24,7 +24,12 @@ def node(cpus: float, memory: float = 1e12, data: bool = False, alive: bool = Tr
 
 def test_all_cpus_that_the_training_leaves_and_more_when_more_come():
     found = capacity([node(8), node(8), node(8, alive=False)], CONFIG, training_cpus=3)
-    assert (found.tasks, found.limit, found.store, found.window) == (13, 0, 4e9, WINDOW)
+    assert (found.tasks, found.max_tasks, found.object_store_bytes, found.window_bytes) == (
+        13,
+        0,
+        4e9,
+        WINDOW,
+    )
     assert found.line() == (
         "stream: 13 decoding task(s) on CPUs beside the training, each with a window of 256 crops (38 MB); "
         "object store 4.0 GB"
@@ -33,18 +38,18 @@ def test_all_cpus_that_the_training_leaves_and_more_when_more_come():
 
 def test_nodes_for_data_give_all_of_their_cpus():
     found = capacity([node(96), node(16, data=True)], CONFIG, training_cpus=8)
-    assert (found.tasks, found.limit, found.apart) == (16, 0, True)
+    assert (found.tasks, found.max_tasks, found.dedicated_nodes) == (16, 0, True)
 
 
 def test_memory_limits_the_tasks():
     found = capacity([node(64, memory=4 * 10 * WINDOW)], CONFIG, training_cpus=1)
-    assert (found.tasks, found.limit) == (10, 10)
+    assert (found.tasks, found.max_tasks) == (10, 10)
 
 
 def test_what_was_asked_for_is_the_most():
-    assert capacity([node(8)], wanting(2), 1).limit == 2
+    assert capacity([node(8)], wanting(2), 1).max_tasks == 2
     later = capacity([node(8)], wanting(100), 1)
-    assert (later.tasks, later.limit) == (7, 100)  # nodes may follow
+    assert (later.tasks, later.max_tasks) == (7, 100)  # nodes may follow
     assert capacity([node(2)], CONFIG, 2).tasks == 1
 
 

@@ -13,26 +13,21 @@ import ray
 
 from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError
-from mipnet.ray_runtime import session as raysession
-from mipnet.ray_runtime.session import (
-    LEAST_STORE,
-    Growth,
-    _local_store,
-    _probe_here,
-    ask_growth,
-    connect,
-    settle_gpu,
-)
+from mipnet.ray_runtime import session as session_module
+from mipnet.ray_runtime.probes import readable_and_writable
+from mipnet.ray_runtime.resources import AutoscalerLimits, autoscaler_limits, resolve_use_gpu
+from mipnet.ray_runtime.session import MIN_OBJECT_STORE_BYTES, connect, local_object_store_bytes
 from mipnet.storage import Folder
 
 TWO_NODES = """
 import sys
 import ray
 from ray.cluster_utils import Cluster
-from mipnet.ray_runtime.session import probe_storage, quieten
+from mipnet.ray_runtime.probes import probe_storage
+from mipnet.ray_runtime.session import silence_ray
 from mipnet.storage import Folder
 
-quieten(False)
+silence_ray(False)
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
 cluster.add_node(num_cpus=1)
 ray.init(address=cluster.address, log_to_driver=False)
@@ -60,7 +55,7 @@ def test_a_dead_address_is_said_at_once(monkeypatch):
     ],
 )
 def test_auto_takes_gpus_if_each_worker_gets_one(wanted, gpus, chosen, said, capsys):
-    settled = settle_gpu(ResourcesConfig(workers=4, gpu=wanted), gpus)
+    settled = resolve_use_gpu(ResourcesConfig(workers=4, gpu=wanted), gpus)
     assert (settled.gpu, settled.workers) == (chosen, 4)
     assert capsys.readouterr().out == said
 
@@ -69,37 +64,37 @@ def test_a_local_store_holds_the_windows_and_fits_into_the_machine(monkeypatch):
     def shared(free: int) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
 
-    monkeypatch.setattr(raysession, "memory", lambda: 20 * 2**30)
+    monkeypatch.setattr(session_module, "memory", lambda: 20 * 2**30)
     monkeypatch.setattr(sys, "platform", "linux")
     shared(100 * 2**30)
-    assert _local_store(0, 4) == LEAST_STORE  # nothing is streamed
-    assert _local_store(2**28, 4) == 2 * 6 * 2**28
-    assert _local_store(2**30, 4) == pytest.approx(6 * 2**30)  # 30 % of what is free
+    assert local_object_store_bytes(0, 4) == MIN_OBJECT_STORE_BYTES  # nothing is streamed
+    assert local_object_store_bytes(2**28, 4) == 2 * 6 * 2**28
+    assert local_object_store_bytes(2**30, 4) == pytest.approx(6 * 2**30)  # 30 % of what is free
     shared(2 * 2**30)
-    assert _local_store(2**30, 4) == pytest.approx(1.9 * 2**30)
+    assert local_object_store_bytes(2**30, 4) == pytest.approx(1.9 * 2**30)
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert _local_store(2**30, 4) == 2 * 2**30
+    assert local_object_store_bytes(2**30, 4) == 2 * 2**30
 
 
 @pytest.mark.parametrize(
     ("labels", "limits", "growth"),
     [
-        ([{}], None, Growth()),
-        ([{}, {"ray.io/node-group": "gpu"}], None, Growth(True)),
-        ([{}], {"GPU": 8.0}, Growth(True, {"GPU": 8.0})),
+        ([{}], None, AutoscalerLimits()),
+        ([{}, {"ray.io/node-group": "gpu"}], None, AutoscalerLimits(True)),
+        ([{}], {"GPU": 8.0}, AutoscalerLimits(True, {"GPU": 8.0})),
     ],
 )
 def test_a_cluster_grows_if_its_nodes_have_kinds_or_it_has_limits(labels, limits, growth, monkeypatch):
     state = ray._private.state.state
     monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: limits)
-    assert ask_growth(labels) == growth
+    assert autoscaler_limits(labels) == growth
 
 
 @pytest.mark.parametrize("gone", ["state.state", "state"])
 def test_a_ray_that_tells_no_limits_is_one_without_them(gone, monkeypatch):
     monkeypatch.delattr(f"ray._private.{gone}")
-    assert ask_growth([{"ray.io/node-group": "gpu"}]) == Growth(True)
-    assert ask_growth([{}]) == Growth()
+    assert autoscaler_limits([{"ray.io/node-group": "gpu"}]) == AutoscalerLimits(True)
+    assert autoscaler_limits([{}]) == AutoscalerLimits()
 
 
 def test_no_ray_on_this_machine_is_said(monkeypatch):
@@ -116,12 +111,13 @@ def test_no_ray_on_this_machine_is_said(monkeypatch):
 def test_a_node_that_sees_other_files_says_so(tmp_path):
     here = Folder.of(tmp_path)
     here.write(".probe/token", "token")
-    assert _probe_here(here, "token") == ""
-    assert "does not see the files" in _probe_here(Folder.of(tmp_path / "elsewhere"), "token")
+    assert readable_and_writable(here, "token") == ""
+    assert "does not see the files" in readable_and_writable(Folder.of(tmp_path / "elsewhere"), "token")
     here.write(".probe/token", "another")
-    assert "another file" in _probe_here(here, "token")
+    assert "another file" in readable_and_writable(here, "token")
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_every_node_of_a_cluster_is_asked(tmp_path):
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}

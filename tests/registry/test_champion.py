@@ -243,8 +243,8 @@ def test_who_is_faster_by_a_moment_is_said(registry: Registry, monkeypatch: pyte
 
 def test_decisions_are_tags_and_each_is_kept_with_the_run(registry: Registry) -> None:
     candidate = registry.find("2")
-    record_decision(registry, candidate, "refused", 1, WORSE, "a table\nof lines")
-    record_decision(registry, candidate, "accepted", 0, Judgement(()), "another")
+    record_decision(registry, candidate, "refused", against=1, judgement=WORSE, table="a table\nof lines")
+    record_decision(registry, candidate, "accepted", against=0, judgement=Judgement(()), table="another")
     tags = registry.find("2").tags
     assert (tags["promotion"], tags["promotion.against"], tags["promotion.reason"]) == (
         "accepted",
@@ -266,7 +266,7 @@ def test_decisions_are_tags_and_each_is_kept_with_the_run(registry: Registry) ->
 def test_a_version_whose_run_was_deleted_keeps_its_decisions_as_tags(registry: Registry) -> None:
     version = registry.find("2")
     registry.client.delete_run(version.run_id)
-    record_decision(registry, version, "refused", 1, WORSE, "a table")
+    record_decision(registry, version, "refused", against=1, judgement=WORSE, table="a table")
     tags = registry.find("2").tags
     assert (tags["promotion"], tags["promotion.record"]) == ("refused", "")
     assert tags["promotion.figures"] == (

@@ -118,3 +118,10 @@ def test_the_table_has_both_and_their_difference() -> None:
     assert ["hard", "det5", "difference", "-5.0", "+0.0", *"------"] in lines
     assert ["easy", "gt", "difference", "+1.0", *"-------"] in lines
     assert ["hard", "gt", "difference", "+0.0", *"-------"] in lines
+
+
+def test_comparison_table_reads_metrics_of_older_versions() -> None:
+    old, new = {"val/gt/merged/R50": 0.5}, {"val/gt/merged/AR50": 0.6}
+    header, _, *lines = comparison_table(DATASETS["coco"], ["1", "2"], [old, new]).splitlines()
+    shown = [line.split()[header.split().index("AR50")] for line in lines]
+    assert shown == ["50.0", "60.0", "+10.0"]

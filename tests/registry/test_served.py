@@ -1,4 +1,4 @@
-"""The registered model answers in Python and over HTTP with the poses of ``mipnet predict``."""
+"""The registered model responds in Python and over HTTP with the poses of ``mipnet predict``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from mipnet.data.crops import decode_image
 from mipnet.storage import Folder
 from tests.helpers.registering import (
     BOXES,
-    answers,
     ask,
     check_same,
     encoded,
@@ -25,6 +24,7 @@ from tests.helpers.registering import (
     pictures,
     serving,
 )
+from tests.helpers.servers import responds
 
 Register = Callable[..., int]
 
@@ -129,7 +129,7 @@ def test_the_champion_is_served_over_http(
                 status, answer = ask(address, {form: [{"image": path, "boxes": BOXES[0]}]})
                 assert status == 400
                 assert "'image' is not the base64 of a picture" in json.dumps(answer)
-        assert answers(f"{address}/ping")  # it has survived all of that
+        assert responds(f"{address}/ping")  # it has survived all of that
 
 
 @pytest.mark.ray

@@ -9,7 +9,7 @@ import pytest
 
 from mipnet.errors import UserError
 from mipnet.registry.lineage import lineage
-from mipnet.registry.store import open_registry, shown
+from mipnet.registry.store import open_registry, without_password
 from mipnet.storage import Folder
 
 Register = Callable[..., int]
@@ -116,19 +116,19 @@ def test_a_version_whose_run_is_gone_still_has_a_lineage(register: Register, mod
         rows = dict(lineage(registry, version))
         assert rows["run"] == "0123 (gone)"
         assert rows["weights"] == "models:/gone/1"
-        assert registry.kept(version, "evaluations/x.json") is None
-        assert registry.keep(version, "evaluations/x.json", {}) == ""
+        assert registry.load_dict(version, "evaluations/x.json") is None
+        assert registry.log_dict(version, "evaluations/x.json", {}) == ""
 
 
 def test_what_is_kept_with_a_version_is_read_back(register: Register, model_store: Folder) -> None:
     register("kept")
     with open_registry(model_store, "kept") as registry:
         version = registry.find("1")
-        assert registry.kept(version, "evaluations/a.json") is None
-        where = registry.keep(version, "evaluations/a.json", {"metrics": {"s/gt/merged/AP": 0.5}})
+        assert registry.load_dict(version, "evaluations/a.json") is None
+        where = registry.log_dict(version, "evaluations/a.json", {"metrics": {"s/gt/merged/AP": 0.5}})
         assert where == f"runs:/{version.run_id}/evaluations/a.json"
-        assert registry.kept(version, "evaluations/a.json") == {"metrics": {"s/gt/merged/AP": 0.5}}
-        assert registry.kept(version, "evaluations/b.json") is None
+        assert registry.load_dict(version, "evaluations/a.json") == {"metrics": {"s/gt/merged/AP": 0.5}}
+        assert registry.load_dict(version, "evaluations/b.json") is None
 
 
 def test_what_is_not_there_is_one_line(
@@ -152,4 +152,4 @@ def test_what_is_not_there_is_one_line(
     with pytest.raises(UserError, match=r"no MLflow server answers") as caught, open_registry(nothing, "m"):
         pass
     assert "secret" not in str(caught.value)
-    assert shown("http://me:secret@host:1/x@y") == "http://host:1/x@y"
+    assert without_password("http://me:secret@host:1/x@y") == "http://host:1/x@y"

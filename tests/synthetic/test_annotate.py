@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from mipnet.synthetic.annotate import label_keypoints, polygons, silhouette_boxes, visible_fractions
-from mipnet.synthetic.crowd_layout import Layout, compose, draw_plan
+from mipnet.synthetic.crowd_layout import SceneLayout, compose, draw_plan
 from mipnet.synthetic.raster import Buffers, Outline
 
 
-def drawn(count: int) -> list[tuple[Layout, Buffers]]:
+def drawn(count: int) -> list[tuple[SceneLayout, Buffers]]:
     r = Random(11)
-    out: list[tuple[Layout, Buffers]] = []
+    out: list[tuple[SceneLayout, Buffers]] = []
     while len(out) < count:
         layout = compose(r, draw_plan(r, "hard"))
         if layout is not None:

@@ -12,7 +12,7 @@ from mipnet.tracking.datasets import dataset_inputs, describe_datasets
 
 
 def test_the_digest_is_of_the_annotations_and_the_counts_are_of_people(small_coco: Folder) -> None:
-    data = DataConfig(train="train", tune="other", evaluate=("another",))
+    data = DataConfig(train="train", val="other", evaluate=("another",))
     (found,) = describe_datasets(data, small_coco, {"train": open_split(data, small_coco, "train")})
     content = small_coco.read("annotations/person_keypoints_train.json")
     assert found["digest"] == hashlib.sha256(content).hexdigest()[:12]
@@ -25,7 +25,7 @@ def test_the_digest_is_of_the_annotations_and_the_counts_are_of_people(small_coc
 
 def test_a_split_of_several_uses_names_them_all(small_coco: Folder) -> None:
     """MLflow would keep only the first of them."""
-    data = DataConfig(train="train", tune="train", evaluate=("train",))
+    data = DataConfig(train="train", val="train", evaluate=("train",))
     found = describe_datasets(data, small_coco, {"train": open_split(data, small_coco, "train")})
     assert [d["context"] for d in found] == ["training, validation, evaluation"]
     (entity,) = dataset_inputs(found)

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from mipnet.tracking import provenance
-from mipnet.tracking.provenance import cluster_summary, git_commit, source_commit, source_tags, versions
+from mipnet.tracking.provenance import (
+    cluster_summary,
+    git_commit,
+    package_versions,
+    source_commit,
+    source_tags,
+)
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="there is no git here")
 
@@ -94,7 +100,7 @@ def test_a_user_without_a_name_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_versions_of_what_results_depend_on() -> None:
-    found = versions()
+    found = package_versions()
     assert {"python", "mipnet", "torch", "ray", "mlflow", "numpy", "opencv"} <= found.keys()
     assert all(number[0].isdigit() for number in found.values())
 

@@ -14,7 +14,6 @@ import pytest
 from mipnet.storage import Folder
 from tests.helpers.registering import (
     BOXES,
-    answers,
     ask,
     check_same,
     encoded,
@@ -24,7 +23,7 @@ from tests.helpers.registering import (
     register_small,
     serving,
 )
-from tests.helpers.servers import BUCKET, KEYS, free_port, objects, postgres, process
+from tests.helpers.servers import BUCKET, KEYS, free_port, objects, postgres, process, responds
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | KEYS
         env |= {"MLFLOW_S3_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
         env |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        ready = lambda: answers(f"{address}/health")  # noqa: E731
+        ready = lambda: responds(f"{address}/health")  # noqa: E731
         with process(command, tmp_path / "mlflow.log", ready, cwd=tmp_path, env=env):
             yield Server(address, database, s3)
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from mipnet.tracking import system
-from mipnet.tracking.system import Machine, SystemMetrics, gpu_nodes
+from mipnet.tracking.system import MachineSampler, SystemMetrics, gpu_nodes
 
 Logged = list[tuple[dict[str, float], int]]
 
@@ -25,7 +25,7 @@ def test_a_sample_has_the_names_that_mlflow_has(tmp_path: Path) -> None:
     for monitor in (CPUMonitor(), DiskMonitor(), NetworkMonitor()):
         monitor.collect_metrics()
         theirs |= set(monitor.aggregate_metrics())
-    sample = Machine(str(tmp_path)).sample()
+    sample = MachineSampler(str(tmp_path)).sample()
     assert {name for name in sample if not name.startswith("gpu_")} == theirs
     assert all(0 <= value <= 100 for name, value in sample.items() if name.endswith("percentage"))
     assert sample["system_memory_usage_megabytes"] > 10
@@ -34,7 +34,7 @@ def test_a_sample_has_the_names_that_mlflow_has(tmp_path: Path) -> None:
 def test_the_disk_is_that_of_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     disks = {"/storage": (100e6, 30e6, 60e6)}
     monkeypatch.setattr(system.shutil, "disk_usage", disks.__getitem__)
-    sample = Machine("/storage").sample()
+    sample = MachineSampler("/storage").sample()
     assert {name: value for name, value in sample.items() if name.startswith("disk")} == {
         "disk_usage_percentage": 33.3,  # of what is not kept for the system's own
         "disk_usage_megabytes": 30.0,
@@ -76,7 +76,7 @@ def test_gpus_are_numbered_and_what_one_does_not_tell_is_left_out(monkeypatch: p
     from mlflow.system_metrics.metrics import gpu_monitor
 
     monkeypatch.setattr(gpu_monitor, "pynvml", Card())
-    gpus = {k: v for k, v in Machine().sample().items() if k.startswith("gpu")}
+    gpus = {k: v for k, v in MachineSampler().sample().items() if k.startswith("gpu")}
     assert gpus["gpu_1_utilization_percentage"] == 93.0
     assert "gpu_0_utilization_percentage" not in gpus
     for number in (0, 1):
@@ -119,7 +119,7 @@ def test_an_error_in_a_sample_ends_nothing_and_is_told_once(caplog: pytest.LogCa
 def test_other_machines_carry_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: Logged = []
     monkeypatch.setattr(
-        system.OtherMachines,
+        system.GpuNodeSamplers,
         "samples",
         lambda self, patience: {"10.0.0.7": {"gpu_0_power_usage_watts": 300.0}},
     )

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from mipnet.storage import Folder
-from mipnet.tracking.tracker import SPOOL, Tracker, _first_batch, prepare_mlflow, tracking_uri
+from mipnet.tracking.tracker import SPOOL_FILE, Tracker, first_batch, prepare_mlflow, tracking_uri
 
 
 @pytest.fixture
@@ -20,7 +20,9 @@ def storage(tmp_path, monkeypatch) -> Folder:
 
 def tracker(storage: Folder, started: list[str], run_id: str = "") -> Tracker:
     folder = storage.join("run")
-    return Tracker(storage, folder, "test", "a run", run_id, params={"a": 1}, on_started=started.append)
+    return Tracker(
+        storage, folder, "test", "a run", run_id=run_id, params={"a": 1}, on_started=started.append
+    )
 
 
 def client(storage: Folder):
@@ -33,11 +35,11 @@ def client(storage: Folder):
 def test_a_run_is_reopened_not_doubled(storage):
     started: list[str] = []
     first = tracker(storage, started)
-    first.metrics({"loss": 3.0, "hidden": float("nan")}, 1)
+    first.log_metrics({"loss": 3.0, "hidden": float("nan")}, 1)
     assert first.close("FAILED")
     second = tracker(storage, started, started[0])
-    second.metrics({"loss": 2.0}, 2)
-    second.text("notes/a.txt", "hello")
+    second.log_metrics({"loss": 2.0}, 2)
+    second.log_text("notes/a.txt", "hello")
     assert second.last_step("loss") in (1, 2)
     assert second.close("FINISHED")
     mlflow = client(storage)
@@ -58,21 +60,21 @@ def test_a_dead_server_costs_no_time_and_loses_nothing(storage, monkeypatch, tmp
         dead = tracker(storage, [])
         begin = time.monotonic()
         for step in range(2500):  # more than the queue takes
-            dead.metrics({"loss": 1.0 / (step + 1)}, step)
+            dead.log_metrics({"loss": 1.0 / (step + 1)}, step)
         assert time.monotonic() - begin < 5
-        assert not dead.close("FINISHED", patience=20)
-        assert dead.problem
-    spooled = [json.loads(line) for line in storage.join("run").read(SPOOL).splitlines()]
+        assert not dead.close("FINISHED", timeout=20)
+        assert dead.last_error
+    spooled = [json.loads(line) for line in storage.join("run").read(SPOOL_FILE).splitlines()]
     assert sorted(o["step"] for o in spooled if o["do"] == "metrics") == list(range(2500))
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     started: list[str] = []
     alive = tracker(storage, started)
-    assert alive.close("FINISHED", patience=300)
+    assert alive.close("FINISHED", timeout=300)
     history = client(storage).get_metric_history(started[0], "loss")
     assert sorted(m.step for m in history) == list(range(2500))
     assert client(storage).get_run(started[0]).info.status == "FINISHED"
-    assert not storage.join("run").exists(SPOOL)
+    assert not storage.join("run").exists(SPOOL_FILE)
 
 
 DATASET = {
@@ -91,10 +93,10 @@ def test_all_kinds_of_records_wait_for_the_server_and_reach_it(storage, monkeypa
     pictures.write("crops.jpg", b"picture")
 
     def tell(one: Tracker) -> None:
-        one.inputs([DATASET])
+        one.log_inputs([DATASET])
         one.set_tags({"restarts": "1", "long": "x" * 10_000})
-        one.text("events.json", "[]")
-        one.artifacts(pictures, "pictures")
+        one.log_text("events.json", "[]")
+        one.log_artifacts(pictures, "pictures")
 
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
@@ -102,14 +104,14 @@ def test_all_kinds_of_records_wait_for_the_server_and_reach_it(storage, monkeypa
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         dead = tracker(storage, [])
         tell(dead)
-        assert not dead.close("FAILED", patience=20)
+        assert not dead.close("FAILED", timeout=20)
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     started: list[str] = []
     alive = tracker(storage, started)
     tell(alive)  # the next start tells the same again
-    assert alive.close("FINISHED", patience=60)
-    assert not alive.refused
+    assert alive.close("FINISHED", timeout=60)
+    assert not alive.rejected
     found = client(storage).get_run(started[0])
     (dataset,) = found.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("coco/val2017", "0123456789ab")
@@ -128,12 +130,12 @@ def test_what_is_refused_holds_up_nothing(storage):
     pytest.importorskip("fsspec")
     started: list[str] = []
     one = tracker(storage, started)
-    one.metrics({"a name: with | what | no name has": 1.0}, 1)
-    one.artifacts(Folder.of("fsspec+memory://mlflow-test/gone"), "pictures")
-    one.metrics({"loss": 0.5}, 2)
+    one.log_metrics({"a name: with | what | no name has": 1.0}, 1)
+    one.log_artifacts(Folder.of("fsspec+memory://mlflow-test/gone"), "pictures")
+    one.log_metrics({"loss": 0.5}, 2)
     assert one.close("FINISHED")
-    assert len(one.refused) == 2
-    assert "a name: with" in one.refused[0]
+    assert len(one.rejected) == 2
+    assert "a name: with" in one.rejected[0]
     history = client(storage).get_metric_history(started[0], "loss")
     assert [m.step for m in history] == [2]
 
@@ -146,7 +148,7 @@ def test_tags_follow_each_start_and_params_stay(storage):
             storage.join("run"),
             "test",
             "a run",
-            started[0] if started else "",
+            run_id=started[0] if started else "",
             tags={"mlflow.user": "me", "mlflow.source.git.commit": commit},
             params={f"setting.{n}": f"{commit}{n}" for n in range(150)},  # more than one call takes
             on_started=started.append,
@@ -173,7 +175,7 @@ def test_a_server_that_dies_while_the_run_begins_leaves_one_run_and_its_params(s
     started: list[str] = []
     first = tracker(storage, started)
     assert first.close("FINISHED")  # which tries once more
-    assert first.problem == "the server is gone"
+    assert first.last_error == "the server is gone"
     second = tracker(storage, started, started[0])
     assert second.close("FINISHED")
     assert len(started) == 1
@@ -184,7 +186,7 @@ def test_rows_that_wait_in_the_spool_count_as_logged(storage):
     """Or the history in the checkpoint would send them a second time."""
     lines = [{"do": "metrics", "values": {"loss": 1.0}, "step": n, "time": 1} for n in (4, 8)]
     lines.append({"do": "metrics", "values": {"system/cpu": 1.0}, "step": 99, "time": 1})
-    storage.join("run").write(SPOOL, "".join(json.dumps(line) + "\n" for line in lines))
+    storage.join("run").write(SPOOL_FILE, "".join(json.dumps(line) + "\n" for line in lines))
     one = tracker(storage, [])
     assert one.last_step("loss") == 8
     assert one.close("FINISHED")
@@ -198,10 +200,10 @@ def test_the_embedded_store_lies_in_the_storage(tmp_path, monkeypatch):
 def test_metrics_travel_together_but_the_order_stays():
     metrics = [{"do": "metrics", "values": dict.fromkeys("abc", 1.0), "step": n} for n in range(5)]
     text = {"do": "text"}
-    assert _first_batch([*metrics, text], 12) == metrics[:4]
-    assert _first_batch([*metrics, text], 100) == metrics
-    assert _first_batch([*metrics, text], 1) == metrics[:1]
-    assert _first_batch([text, *metrics], 100) == [text]
-    assert _first_batch([text, text], 100) == [text]
+    assert first_batch([*metrics, text], 12) == metrics[:4]
+    assert first_batch([*metrics, text], 100) == metrics
+    assert first_batch([*metrics, text], 1) == metrics[:1]
+    assert first_batch([text, *metrics], 100) == [text]
+    assert first_batch([text, text], 100) == [text]
     nothing = {"do": "metrics", "values": {}, "step": 9}
-    assert _first_batch([nothing, text], 100) == [nothing]
+    assert first_batch([nothing, text], 100) == [nothing]

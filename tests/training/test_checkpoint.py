@@ -12,15 +12,16 @@ import pytest
 import torch
 
 from mipnet.config import Config, from_dict, to_dict
+from mipnet.config.old_names import new_key
 from mipnet.errors import UserError
 from mipnet.models.weights import load_model
 from mipnet.training.checkpoint import (
-    TRAINING,
-    folder_name,
+    TRAINING_STATE_FILE,
+    checkpoint_name,
     load_checkpoint,
     model_from_config,
     save_checkpoint,
-    step_of,
+    step_from_path,
 )
 from mipnet.training.step import TrainStep
 from tests.helpers.networks import tiny
@@ -65,7 +66,7 @@ def test_round_trip(trained: TrainStep, saved: Path) -> None:
     assert other.step == 2
     a, b = trained.model.state_dict(), other.model.state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
-    assert all(torch.equal(x, y) for x, y in zip(trained.average, other.average, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(trained.ema_params, other.ema_params, strict=True))
     moments = zip(trained.optimizer.state.values(), other.optimizer.state.values(), strict=True)
     assert all(torch.equal(x[k], y[k]) for x, y in moments for k in x)
 
@@ -78,7 +79,7 @@ def test_the_weights_beside_it_are_those_to_evaluate(ema: float, tmp_path: Path)
     save_checkpoint(tmp_path, step, [])
     model, extra = load_model(tmp_path)
     state = model.state_dict()
-    average = dict(zip([n for n, _ in step.model.named_parameters()], step.average, strict=False))
+    average = dict(zip([n for n, _ in step.model.named_parameters()], step.ema_params, strict=False))
     for name, tensor in step.model.state_dict().items():
         assert torch.equal(state[name], average.get(name, tensor)), name
     assert len(average) == (len(step.parameters) if ema else 0)
@@ -87,7 +88,7 @@ def test_the_weights_beside_it_are_those_to_evaluate(ema: float, tmp_path: Path)
 
 def test_saving_leaves_the_training_as_it_is(trained: TrainStep, tmp_path: Path) -> None:
     before = {k: v.clone() for k, v in trained.model.state_dict().items()}
-    storage = trained.statistics.untyped_storage().data_ptr()
+    storage = trained.bn_buffers.untyped_storage().data_ptr()
     save_checkpoint(tmp_path, trained, HISTORY)
     assert all(torch.equal(v, before[k]) for k, v in trained.model.state_dict().items())
     assert trained.model.training
@@ -136,7 +137,7 @@ BREAK = {
 def test_what_cannot_be_continued_is_a_user_error_in_one_line(
     kind: str, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    BREAK[kind](saved / TRAINING)
+    BREAK[kind](saved / TRAINING_STATE_FILE)
     monkeypatch.chdir(saved)
     with pytest.raises(UserError, match=r"cannot continue from .+; start another run with --new") as caught:
         load_checkpoint(saved, make(averaging()))
@@ -155,22 +156,22 @@ def test_a_checkpoint_without_average_does_not_continue_a_run_with_one(tmp_path:
 
 def test_folder_names_sort_and_tell_the_step() -> None:
     steps = [0, 1, 999, 12_345, 99_999_999, 123_456_789]
-    assert [step_of(folder_name(s)) for s in steps] == steps
-    assert step_of(f"s3://bucket/step-1/runs/{folder_name(7)}/") == 7
-    names = [folder_name(s) for s in steps[:-1]]
+    assert [step_from_path(checkpoint_name(s)) for s in steps] == steps
+    assert step_from_path(f"s3://bucket/step-1/runs/{checkpoint_name(7)}/") == 7
+    names = [checkpoint_name(s) for s in steps[:-1]]
     assert sorted(names) == names
 
 
 @pytest.mark.parametrize("backbone", ["hrnet", "simplebaseline"])
 def test_the_network_is_the_one_configured(backbone: str) -> None:
-    changes = {"backbone": backbone, "instances": 3, "places": [2], "reduction": 2}
+    changes = {"backbone": backbone, "instances": 3, "mimb_stages": [2], "reduction": 2}
     config = from_dict({"model": changes, "input": {"width": 64, "height": 96}}, averaging())
     model = model_from_config(config)
     assert model.architecture is not None
     expected = to_dict(config)["model"]
     for key, value in model.architecture.items():
-        assert value == (17 if key == "num_joints" else expected[key]), key
-    assert (model.instances, model.places) == (3, (2,))
+        assert value == (17 if key == "num_keypoints" else expected[new_key("model", key)]), key
+    assert (model.instances, model.mimb_stages) == (3, (2,))
     json.dumps(model.architecture)
     crowdpose = dataclasses.replace(config, data=dataclasses.replace(config.data, skeleton="crowdpose14"))
-    assert model_from_config(crowdpose).architecture["num_joints"] == 14  # type: ignore[index]
+    assert model_from_config(crowdpose).architecture["num_keypoints"] == 14  # type: ignore[index]

@@ -10,15 +10,15 @@ import pytest
 import torch
 import yaml
 
-from mipnet.cli.models_summary import summary
+from mipnet.cli.models_summary import network_summary
 from mipnet.config import PRESETS, Config, from_dict, preset, to_yaml
-from mipnet.config.presets import PAPERS, baseline
-from mipnet.config.schema import validate
-from mipnet.data.coco import People
+from mipnet.config.presets import PAPER_PRESETS, baseline
+from mipnet.config.validation import validate
+from mipnet.data.coco import PersonAnnotations
 from mipnet.data.crops import crop_settings
 from mipnet.data.dataset_formats import open_split
-from mipnet.data.sample_schedule import WindowPlan
-from mipnet.data.stream import WindowCutter
+from mipnet.data.sample_schedule import SampleSchedule
+from mipnet.data.stream import CropLoader
 from mipnet.models.costs import count_parameters
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import model_from_config
@@ -59,7 +59,7 @@ def test_three_joints_less_are_three_maps_less(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def people(shared: Path) -> dict[str, People]:
+def people(shared: Path) -> dict[str, PersonAnnotations]:
     """Some of the real people for each data set, crowded images first."""
     data = shared / "data"
     coco = replace(preset("coco-hrnet-w32-256x192").data, root=str(data / "coco-mini"))
@@ -70,25 +70,27 @@ def people(shared: Path) -> dict[str, People]:
     )
     splits = {"coco": (coco, "train2017"), "crowdpose": (crowdpose, "sample")}
     return {
-        name: open_split(config, Folder.of(config.root), split).people()[0]
+        name: open_split(config, Folder.of(config.root), split).people()
         for name, (config, split) in splits.items()
     }
 
 
 # CrowdPose's networks are COCO's but for the head: of each kind one, and all of them when asked for.
-SELDOM = [n for n in PAPERS if n.startswith("crowdpose") and not n.endswith(("w32-256x192", "r50-256x192"))]
+SELDOM = [
+    n for n in PAPER_PRESETS if n.startswith("crowdpose") and not n.endswith(("w32-256x192", "r50-256x192"))
+]
 
 
 @pytest.mark.shared
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.drill] if n in SELDOM else []) for n in PAPERS]
+    "name", [pytest.param(n, marks=[pytest.mark.drill] if n in SELDOM else []) for n in PAPER_PRESETS]
 )
-def test_one_real_step_of_every_preset(name: str, people: dict[str, People]) -> None:
+def test_one_real_step_of_every_preset(name: str, people: dict[str, PersonAnnotations]) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        screen = summary(preset(name))  # shows the baseline's figures beside the preset's
+        screen = network_summary(preset(name))  # shows the baseline's figures beside the preset's
         for config in both(name):
             assert validate(config) is config
             assert from_dict(yaml.safe_load(to_yaml(config))) == config
@@ -98,17 +100,17 @@ def test_one_real_step_of_every_preset(name: str, people: dict[str, People]) -> 
         torch.set_num_threads(threads)
 
 
-def take_a_step(config: Config, people: People) -> TrainStep:
-    plan = WindowPlan(people.first, config.train.seed, 1, BATCH, 1)
-    block = WindowCutter(people, plan, crop_settings(config)).cut(0)
+def take_a_step(config: Config, people: PersonAnnotations) -> TrainStep:
+    schedule = SampleSchedule(people.image_offsets, config.train.seed, 1, BATCH, 1)
+    block = CropLoader(people, schedule, crop_settings(config)).load(0)
     assert not block["corrupt"].any()
-    images, joints = torch.from_numpy(block["image"]), torch.from_numpy(block["joints"])
+    images, joints = torch.from_numpy(block["image"]), torch.from_numpy(block["keypoints"])
     size = (config.input.height, config.input.width)
     assert images.shape == (BATCH, *size, 3)
     assert joints.shape == (BATCH, config.model.instances, config.data.joints.num_joints, 3)
     assert (joints[..., 2] > 0).any()
     torch.manual_seed(config.train.seed)
-    step = TrainStep(model_from_config(config), config, plan.total_steps, torch.device("cpu"))
+    step = TrainStep(model_from_config(config), config, schedule.total_steps, torch.device("cpu"))
     step(images, joints)
     metrics = step.read_metrics()
     assert metrics["skipped"] == 0
@@ -122,4 +124,4 @@ def take_a_step(config: Config, people: People) -> TrainStep:
 
 
 def test_the_papers_are_among_the_presets() -> None:
-    assert set(PAPERS) == set(PRESETS) - {"tiny", "debug"}
+    assert set(PAPER_PRESETS) == set(PRESETS) - {"tiny", "debug"}

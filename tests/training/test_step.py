@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mipnet.training.checkpoint import model_from_config
 from mipnet.training.optim import learning_rate
-from mipnet.training.step import TrainStep, flatten_statistics
+from mipnet.training.step import TrainStep, flatten_bn_buffers
 from tests.helpers.networks import tiny
 from tests.helpers.steps import (
     CORRUPT,
@@ -42,7 +42,7 @@ def test_the_loss_goes_down_on_a_fixed_batch(instances: int) -> None:
 
 
 def test_the_plain_baseline_trains_too() -> None:
-    step = make(tiny(model={"instances": 1, "places": []}))
+    step = make(tiny(model={"instances": 1, "mimb_stages": []}))
     images, joints = batch(instances=1)
     step(images, joints)
     first = step.read_metrics()
@@ -135,10 +135,10 @@ def test_metrics_are_means_by_hand() -> None:
     }
     for seed, corrupt in enumerate([[True, False, False, True], [False, True, False, False]]):
         images, joints = batch(seed=seed)
-        before = copy.deepcopy(step.statistics)
+        before = copy.deepcopy(step.bn_buffers)
         loss, (first, second) = step.loss(images, joints)
         gradients = torch.autograd.grad(loss, step.parameters)
-        step.statistics.copy_(before)
+        step.bn_buffers.copy_(before)
         norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients))
         for name, value in zip(expected, (loss, first, second, norm), strict=True):
             expected[name].append(value.item() if isinstance(value, Tensor) else value)
@@ -189,8 +189,8 @@ def test_a_continuation_is_bit_identical(ema: float, tmp_path: Path) -> None:
         step(*batch(seed=seed))
         other(*batch(seed=seed))
     assert not different(snapshot(step), snapshot(other))
-    assert len(other.average) == (len(other.parameters) if ema else 0)
-    a, b = step.evaluated_state(), other.evaluated_state()
+    assert len(other.ema_params) == (len(other.parameters) if ema else 0)
+    a, b = step.ema_state_dict(), other.ema_state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -198,10 +198,10 @@ def test_statistics_are_one_vector_that_stays_shared(tmp_path: Path) -> None:
     step = make(tiny())
 
     def shared(step: TrainStep) -> bool:
-        storage = step.statistics.untyped_storage().data_ptr()
+        storage = step.bn_buffers.untyped_storage().data_ptr()
         norms = [m for m in step.model.modules() if isinstance(m, _BatchNorm)]
         views = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
-        assert sum(v.numel() for v in views) == step.statistics.numel()
+        assert sum(v.numel() for v in views) == step.bn_buffers.numel()
         return all(v.untyped_storage().data_ptr() == storage for v in views)
 
     assert shared(step)
@@ -209,16 +209,16 @@ def test_statistics_are_one_vector_that_stays_shared(tmp_path: Path) -> None:
     assert shared(step)
     other = continue_from(step, tmp_path / "state.pt")
     assert shared(other)
-    assert torch.equal(other.statistics, step.statistics)
+    assert torch.equal(other.bn_buffers, step.bn_buffers)
     other(*batch())
-    assert not torch.equal(other.statistics, step.statistics)
+    assert not torch.equal(other.bn_buffers, step.bn_buffers)
 
 
 def test_flatten_keeps_values_names_and_counters() -> None:
     module = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm1d(2))
     module[0](torch.randn(4, 3, 2, 2))
     before = {k: v.clone() for k, v in module.state_dict().items()}
-    flat = flatten_statistics(module)
+    flat = flatten_bn_buffers(module)
     assert flat.shape == (10,)
     after = module.state_dict()
     assert list(after) == list(before)
@@ -226,7 +226,7 @@ def test_flatten_keeps_values_names_and_counters() -> None:
     flat.zero_()
     assert not module[0].running_var.any()
     assert module[0].num_batches_tracked == 1
-    assert flatten_statistics(nn.Linear(2, 2)).shape == (0,)
+    assert flatten_bn_buffers(nn.Linear(2, 2)).shape == (0,)
 
 
 def test_moving_average_by_hand() -> None:
@@ -235,7 +235,7 @@ def test_moving_average_by_hand() -> None:
     for seed in range(3):
         step(*batch(seed=seed))
         expected = [0.75 * a + 0.25 * p.detach() for a, p in zip(expected, step.parameters, strict=True)]
-    for a, b in zip(step.average, expected, strict=True):
+    for a, b in zip(step.ema_params, expected, strict=True):
         torch.testing.assert_close(a, b)
         assert not a.requires_grad  # or it would keep the graph of every step
 
@@ -244,10 +244,10 @@ def test_evaluated_weights_are_the_average_and_do_not_move_with_training() -> No
     step = make(tiny(train={"ema": 0.9}))
     for seed in range(2):
         step(*batch(seed=seed))
-    state = step.evaluated_state()
+    state = step.ema_state_dict()
     assert list(state) == list(step.model.state_dict())
     names = [n for n, _ in step.model.named_parameters()]
-    assert all(torch.equal(state[n], a) for n, a in zip(names, step.average, strict=True))
+    assert all(torch.equal(state[n], a) for n, a in zip(names, step.ema_params, strict=True))
     assert any(not torch.equal(state[n], p) for n, p in step.model.named_parameters())
     kept = {k: v.clone() for k, v in state.items()}
     step(*batch(seed=2))
@@ -255,7 +255,7 @@ def test_evaluated_weights_are_the_average_and_do_not_move_with_training() -> No
 
     plain = make(tiny(train={"ema": 0.0}))
     plain(*batch())
-    assert all(torch.equal(plain.evaluated_state()[n], p) for n, p in plain.model.named_parameters())
+    assert all(torch.equal(plain.ema_state_dict()[n], p) for n, p in plain.model.named_parameters())
 
 
 def test_bf16_stays_finite_and_keeps_fp32_weights() -> None:
@@ -272,18 +272,18 @@ def test_bf16_stays_finite_and_keeps_fp32_weights() -> None:
 
 def test_frozen_batchnorm_keeps_statistics_but_trains_its_weights() -> None:
     step = make(tiny(train={"freeze_batchnorm": True}))
-    before = step.statistics.clone()
+    before = step.bn_buffers.clone()
     weights = [m.weight.detach().clone() for m in step.model.modules() if isinstance(m, _BatchNorm)]
     for seed in range(2):
         step(*batch(seed=seed))
         step.set_training_mode()  # also after an evaluation in between
-    assert torch.equal(step.statistics, before)
+    assert torch.equal(step.bn_buffers, before)
     after = [m.weight for m in step.model.modules() if isinstance(m, _BatchNorm)]
     assert any(not torch.equal(a, b) for a, b in zip(weights, after, strict=True))
     thawed = make(tiny())
-    start = thawed.statistics.clone()
+    start = thawed.bn_buffers.clone()
     thawed(*batch())
-    assert not torch.equal(thawed.statistics, start)
+    assert not torch.equal(thawed.bn_buffers, start)
 
 
 def test_clip_norm_clips() -> None:
@@ -310,7 +310,7 @@ def test_what_is_not_trained_stays() -> None:
     step = TrainStep(model, config, 10, CPU)
     step(*batch())
     assert torch.equal(model.backbone.head.weight, head)
-    assert len(step.evaluated_state()) == len(model.state_dict())
+    assert len(step.ema_state_dict()) == len(model.state_dict())
 
 
 def test_two_ranks_make_the_update_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

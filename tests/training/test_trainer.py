@@ -10,10 +10,10 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError
 
-from mipnet.ray_runtime.session import LEAST_URGENT
-from mipnet.run_folder import TRAINING
+from mipnet.ray_runtime.session import LOCAL_WORKER_NICENESS
+from mipnet.run_folder import TRAINING_FOLDER
 from mipnet.storage import Folder
-from mipnet.training.trainer import FIRST, Trainer, position
+from mipnet.training.trainer import TRAIN_WORKER_RUNTIME_ENV, Trainer, last_checkpoint_step
 
 
 def cleans_up(trainer: TorchTrainer) -> bool:
@@ -39,17 +39,17 @@ def test_a_ray_that_does_not_tell_of_a_dashboard_is_left_as_it_is(monkeypatch):
 def test_a_cleaner_of_another_name_is_kept(monkeypatch):
     """As in a Ray that names it otherwise: training ends late, and nothing else is different."""
     monkeypatch.setattr("ray._private.worker.get_dashboard_url", lambda: None)
-    monkeypatch.setattr("mipnet.training.trainer.CLEANER", "AnotherName")
+    monkeypatch.setattr("mipnet.training.trainer.CLEANUP_CALLBACK", "AnotherName")
     assert cleans_up(Trainer(print))
 
 
 def test_without_a_record_a_run_begins_at_its_first_step(tmp_path):
-    assert position(Folder.of(tmp_path)) == 0
-    (tmp_path / TRAINING).mkdir()
-    assert position(Folder.of(tmp_path)) == 0
-    (tmp_path / TRAINING / "checkpoint_manager_snapshot.json").write_text("broken")
+    assert last_checkpoint_step(Folder.of(tmp_path)) == 0
+    (tmp_path / TRAINING_FOLDER).mkdir()
+    assert last_checkpoint_step(Folder.of(tmp_path)) == 0
+    (tmp_path / TRAINING_FOLDER / "checkpoint_manager_snapshot.json").write_text("broken")
     with pytest.raises(CheckpointManagerInitializationError):
-        position(Folder.of(tmp_path))
+        last_checkpoint_step(Folder.of(tmp_path))
 
 
 @ray.remote(num_cpus=0)
@@ -60,6 +60,8 @@ def niceness() -> int:
 @pytest.mark.ray
 def test_those_who_train_come_before_all_other_workers(ray_session):
     """Ray's own setting, read by its processes as they start: fails as well if Ray renames it."""
-    others, training = ray.get([niceness.remote(), niceness.options(runtime_env=FIRST).remote()])
+    others, training = ray.get(
+        [niceness.remote(), niceness.options(runtime_env=TRAIN_WORKER_RUNTIME_ENV).remote()]
+    )
     ours = os.getpriority(os.PRIO_PROCESS, 0)
-    assert (others, training) == (min(ours + int(LEAST_URGENT), 19), ours)
+    assert (others, training) == (min(ours + int(LOCAL_WORKER_NICENESS), 19), ours)

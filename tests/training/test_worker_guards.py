@@ -1,4 +1,4 @@
-"""When a training stops itself, and what it tells of images that it could not read."""
+"""When a training stops itself, and what it reports of images that it could not read."""
 
 from __future__ import annotations
 
@@ -12,41 +12,43 @@ import ray
 import torch
 
 from mipnet.config import Config, preset
-from mipnet.data.sample_schedule import WindowPlan
-from mipnet.training.worker import Guard, Unread
+from mipnet.data.sample_schedule import SampleSchedule
+from mipnet.training.worker import CorruptImageTracker, Guard
 
 FIRST = np.array([0, 2, 3, 6, 10])  # people of four images
 
 
-class Sink:
+class FakeActor:
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.add = SimpleNamespace(remote=self.rows.append)
 
 
 @pytest.fixture
-def sink() -> Sink:
-    return Sink()
+def metrics_actor() -> FakeActor:
+    return FakeActor()
 
 
 @pytest.fixture
-def unread(monkeypatch: pytest.MonkeyPatch, sink: Sink) -> Unread:
+def tracker(monkeypatch: pytest.MonkeyPatch, metrics_actor: FakeActor) -> CorruptImageTracker:
     images = SimpleNamespace(uris=np.array([f"{i}.jpg" for i in range(4)]))
-    cutter = SimpleNamespace(people=SimpleNamespace(first=FIRST, images=images))
-    monkeypatch.setattr(ray, "get", lambda reference: cutter if reference == "cutter" else None)
-    return Unread("cutter", sink)
+    crop_loader = SimpleNamespace(people=SimpleNamespace(image_offsets=FIRST, images=images))
+    monkeypatch.setattr(ray, "get", lambda reference: crop_loader if reference == "crop_loader" else None)
+    return CorruptImageTracker("crop_loader", metrics_actor)
 
 
 def batch(samples: list[int], corrupt: list[bool]) -> dict[str, torch.Tensor]:
     return {"sample": torch.tensor(samples), "corrupt": torch.tensor(corrupt)}
 
 
-def test_each_image_is_told_once(unread: Unread, sink: Sink) -> None:
-    unread.look_at(batch([0, 2, 5], [False, False, False]))
-    assert sink.rows == []
-    unread.look_at(batch([0, 3, 5, 9], [False, True, True, True]))
-    unread.look_at(batch([4, 8, 1], [True, True, True]))  # the next epoch
-    assert sink.rows == [{"unreadable": ["2.jpg", "3.jpg"]}, {"unreadable": ["0.jpg"]}]
+def test_corrupt_image_tracker_reports_each_image_once(
+    tracker: CorruptImageTracker, metrics_actor: FakeActor
+) -> None:
+    tracker.update(batch([0, 2, 5], [False, False, False]))
+    assert metrics_actor.rows == []
+    tracker.update(batch([0, 3, 5, 9], [False, True, True, True]))
+    tracker.update(batch([4, 8, 1], [True, True, True]))  # the next epoch
+    assert metrics_actor.rows == [{"unreadable": ["2.jpg", "3.jpg"]}, {"unreadable": ["0.jpg"]}]
 
 
 def config(max_bad_share: float) -> Config:
@@ -61,34 +63,36 @@ def metrics(corrupt: int = 0, skipped: int = 0, loss: float = 1.0) -> dict[str, 
     return {"corrupt": corrupt, "skipped": skipped, "loss": loss}
 
 
-def guard(unread: Unread, max_bad_share: float, begin: int = 0) -> Guard:
+def guard(tracker: CorruptImageTracker, max_bad_share: float, begin: int = 0) -> Guard:
     settings = config(max_bad_share)
-    return Guard(settings, WindowPlan(FIRST, 0, 20, 5, 1), unread, begin)
+    return Guard(settings, SampleSchedule(FIRST, 0, 20, 5, 1), tracker, begin)
 
 
 @pytest.mark.parametrize("begin", [0, 7])
-def test_too_many_unreadable_samples_stop_within_the_epoch(unread: Unread, begin: int) -> None:
-    judge = guard(unread, 0.2, begin)  # 2 of 10
-    unread.look_at(batch([9], [True]))
-    assert judge.reason_to_stop(begin + 1, metrics(corrupt=2)) == ""
-    reason = judge.reason_to_stop(begin + 2, metrics(corrupt=1))
+def test_guard_stops_within_the_epoch_at_too_many_corrupt_samples(
+    tracker: CorruptImageTracker, begin: int
+) -> None:
+    stop_guard = guard(tracker, 0.2, begin)  # 2 of 10
+    tracker.update(batch([9], [True]))
+    assert stop_guard.reason_to_stop(begin + 1, metrics(corrupt=2)) == ""
+    reason = stop_guard.reason_to_stop(begin + 2, metrics(corrupt=1))
     message = (
         "3 of 10 samples have images that cannot be read (3.jpg); mend them, or raise --data.max-bad-share"
     )
     assert reason == message
 
 
-def test_the_same_images_may_come_in_every_epoch(unread: Unread) -> None:
-    judge = guard(unread, 0.2)
-    assert not any(judge.reason_to_stop(step, metrics(corrupt=1)) for step in range(1, 41))
-    assert judge.reason_to_stop(41, metrics(corrupt=5))
+def test_guard_allows_the_same_images_in_every_epoch(tracker: CorruptImageTracker) -> None:
+    stop_guard = guard(tracker, 0.2)
+    assert not any(stop_guard.reason_to_stop(step, metrics(corrupt=1)) for step in range(1, 41))
+    assert stop_guard.reason_to_stop(41, metrics(corrupt=5))
 
 
-def test_a_training_whose_updates_are_not_finite_stops(unread: Unread) -> None:
-    judge = guard(unread, 1.0)
+def test_guard_stops_when_updates_are_not_finite(tracker: CorruptImageTracker) -> None:
+    stop_guard = guard(tracker, 1.0)
     nan = float("nan")
-    assert judge.reason_to_stop(10, metrics(skipped=10, loss=nan)) == ""
-    reason = judge.reason_to_stop(20, metrics(skipped=10, loss=nan))
+    assert stop_guard.reason_to_stop(10, metrics(skipped=10, loss=nan)) == ""
+    reason = stop_guard.reason_to_stop(20, metrics(skipped=10, loss=nan))
     assert reason == (
         "the last 20 updates were not finite; lower --train.learning-rate or set --train.clip-norm"
     )

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from mipnet.config import Config, from_dict, preset
-from mipnet.evaluation.occlusion import SCORE
+from mipnet.evaluation.occlusion import SELECTION_METRIC
 from mipnet.run_folder import Run
 from mipnet.storage import Folder
-from tune.records import TRIAL, open_search, open_trial
-from tune.rungs import Trial
-from tune.spaces import Point
+from tune.search_space import Point
+from tune.successive_halving import Trial
+from tune.trial_folders import TRIAL_KEY, open_search, open_trial
 
-ASKED = {"space_name": "placement", "space": {}, "sampler": "grid", "halving": None}
+SEARCH_SPEC = {"space_name": "placement", "space": {}, "sampler": "grid", "halving": None}
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def debug() -> Config:
 
 @pytest.fixture
 def search(debug: Config, tmp_path: Path) -> Run:
-    return open_search(Folder.of(tmp_path), "found", debug, ASKED, new=False)
+    return open_search(Folder.of(tmp_path), "found", debug, SEARCH_SPEC, new=False)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def record(search: Run) -> Callable[..., Run]:
     ) -> Run:
         point = Point(instances, places if instances > 1 else (), 4, rate)
         run = open_trial(search, Trial(point, seed, number, epochs))
-        noted: dict[str, Any] = {**run.state[TRIAL], "failed": failed, "steps_per_epoch": 10.0}
+        noted: dict[str, Any] = {**run.state[TRIAL_KEY], "failed": failed, "steps_per_epoch": 10.0}
         if ap is not None:
             pairs = pairs or {(0.9, 0.9): ap}
             noted["scores"] = {str(epochs): [max(pairs.values()), loss]}
@@ -60,12 +60,14 @@ def record(search: Run) -> Callable[..., Run]:
                     "discount": g,
                     "oks_nms": t,
                     "occlusion_AP": value,
-                    "metrics": {"tune/det5/merged/AP": value},
+                    "metrics": {"val/det5/merged/AP": value},
                 }
                 for (g, t), value in pairs.items()
             ]
-        validations = [{"step": 10 * e, SCORE: (ap or 0) * e / epochs} for e in range(1, epochs + 1)]
-        run.note(**{TRIAL: noted, "seconds": {"training": 12.0}, "validations": validations})
+        validations = [
+            {"step": 10 * e, SELECTION_METRIC: (ap or 0) * e / epochs} for e in range(1, epochs + 1)
+        ]
+        run.note(**{TRIAL_KEY: noted, "seconds": {"training": 12.0}, "validations": validations})
         return run
 
     return write

@@ -11,22 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from mipnet.cli.train import read
+from mipnet.cli.train import parse_config
 from mipnet.config import from_dict, to_yaml
 from mipnet.run_folder import Run
 from tests.helpers.pages import EVIL, Page
-from tune.ranking import rank
-from tune.records import TRIAL, read_trials
-from tune.report import html, markdown, pairs_of, text
-from tune.tables import Summary, best_config, to_json
+from tune.ranking import rank_points
+from tune.search_report import discount_nms_table, render_html, render_markdown, render_text
+from tune.summary import SearchSummary, best_config, search_json
+from tune.trial_folders import TRIAL_KEY, read_trials
 
 DATE = datetime(2026, 1, 2, 3, 4)
 
 
-def summary_of(search: Run, over: bool = True) -> Summary:
-    search.note(over=over)
-    return Summary(
-        search, rank(read_trials(search), search.config, over), ["mipnet train --config best.yaml"]
+def summary_of(search: Run, finished: bool = True) -> SearchSummary:
+    search.note(over=finished)  # the key of commit 3205fb3
+    return SearchSummary(
+        search, rank_points(read_trials(search), search.config, finished), ["mipnet train --config best.yaml"]
     )
 
 
@@ -44,10 +44,10 @@ def many(search: Run, record) -> Run:
 
 
 def test_search_json_holds_every_trial_ranked(many: Run) -> None:
-    found = json.loads(to_json(summary_of(many)))
+    found = json.loads(search_json(summary_of(many)))
     assert found["finished"] is True
     assert found["mlflow_run"] == "parent"
-    assert found["metric"] == "occlusion AP (AP of tune in det5 boxes)"
+    assert found["metric"] == "occlusion AP (AP of val in det5 boxes)"
     names = [c["name"] for c in found["configurations"]]
     assert names == [f"n{n}-r4-lr0.005" for n in ("2-p1.2", "2-p2", "1", "2-p3", "2-p1.2.3")]
     assert [c["rank"] for c in found["configurations"]] == [1, 2, 3, 4, 5]
@@ -62,15 +62,17 @@ def test_search_json_holds_every_trial_ranked(many: Run) -> None:
 
 
 def test_the_front_is_marked_beside_the_rank(many: Run) -> None:
-    rows = Page(html(summary_of(many))).rows
+    rows = Page(render_html(summary_of(many))).rows
     marks = {row[0]: row[1] for row in rows if row[0].isdigit()}
     assert marks == {"1": "●", "2": "●", "3": "●", "4": "", "5": ""}
 
 
-def test_the_heat_map_makes_nothing_of_noise(search: Run, record) -> None:
+def test_discount_nms_table_gives_noise_no_colour(search: Run, record) -> None:
     record((2,), pairs={(0.5, 0.9): 0.200, (0.9, 0.9): 0.201})
     record((3,), number=1, pairs={(0.5, 0.9): 0.200, (0.9, 0.9): 0.201})
-    low, high = (cells[0]["share"] for cells in pairs_of(summary_of(search).results)["rows"].values())
+    table = discount_nms_table(summary_of(search))
+    assert table is not None
+    low, high = (cells[0]["share"] for cells in table["rows"].values())
     assert (low, high) == (pytest.approx(0.95), 1.0)
 
 
@@ -80,14 +82,14 @@ def test_the_best_configuration_is_a_file_that_train_takes(many: Run, tmp_path: 
     config = best_config(many, summary.best)
     path = tmp_path / "best.yaml"
     path.write_text(to_yaml(config))
-    _, again = read("train", ["--config", str(path)])
+    _, again = parse_config("train", ["--config", str(path)])
     assert again == config
-    assert (again.model.places, again.train.seed) == ((1, 2), 1)  # the better of the two seeds
+    assert (again.model.mimb_stages, again.train.seed) == ((1, 2), 1)  # the better of the two seeds
     assert (again.evaluation.discount, again.evaluation.oks_nms) == (0.9, 0.9)
 
 
 def test_the_page_shows_the_table_the_choice_and_the_failure(many: Run) -> None:
-    page = Page(html(summary_of(many)))
+    page = Page(render_html(summary_of(many)))
     header = next(row for row in page.rows if row[:1] == ["#"])
     rows = {row[0]: dict(zip(header, row, strict=True)) for row in page.rows if len(row) == len(header)}
     assert rows["1"]["places"] == "1, 2"
@@ -110,8 +112,8 @@ def test_the_page_shows_the_table_the_choice_and_the_failure(many: Run) -> None:
 
 
 def test_the_page_stands_on_its_own(many: Run) -> None:
-    page = html(summary_of(many), DATE)
-    assert page == html(summary_of(many), DATE)
+    page = render_html(summary_of(many), DATE)
+    assert page == render_html(summary_of(many), DATE)
     tags = Page(page).tags
     assert not [tag for tag, _ in tags if tag in ("script", "link", "iframe", "object", "img")]
     for _, attributes in tags:
@@ -127,25 +129,25 @@ def test_the_page_stands_on_its_own(many: Run) -> None:
 
 def test_text_from_outside_is_escaped(many: Run, record) -> None:
     record((1, 3), None, number=9, failed=EVIL)
-    many.config = from_dict({"data": {"tune": EVIL}}, many.config)
-    page = html(summary_of(many))
+    many.config = from_dict({"data": {"val": EVIL}}, many.config)
+    page = render_html(summary_of(many))
     assert "<script" not in page
     assert EVIL in Page(page).text
-    assert EVIL in markdown(summary_of(many))  # which is no HTML
+    assert EVIL in render_markdown(summary_of(many))  # which is no HTML
 
 
 def test_markdown_and_terminal_say_the_same(many: Run) -> None:
     summary = summary_of(many)
-    lines = markdown(summary).splitlines()
+    lines = render_markdown(summary).splitlines()
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     assert table[1][:6] == ["1", "2", "1, 2", "0.9", "34.0", "2.0"]
     assert "**Best: N = 2, places 1, 2** with occlusion AP 34.0 ± 2.0." in lines
     assert any(line.startswith("Pareto front of occlusion AP") and "N = 1 (10.0)" in line for line in lines)
     assert "Mean occlusion AP by N: N = 1: 10.0 (1); N = 2: 28.0 (2)." in lines
     assert "- n2-p1.2.3-r4-lr0.005-s0: its process ended without a word" in lines
-    said = text(summary)
+    said = render_text(summary)
     assert "best      N = 2, places 1, 2: occlusion AP 34.0 ± 2.0" in said
-    assert "ranked by the occlusion AP (AP of tune in det5 boxes)" in said
+    assert "ranked by the occlusion AP (AP of val in det5 boxes)" in said
 
 
 def test_held_out_figures_stand_beside_the_baselines(many: Run) -> None:
@@ -157,17 +159,17 @@ def test_held_out_figures_stand_beside_the_baselines(many: Run) -> None:
         (run,) = [run for _, run in read_trials(many) if run.name == name]
         metrics = {"hard/det5/merged/AP": ap, "hard/det5/merged/AR": 0.9, "hard/det5/lambda0/AP": 0.3}
         run.folder.write("results/metrics.json", json.dumps(metrics))
-        run.note(**{TRIAL: {**run.state[TRIAL], "evaluated": [0.9, 0.9]}})
+        run.note(**{TRIAL_KEY: {**run.state[TRIAL_KEY], "evaluated": [0.9, 0.9]}})
     summary = summary_of(many)
-    assert ["hard", "det5", "55.0", "40.0", "+15.0"] in Page(html(summary)).rows
-    assert "| best | hard | det5 | 55.0 |" in markdown(summary)
+    assert ["hard", "det5", "55.0", "40.0", "+15.0"] in Page(render_html(summary)).rows
+    assert "| best | hard | det5 | 55.0 |" in render_markdown(summary)
 
 
 def test_what_a_reader_must_know_is_said(search: Run, record) -> None:
-    assert "The search is not over" in Page(html(summary_of(search, over=False))).text
+    assert "The search is not over" in Page(render_html(summary_of(search, finished=False))).text
     record((2,), 0.0, number=0)
     record((3,), 0.0, loss=0.03, number=1)
-    page = Page(html(summary_of(search)))
+    page = Page(render_html(summary_of(search)))
     assert "The search is not over" not in page.text
     assert "They are ranked by the loss" in page.text
     assert "One seed each" in page.text
@@ -176,16 +178,16 @@ def test_what_a_reader_must_know_is_said(search: Run, record) -> None:
 
 
 def test_a_search_without_any_trial_has_its_reports_too(search: Run) -> None:
-    summary = summary_of(search, over=False)
-    assert "no trial yet" in Page(html(summary)).text
-    assert "no trial yet" in markdown(summary)
-    assert "no trial came to its end" in text(summary)
-    assert json.loads(to_json(summary))["best"] is None
+    summary = summary_of(search, finished=False)
+    assert "no trial yet" in Page(render_html(summary)).text
+    assert "no trial yet" in render_markdown(summary)
+    assert "no trial came to its end" in render_text(summary)
+    assert json.loads(search_json(summary))["best"] is None
 
 
 def test_reports_need_neither_ray_nor_mlflow() -> None:
     code = (
-        "import sys, tune.report, tune.tables, tune.rungs, tune.samplers;"
+        "import sys, tune.search_report, tune.summary, tune.successive_halving, tune.samplers;"
         "sys.exit(any(name in sys.modules for name in ('ray', 'mlflow', 'torch', 'optuna')))"
     )
     root = Path(__file__).parents[2]

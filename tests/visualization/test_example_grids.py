@@ -13,7 +13,7 @@ import pytest
 
 from mipnet.config.schema import DataConfig
 from mipnet.data.box_ops import box_iou
-from mipnet.data.coco import CocoFile
+from mipnet.data.coco import CocoKeypointFile
 from mipnet.data.dataset_formats import open_split
 from mipnet.errors import DataError
 from mipnet.skeletons import COCO17
@@ -49,7 +49,7 @@ def result(image: int, box: list[float], off: float, instance: int) -> dict[str,
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> CocoFile:
+def file(tmp_path_factory: pytest.TempPathFactory) -> CocoKeypointFile:
     root: Path = tmp_path_factory.mktemp("grid")
     (root / "val").mkdir()
     (root / "annotations").mkdir()
@@ -69,25 +69,28 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> CocoFile:
     return open_split(DataConfig(), Folder.of(root), "val")
 
 
-def entries(instances: int = 2) -> list[Any]:
+def result_rows(instances: int = 2) -> list[Any]:
     def of(instance: int) -> list[dict[str, Any]]:
         return [
             result(i, b, ERRORS[i] + 50 * instance, instance) for i, boxes in BOXES.items() for b in boxes
         ]
 
     alone = [of(instance) for instance in range(instances)]
-    views = {"merged": [pose for poses in alone for pose in poses]} | (
+    instance_modes = {"merged": [pose for poses in alone for pose in poses]} | (
         {f"lambda{i}": a for i, a in enumerate(alone)} if instances > 1 else {}
     )
-    return [SimpleNamespace(split="val", source="gt", view=v, results=r) for v, r in views.items()]
+    return [
+        SimpleNamespace(split="val", source="gt", instance_mode=v, results=r)
+        for v, r in instance_modes.items()
+    ]
 
 
-def order(file: CocoFile, which: Any) -> list[int]:
-    return [int(e.images.ids[e.index]) for e in ranked(examples(file, entries()), which)]
+def order(file: CocoKeypointFile, which: Any) -> list[int]:
+    return [int(e.images.ids[e.index]) for e in ranked(examples(file, result_rows()), which)]
 
 
-def test_best_is_better_than_worst_by_oks(file: CocoFile) -> None:
-    found = examples(file, entries())
+def test_best_is_better_than_worst_by_oks(file: CocoKeypointFile) -> None:
+    found = examples(file, result_rows())
     score = {int(e.images.ids[e.index]): e.score() for e in found}
     assert score[2] == pytest.approx(1)
     assert score[2] > score[1] > score[3] > score[4]
@@ -95,46 +98,46 @@ def test_best_is_better_than_worst_by_oks(file: CocoFile) -> None:
     assert order(file, "worst") == [3, 1, 2]
 
 
-def test_a_person_who_is_not_found_counts(file: CocoFile) -> None:
-    half = entries()
+def test_a_person_who_is_not_found_counts(file: CocoKeypointFile) -> None:
+    half = result_rows()
     half[0].results = [r for r in half[0].results if r["image_id"] != 1 or r["box"] == BOXES[1][0]]
     assert examples(file, half)[0].score() == pytest.approx(
-        examples(file, entries())[0].score() / 2, abs=0.01
+        examples(file, result_rows())[0].score() / 2, abs=0.01
     )
 
 
-def test_crowded_is_by_box_overlap_and_first_by_id(file: CocoFile) -> None:
+def test_crowded_is_by_box_overlap_and_first_by_id(file: CocoKeypointFile) -> None:
     assert order(file, "crowded") == [2, 3, 1, 4]
     assert order(file, "first") == [1, 2, 3, 4]
-    overlaps = [e.overlap() for e in examples(file, entries())]
+    overlaps = [e.overlap() for e in examples(file, result_rows())]
     assert overlaps == pytest.approx([0, 0.6, 0.2, 0], abs=0.01)
 
 
-def test_only_labelled_joints_count(file: CocoFile) -> None:
-    example = examples(file, entries())[1]
+def test_only_labelled_joints_count(file: CocoKeypointFile) -> None:
+    example = examples(file, result_rows())[1]
     keypoints = example.keypoints.copy()
     keypoints[:, 5:] = 0  # unlabelled: at 0, 0 with v = 0
     assert type(example)(**{**vars(example), "keypoints": keypoints}).score() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("instances", "columns"), [(1, 3), (2, 5), (3, 6)])
-def test_one_row_an_image_one_column_a_view(file: CocoFile, instances: int, columns: int) -> None:
-    grid = example_grid(file, entries(instances), 2, "first")
-    taller = example_grid(file, entries(instances), 3, "first")
+def test_one_row_an_image_one_column_a_view(file: CocoKeypointFile, instances: int, columns: int) -> None:
+    grid = example_grid(file, result_rows(instances), 2, "first")
+    taller = example_grid(file, result_rows(instances), 3, "first")
     assert grid.dtype == np.uint8
     assert grid.shape[2] == 3
     assert grid.shape[1] == MARGIN + columns * (CELL + MARGIN)
     assert CELL / 2 < taller.shape[0] - grid.shape[0] < 1.5 * CELL
 
 
-def test_rows_are_the_images_asked_for(file: CocoFile) -> None:
-    grid = example_grid(file, entries(), 1, "best")
+def test_rows_are_the_images_asked_for(file: CocoKeypointFile) -> None:
+    grid = example_grid(file, result_rows(), 1, "best")
     bottom = grid[-MARGIN - 8, MARGIN + 4]  # in the first picture, where no box runs
     assert np.abs(bottom.astype(int) - 80).max() <= 2  # image 2 is grey 80
 
 
-def test_a_person_keeps_its_colour(file: CocoFile) -> None:
-    example = examples(file, entries())[0]
+def test_a_person_keeps_its_colour(file: CocoKeypointFile) -> None:
+    example = examples(file, result_rows())[0]
     right, left = result(1, BOXES[1][1], 2, 0), result(1, BOXES[1][0], 2, 1)
     assert colours(example.similar([left, right, left])) == [0, 1, 0]
     boxes = np.array([BOXES[1][1], BOXES[1][0], [90, 100, 5, 5]], float)
@@ -149,21 +152,22 @@ def test_poses_move_with_their_picture() -> None:
     assert at["instance"] == 1
 
 
-def test_images_that_cannot_be_read_are_passed_over(file: CocoFile, tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_passed_over(file: CocoKeypointFile, tmp_path: Path) -> None:
     good = Path(file.images_uri) / "1.png"
     content = good.read_bytes()
     good.write_bytes(b"not an image")
     try:
         assert (
-            example_grid(file, entries(), 4, "first").shape == example_grid(file, entries(), 3, "first").shape
+            example_grid(file, result_rows(), 4, "first").shape
+            == example_grid(file, result_rows(), 3, "first").shape
         )
         with pytest.raises(DataError, match="no image that can be drawn"):
-            example_grid(file, entries(), 0, "first")
+            example_grid(file, result_rows(), 0, "first")
     finally:
         good.write_bytes(content)
 
 
-def test_an_image_without_any_pose_has_its_ground_truth(file: CocoFile) -> None:
-    nothing = [SimpleNamespace(split="val", source="gt", view="merged", results=[])]
+def test_an_image_without_any_pose_has_its_ground_truth(file: CocoKeypointFile) -> None:
+    nothing = [SimpleNamespace(split="val", source="gt", instance_mode="merged", results=[])]
     assert examples(file, nothing)[0].score() == 0
     assert example_grid(file, nothing, 4, "worst").shape[1] == MARGIN + 3 * (CELL + MARGIN)

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 
 from mipnet.config import Config, from_dict, preset
-from mipnet.evaluation.occlusion import SCORE
+from mipnet.evaluation.occlusion import SELECTION_METRIC
 from mipnet.visualization.run_report import write_report
 from tests.helpers.pages import EVIL, Page
 
 VALUES = {
-    "AP": 0.512, "AP50": 0.623, "AP75": 0.534, "APM": 0.445, "APL": 0.556, "AR": 0.667, "R50": 0.778,
+    "AP": 0.512, "AP50": 0.623, "AP75": 0.534, "APM": 0.445, "APL": 0.556, "AR": 0.667, "AR50": 0.778,
     "AP_overlap": 0.489,
 }  # fmt: skip
 METRICS = {
-    f"{split}/{source}/{view}/{metric}": value - 0.1 * i - 0.01 * j - 0.001 * k
+    f"{split}/{source}/{instance_mode}/{metric}": value - 0.1 * i - 0.01 * j - 0.001 * k
     for i, split in enumerate(("easy", "hard"))
     for j, source in enumerate(("gt", "det5"))
-    for k, view in enumerate(("merged", "lambda0", "lambda1"))
+    for k, instance_mode in enumerate(("merged", "lambda0", "lambda1"))
     for metric, value in VALUES.items()
 }
 HISTORY: list[dict[str, float]] = [
@@ -40,9 +40,9 @@ HISTORY: list[dict[str, float]] = [
         "corrupt": 0.0,
     }
     for step in range(10, 110, 10)
-] + [{"step": 100, SCORE: 0.4, "tune/det5/merged/AP": 0.4, "tune/det5/lambda0/AP": 0.3}]
+] + [{"step": 100, SELECTION_METRIC: 0.4, "val/det5/merged/AP": 0.4, "val/det5/lambda0/AP": 0.3}]
 STATE = {
-    "trained": {"steps": 100, "best": {"step": 100, SCORE: 0.4}},
+    "trained": {"steps": 100, "best": {"step": 100, SELECTION_METRIC: 0.4}},
     "seconds": 3725,
     "version": "7",
 }
@@ -78,10 +78,10 @@ def test_every_metric_stands_in_its_row(page: Page) -> None:
             split, source = row[0] or split, row[1] or source
             lines[split, source, row[2]] = row[3:]
     names = {"merged": "merged", "lambda0": "λ = 0 alone", "lambda1": "λ = 1 alone"}
-    for (view, name), split, source in (
+    for (instance_mode, name), split, source in (
         (v, s, b) for v in names.items() for s in ("easy", "hard") for b in ("gt", "det5")
     ):
-        wanted = [f"{100 * METRICS[f'{split}/{source}/{view}/{m}']:.1f}" for m in VALUES]
+        wanted = [f"{100 * METRICS[f'{split}/{source}/{instance_mode}/{m}']:.1f}" for m in VALUES]
         assert lines[split, source, name] == wanted
     assert lines["easy", "gt", "ceiling"][0] == "98.7"
     assert lines["hard", "gt", "ceiling"][0] == "97.6"
@@ -190,7 +190,7 @@ def test_what_is_missing_is_not_announced() -> None:
 
 
 def test_a_single_instance_network_has_no_lambda() -> None:
-    config = from_dict({"model": {"instances": 1, "places": []}}, preset("tiny"))
+    config = from_dict({"model": {"instances": 1, "mimb_stages": []}}, preset("tiny"))
     metrics = {k: v for k, v in METRICS.items() if "/merged/" in k}
     history = [{k: v for k, v in row.items() if "lambda1" not in k} for row in HISTORY[:-1]]
     page = Page(report(config=config, metrics=metrics, history=history))
@@ -198,7 +198,7 @@ def test_a_single_instance_network_has_no_lambda() -> None:
     assert not [row for row in page.rows if "alone" in "".join(row)]
     assert "λ = 0" not in page.text
     assert ["model.instances", "2", "1"] in page.rows
-    assert ["model.places", "2, 3", "none"] in page.rows
+    assert ["model.mimb_stages", "2, 3", "none"] in page.rows
 
 
 def test_differences_from_the_preset_come_before_the_whole_configuration() -> None:
@@ -209,7 +209,7 @@ def test_differences_from_the_preset_come_before_the_whole_configuration() -> No
     assert "as it is" in Page(report()).text
 
 
-@pytest.mark.parametrize(("split", "word"), [("train", "trained on"), ("tune", "picked the checkpoint:")])
+@pytest.mark.parametrize(("split", "word"), [("train", "trained on"), ("val", "picked the checkpoint:")])
 def test_figures_that_flatter_carry_a_warning(split: str, word: str) -> None:
     assert word in Page(report(metrics={f"{split}/gt/merged/AP": 0.9}, state={})).text
     assert word not in Page(report(state={})).text

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from mipnet.config.schema import AugmentConfig, TargetConfig
-from mipnet.data.coco import Images, People
+from mipnet.data.coco import ImageIndex, PersonAnnotations
 from mipnet.data.crops import CropSettings
-from mipnet.data.sample_schedule import WindowPlan
-from mipnet.data.stream import WindowCutter
+from mipnet.data.sample_schedule import SampleSchedule
+from mipnet.data.stream import CropLoader
 from mipnet.skeletons import COCO17
 from mipnet.visualization import training_crops as crops
 from mipnet.visualization.training_crops import training_grid
 
 
-def plan_of(people: People) -> WindowPlan:
-    return WindowPlan(people.first, seed=3, epochs=2, batch_size=8, window_batches=4)
+def schedule_of(people: PersonAnnotations) -> SampleSchedule:
+    return SampleSchedule(people.image_offsets, seed=3, epochs=2, batch_size=8, window_batches=4)
 
 
 def settings(instances: int = 2) -> CropSettings:
@@ -27,14 +27,14 @@ def settings(instances: int = 2) -> CropSettings:
 
 @pytest.mark.parametrize(("instances", "rows"), [(1, 4), (2, 4), (3, 4), (9, 4)])
 def test_each_crop_comes_once_per_instance(
-    small_people: People, monkeypatch: pytest.MonkeyPatch, instances: int, rows: int
+    small_people: PersonAnnotations, monkeypatch: pytest.MonkeyPatch, instances: int, rows: int
 ) -> None:
     drawn = []
     grid = crops.picture_grid
     monkeypatch.setattr(
         crops, "picture_grid", lambda *args, **kwargs: drawn.append(args) or grid(*args, **kwargs)
     )
-    picture = training_grid(small_people, plan_of(small_people), settings(instances))
+    picture = training_grid(small_people, schedule_of(small_people), settings(instances))
     assert picture is not None
     assert picture.dtype == np.uint8
     cells, titles = drawn[0]
@@ -44,47 +44,47 @@ def test_each_crop_comes_once_per_instance(
 
 
 def test_the_pixels_are_those_of_the_first_batch(
-    small_people: People, monkeypatch: pytest.MonkeyPatch
+    small_people: PersonAnnotations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = []
     monkeypatch.setattr(
         crops, "draw_poses", lambda crop, poses, *_, **__: shown.append((crop.copy(), poses)) or crop
     )
-    plan = plan_of(small_people)
-    training_grid(small_people, plan, settings())
-    block = WindowCutter(small_people, plan, settings()).cut(0)
+    schedule = schedule_of(small_people)
+    training_grid(small_people, schedule, settings())
+    block = CropLoader(small_people, schedule, settings()).load(0)
     for place, (crop, poses) in enumerate(shown):
         slot, instance = divmod(place, 2)
         assert (crop == block["image"][slot]).all()
-        joints = block["joints"][slot, instance]
+        joints = block["keypoints"][slot, instance]
         np.testing.assert_array_equal(poses[0]["keypoints"][:, :2], joints[:, :2])
         np.testing.assert_array_equal(poses[0]["keypoints"][:, 2], joints[:, 2] / 2)
     assert len(shown) == 2 * 16
 
 
-def test_images_that_cannot_be_read_are_passed_over(small_people: People) -> None:
-    gone = Images(np.array(["/nowhere.jpg"] * len(small_people.images)), small_people.images.ids)
+def test_images_that_cannot_be_read_are_passed_over(small_people: PersonAnnotations) -> None:
+    gone = ImageIndex(np.array(["/nowhere.jpg"] * len(small_people.images)), small_people.images.ids)
     assert (
-        training_grid(dataclasses.replace(small_people, images=gone), plan_of(small_people), settings())
+        training_grid(dataclasses.replace(small_people, images=gone), schedule_of(small_people), settings())
         is None
     )
-    some = Images(small_people.images.uris.copy(), small_people.images.ids)
+    some = ImageIndex(small_people.images.uris.copy(), small_people.images.ids)
     some.uris[:6] = "/nowhere.jpg"
     assert (
-        training_grid(dataclasses.replace(small_people, images=some), plan_of(small_people), settings())
+        training_grid(dataclasses.replace(small_people, images=some), schedule_of(small_people), settings())
         is not None
     )
 
 
 def test_targets_are_shown_where_the_joints_are(
-    small_people: People, monkeypatch: pytest.MonkeyPatch
+    small_people: PersonAnnotations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []
     grid = crops.picture_grid
     monkeypatch.setattr(
         crops, "picture_grid", lambda *args, **kwargs: drawn.append(args) or grid(*args, **kwargs)
     )
-    training_grid(small_people, plan_of(small_people), settings(), TargetConfig(sigma=1.0))
+    training_grid(small_people, schedule_of(small_people), settings(), TargetConfig(sigma=1.0))
     cells, titles = drawn[0]
     assert titles[:4] == ["λ = 0", "targets", "λ = 1", "targets"]
     assert len(cells[0]) == len(titles) == 8
@@ -95,4 +95,4 @@ def test_targets_are_shown_where_the_joints_are(
     first, second = crops.target_pictures(crop, joints, TargetConfig(sigma=1.0))
     assert not first.any()  # nobody is labelled there
     assert np.unravel_index(second[..., 0].argmax(), (64, 48)) == (40, 20)
-    assert second[40, 20].tolist() == crops.HOT.tolist()
+    assert second[40, 20].tolist() == crops.HEATMAP_COLOUR.tolist()

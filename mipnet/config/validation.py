@@ -1,0 +1,192 @@
+"""Checks of settings: types, choices and ranges by pydantic (see ``schema.py``), combinations here."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mipnet.config.checks import Problem, format_value, require
+from mipnet.config.schema import Config, DataConfig, ModelConfig, to_dict
+from mipnet.errors import ConfigError, suggest
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+    from pydantic_core import ErrorDetails
+
+RANGE_ERRORS = {
+    "greater_than_equal": ("is below {limit:g}", "nearest is {limit:g}"),
+    "greater_than": ("is not above {limit:g}", "use a number above {limit:g}"),
+    "less_than_equal": ("is above {limit:g}", "nearest is {limit:g}"),
+}
+"""Pydantic's kind of error → why the value cannot work, and what to give instead."""
+
+YES_NO_OR_AUTO = ("resources.gpu",)
+
+
+@functools.cache
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """Pydantic's converter to a type; made once, because that takes longer than to convert."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def config_of(values: Mapping[str, Any]) -> Config:
+    """The configuration that complete nested settings describe.
+
+    Raises:
+        ConfigError: wrong type or impossible value; one line that names the field, the value and the nearest
+            valid choice.
+    """
+    from pydantic import ValidationError
+
+    try:
+        config: Config = adapter(Config).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = [str(part) for part in first["loc"][:2]]  # then comes the position in a list or union
+        value = functools.reduce(operator.getitem, path, values)
+        raise problem_of(".".join(path), first, value) from None
+    _check_combinations(config)
+    return config
+
+
+def validate(config: Config) -> Config:
+    """``config`` itself if a run with it is possible.
+
+    Raises:
+        ConfigError: as ``config_of``.
+    """
+    config_of(to_dict(config))
+    return config
+
+
+def problem_of(name: str, error: ErrorDetails, value: object) -> ConfigError:
+    """Pydantic's complaint as one line.
+
+    Args:
+        name: of the setting or flag.
+        error: the first that pydantic found.
+        value: the whole value; of a list, ``error`` has only the item.
+    """
+    kind, given = error["type"], error["input"]
+    if kind in RANGE_ERRORS:
+        (limit,) = error["ctx"].values()
+        why, hint = (text.format(limit=limit) for text in RANGE_ERRORS[kind])
+        return Problem(name, type(limit)(float(given)), why, hint)
+    if kind == "finite_number":
+        numbers = [float(item) for item in value] if isinstance(value, (list, tuple)) else float(given)
+        return Problem(name, numbers, "is not finite", "give an ordinary number")
+    message = error["msg"].removeprefix("Input should be ").split(",")[0].replace("tuple", "list")
+    hint = f"give {message}"
+    if kind in ("literal_error", "enum"):
+        choices = [c.strip(" '") for c in str(error["ctx"]["expected"]).replace(" or ", ", ").split(",")]
+        hint = suggest(str(given), choices)
+    elif name in YES_NO_OR_AUTO:
+        hint = "give auto, true or false"
+    return ConfigError(f"{name}: {format_value(given)} does not fit", hint)
+
+
+def _check_combinations(config: Config) -> None:
+    """Raise a ``ConfigError`` if settings do not fit one another."""
+    _check_network(config.model)
+    _check_crop(config)
+    _check_data(config.data)
+    if config.data.generated:
+        scenes = config.scenes
+        require("scenes.validation", scenes.validation, at_least=1)
+        require("scenes.easy + medium + hard", scenes.easy + scenes.medium + scenes.hard, at_least=1)
+    if config.resources.object_store_gb:
+        require("resources.object_store_gb", config.resources.object_store_gb, at_least=0.1)
+    _check_batch(config)
+
+
+def _check_network(model: ModelConfig) -> None:
+    if not 1 <= len(model.num_modules) <= 3 or min(model.num_modules) < 1:
+        raise Problem(
+            "model.num_modules", model.num_modules, "does not describe stages", "give 1 to 3 positive numbers"
+        )
+    possible = model.possible_mimb_stages
+    for stage in model.mimb_stages:
+        if stage not in possible:
+            near = min(possible, key=lambda p: abs(p - stage))
+            raise Problem(
+                "model.mimb_stages",
+                stage,
+                f"is not a MIMB stage of {model.backbone}",
+                f"choose from {', '.join(map(str, possible))}; nearest is {near}",
+            )
+    if len(set(model.mimb_stages)) != len(model.mimb_stages):
+        raise Problem("model.mimb_stages", model.mimb_stages, "names a stage twice", "name each stage once")
+    if model.instances > 1 and not model.mimb_stages:
+        raise Problem(
+            "model.mimb_stages",
+            (),
+            f"is empty, so nothing tells {model.instances} instances apart",
+            f"give a stage, e.g. {possible[-1]}, or set model.instances to 1",
+        )
+    if model.backbone == "hrnet":
+        require("model.width", model.width, at_least=model.reduction if model.mimb_stages else 1)
+    else:
+        require("model.reduction", model.reduction, at_most=64)  # channels of the narrowest MIMB stage
+
+
+def _check_crop(config: Config) -> None:
+    for name in ("width", "height"):
+        side, step = getattr(config.input, name), config.model.coarsest_stride
+        if side < step or side % step:
+            near = max(step, round(side / step) * step)
+            raise Problem(
+                f"input.{name}",
+                side,
+                f"does not fit the heatmaps of {config.model.backbone}",
+                f"use a multiple of {step}; nearest is {near}",
+            )
+    if 6 * config.target.sigma > max(config.heatmap_size):
+        raise Problem(
+            "target.sigma",
+            config.target.sigma,
+            f"does not fit a {config.heatmap_size[0]}x{config.heatmap_size[1]} heatmap",
+            f"use at most {max(config.heatmap_size) / 6:.2f}",
+        )
+
+
+def _check_data(data: DataConfig) -> None:
+    _ = data.joints  # raises for an unknown skeleton
+    if not data.evaluate:
+        raise Problem("data.evaluate", (), "is empty", "name at least one split")
+    if not data.boxes:
+        raise Problem("data.boxes", (), "is empty", "name at least one box source, e.g. gt")
+    if len({source.partition("=")[0] for source in data.boxes}) < len(data.boxes):  # tables use the names
+        raise Problem("data.boxes", data.boxes, "has one name twice", "give each source a name of its own")
+
+
+def _check_batch(config: Config) -> None:
+    batch_size, parts = config.train.batch_size, config.train.gradient_accumulation_steps
+    workers = config.resources.workers
+    if batch_size % workers:
+        near = next(w for w in range(workers, 0, -1) if batch_size % w == 0)
+        raise Problem(
+            "resources.workers",
+            workers,
+            f"does not divide train.batch_size {batch_size}",
+            f"nearest is {near}",
+        )
+    local_batch_size = batch_size // workers
+    if local_batch_size % parts:
+        near = next(a for a in range(min(parts, local_batch_size), 0, -1) if local_batch_size % a == 0)
+        raise Problem(
+            "train.gradient_accumulation_steps",
+            parts,
+            f"does not divide a worker's share of the batch, {local_batch_size}",
+            f"nearest is {near}",
+        )
+    if config.model.mimb_stages and config.model.instances == 1 and local_batch_size == parts:
+        raise Problem(
+            "train.batch_size",
+            batch_size,
+            "leaves one row a worker, which the batch norm of a MIMB cannot train on",
+            f"use at least {2 * workers * parts}",
+        )

@@ -1,0 +1,173 @@
+"""The training phase of a run: initial weights, Ray Train, forwarded metrics, the best weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import ray
+
+from mipnet.config import Config
+from mipnet.config.presets import missing_start
+from mipnet.console import say
+from mipnet.data.coco import CocoKeypointFile, PersonAnnotations
+from mipnet.data.crops import crop_settings
+from mipnet.data.sample_schedule import SampleSchedule
+from mipnet.experiment.metric_forwarder import (
+    RESTARTS_METRIC,
+    STEP_METRICS_GROUP,
+    MetricForwarder,
+    note_event,
+)
+from mipnet.experiment.progress import Progress
+from mipnet.models.initialization import warm_start_from_folder
+from mipnet.models.reference_checkpoints import import_checkpoint, is_checkpoint
+from mipnet.ray_runtime.capacity import capacity
+from mipnet.registry.resolve import resolve_model
+from mipnet.run_folder import MODEL_FOLDER, TRAINING_FOLDER, Run
+from mipnet.storage import Folder
+from mipnet.tracking.datasets import describe_datasets
+from mipnet.tracking.tracker import Tracker
+from mipnet.training.checkpoint import HISTORY_FILE, checkpoint_name, model_from_config
+from mipnet.training.trainer import MetricsActor, last_checkpoint_step, make_schedule, train
+from mipnet.visualization.overlays import encode_jpeg
+from mipnet.visualization.training_crops import training_grid
+
+TRAINING_CROPS_FILE = "training-crops.jpg"
+
+
+def train_phase(
+    run: Run,
+    data: Folder,
+    people: PersonAnnotations,
+    tracker: Tracker,
+    *,
+    plain: bool = False,
+    epochs: int = 0,
+) -> None:
+    """Train, and copy the best weights to the run's folder ``model``.
+
+    Args:
+        run: what to train.
+        data: the data set's folder.
+        people: to train on, see ``training_people``.
+        tracker: of the run.
+        plain: progress as lines even in a terminal.
+        epochs: end after so many, see ``mipnet.training.trainer.train``; 0 is all.
+    """
+    config = run.config
+    schedule = make_schedule(config, people)
+    save_example_crops(run, people, schedule, tracker)
+    done = last_checkpoint_step(run.folder)
+    say(
+        f"{len(people)} people in {len(people.images)} images; {schedule.total_steps} steps of "
+        f"{config.train.batch_size} on {config.resources.workers} worker(s)"
+        + (f"; going on at step {done}" if done else "")
+    )
+    threads = config.resources.workers * max(config.resources.cpus_per_worker, 1)
+    decoding = capacity(ray.nodes(), config, threads)
+    say(decoding.line())
+    note_start(run, tracker, done)
+    initial = initial_weights(run)
+    rows = ray.remote(num_cpus=0)(MetricsActor).remote()
+    with Progress("training", "step", plain, done, schedule.total_steps) as progress:
+        forwarder = MetricForwarder(rows, run, tracker, progress, schedule.total_steps)
+        if done:
+            forwarder.replay(read_history(run.folder, done), tracker.last_step(f"{STEP_METRICS_GROUP}/loss"))
+        forwarder.start()
+        try:
+            trained = train(
+                config,
+                run,
+                data,
+                people,
+                metrics_actor=rows,
+                initial_weights=initial,
+                epochs=epochs,
+                max_decoding_tasks=decoding.max_tasks,
+            )
+        finally:
+            forwarder.stop()
+    with TemporaryDirectory() as scratch:
+        local = trained.best.download(Path(scratch))
+        for name in ("weights.safetensors", "model.json"):
+            run.folder.write(f"{MODEL_FOLDER}/{name}", (local / name).read_bytes())
+    run.note(trained={"steps": trained.steps, "best": trained.metrics})
+
+
+def training_people(
+    config: Config, data: Folder, files: Mapping[str, CocoKeypointFile], tracker: Tracker
+) -> PersonAnnotations:
+    """The persons to train on; logs all data sets of the run to MLflow."""
+    tracker.log_inputs(describe_datasets(config.data, data, files))
+    return files[config.data.train].people()
+
+
+def save_example_crops(
+    run: Run, people: PersonAnnotations, schedule: SampleSchedule, tracker: Tracker
+) -> None:
+    """Save a picture of the first training crops to the run's folder and MLflow."""
+    grid = training_grid(people, schedule, crop_settings(run.config))
+    if grid is not None:
+        pictures = run.folder.join("pictures")
+        pictures.write(TRAINING_CROPS_FILE, encode_jpeg(grid))
+        tracker.log_artifacts(pictures, "pictures")
+
+
+def note_start(run: Run, tracker: Tracker, step: int) -> None:
+    """Count the starts of this training; each after the first is recorded as a "resume" event."""
+    starts = run.state.get("starts", 0)
+    if starts or step:
+        cause = run.state.get("ended") or "the last start ended without a word"
+        note_event(run, tracker, "resume", step, cause)
+    else:
+        tracker.log_metrics({RESTARTS_METRIC: 0}, 0)
+    run.note(starts=starts + 1, ended="")
+
+
+def initial_weights(run: Run) -> str:
+    """The folder of the initial weights, "" for random ones; says which parameters stay random."""
+    init = run.config.train.init
+    if not init:
+        if warning := missing_start(run.config):
+            say(warning)
+        return ""
+    random = fetch_initial(run)
+    say(f"starting from {init}; " + (f"random: {random}" if random else "all of it"))
+    return initial_folder(run).uri
+
+
+def fetch_initial(run: Run) -> str:
+    """Copy the initial weights into the run's folder, where every node can read them, unless they are there.
+
+    Returns:
+        the parameters that stay random.
+
+    Raises:
+        UserError: there are no such weights, or they do not fit the network.
+    """
+    init, folder = run.config.train.init, initial_folder(run)
+    with TemporaryDirectory() as scratch:
+        if not folder.exists("model.json"):
+            if is_checkpoint(init):
+                source = Folder.of(import_checkpoint(init, scratch, run.config.input.size).folder)
+            else:
+                source = resolve_model(init, Folder(run.folder.uri.rpartition("/runs/")[0]))
+            for name in ("weights.safetensors", "model.json"):
+                folder.write(name, source.read(name))
+        local = folder.download(Path(scratch))
+        return warm_start_from_folder(model_from_config(run.config), local, run.config.data.joints, init)
+
+
+def initial_folder(run: Run) -> Folder:
+    return run.folder.join("initial")
+
+
+def read_history(folder: Folder, step: int) -> list[dict[str, float]]:
+    """The metric rows that were logged up to the checkpoint of ``step``."""
+    history: list[dict[str, float]] = json.loads(
+        folder.read(f"{TRAINING_FOLDER}/{checkpoint_name(step)}/{HISTORY_FILE}")
+    )
+    return history

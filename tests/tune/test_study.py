@@ -1,0 +1,44 @@
+"""What is left of a search that was cut off, and what its user is told to do next."""
+
+from __future__ import annotations
+
+import shlex
+
+from mipnet.run_folder import Run
+from tune.study import pending_evaluations, summarise_search
+from tune.trial_folders import TRIAL_KEY
+
+
+def left(search: Run) -> list[str]:
+    return [run.name for _, run in pending_evaluations(search)]
+
+
+def test_a_search_cut_off_in_its_final_tables_makes_the_others(search: Run, record) -> None:
+    search.note(over=True)
+    best = [record((2,), 0.3, seed=seed) for seed in (0, 1)]
+    base = record((), 0.2, instances=1, number=1)
+    record((3,), 0.1, number=2)  # neither the best nor the baseline
+    record((1,), None, number=3, failed="broken")
+    assert left(search) == [best[0].name, best[1].name, base.name]
+    best[0].note(**{TRIAL_KEY: {**best[0].state[TRIAL_KEY], "evaluated": [0.9, 0.9]}})
+    assert left(search) == [best[1].name, base.name]
+    for run in (best[1], base):
+        run.note(**{TRIAL_KEY: {**run.state[TRIAL_KEY], "evaluated": [0.9, 0.9]}})
+    assert left(search) == []
+
+
+def test_tables_of_another_pair_are_made_again(search: Run, record) -> None:
+    run = record((2,), 0.3, pairs={(0.5, 0.9): 0.3, (0.9, 0.9): 0.2})
+    run.note(**{TRIAL_KEY: {**run.state[TRIAL_KEY], "evaluated": [0.9, 0.9]}})
+    assert left(search) == [run.name]
+
+
+def test_the_next_command_finds_the_searchs_data(search: Run, record) -> None:
+    assert summarise_search(search).next_commands == []
+    record((2,), 0.3)
+    storage = search.folder.uri.rpartition("/searches/")[0]
+    train, predict = summarise_search(search).next_commands
+    assert shlex.split(train)[-2:] == ["--storage", storage]
+    assert "n2-p2-r4-lr0.005-s0/model" in predict
+    search.note(version=3)
+    assert "models:/mipnet@candidate" in summarise_search(search).next_commands[1]

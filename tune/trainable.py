@@ -1,0 +1,168 @@
+"""Ray Tune's trainable: a process that trains a trial to its rung and notes the score there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mipnet.config import Config
+from mipnet.config.schema import ResourcesConfig
+from mipnet.data.coco import Boxes
+from mipnet.data.dataset_formats import load_boxes
+from mipnet.errors import UserError, as_user_error
+from mipnet.evaluation.occlusion import occlusion_ap
+from mipnet.evaluation.predicted_poses import merged_results
+from mipnet.evaluation.protocols import evaluate_poses
+from mipnet.experiment.datasets import open_splits
+from mipnet.experiment.preflight import check_data
+from mipnet.experiment.run_tracking import open_tracker, timed_phase
+from mipnet.experiment.training_phase import read_history, train_phase, training_people
+from mipnet.inference.pipeline import predict_poses
+from mipnet.ray_runtime.session import silence_ray
+from mipnet.run_folder import MODEL_FOLDER, Run, load_run, locked
+from mipnet.storage import Folder
+from mipnet.tracking.tracker import Tracker
+from mipnet.training.trainer import root_cause
+from tune.search_space import SearchSpace, discount_nms_pairs, with_pair
+from tune.trial_folders import TRIAL_KEY, note_failure, note_scores
+
+logger = logging.getLogger(__name__)
+
+LOCK_TIMEOUT_SECONDS = 60.0
+"""The processes of a search that was killed may keep their trials locked for a while."""
+PARENT_RUN_TAG = "mlflow.parentRunId"
+"""MLflow's tag of a child run."""
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What all trials of a search share.
+
+    Attributes:
+        storage: root of data sets and of MLflow.
+        trials_folder: has a folder for each trial.
+        data: folder of the data set.
+        space: has the pairs of γ and NMS threshold.
+        resources: of each trial; ``gpu`` is resolved.
+        tracking_uri: MLflow's URI, the same on every node.
+        tags: of each trial's MLflow run.
+        argv: the search's flags.
+        verbose: show Ray's own messages.
+    """
+
+    storage: Folder
+    trials_folder: Folder
+    data: Folder
+    space: SearchSpace
+    resources: ResourcesConfig
+    tracking_uri: str
+    tags: Mapping[str, str]
+    argv: Sequence[str]
+    verbose: bool
+
+
+def train_trial(trial_spec: Mapping[str, Any], context: TrialContext) -> None:
+    """Train a trial to a number of epochs; a failure is noted in its folder and not raised.
+
+    Args:
+        trial_spec: Ray Tune's config of the trial: ``name`` of its run, ``target_epochs``.
+        context: what all trials share.
+    """
+    os.environ["MLFLOW_TRACKING_URI"] = context.tracking_uri
+    silence_ray(context.verbose)
+    run = load_run(context.trials_folder.join(trial_spec["name"]))
+    run.config = replace(run.config, resources=context.resources)
+    try:
+        with ExitStack() as stack:
+            lock_with_retries(run, stack)
+            tracker = open_tracker(run, context.storage, context.argv, context.tags)
+            status = "FAILED"
+            try:
+                with timed_phase(run, "training"):
+                    train_to_rung(run, context, tracker, trial_spec["target_epochs"])
+                status = "FINISHED"
+            except Exception as error:
+                tracker.set_tags({"trial.failed": failure_message(error)})
+                raise
+            finally:
+                tracker.close(status)
+    except Exception as error:
+        logger.warning("trial %s failed", run.name, exc_info=True)
+        note_failure(run, failure_message(error))
+
+
+def failure_message(error: Exception) -> str:
+    """The message of a failure's cause; Ray's own errors contain whole tracebacks."""
+    return str(as_user_error(error) or root_cause(error))
+
+
+def lock_with_retries(run: Run, stack: ExitStack) -> None:
+    """Lock the run until ``stack`` is closed.
+
+    Raises:
+        UserError: another process has kept it locked for ``LOCK_TIMEOUT_SECONDS``.
+    """
+    deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+    while True:
+        try:
+            stack.enter_context(locked(run))
+            return
+        except UserError:
+            if time.monotonic() > deadline:
+                raise
+            logger.info("%s is locked by another process; trying again", run.name)
+            time.sleep(1)
+
+
+def train_to_rung(run: Run, context: TrialContext, tracker: Tracker, target_epochs: int) -> None:
+    """Train from the last checkpoint to ``target_epochs``, and note the score there."""
+    config = run.config
+    if run.state[TRIAL_KEY].get("scores"):
+        # Shown as the reason of the resume event.
+        run.note(ended=f"one of the best of its rung: on to epoch {target_epochs}")
+    people = training_people(config, context.data, check_data(config, context.data), tracker)
+    train_phase(run, context.data, people, tracker, plain=True, epochs=target_epochs)
+    steps, best = run.state["trained"]["steps"], run.state["trained"]["best"]
+    own_pair = config.evaluation.discount, config.evaluation.oks_nms
+    pairs = [own_pair]
+    if target_epochs >= config.train.epochs:
+        pairs = discount_nms_pairs(context.space, config.model.instances)
+    if pairs == [own_pair]:  # the validation has evaluated it
+        metrics = {name: value for name, value in best.items() if name.count("/") == 3}
+        choices = [pair_result(own_pair, config, metrics)]
+    else:
+        choices = evaluate_pairs(run, context.data, pairs)
+    note_scores(run, target_epochs, steps, read_history(run.folder, steps), choices)
+    tracker.log_metrics({"trial/occlusion_AP": max(c["occlusion_AP"] for c in choices)}, steps)
+    tracker.set_tags({"trial.epochs": f"{target_epochs} of {config.train.epochs}"})
+
+
+def evaluate_pairs(run: Run, data: Folder, pairs: Sequence[tuple[float, float]]) -> list[dict[str, Any]]:
+    """Metrics of the validation split with each pair of γ and NMS threshold, from one prediction."""
+    config, split, source = run.config, run.config.data.val, run.config.data.boxes[-1]
+    file = open_splits(config, data, [split])[split]
+    boxes = Boxes.concatenate([load_boxes(file, data, split, source, config)])
+    model = run.folder.join(MODEL_FOLDER)
+    poses = predict_poses(boxes, model, config, config.resources).of_source(0)
+    choices = []
+    for pair in pairs:
+        merging = with_pair(config, *pair)
+        results = merged_results(poses, merging, "merged", file.category_id)
+        joints = config.data.joints
+        figures = evaluate_poses(config.data.protocol, file.annotations, results, joints.sigmas)
+        name = f"{split}/{source.partition('=')[0]}/merged"
+        metrics = {f"{name}/{metric}": value for metric, value in figures.items() if value == value}
+        choices.append(pair_result(pair, config, metrics))
+    return choices
+
+
+def pair_result(pair: tuple[float, float], config: Config, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """A pair and its occlusion AP, 0 to 1; 0 if there are no people to measure it on."""
+    value = occlusion_ap(config.data, metrics).value
+    score = value if value == value else 0.0
+    return {"discount": pair[0], "oks_nms": pair[1], "occlusion_AP": score, "metrics": dict(metrics)}
