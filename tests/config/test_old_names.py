@@ -193,7 +193,7 @@ def test_the_same_command_goes_on_with_an_old_search(storage: Folder, debug: Con
     ]
     assert [run.config.model.mimb_stages for _, run in trials] == [(), (2, 3)]
     for trial, run in trials:
-        assert not differences(run.config, trial.point.applied(debug, trial.seed))
+        assert not differences(run.config, trial.point.apply_to(debug, trial.seed))
 
 
 def test_the_best_of_an_old_search_is_a_config_file(storage: Folder) -> None:
