@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import logging
 import os
 import re
@@ -28,11 +27,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from mipnet.cli.main import exit_status
+from mipnet.cli.main import COMMANDS, exit_status
+from mipnet.cli.shared_options import read_flags
 from mipnet.config.schema import ResourcesConfig
 from mipnet.console import say
 from mipnet.errors import UserError, as_user_error, suggest
 from mipnet.ray_runtime.resources import NODE_GROUP_LABEL, AutoscalerLimits, check_resources
+from mipnet.ray_runtime.session import token_demanded
 from mipnet.tracking.provenance import COMMIT_ENV_VAR, source_commit
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -44,12 +45,7 @@ PACKING_EXCLUDES = [
     "*.pth", "*.pt", "*.safetensors", "*.parquet", "*.db", "*.zip", "*.tar*",
 ]  # fmt: skip
 """As in a .gitignore, on top of the project's own: what no job needs, or what is too much to send."""
-FORWARDED_VARIABLES = (
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_S3_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_S3",
-)
+FORWARDED = ("MLFLOW_TRACKING_URI", "MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 """Set for the job as they are here. Secrets are not among them: a job's environment is on the dashboard."""
 RETRY_SECONDS = 2.0
 DASHBOARD_TIMEOUT_SECONDS = 120.0
@@ -62,11 +58,8 @@ def submit(options: argparse.Namespace, flags: Sequence[str]) -> int:
     client = job_client(options.address)
     check_cluster(options.address, resources)
     entrypoint = shlex.join(["python", f"jobs/{options.verb}.py", *flags])
-    runtime = {
-        "working_dir": str(PROJECT),
-        "excludes": PACKING_EXCLUDES,
-        "env_vars": environment(options.env),
-    }
+    env = environment(options.env)
+    runtime = {"working_dir": str(PROJECT), "excludes": PACKING_EXCLUDES, "env_vars": env}
     job = send(client, entrypoint=entrypoint, submission_id=options.id or None, runtime_env=runtime)
     say(f"job {job}: {entrypoint}")
     say(f"  python jobs/submit.py logs {job} --address {options.address}   follows it again; status, stop")
@@ -104,10 +97,7 @@ def read_resources(job: str, flags: Sequence[str]) -> ResourcesConfig | None:
         from tune.search import parse_config
 
         return parse_config(flags)[1].resources
-    if importlib.util.find_spec(f"mipnet.cli.{job}") is None:
-        return None
-    module = importlib.import_module(f"mipnet.cli.{job}")
-    return module.parse_config(job, flags)[1].resources if hasattr(module, "parse_config") else None
+    return read_flags(job, flags)[1].config.resources if job in COMMANDS else None
 
 
 def job_client(address: str) -> Any:
@@ -119,9 +109,8 @@ def job_client(address: str) -> Any:
     if not address:
         raise UserError("no cluster to submit to", "give --address http://HEAD:8265")
     if not address.startswith(("http://", "https://")):
-        raise UserError(
-            f"--address {address} is not a dashboard's", "jobs go to http://HEAD:8265, not to Ray's own port"
-        )
+        hint = "jobs go to http://HEAD:8265, not to Ray's own port"
+        raise UserError(f"--address {address} is not a dashboard's", hint)
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray lets the environment win over the argument
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.job_submission import JobSubmissionClient
@@ -138,11 +127,7 @@ def as_cluster_error(error: Exception, address: str = "") -> UserError:
         return known
     text = re.sub(r"(?i)(bearer|token[=:]?)\s+\S{8,}", r"\1 …", str(error)).strip()
     if re.search("401|403|uthentication|AuthToken", type(error).__name__ + text):
-        where = f" at {address}" if address else ""
-        return UserError(
-            f"the cluster{where} demands a token, and takes none of ours",
-            "give it in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token",
-        )
+        return token_demanded(f"the cluster at {address}" if address else "the cluster")
     if isinstance(error, ConnectionError) or "connect" in text.lower():
         return UserError(f"no cluster answers at {address}", "check --address, usually http://HEAD:8265")
     if "exceeds the maximum size" in text:
@@ -193,7 +178,7 @@ def check_cluster(address: str, resources: ResourcesConfig | None) -> None:
 
 def environment(given: Sequence[str]) -> dict[str, str]:
     """The job's environment: what is forwarded, the commit of this checkout, and ``--env NAME=VALUE``."""
-    env = {name: os.environ[name] for name in FORWARDED_VARIABLES if os.environ.get(name)}
+    env = {name: os.environ[name] for name in FORWARDED if os.environ.get(name)}
     if commit := source_commit():
         env[COMMIT_ENV_VAR] = commit
     for pair in given:
@@ -253,9 +238,7 @@ class Log:
                         sys.stdout.flush()
                 if client.get_job_status(job).is_terminal():
                     return
-            except (
-                Exception
-            ) as error:  # a lost connection, for which requests, aiohttp and Ray have own errors
+            except Exception as error:  # a lost connection: requests, aiohttp and Ray have own errors
                 lost = lost or time.monotonic()
                 if time.monotonic() - lost > DASHBOARD_TIMEOUT_SECONDS:
                     raise as_cluster_error(error) from None
@@ -343,14 +326,6 @@ def dispatch(argv: Sequence[str]) -> int:
     return manage_job(options) if options.verb in VERBS else submit(options, argv[split + 1 :])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
-    logging.disable(logging.WARNING)  # for the process, because Ray's loggers have levels of their own
-    try:
-        return exit_status("submit.py", dispatch, sys.argv[1:] if argv is None else argv, "interrupted")
-    finally:
-        logging.disable(logging.NOTSET)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    logging.disable(logging.WARNING)  # for the process, because Ray's loggers have levels of their own
+    sys.exit(exit_status("submit.py", dispatch, sys.argv[1:], "interrupted"))

@@ -87,7 +87,7 @@ def train(
 
     given = preset(config) if isinstance(config, str) else config
     config = from_dict(to_dict(given))  # checked, and 70 made 70.0, so that the run is that of the same flags
-    run = complete_run(config, readable_storage(str(storage)), name=name, new=new, verbose=verbose)
+    run = complete_run(config, readable_storage(str(storage)), name, new, verbose=verbose)
     if not run.finished:
         raise UserError(f"run {run.name} is trained, but MLflow does not answer", "call train again")
     metrics = json.loads(run.folder.read(f"{RESULTS_FOLDER}/metrics.json"))

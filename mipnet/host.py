@@ -43,9 +43,8 @@ def cores(cgroups: Path = CGROUPS) -> int:
         if (version_2 := cgroups / "cpu.max").exists():
             quota, period = version_2.read_text().split()
         elif (version_1 := cgroups / "cpu").exists():
-            quota, period = (
-                (version_1 / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
-            )
+            quota = (version_1 / "cpu.cfs_quota_us").read_text().strip()
+            period = (version_1 / "cpu.cfs_period_us").read_text().strip()
     except (OSError, ValueError):
         logger.debug("no readable CPU quota in %s", cgroups, exc_info=True)
         return allowed

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mipnet.config import Config, differences, digest, from_dict, to_yaml
-from mipnet.errors import ConfigError, UserError
+from mipnet.errors import ConfigError, UserError, first_few
 from mipnet.storage import Folder
 
 TRAINING_FOLDER = "training"
@@ -95,7 +95,7 @@ def open_run(storage: Folder, config: Config, name: str = "", new: bool = False)
     run = load_run(folder)
     changed = differences(run.config, config)
     if changed:
-        shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+        shown = first_few(changed, 3)
         raise UserError(f"run {name} exists with other settings ({shown})", "give another --name, or --new")
     run.config = config  # resources and tracking may differ from the first start's
     return run
@@ -136,10 +136,8 @@ def locked(run: Run) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"run {run.name} is being worked on by another process",
-                "wait for it, or start another with --new",
-            ) from None
+            hint = "wait for it, or start another with --new"
+            raise UserError(f"run {run.name} is being worked on by another process", hint) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise  # the others: a network file system that cannot lock

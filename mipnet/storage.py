@@ -123,7 +123,7 @@ class Folder:
         """
         data = content.encode() if isinstance(content, str) else content
         fs, target = self._locate(name)
-        try:
+        with _os_errors_as_user_errors(target, "write", "choose another place with --storage"):
             fs.create_dir(posixpath.dirname(target), recursive=True)
             if not self.is_local:  # object stores replace an object atomically
                 with fs.open_output_stream(target) as stream:
@@ -140,11 +140,6 @@ class Folder:
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)
-        except OSError as error:
-            logger.info("cannot write %s", target, exc_info=True)
-            raise from_os_error(
-                error, f"cannot write {target}", "choose another place with --storage"
-            ) from None
 
     def exists(self, name: str = "") -> bool:
         """Whether a file or folder exists.
@@ -236,12 +231,14 @@ def without_byte_range(name: str) -> str:
 
 
 @contextmanager
-def _os_errors_as_user_errors(target: str) -> Iterator[None]:
+def _os_errors_as_user_errors(
+    target: str, verb: str = "read", hint: str = "check the path and its permissions"
+) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        logger.info("cannot read %s", target, exc_info=True)
-        raise from_os_error(error, f"cannot read {target}", "check the path and its permissions") from None
+        logger.info("cannot %s %s", verb, target, exc_info=True)
+        raise from_os_error(error, f"cannot {verb} {target}", hint) from None
 
 
 @functools.lru_cache(maxsize=16)

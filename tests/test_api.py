@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import mipnet
-from mipnet.cli.train import parse_config
+from mipnet.cli.shared_options import read_flags
 from mipnet.experiment import training_run
 from mipnet.run_folder import Run, default_name
 from mipnet.storage import Folder
@@ -97,7 +97,7 @@ def test_settings_from_python_name_the_run_of_the_same_flags(
     """Though a preset has 70 where a flag makes 70.0; and what cannot work is refused as a flag is."""
     asked: list[mipnet.Config] = []
 
-    def complete(config: mipnet.Config, storage: Folder, **_: object) -> Run:
+    def complete(config: mipnet.Config, storage: Folder, *_: object, **__: object) -> Run:
         asked.append(config)
         return Run("run", storage, config)
 
@@ -105,7 +105,7 @@ def test_settings_from_python_name_the_run_of_the_same_flags(
     config = replace(mipnet.preset("debug"), train=replace(mipnet.preset("debug").train, epochs=6))
     with pytest.raises(mipnet.UserError, match="MLflow does not answer"):  # a run that is not finished
         mipnet.train(config, storage=tmp_path)
-    flags = parse_config("train", ["--preset", "debug", "--epochs", "6"])[1]
+    flags = read_flags("train", ["--preset", "debug", "--epochs", "6"])[1].config
     assert default_name(asked[0]) == default_name(flags)
     bad = replace(config, train=replace(config.train, epochs=0))
     with pytest.raises(mipnet.UserError, match=r"train\.epochs"):

@@ -416,7 +416,7 @@ def test_it_is_said_in_one_line_before_ray_starts(
     broken, command, message = MESSAGES[name]
     broken(place)
     monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
-    monkeypatch.setattr(session_module, "local_gpu_count", lambda: 0)
+    monkeypatch.setattr(session_module.cluster_resources, "local_gpu_count", lambda: 0)
     words = command.format(place).split()
     while "=" in words[0]:
         monkeypatch.setenv(*words.pop(0).split("=", 1))

@@ -19,7 +19,7 @@ from mipnet.data.dataset_formats import open_split
 from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.data.stream import CropLoader
 from mipnet.errors import UserError
-from mipnet.experiment.prediction_inputs import find_pictures
+from mipnet.experiment.prediction import find_pictures
 from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
 from tests.helpers.servers import BUCKET, KEYS, objects

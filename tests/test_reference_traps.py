@@ -19,7 +19,7 @@ import torch
 
 from mipnet.config.schema import DataConfig, EvaluationConfig
 from mipnet.data.dataset_formats import open_split
-from mipnet.evaluation.merging import DISCOUNT, merge_instances
+from mipnet.evaluation.merging import merge_instances
 from mipnet.models.build import build_model
 from mipnet.models.mimb import MIMB
 from mipnet.storage import Folder
@@ -71,10 +71,12 @@ def test_the_primary_person_is_index_0() -> None:
 
 def test_the_discount_is_the_papers() -> None:
     """The reference's default decay is 0.5."""
-    assert DISCOUNT == EvaluationConfig().discount == 0.9
+    assert EvaluationConfig().discount == 0.9
     poses = np.zeros((1, 2, 1, 3))
     poses[0, 1, 0, 0] = 900
-    assert merge_instances(poses, np.ones((1, 2)), np.ones(1), (0.5,)).scores.tolist() == [1, 0.9]
+    assert merge_instances(
+        poses, np.ones((1, 2)), np.ones(1), (0.5,), EvaluationConfig()
+    ).scores.tolist() == [1, 0.9]
 
 
 def test_the_shared_part_sees_each_image_once() -> None:

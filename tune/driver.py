@@ -198,7 +198,9 @@ def run_trials(
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output prints the path of the scratch folder in any case
     searcher = SearcherAdapter(scheduler, search, on_change)
-    resources = ray.tune.PlacementGroupFactory([driver_node_resources()])
+    # No CPU, and a bit of the driver's node: trials stay there, because MLflow may be a local SQLite file.
+    here = {"CPU": 0, f"node:{ray.util.get_node_ip_address()}": 0.001}
+    resources = ray.tune.PlacementGroupFactory([here])
     trainable = ray.tune.with_resources(ray.tune.with_parameters(train_trial, context=context), resources)
     tune_config = ray.tune.TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=at_once)
     with TemporaryDirectory() as scratch, Progress("searching", "trial", context.verbose) as progress:
@@ -209,11 +211,6 @@ def run_trials(
             callbacks=[ProgressCallback(searcher, progress, total)],
         )
         ray.tune.Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
-
-
-def driver_node_resources() -> dict[str, float]:
-    """0.001 of the driver's node and no CPU: pins trials there, because MLflow may be a local SQLite file."""
-    return {"CPU": 0, f"node:{ray.util.get_node_ip_address()}": 0.001}
 
 
 def trial_message(trial: Trial, ended: bool, epochs: int) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge
 
 from mipnet.cli.shared_options import CONFIG_HELP, STORAGE_HELP
-
 from mipnet.config.flags import option
+from mipnet.config.schema import Count, NonNegativeInt
 from tune.samplers import DEFAULT_TRIALS
 from tune.search_space import NAMED_SPACES
 
@@ -17,14 +20,14 @@ class SearchOptions:
 
     space: str = option("placement", f"what to search: {', '.join(NAMED_SPACES)}, or a YAML file")
     sampler: str = option("", "grid, random, tpe or nsga2 [grid; tpe for a space with a range]")
-    trials: int = option(
+    trials: NonNegativeInt = option(
         0, f"configurations to try [all of a grid, else {DEFAULT_TRIALS}]; more than before go on"
     )
-    seeds: int = option(1, "train every configuration with so many seeds")
+    seeds: Count = option(1, "train every configuration with so many seeds")
     asha: bool = option(False, "successive halving: only the best of a rung are trained on")
-    rung: int = option(1, "asha: epochs of the first rung; the next ones are --keep times as long")
-    keep: int = option(3, "asha: one configuration in so many goes on to the next rung")
-    concurrent: int = option(0, "no more trials at once than this [as many as the cluster holds]")
+    rung: Count = option(1, "asha: epochs of the first rung; the next ones are --keep times as long")
+    keep: Annotated[int, Ge(2)] = option(3, "asha: one configuration in so many goes on to the next rung")
+    concurrent: NonNegativeInt = option(0, "no more trials at once than this [as many as the cluster holds]")
     retry: bool = option(False, "try failed trials again")
     register_best: bool = option(False, "register the best network with the alias 'candidate'")
     preset: str = option("tiny", "what to start from")

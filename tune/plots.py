@@ -7,20 +7,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from mipnet.visualization.curves import (
-    DASHES,
-    INK,
-    MARKERS,
-    MUTED,
-    SERIES,
-    Curve,
-    Line,
-    draw,
-    label_rows,
-    legend_above,
-    set_scale,
-    summarize,
-)
+from mipnet.visualization import curves
+from mipnet.visualization.curves import DASHES, INK, MARKERS, MUTED, SERIES, Curve, Line
 from tune.ranking import OCCLUSION_AP, Effect, PointResult, cost_unit
 from tune.summary import SearchSummary
 
@@ -74,7 +62,7 @@ def cost_plot(summary: SearchSummary) -> Curve | None:
 
     title = capitalized(f"{metric.title} against cost")
     names = ", ".join(point_label(r, summary.results) for r in front)
-    return draw(title, (9.4, 4.0), paint, f"{title}. On the Pareto front: {names}.")
+    return curves.draw(title, (9.4, 4.0), paint, f"{title}. On the Pareto front: {names}.")
 
 
 def annotate_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
@@ -112,14 +100,14 @@ def effect_plot(title: str, rows: Sequence[Sequence[Effect]], names: Sequence[st
                     e.mean, at, ls="", marker=MARKERS[i], ms=7, color=SERIES[i], mew=1.5, zorder=3,
                     mfc=SERIES[i] if i == 0 else "none", label=name if y == 0 and name else None,
                 )  # fmt: skip
-        label_rows(axes, [effects[0].name for effects in rows], pad=6)
+        curves.label_rows(axes, [effects[0].name for effects in rows], pad=6)
         axes.margins(x=0.1)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         if len(names) > 1:
-            legend_above(axes, len(names), 1.2)
+            curves.legend_above(axes, len(names), 1.2)
 
     told = "; ".join(f"{row[0].name}: {', '.join(f'{e.mean:.3g} ({e.count})' for e in row)}" for row in rows)
-    return draw(capitalized(title), (4.6, 0.8 + 0.46 * len(rows)), paint, told)
+    return curves.draw(capitalized(title), (4.6, 0.8 + 0.46 * len(rows)), paint, told)
 
 
 def curves_plot(title: str, lines: Mapping[str, Line], scale: str) -> Curve | None:
@@ -128,7 +116,7 @@ def curves_plot(title: str, lines: Mapping[str, Line], scale: str) -> Curve | No
     Args:
         title: of the plot.
         lines: label -> (epochs, values); lines that are all 0 are left out.
-        scale: as for ``set_scale``: percent or log.
+        scale: as for ``curves.set_scale``: percent or log.
     """
     lines = {name: line for name, line in lines.items() if any(line[1])}
     if not lines:
@@ -144,11 +132,11 @@ def curves_plot(title: str, lines: Mapping[str, Line], scale: str) -> Curve | No
                 marker=MARKERS[i] if chosen and few else "." if few else "", ms=3.6,
                 label=name if chosen else "the others" if i == len(SERIES) else None,
             )  # fmt: skip
-        set_scale(axes, scale)
+        curves.set_scale(axes, scale)
         axes.grid(axis="y")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        legend_above(axes, 2, 2.4)
+        curves.legend_above(axes, 2, 2.4)
 
-    return draw(title, (4.6, 3.0), paint, summarize(title, lines))
+    return curves.draw(title, (4.6, 3.0), paint, curves.summarize(title, lines))

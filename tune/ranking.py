@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import stdev
 from typing import Any
 
@@ -153,14 +154,18 @@ def best_pair(
     Returns:
         the pair, and the AP of each seed with it, 0 to 1.
     """
-    by_pair: dict[tuple[float, float], list[float]] = {}
-    for of_seed in choices:
-        for choice in of_seed:
-            pair = choice["discount"], choice["oks_nms"]
-            by_pair.setdefault(pair, []).append(choice["occlusion_AP"])
+    by_pair = aps_by_pair(choices)
     most = max(map(len, by_pair.values()))
     complete = {pair: values for pair, values in by_pair.items() if len(values) == most}
     return max(complete.items(), key=lambda item: (sum(item[1]), item[0] == default))
+
+
+def aps_by_pair(choices: Sequence[Sequence[dict[str, Any]]]) -> dict[tuple[float, float], list[float]]:
+    """Pair of γ and NMS threshold -> its AP for each seed that has it; ``choices`` as for ``best_pair``."""
+    by_pair: dict[tuple[float, float], list[float]] = {}
+    for choice in chain.from_iterable(choices):
+        by_pair.setdefault((choice["discount"], choice["oks_nms"]), []).append(choice["occlusion_AP"])
+    return by_pair
 
 
 def standard_error(values: Sequence[float]) -> float:

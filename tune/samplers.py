@@ -12,21 +12,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from mipnet.config import Config
 from mipnet.errors import ConfigError, suggest
-from tune.search_space import (
-    LogRange,
-    Point,
-    SearchSpace,
-    canonical,
-    grid_points,
-    round_rate,
-    space_size,
-)
+from tune.search_space import LogRange, Point, SearchSpace, canonical, grid_points, round_rate, space_size
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -135,18 +128,14 @@ def next_tpe(space: SearchSpace, config: Config, observed: Sequence[Observation]
     """Optuna's tree-structured Parzen estimator (TPE), which maximises the occlusion AP."""
     from optuna.samplers import TPESampler
 
-    return ask_optuna(
-        space, config, observed, lambda seed: TPESampler(n_startup_trials=8, seed=seed), ["maximize"]
-    )
+    return ask_optuna(space, config, observed, partial(TPESampler, n_startup_trials=8), ["maximize"])
 
 
 def next_nsga2(space: SearchSpace, config: Config, observed: Sequence[Observation]) -> Point | None:
     """Optuna's NSGA-II: the Pareto front of occlusion AP against multiply-adds."""
     from optuna.samplers import NSGAIISampler
 
-    def sampler(seed: int) -> BaseSampler:
-        return NSGAIISampler(population_size=NSGA2_POPULATION, seed=seed)
-
+    sampler = partial(NSGAIISampler, population_size=NSGA2_POPULATION)
     return ask_optuna(space, config, observed, sampler, ["maximize", "minimize"])
 
 
@@ -154,7 +143,7 @@ def ask_optuna(
     space: SearchSpace,
     config: Config,
     observed: Sequence[Observation],
-    sampler: Callable[[int], BaseSampler],
+    sampler: Callable[..., BaseSampler],
     directions: Directions,
 ) -> Point | None:
     """The next point of an Optuna sampler, asked in a new study that contains all observations.
@@ -165,12 +154,12 @@ def ask_optuna(
     Args:
         space, config: as for ``make_sampler``.
         observed: points so far, in the order of their proposals.
-        sampler: makes the Optuna sampler from a seed.
+        sampler: makes the Optuna sampler; its argument ``seed`` is still free.
         directions: of occlusion AP and, if there are two, of multiply-adds.
     """
     known = {o.point: o for o in observed}
     seed = 1_000_003 * config.train.seed + len(observed)
-    study = make_study(space, observed, sampler(seed), directions)
+    study = make_study(space, observed, sampler(seed=seed), directions)
     for _ in range(MAX_OPTUNA_PROPOSALS):
         with silenced_optuna():
             proposal = study.ask()
@@ -190,8 +179,7 @@ def silenced_optuna() -> Iterator[None]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         yield
 
 
@@ -221,10 +209,8 @@ def make_study(
             distributions = {k: v for k, v in all_distributions.items() if k in params}
             # As NSGAIISampler itself notes the generation of a trial.
             attrs = {"NSGAIISampler:generation": number // NSGA2_POPULATION}
-            trial = optuna.trial.create_trial(
-                state=state, values=values, params=params, distributions=distributions, system_attrs=attrs
-            )
-            study.add_trial(trial)
+            known: dict[str, Any] = {"params": params, "distributions": distributions, "system_attrs": attrs}
+            study.add_trial(optuna.trial.create_trial(state=state, values=values, **known))
     return study
 
 

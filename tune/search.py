@@ -14,11 +14,12 @@ if __package__ in (None, ""):  # run as a file: Python finds ``tune`` in the fol
 from mipnet.cli.main import exit_status
 from mipnet.cli.shared_options import CONFIG_SECTIONS, base_config
 from mipnet.config import Config, from_dict, read_yaml
-from mipnet.config.checks import require
 from mipnet.config.flags import parse
 from mipnet.config.presets import describe
+from mipnet.config.validation import require
 from mipnet.errors import ConfigError
-from mipnet.experiment.outputs import writable_storage
+from mipnet.experiment.arguments import writable_storage
+from mipnet.logs import driver_log
 from mipnet.run_folder import locked
 from mipnet.storage import Folder
 from tune.options import SearchOptions
@@ -50,10 +51,10 @@ def run(argv: Sequence[str]) -> int:
     config = with_resolved_init(config, storage)
     name = options.name or search_name(config, search_spec["space_name"], search_spec)
     search = open_search(storage, name, config, search_spec, options.new)
-    with locked(search):
+    with locked(search), driver_log(search.folder) as save_log:
         from tune.study import run_search  # imports Ray, which takes seconds
 
-        return run_search(search, options, space, storage, argv)
+        return run_search(search, options, space, argv, save_log)
 
 
 def parse_config(argv: Sequence[str]) -> tuple[SearchOptions, Config]:
@@ -73,11 +74,7 @@ def parse_config(argv: Sequence[str]) -> tuple[SearchOptions, Config]:
         COMMAND, about, SearchOptions, argv, sections=CONFIG_SECTIONS, defaults=base, program="python"
     )
     config = from_dict(settings, base)
-    require("--seeds", options.seeds, at_least=1)
-    require("--trials", options.trials, at_least=0)
-    require("--concurrent", options.concurrent, at_least=0)
-    require("--rung", options.rung, at_least=1, at_most=config.train.epochs)
-    require("--keep", options.keep, at_least=2)
+    require("--rung", options.rung, at_most=config.train.epochs)
     return options, config
 
 

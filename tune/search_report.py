@@ -13,8 +13,9 @@ from mipnet.formats import aligned, duration, gain, percent
 from mipnet.run_folder import Run
 from mipnet.visualization.curves import Curve
 from mipnet.visualization.html_page import Tile, render_report, render_template
+from tune import ranking
 from tune.plots import cost_plot, curves_plot, effect_plot, point_label
-from tune.ranking import OCCLUSION_AP, PRIMARY_LOSS, PointResult, cost_unit, instance_effects, place_effects
+from tune.ranking import OCCLUSION_AP, PRIMARY_LOSS, PointResult, aps_by_pair, cost_unit
 from tune.summary import SearchSummary, best_config
 from tune.trial_folders import FINISHED_KEY, SPEC_KEY, TRIAL_KEY
 
@@ -31,8 +32,8 @@ def render_markdown(summary: SearchSummary) -> str:
         summary=summary,
         states=status_counts(results),
         figure=metric_text(best, summary) if best else "",
-        by_instances=instance_effects(results),
-        by_place=place_effects(results),
+        by_instances=ranking.instance_effects(results),
+        by_place=ranking.place_effects(results),
     )
 
 
@@ -82,7 +83,7 @@ def render_html(summary: SearchSummary, date: datetime | None = None) -> str:
         summary: of the search.
         date: of the report; by default now.
     """
-    search, best = summary.search, summary.best
+    search, best, path = summary.search, summary.best, summary.search.folder.path
     return render_report(
         "search",
         search.config,
@@ -101,8 +102,8 @@ def render_html(summary: SearchSummary, date: datetime | None = None) -> str:
         yaml=to_yaml(best_config(search, best)) if best else "",
         locations={
             "search": search.folder.uri,
-            "trials": search.folder.path("runs"),
-            "best configuration": search.folder.path("best.yaml"),
+            "trials": path("runs"),
+            "best configuration": path("best.yaml"),
         },
     )
 
@@ -149,20 +150,12 @@ def search_tiles(summary: SearchSummary) -> list[Tile]:
     if best is None:
         return []
     point, ap = best.point, best.final_score.ap
-    below = (
-        f"γ = {best.discount:g}, NMS {best.oks_nms:g}, r = {point.reduction}, "
-        f"learning rate {point.learning_rate:g}"
-    )
+    chosen = f"γ = {best.discount:g}, NMS {best.oks_nms:g}"
+    below = f"{chosen}, r = {point.reduction}, learning rate {point.learning_rate:g}"
     found = [Tile("best configuration", point.description, below, "")]
     if summary.metric is PRIMARY_LOSS:
-        found.append(
-            Tile(
-                f"its {PRIMARY_LOSS.title}",
-                PRIMARY_LOSS.text(best),
-                f"{summary.selection_metric}: {percent(ap)}",
-                "",
-            )
-        )
+        below = f"{summary.selection_metric}: {percent(ap)}"
+        found.append(Tile(f"its {PRIMARY_LOSS.title}", PRIMARY_LOSS.text(best), below, ""))
     else:
         below = f"loss of λ = 0: {PRIMARY_LOSS.text(best)}"
         found.append(Tile(f"its {summary.selection_metric}", percent(ap), below, error_text(best)))
@@ -179,11 +172,11 @@ def search_tiles(summary: SearchSummary) -> list[Tile]:
 def effect_plots(summary: SearchSummary) -> list[Curve]:
     """The ranking metric by N and by place, if several were searched."""
     title, results = summary.metric.title, summary.results
-    plots = [
-        effect_plot(f"{title} by N", [[e] for e in instance_effects(results)], [""]),
-        effect_plot(f"{title} by place", place_effects(results), ["with a MIMB there", "without"]),
-    ]
-    return [plot for plot in plots if plot]
+    by_n = effect_plot(f"{title} by N", [[e] for e in ranking.instance_effects(results)], [""])
+    by_place = effect_plot(
+        f"{title} by place", ranking.place_effects(results), ["with a MIMB there", "without"]
+    )
+    return [plot for plot in (by_n, by_place) if plot]
 
 
 def learning_curves(results: Sequence[PointResult]) -> list[Curve]:
@@ -193,26 +186,21 @@ def learning_curves(results: Sequence[PointResult]) -> list[Curve]:
         for trial, run in r.trials:
             seed = f", seed {trial.seed}" if len(r.trials) > 1 else ""
             trials[point_label(r, results) + seed] = run
-    scores = {name: validation_curve(run) for name, run in trials.items()}
-    lost = {name: loss_curve(run) for name, run in trials.items()}
-    plots = [
-        curves_plot("Validation occlusion AP", scores, "percent"),
-        curves_plot("Training loss of λ = 0", lost, "log"),
-    ]
-    return [plot for plot in plots if plot]
+    validations = {name: validation_curve(run) for name, run in trials.items()}
+    losses = {name: loss_curve(run) for name, run in trials.items()}
+    scores = curves_plot("Validation occlusion AP", validations, "percent")
+    lost = curves_plot("Training loss of λ = 0", losses, "log")
+    return [plot for plot in (scores, lost) if plot]
 
 
 def validation_curve(run: Run) -> tuple[list[float], list[float]]:
     """(epochs, occlusion AP) of a training's validations, AP 0 to 1."""
     per_epoch = run.state[TRIAL_KEY].get("steps_per_epoch")
-    rows = sorted(
-        (row["step"], row[SELECTION_METRIC])
-        for row in run.state.get("validations", [])
-        if SELECTION_METRIC in row
-    )
     if not per_epoch:
         return [], []
-    return [step / per_epoch for step, _ in rows], [score for _, score in rows]
+    rows = [row for row in run.state.get("validations", []) if SELECTION_METRIC in row]
+    points = sorted((row["step"], row[SELECTION_METRIC]) for row in rows)
+    return [step / per_epoch for step, _ in points], [score for _, score in points]
 
 
 def loss_curve(run: Run) -> tuple[list[float], list[float]]:
@@ -229,11 +217,7 @@ def discount_nms_table(summary: SearchSummary) -> dict[str, Any] | None:
         (number of points for which the pair is the best) and ``share`` (of the full colour, 0 to 1).
     """
     finished = [r for r in summary.finished if r.point.instances > 1]
-    aps: dict[tuple[float, float], list[float]] = {}
-    for run in (run for r in finished for _, run in r.succeeded):
-        for choice in run.state[TRIAL_KEY].get("choices", []):
-            pair = choice["discount"], choice["oks_nms"]
-            aps.setdefault(pair, []).append(choice["occlusion_AP"])
+    aps = aps_by_pair([run.state[TRIAL_KEY].get("choices", []) for r in finished for _, run in r.succeeded])
     if len(aps) < 2:
         return None
     means = {pair: sum(values) / len(values) for pair, values in aps.items()}

@@ -14,7 +14,7 @@ from itertools import combinations, product
 from typing import Any
 
 from mipnet.config import Config, validate
-from mipnet.config.checks import format_value
+from mipnet.config.validation import format_value
 from mipnet.errors import ConfigError, suggest
 
 ALL_PLACEMENTS = "every"
@@ -51,8 +51,7 @@ class SearchSpace:
 
     def to_dict(self) -> dict[str, Any]:
         """The space as run.json holds it: lists instead of tuples."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return values
+        return json.loads(json.dumps(asdict(self)))
 
 
 @dataclass(frozen=True)
@@ -190,10 +189,8 @@ def resolved_space(space: SearchSpace, config: Config) -> SearchSpace:
         oks_nms=unique(space.oks_nms or (config.evaluation.oks_nms,)),
     )
     if filled.instances == (1,) and space.places:
-        raise ConfigError(
-            "model.instances: 1 has no place to search",
-            "set --model.instances 2, or take the space instances",
-        )
+        hint = "set --model.instances 2, or take the space instances"
+        raise ConfigError("model.instances: 1 has no place to search", hint)
     for point in grid_points(filled, config):
         point.apply_to(config, config.train.seed)
     for discount, oks_nms in product(filled.discount, filled.oks_nms):

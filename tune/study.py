@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 from mipnet.config import to_dict, to_yaml
 from mipnet.console import say
 from mipnet.experiment.datasets import ensure_dataset, open_splits, sample_image_uris
-from mipnet.experiment.evaluation_phase import evaluate_phase
+from mipnet.experiment.final_phases import evaluate_phase, register_phase
 from mipnet.experiment.preflight import check_data
-from mipnet.experiment.registration_phase import register_phase
-from mipnet.experiment.run_tracking import monitored_disk, open_tracker, timed_phase
+from mipnet.experiment.training_run import monitored_disk, open_tracker, timed_phase
 from mipnet.models.weights import DESCRIPTION_FILE
 from mipnet.ray_runtime.probes import probe_files, probe_storage
 from mipnet.ray_runtime.session import connect, silence_ray
@@ -31,8 +29,8 @@ from tune.search_report import render_html, render_markdown, render_text
 from tune.search_space import SearchSpace, with_pair
 from tune.successive_halving import TrialScheduler
 from tune.summary import SearchSummary, best_config, best_trial, search_json
-from tune.trainable import PARENT_RUN_TAG, TrialContext
-from tune.trial_folders import FINISHED_KEY, SPEC_KEY, TRIAL_KEY, network_costs, read_trials
+from tune.trainable import TrialContext, tracked
+from tune.trial_folders import FINISHED_KEY, SPEC_KEY, TRIAL_KEY, network_costs, note_trial, read_trials
 
 PARENT_RUN_TIMEOUT_SECONDS = 60.0
 """For MLflow to create the search's run, which the runs of its trials name as their parent."""
@@ -40,7 +38,7 @@ SEARCH_FILES = {"search.json": search_json, "report.md": render_markdown, "repor
 
 
 def run_search(
-    search: Run, options: SearchOptions, space: SearchSpace, storage: Folder, argv: Sequence[str]
+    search: Run, options: SearchOptions, space: SearchSpace, argv: Sequence[str], save_log: Callable[[], None]
 ) -> int:
     """Do what is left of a search: train its trials, evaluate and register the best point, write the reports.
 
@@ -48,7 +46,7 @@ def run_search(
         search: from ``open_search``, locked.
         options, argv: flags, parsed and as they were given.
         space: resolved.
-        storage: root of data sets, searches and MLflow.
+        save_log: called after each trial, see ``driver_log``.
 
     Returns:
         the exit status: 0 if there is a best point, else 1.
@@ -62,13 +60,13 @@ def run_search(
     else:
         search.note(**{FINISHED_KEY: False})
         try:
-            run_on_cluster(search, options, space, storage, argv)
+            run_on_cluster(search, options, space, argv, save_log)
         except KeyboardInterrupt:
-            end_mlflow_runs(search, storage)
+            end_mlflow_runs(search)
             raise
     summary = summarise_search(search)
     if options.register_best and summary.best:
-        register_best(summary.best, search, storage)
+        register_best(summary.best, search)
     write_reports(search)
     say(render_text(summarise_search(search)))
     return 0 if summary.best else 1
@@ -88,13 +86,12 @@ def make_scheduler(search: Run, options: SearchOptions, space: SearchSpace) -> T
 
 
 def run_on_cluster(
-    search: Run, options: SearchOptions, space: SearchSpace, storage: Folder, argv: Sequence[str]
+    search: Run, options: SearchOptions, space: SearchSpace, argv: Sequence[str], save_log: Callable[[], None]
 ) -> None:
     """Train the missing trials, then evaluate the best point and the baseline."""
-    config = search.config
-    wanted = (
-        [] if config.data.generated else sample_image_uris(check_data(config, Folder.of(config.data.root)))
-    )
+    config, storage = search.config, storage_of(search)
+    root = Folder.of(config.data.root)
+    wanted = [] if config.data.generated else sample_image_uris(check_data(config, root))
     with connect(config.resources, options.verbose, config.window_bytes) as resources:
         probe_storage(storage)
         data = ensure_dataset(config, storage, options.verbose)
@@ -116,10 +113,13 @@ def run_on_cluster(
                 verbose=options.verbose,
             )
             scheduler = make_scheduler(search, options, space)
-            total = options.seeds * num_points(
-                search.state[SPEC_KEY]["sampler"], space, config, options.trials
-            )
-            report = partial(log_progress, search, tracker)
+            sampler = search.state[SPEC_KEY]["sampler"]
+            total = options.seeds * num_points(sampler, space, config, options.trials)
+
+            def report() -> None:
+                log_progress(search, tracker)
+                save_log()
+
             with SystemMetrics(tracker.log_metrics, search.state["begun"], monitored_disk(storage)):
                 run_trials(scheduler, search, context, total=total, limit=options.concurrent, on_end=report)
                 search.note(**{FINISHED_KEY: True})
@@ -143,7 +143,7 @@ def parent_tag(tracker: Tracker) -> dict[str, str]:
         error = tracker.last_error or "no answer"
         say(f"MLflow did not open the search's run ({error}): trials have no parent")
         return {}
-    return {PARENT_RUN_TAG: tracker.run_id}
+    return {"mlflow.parentRunId": tracker.run_id}
 
 
 def log_progress(search: Run, tracker: Tracker) -> None:
@@ -153,14 +153,19 @@ def log_progress(search: Run, tracker: Tracker) -> None:
     finished = summary.finished
     ended = sum(trial.done for r in summary.results for trial, _ in r.trials)
     if finished:
-        values = {
-            "search/best_occlusion_AP": finished[0].final_score.ap,
-            "search/finished": float(len(finished)),
-        }
+        best = finished[0].final_score.ap
+        values = {"search/best_occlusion_AP": best, "search/finished": float(len(finished))}
         tracker.log_metrics(values, ended)
     tracker.set_tags({"mlflow.note.content": search.folder.read("report.md").decode()})
     for name in (*SEARCH_FILES, *(["best.yaml"] if finished else [])):
         tracker.log_text(name, search.folder.read(name).decode())
+
+
+def storage_of(search: Run) -> Folder:
+    """Root of data sets, searches and MLflow."""
+    root, _, rest = search.folder.uri.rpartition("/searches/")
+    _, mark, query = rest.partition("?")
+    return Folder(f"{root}{mark}{query}")
 
 
 def summarise_search(search: Run) -> SearchSummary:
@@ -168,7 +173,7 @@ def summarise_search(search: Run) -> SearchSummary:
     results = rank_points(read_trials(search), search.config, bool(search.state.get(FINISHED_KEY)))
     commands: list[str] = []
     if finished := finished_results(results):
-        storage = Folder(search.folder.uri.rpartition("/searches/")[0])
+        storage = storage_of(search)
         where = "" if storage == default_storage() else f" --storage {shlex.quote(storage.uri)}"
         model = shlex.quote(best_trial(finished[0])[1].folder.path(MODEL_FOLDER))
         if "version" in search.state:
@@ -206,42 +211,37 @@ def run_final_evaluations(search: Run, context: TrialContext) -> None:
     for result, run in pending_evaluations(search):
         say(f"{run.name}: final tables")
         evaluate_trial(run, result, context)
-        run.note(**{TRIAL_KEY: {**run.state[TRIAL_KEY], "evaluated": [result.discount, result.oks_nms]}})
+        note_trial(run, evaluated=[result.discount, result.oks_nms])
 
 
 def evaluate_trial(run: Run, result: PointResult, context: TrialContext) -> None:
     """Evaluate a trial's network with the γ and NMS threshold of its result."""
     run.config = replace(with_pair(run.config, result.discount, result.oks_nms), resources=context.resources)
-    tracker = open_tracker(run, context.storage, context.argv, context.tags)
-    status = "FAILED"
-    try:
-        with timed_phase(run, "evaluation"):
-            files = open_splits(run.config, context.data, run.config.data.evaluate)
-            evaluate_phase(run, context.storage, context.data, files, tracker, plain=context.verbose)
-        status = "FINISHED"
-    finally:
-        tracker.close(status)
+    with tracked(run, context) as tracker, timed_phase(run, "evaluation"):
+        files = open_splits(run.config, context.data, run.config.data.evaluate)
+        evaluate_phase(run, context.storage, context.data, files, tracker, plain=context.verbose)
 
 
-def register_best(result: PointResult, search: Run, storage: Folder) -> None:
+def register_best(result: PointResult, search: Run) -> None:
     """Register the best seed of a result; its model gets the γ and NMS threshold of the result."""
     _, run = best_trial(result)
     run.config = with_pair(run.config, result.discount, result.oks_nms)
     description = json.loads(run.folder.read(f"{MODEL_FOLDER}/{DESCRIPTION_FILE}"))
     description["extra"]["config"] = to_dict(run.config)
     run.folder.write(f"{MODEL_FOLDER}/{DESCRIPTION_FILE}", json.dumps(description, indent=2) + "\n")
-    if register_phase(run, storage):
+    if register_phase(run, storage_of(search)):
         search.note(version=run.state["version"], registered=run.name)
         name = search.config.tracking.model_name
         say(f"registered {run.name} as {name} version {run.state['version']}, alias candidate")
 
 
-def end_mlflow_runs(search: Run, storage: Folder) -> None:
+def end_mlflow_runs(search: Run) -> None:
     """Mark the MLflow runs of interrupted trials as killed; the same command opens them again."""
     for trial, run in read_trials(search):
         if not trial.done and "mlflow_run" in run.state:
             run.note(ended="interrupted")
             experiment = search.config.tracking.experiment
-            Tracker(storage, run.folder, experiment, run.name, run_id=run.state["mlflow_run"]).close(
-                "KILLED", 10
+            tracker = Tracker(
+                storage_of(search), run.folder, experiment, run.name, run_id=run.state["mlflow_run"]
             )
+            tracker.close("KILLED", 10)

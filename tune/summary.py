@@ -73,12 +73,10 @@ class SearchSummary:
             cell, of_mimb = DIMENSION_CELLS[name], name in MIMB_DIMENSIONS
             return lambda r: cell(r) if r.point.places or not of_mimb else "–"
 
-        dimensions = [(name, cell_of(name)) for name in DIMENSION_CELLS]
-        searched = [
-            (name, cell)
-            for name, cell in dimensions
-            if name in ("N", "places") or len({cell(r) for r in self.results} - {"–"}) > 1
-        ]
+        searched: list[Column] = []
+        for name, cell in [(name, cell_of(name)) for name in DIMENSION_CELLS]:
+            if name in ("N", "places") or len({cell(r) for r in self.results} - {"–"}) > 1:
+                searched.append((name, cell))
         unit, unit_name = cost_unit(self.results)
         of_seeds: list[Column] = [("± SE", lambda r: percent(r.error)), ("seeds", seed_count)]
         return [
@@ -101,9 +99,8 @@ class SearchSummary:
         with_column = dict(self.columns)
         first = next((r for r in self.results if r.point.places), self.results[0])
         words = {"r": "r = ", "learning rate": "learning rate ", "γ": "γ = ", "NMS": "NMS threshold "}
-        return ", ".join(
-            words[name] + DIMENSION_CELLS[name](first) for name in words if name not in with_column
-        )
+        constant = [name for name in words if name not in with_column]
+        return ", ".join(words[name] + DIMENSION_CELLS[name](first) for name in constant)
 
     @property
     def failures(self) -> list[tuple[str, str]]:
@@ -203,8 +200,7 @@ def held_out_metrics(run: Run) -> dict[str, float]:
     """Metrics of the final evaluation of a run; empty if there was none."""
     if not run.state.get(TRIAL_KEY, {}).get("evaluated"):
         return {}
-    metrics: dict[str, float] = json.loads(run.folder.read(f"{RESULTS_FOLDER}/metrics.json"))
-    return metrics
+    return json.loads(run.folder.read(f"{RESULTS_FOLDER}/metrics.json"))
 
 
 Column = tuple[str, Callable[[PointResult], str]]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,11 @@ from mipnet.data.coco import Boxes
 from mipnet.data.dataset_formats import load_boxes
 from mipnet.errors import UserError, as_user_error
 from mipnet.evaluation.occlusion import occlusion_ap
-from mipnet.evaluation.predicted_poses import merged_results
-from mipnet.evaluation.protocols import evaluate_poses
+from mipnet.evaluation.predicted_poses import score_predictions
 from mipnet.experiment.datasets import open_splits
 from mipnet.experiment.preflight import check_data
-from mipnet.experiment.run_tracking import open_tracker, timed_phase
 from mipnet.experiment.training_phase import read_history, train_phase, training_people
+from mipnet.experiment.training_run import open_tracker, timed_phase
 from mipnet.inference.pipeline import predict_poses
 from mipnet.ray_runtime.session import silence_ray
 from mipnet.run_folder import MODEL_FOLDER, Run, load_run, locked
@@ -35,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_SECONDS = 60.0
 """The processes of a search that was killed may keep their trials locked for a while."""
-PARENT_RUN_TAG = "mlflow.parentRunId"
-"""MLflow's tag of a child run."""
 
 
 @dataclass(frozen=True)
@@ -80,20 +77,28 @@ def train_trial(trial_spec: Mapping[str, Any], context: TrialContext) -> None:
     try:
         with ExitStack() as stack:
             lock_with_retries(run, stack)
-            tracker = open_tracker(run, context.storage, context.argv, context.tags)
-            status = "FAILED"
+            tracker = stack.enter_context(tracked(run, context))
             try:
                 with timed_phase(run, "training"):
                     train_to_rung(run, context, tracker, trial_spec["target_epochs"])
-                status = "FINISHED"
             except Exception as error:
                 tracker.set_tags({"trial.failed": failure_message(error)})
                 raise
-            finally:
-                tracker.close(status)
     except Exception as error:
         logger.warning("trial %s failed", run.name, exc_info=True)
         note_failure(run, failure_message(error))
+
+
+@contextmanager
+def tracked(run: Run, context: TrialContext) -> Iterator[Tracker]:
+    """The tracker of a trial; its MLflow run ends with the ``with`` block, as FAILED after an exception."""
+    tracker = open_tracker(run, context.storage, context.argv, context.tags)
+    status = "FAILED"
+    try:
+        yield tracker
+        status = "FINISHED"
+    finally:
+        tracker.close(status)
 
 
 def failure_message(error: Exception) -> str:
@@ -152,9 +157,7 @@ def evaluate_pairs(run: Run, data: Folder, pairs: Sequence[tuple[float, float]])
     choices = []
     for pair in pairs:
         merging = with_pair(config, *pair)
-        results = merged_results(poses, merging, "merged", file.category_id)
-        joints = config.data.joints
-        figures = evaluate_poses(config.data.protocol, file.annotations, results, joints.sigmas)
+        figures, _ = score_predictions(poses, merging, file, "merged")
         name = f"{split}/{source.partition('=')[0]}/merged"
         metrics = {f"{name}/{metric}": value for metric, value in figures.items() if value == value}
         choices.append(pair_result(pair, config, metrics))

@@ -4,6 +4,7 @@ STORAGE/searches/NAME/config.yaml   what all trials share
 STORAGE/searches/NAME/run.json      space, sampler, halving; MLflow run of the search; whether it is finished
 STORAGE/searches/NAME/runs/TRIAL/   a run of ``mipnet train`` each; its run.json also has the trial's scores
 STORAGE/searches/NAME/search.json, report.html, report.md, best.yaml
+STORAGE/searches/NAME/logs/driver.log
 """
 
 from __future__ import annotations
@@ -84,9 +85,13 @@ def open_search(storage: Folder, name: str, config: Config, search_spec: Mapping
 def open_trial(search: Run, trial: Trial) -> Run:
     """The trial's run; created if it does not exist."""
     run = open_run(search.folder, trial.point.apply_to(search.config, trial.seed), trial.name)
-    noted = run.state.get(TRIAL_KEY, {})
-    run.note(**{TRIAL_KEY: {**noted, "number": trial.number, "until": trial.target_epochs}})
+    note_trial(run, number=trial.number, until=trial.target_epochs)
     return run
+
+
+def note_trial(run: Run, **values: Any) -> None:
+    """Keep values under ``TRIAL_KEY`` of a trial's run.json; its other ones stay."""
+    run.note(**{TRIAL_KEY: {**run.state.get(TRIAL_KEY, {}), **values}})
 
 
 def read_trials(search: Run, retry: bool = False) -> list[TrialRun]:
@@ -101,7 +106,7 @@ def read_trials(search: Run, retry: bool = False) -> list[TrialRun]:
         run = load_run(search.folder.join(f"runs/{name}"))
         if retry and run.state.get(TRIAL_KEY, {}).get("failed"):
             logger.info("trial %s failed (%s) and is tried again", name, run.state[TRIAL_KEY]["failed"])
-            run.note(**{TRIAL_KEY: {**run.state[TRIAL_KEY], "failed": ""}})
+            note_trial(run, failed="")
         if TRIAL_KEY in run.state:  # else the search was killed while it created the folder
             found.append((trial_from_run(run), run))
     return sorted(found, key=lambda item: (item[0].number, item[0].seed))
@@ -127,22 +132,19 @@ def note_scores(
         choices: for each pair of γ and NMS threshold: discount, oks_nms, occlusion_AP (0 to 1) and metrics;
             the largest occlusion_AP is the trial's score.
     """
-    noted, per_epoch = run.state[TRIAL_KEY], steps / epochs
+    per_epoch = steps / epochs
     best = max(choice["occlusion_AP"] for choice in choices)
-    scores = {**noted.get("scores", {}), str(epochs): [best, last_epoch_primary_loss(history, per_epoch)]}
-    curve = [
-        (round(row["step"] / per_epoch, 3), row["loss/lambda0"])
-        for row in history
-        if math.isfinite(row.get("loss/lambda0", math.nan))
-    ]
+    score = [best, last_epoch_primary_loss(history, per_epoch)]
+    scores = {**run.state[TRIAL_KEY].get("scores", {}), str(epochs): score}
+    finite = [row for row in history if math.isfinite(row.get("loss/lambda0", math.nan))]
+    curve = [(round(row["step"] / per_epoch, 3), row["loss/lambda0"]) for row in finite]
     thinned = curve[:: max(len(curve) // MAX_CURVE_POINTS, 1)]
-    new = {"scores": scores, "choices": choices, "steps_per_epoch": per_epoch, "losses": thinned}
-    run.note(**{TRIAL_KEY: {**noted, **new}})
+    note_trial(run, scores=scores, choices=choices, steps_per_epoch=per_epoch, losses=thinned)
 
 
 def note_failure(run: Run, why: str) -> None:
     """Keep the reason of a trial's failure, on one line, in its run.json."""
-    run.note(**{TRIAL_KEY: {**run.state[TRIAL_KEY], "failed": " ".join(why.split()) or "no word of why"}})
+    note_trial(run, failed=" ".join(why.split()) or "no word of why")
 
 
 def last_epoch_primary_loss(history: Sequence[Mapping[str, float]], steps_per_epoch: float) -> float:

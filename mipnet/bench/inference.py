@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mipnet.bench.device import set_tf32, synchronize
-from mipnet.bench.plain import RepeatedImagesNetwork
-from mipnet.bench.step import PLAIN_VARIANT, random_batch
+from mipnet.bench.step import PLAIN_VARIANT, RepeatedImagesNetwork, random_batch
 from mipnet.config import Config
 from mipnet.evaluation.decoding import flip_back
 from mipnet.inference.crop_predictor import CropPredictor

@@ -46,9 +46,8 @@ class LoaderComparison:
         people, images = self.crop_loader.people, self.crop_loader.people.images
         folder, _ = split_uri(str(images.uris[0]))
         names = [str(uri).removeprefix(f"{folder.uri}/") for uri in images.uris]
-        rows = [
-            PackedImage(name, number, "[]") for name, number in zip(names, images.ids.tolist(), strict=True)
-        ]
+        numbered = zip(names, images.ids.tolist(), strict=True)
+        rows = [PackedImage(name, number, "[]") for name, number in numbered]
         pack(PackingJob(folder, scratch, rows, 500, {}))
         found = byte_ranges(scratch)
         uris = np.array([scratch.path(found.get(name, name)) for name in names])
@@ -90,10 +89,8 @@ class LoaderComparison:
             apart = np.abs(block["image"][row].astype(np.int16) - crop)
             joints_apart = np.abs(block["keypoints"][row] - joints).max()
             found.append((apart.max(), np.count_nonzero(apart) / apart.size, joints_apart))
-        largest, shares, joints_apart = zip(*found, strict=True)
-        return CropDifference(
-            len(found), float(max(largest)), float(np.mean(shares)), float(max(joints_apart))
-        )
+        grey, shares, pixels = (np.array(column) for column in zip(*found, strict=True))
+        return CropDifference(len(found), float(grey.max()), float(shares.mean()), float(pixels.max()))
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,5 @@ class CropDifference:
     joints: float
 
     def line(self) -> str:
-        return (
-            f"{self.samples} crops compared: at most {self.largest:g} grey level(s) apart, in "
-            f"{100 * self.share:.4f} % of the values; joints at most {self.joints:.2g} px apart"
-        )
+        apart = f"at most {self.largest:g} grey level(s) apart, in {100 * self.share:.4f} % of the values"
+        return f"{self.samples} crops compared: {apart}; joints at most {self.joints:.2g} px apart"

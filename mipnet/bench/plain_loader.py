@@ -13,16 +13,9 @@ import cv2
 import numpy as np
 import torch
 
+from mipnet.data import geometry
 from mipnet.data.coco import PersonAnnotations
 from mipnet.data.crops import CropSettings, assign_instances, colour_table, draw_augmentation, half_body_crop
-from mipnet.data.geometry import (
-    box_to_crop,
-    crop_affine,
-    flip_center,
-    flip_keypoints,
-    transform_keypoints,
-    warp_crop,
-)
 from mipnet.data.sample_schedule import sample_rng
 from mipnet.models.normalization import IMAGENET_MEAN, IMAGENET_STD
 
@@ -77,19 +70,19 @@ class PlainLoader:
         width = image.shape[1]
 
         change = draw_augmentation(sample_rng(self.seed, epoch, sample), settings.augment)
-        center, size = box_to_crop(boxes[primary], settings.size, settings.padding)
+        center, size = geometry.box_to_crop(boxes[primary], settings.size, settings.padding)
         if change.half_body:
-            center, size = half_body_crop(keypoints[primary], change, settings, center, size)
+            center, size = half_body_crop(keypoints[primary], change.upper, settings, center, size)
         if change.flip:
             image = np.ascontiguousarray(image[:, ::-1])
-            keypoints = flip_keypoints(keypoints, width, settings.skeleton.flip_permutation)
-            center = flip_center(center, width)
+            keypoints = geometry.flip_keypoints(keypoints, width, settings.skeleton.flip_permutation)
+            center = geometry.flip_center(center, width)
         center = center + change.shift * size
-        affine = crop_affine(center, size * change.scale, change.rotation, settings.size)
-        crop = warp_crop(image, affine, settings.size)
+        affine = geometry.crop_affine(center, size * change.scale, change.rotation, settings.size)
+        crop = geometry.warp_crop(image, affine, settings.size)
         if change.gains is not None:
             crop = cv2.LUT(crop, colour_table(change.gains, change.offset))
-        joints = transform_keypoints(affine, keypoints, settings.size)
+        joints = geometry.transform_keypoints(affine, keypoints, settings.size)
         return crop, joints[assign_instances(boxes, joints, primary, settings.instances)].astype(np.float32)
 
 
@@ -117,9 +110,8 @@ def heatmaps(joints: np.ndarray, size: tuple[int, int], sigma: float) -> tuple[n
         if left >= right or top >= bottom:
             weight[k] = 0
             continue
-        target[k, top:bottom, left:right] = patch[
-            top - y + reach : bottom - y + reach, left - x + reach : right - x + reach
-        ]
+        dx, dy = reach - x, reach - y
+        target[k, top:bottom, left:right] = patch[top + dy : bottom + dy, left + dx : right + dx]
     return target, weight
 
 

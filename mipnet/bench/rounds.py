@@ -47,26 +47,21 @@ class Timing:
 
 
 def time_interleaved(
-    ways: Mapping[str, Workload],
-    plain: str,
-    rounds: int = 5,
-    warmup: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
+    ways: Mapping[str, Workload], plain: str, rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> list[Timing]:
     """Time each variant once a round; every other round in reverse, so that none is always the first.
 
     Args:
         ways: the variants by name.
         plain: the one that ratios refer to.
-        rounds: number of rounds that count.
-        warmup: number of rounds before them that do not.
+        rounds: number of rounds that count; one before them does not.
         clock: seconds.
 
     Returns:
         one timing for each variant, in their order.
     """
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(warmup + rounds):
+    for turn in range(1 + rounds):
         for name in list(ways)[:: 1 if turn % 2 == 0 else -1]:
             gc.collect()
             begin = clock()
@@ -74,7 +69,7 @@ def time_interleaved(
             seconds = clock() - begin
             if isinstance(work, tuple):
                 work, seconds = work
-            if turn >= warmup:
+            if turn:
                 rates[name].append(work / max(seconds, 1e-9))
     return [
         Timing(name, tuple(own), tuple(a / b for a, b in zip(own, rates[plain], strict=True)))

@@ -21,11 +21,10 @@ from mipnet.formats import aligned
 from mipnet.host import cores
 from mipnet.ray_runtime.capacity import capacity
 from mipnet.storage import Folder
-from mipnet.training.trainer import fit
+from mipnet.training.trainer import fit, make_schedule
 
-WARM_UP_ROUNDS = (
-    2  # rounds: where they last a second, the processes that decode are still starting in the second
-)
+WARM_UP_ROUNDS = 2
+"""Where rounds last a second, the processes that decode are still starting in the second round."""
 
 
 @dataclass(frozen=True)
@@ -104,30 +103,13 @@ def measure_scaling(
     tasks = capacity(ray.nodes(), config, workers * max(config.resources.cpus_per_worker, 1)).tasks
     log_steps = tasks * settings.window_batches
     steps = (WARM_UP_ROUNDS + rounds) * log_steps
-    schedule = TruncatedSchedule(
-        people.image_offsets,
-        settings.seed,
-        settings.epochs,
-        settings.batch_size,
-        settings.window_batches,
-        steps,
-    )
-    config = replace(
-        config,
-        train=replace(settings, log_steps=log_steps, checkpoint_steps=steps + 1),
-        resources=replace(config.resources, max_failures=0),
-    )
-    name = uuid.uuid4().hex
+    schedule = TruncatedSchedule(**vars(make_schedule(config, people)), length=steps)
+    settings = replace(settings, log_steps=log_steps, checkpoint_steps=steps + 1)
+    config = replace(config, train=settings, resources=replace(config.resources, max_failures=0))
+    name, hint = uuid.uuid4().hex, "run the same command again"
+    folder = scratch.join(name)
     try:
-        found = fit(
-            config,
-            scratch.join(name),
-            people,
-            schedule,
-            end_step=steps + 1,
-            max_decoding_tasks=tasks,
-            hint="run the same command again",
-        )
+        found = fit(config, folder, people, schedule, end_step=steps + 1, max_decoding_tasks=tasks, hint=hint)
     finally:
         scratch.remove(name)
     return summarize_rounds(workers, found["history"][WARM_UP_ROUNDS:])

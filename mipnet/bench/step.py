@@ -1,18 +1,18 @@
-"""Variants of a training step."""
+"""Variants of a training step, and the plain network that benchmarks compare with."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mipnet.bench.device import set_tf32, synchronize
-from mipnet.bench.plain import RepeatedImagesNetwork
 from mipnet.config import Config
 from mipnet.models.costs import multiply_adds
+from mipnet.models.mimb import MIMB
+from mipnet.models.network import MIPNet
 from mipnet.models.precision import Precision, native_bf16
 from mipnet.training.checkpoint import model_from_config
 from mipnet.training.losses import heatmap_loss
@@ -115,16 +115,14 @@ def gradient_difference(config: Config, batch: int = 3) -> float:
     torch.manual_seed(0)
     ours = model_from_config(config).double().train()
     theirs = RepeatedImagesNetwork(copy.deepcopy(ours))
-    found = [_gradients(network, config, batch) for network in (ours, theirs)]
+    found = [_gradients(ours, config, batch), _gradients(theirs, config, batch)]
     least = 1e-6 * torch.nn.utils.get_total_norm(found[1])
-    largest: float = max(
-        ((a - b).norm() / b.norm().clamp(min=least)).item() for a, b in zip(*found, strict=True)
-    )
+    pairs = zip(*found, strict=True)
+    largest: float = max(((a - b).norm() / b.norm().clamp(min=least)).item() for a, b in pairs)
     return largest
 
 
-def _gradients(network: Callable[..., Tensor], config: Config, batch: int) -> list[Tensor]:
-    assert isinstance(network, torch.nn.Module)
+def _gradients(network: nn.Module, config: Config, batch: int) -> list[Tensor]:
     width, height = config.heatmap_size
     g = torch.Generator().manual_seed(1)
     shape = batch, config.model.instances, config.data.joints.num_joints
@@ -133,3 +131,33 @@ def _gradients(network: Callable[..., Tensor], config: Config, batch: int) -> li
     loss, _ = heatmap_loss(network(images), targets, torch.ones(shape), config.train.loss)
     torch.autograd.backward(loss)
     return [p.grad for p in network.parameters() if p.grad is not None]
+
+
+class RepeatedImagesNetwork(nn.Module):
+    """Runs the whole network on N copies of each image: the definition of MIPNet, nothing shared."""
+
+    def __init__(self, model: MIPNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) → (B, N, K, h, w)."""
+        model, count = self.model, self.model.instances
+        features: Tensor | list[Tensor] = images.repeat_interleave(count, 0)  # (B·N, 3, H, W)
+        rows = torch.arange(count, device=images.device).repeat(len(images))  # (B·N,)
+        for index, stage in enumerate(model.backbone.stages):
+            features = stage(features)
+            for number in model.mimb_stages:
+                if model.backbone.insertion_points[number].after_stage == index:
+                    features = _modulated(model.mimbs[str(number)], features, rows)
+        heatmaps: Tensor = model.backbone.head(features)  # (B·N, K, h, w)
+        return torch.unflatten(heatmaps, 0, (len(images), count))
+
+
+def _modulated(mimbs: nn.Module, features: Tensor | list[Tensor], rows: Tensor) -> Tensor | list[Tensor]:
+    branches = [features] if isinstance(features, Tensor) else features
+    results = []
+    for mimb, branch in zip(mimbs.children(), branches, strict=True):
+        assert isinstance(mimb, MIMB)
+        results.append(mimb(branch, rows))
+    return results[0] if isinstance(features, Tensor) else results

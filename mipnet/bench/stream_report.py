@@ -19,10 +19,10 @@ from mipnet.config.schema import InputConfig, TargetConfig
 from mipnet.console import say
 from mipnet.data.coco import PersonAnnotations
 from mipnet.data.crops import crop_settings
-from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.data.stream import CropLoader
 from mipnet.formats import aligned
 from mipnet.storage import Folder
+from mipnet.training.trainer import make_schedule
 
 MAX_STREAM_ROUNDS = 3
 """Few and long rounds, because starting and ending a stream takes seconds that do not count."""
@@ -55,13 +55,9 @@ def make_crop_loader(
     config: Config, people: PersonAnnotations, size: tuple[int, int], samples: int
 ) -> CropLoader:
     """A loader of crops for a schedule of at least ``samples`` samples."""
-    train = config.train
-    epochs = max(-(-samples // len(people)), 1)
-    schedule = SampleSchedule(
-        people.image_offsets, train.seed, epochs, train.batch_size, train.window_batches
-    )
+    repeated = replace(config, train=replace(config.train, epochs=max(-(-samples // len(people)), 1)))
     settings = crop_settings(with_crop_size(config, size))
-    return CropLoader(people, schedule, settings)
+    return CropLoader(people, make_schedule(repeated, people), settings)
 
 
 def measure_loaders(crop_loader: CropLoader, samples: int, rounds: int) -> dict[str, Any]:
@@ -111,9 +107,8 @@ def measure_stream(crop_loader: CropLoader, cores: int, rounds: int) -> dict[str
         return runs[-1].samples, runs[-1].seconds
 
     name = f"on {cores} core(s), without Ray Data"
-    timings = time_interleaved(
-        {name: alone, "through Ray Data": through_ray}, name, min(rounds, MAX_STREAM_ROUNDS)
-    )
+    ways = {name: alone, "through Ray Data": through_ray}
+    timings = time_interleaved(ways, name, min(rounds, MAX_STREAM_ROUNDS))
     say(table(timings, "samples"))
     shares = time_by_process(runs[1:], cores)
     cutting = sum(found.cpu for found in bares[1:]) / len(bares[1:])

@@ -37,12 +37,10 @@ class StreamTiming:
 
 def stream(crop_loader: ray.ObjectRef, schedule: SampleSchedule, tasks: int) -> StreamTiming:
     """Stream the whole schedule through Ray Data to one consumer, as in training."""
-    (shard,) = ScheduledDataConfig(crop_loader, schedule, tasks).configure(
-        {"train": window_dataset(schedule, 0)}, 1
-    )
-    timing: StreamTiming = ray.get(
-        consume.remote(shard["train"], schedule.batch_size, *steady(schedule, tasks))
-    )
+    datasets = {"train": window_dataset(schedule, 0)}
+    (shard,) = ScheduledDataConfig(crop_loader, schedule, tasks).configure(datasets, 1)
+    begin, end = steady(schedule, tasks)
+    timing: StreamTiming = ray.get(consume.remote(shard["train"], schedule.batch_size, begin, end))
     return timing
 
 
@@ -142,8 +140,5 @@ def time_loaders_alone(crop_loader: ray.ObjectRef, schedule: SampleSchedule, tas
     start_at = time.time() + 1.5
     found = ray.get([load_alone.remote(crop_loader, share, start_at) for share in shares if share])
     samples = sum(samples for samples, *_ in found)
-    return LoaderTiming(
-        samples,
-        sum(samples / seconds for samples, seconds, _ in found),
-        sum(cpu for *_, cpu in found) / samples,
-    )
+    rate = sum(samples / seconds for samples, seconds, _ in found)
+    return LoaderTiming(samples, rate, sum(cpu for *_, cpu in found) / samples)

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from mipnet.cli.bench_options import NetworkOptions, begin, read_network, write_json
+from mipnet.cli.bench_options import NETWORK_SECTIONS, NetworkOptions, begin, write_json
+from mipnet.cli.shared_options import Call
 from mipnet.config.flags import option
+from mipnet.config.schema import NonNegativeInt
 from mipnet.console import say
+
+ABOUT = "Crops to heatmaps, beside the whole network over the images repeated N times."
+SECTIONS = NETWORK_SECTIONS
 
 
 @dataclass(frozen=True)
 class Options(NetworkOptions):
     """Flags of ``mipnet bench inference``."""
 
-    steps: int = option(0, "forward passes in a round; 0: 1 on a CPU, 20 on a GPU")
+    steps: NonNegativeInt = option(0, "forward passes in a round; 0: 1 on a CPU, 20 on a GPU")
     flip: bool = option(True, "the flip test")
 
 
-def main(command: str, argv: Sequence[str]) -> int:
+def run(options: Options, call: Call) -> int:
     """Print the table, and how far each way's heatmaps are from the plain one's."""
-    about = "Crops to heatmaps, beside the whole network over the images repeated N times."
-    options, _, config = read_network(command, about, Options, argv)
     from mipnet.bench.inference import difference, repeat, warmed_up_model, ways
     from mipnet.bench.rounds import measured, table, time_interleaved
     from mipnet.bench.step import PLAIN_VARIANT, random_batch
     from mipnet.formats import aligned
 
-    device, batch, facts = begin(options, config)
-    config = replace(config, evaluation=replace(config.evaluation, flip_test=options.flip))
+    device, batch, facts = begin(options, call.config)
+    config = replace(call.config, evaluation=replace(call.config.evaluation, flip_test=options.flip))
     steps = options.steps or (20 if device.type == "cuda" else 1)
     crops = random_batch(config, batch, seed=1)[0].to(device)
     found = ways(config, warmed_up_model(config, device), device)

@@ -3,70 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mipnet.config import Config, from_dict, preset
-from mipnet.config.checks import require
-from mipnet.config.flags import flag_value, option, parse
-from mipnet.experiment.outputs import check_json_writable
+from mipnet.cli.shared_options import JSON_HELP
+from mipnet.config import Config
+from mipnet.config.flags import option
+from mipnet.config.schema import Count, NonNegativeInt
+from mipnet.experiment.arguments import check_json_writable
 
 if TYPE_CHECKING:
     import torch
 
-DEFAULT = "coco-hrnet-w32-256x192"
-JSON_HELP = "file for all figures of all rounds"
+NETWORK_SECTIONS = ("model", "input")
 
 
 @dataclass(frozen=True)
 class NetworkOptions:
     """Flags of ``mipnet bench step`` and ``inference``; their own come on top."""
 
-    preset: str = option(DEFAULT, "whose network and crops")
-    batch: int = option(0, "samples of a batch; 0: 4 on a CPU, 64 on a GPU")
-    rounds: int = option(5, "rounds that count")
-    threads: int = option(1, "CPU threads")
+    preset: str = option("coco-hrnet-w32-256x192", "whose network and crops")
+    batch: NonNegativeInt = option(0, "samples of a batch; 0: 4 on a CPU, 64 on a GPU")
+    rounds: Count = option(5, "rounds that count")
+    threads: Count = option(1, "CPU threads")
     device: str = option("auto", "auto, cpu or cuda")
     json: str = option("", JSON_HELP)
-
-
-def read_network(
-    command: str, about: str, options: type[NetworkOptions], argv: Sequence[str]
-) -> tuple[Any, dict[str, Any], Config]:
-    """``parse_benchmark`` for ``mipnet bench step`` and ``inference``."""
-    base = preset(flag_value(argv, "--preset", DEFAULT))
-    least = {"rounds": 1, "threads": 1, "batch": 0, "steps": 0}
-    return parse_benchmark(command, argv, about, options, sections=["model", "input"], base=base, least=least)
-
-
-def parse_benchmark(
-    command: str,
-    argv: Sequence[str],
-    about: str,
-    options: type[Any],
-    *,
-    sections: Sequence[str],
-    base: Config,
-    least: Mapping[str, int],
-) -> tuple[Any, dict[str, Any], Config]:
-    """The flags, the settings among them, and ``base`` with those settings.
-
-    Args:
-        command, argv, about, options, sections, base: as for ``parse``; the options have ``json``.
-        least: smallest values of the command's own numbers, by name.
-
-    Raises:
-        ConfigError: an unknown flag, or a value that cannot work.
-        UserError: the file of ``--json`` cannot be written.
-    """
-    found, settings = parse(command, about, options, argv, sections=sections, defaults=base)
-    for name, smallest in least.items():
-        require(f"--{name}", getattr(found, name), at_least=smallest)
-    if found.json:
-        check_json_writable(found.json)
-    return found, settings, from_dict(settings, base)
 
 
 def begin(options: NetworkOptions, config: Config) -> tuple[torch.device, int, dict[str, Any]]:
@@ -75,12 +38,14 @@ def begin(options: NetworkOptions, config: Config) -> tuple[torch.device, int, d
 
     Raises:
         ConfigError: there is no such device.
+        UserError: the file of ``--json`` cannot be written.
     """
     import torch
 
     from mipnet.bench.device import choose_device
     from mipnet.bench.rounds import machine
 
+    check_json_writable(options.json)
     device = choose_device(options.device)
     torch.set_num_threads(options.threads)
     batch = options.batch or (64 if device.type == "cuda" else 4)

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mipnet.cli.bench_options import NetworkOptions, begin, read_network, write_json
+from mipnet.cli.bench_options import NETWORK_SECTIONS, NetworkOptions, begin, write_json
+from mipnet.cli.shared_options import Call
 from mipnet.config import from_dict, preset
-from mipnet.config.checks import Problem
 from mipnet.config.flags import option
+from mipnet.config.schema import NonNegativeInt
+from mipnet.config.validation import Problem
 from mipnet.console import say
+
+ABOUT = "A training step beside the plain one: the whole network over the images repeated N times."
+SECTIONS = NETWORK_SECTIONS
 
 
 @dataclass(frozen=True)
 class Options(NetworkOptions):
     """Flags of ``mipnet bench step``."""
 
-    steps: int = option(0, "steps in a round; 0: 1 on a CPU, 10 on a GPU")
+    steps: NonNegativeInt = option(0, "steps in a round; 0: 1 on a CPU, 10 on a GPU")
     compile: str = option("auto", "time torch.compile as well: true, false, or auto, on a GPU only")
 
 
-def main(command: str, argv: Sequence[str]) -> int:
+def run(options: Options, call: Call) -> int:
     """Print the table, the gradients' difference, and on a GPU memory and the share of its peak."""
-    about = "A training step beside the plain one: the whole network over the images repeated N times."
-    options, settings, config = read_network(command, about, Options, argv)
+    config = call.config
     if options.compile not in ("auto", "true", "false"):
         raise Problem("--compile", options.compile, "is unknown", "give true, false or auto")
     from mipnet.bench.device import bf16_peak
@@ -33,7 +36,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     device, batch, facts = begin(options, config)
     gpu = device.type == "cuda"
     steps = options.steps or (10 if gpu else 1)
-    difference = gradient_difference(from_dict(settings, preset("debug")))
+    difference = gradient_difference(from_dict(call.settings, preset("debug")))
     facts["gradient_difference_fp64"] = difference
     say(f"{options.preset}, N = {config.model.instances}, batch {batch}, {options.threads} CPU threads")
     say(facts["machine"])

@@ -8,21 +8,22 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mipnet.cli.bench_options import JSON_HELP, parse_benchmark, write_json
-from mipnet.cli.shared_options import STORAGE_HELP
+from mipnet.cli.bench_options import write_json
+from mipnet.cli.shared_options import JSON_HELP, STORAGE_HELP, VERBOSE_HELP, Call
 from mipnet.config import Config, preset
 from mipnet.config.flags import option
-from mipnet.config.schema import AugmentConfig, ScenesConfig
+from mipnet.config.schema import AugmentConfig, Count, ScenesConfig
 from mipnet.console import say
 from mipnet.errors import ConfigError
+from mipnet.experiment.arguments import check_json_writable, writable_storage
 from mipnet.experiment.datasets import dataset_location, ensure_dataset
-from mipnet.experiment.outputs import writable_storage
 from mipnet.host import tune_malloc
 
 if TYPE_CHECKING:
     from mipnet.data.coco import PersonAnnotations
 
-STREAM_SECTIONS = ["data", "scenes", "augment", "model.instances", "train.batch_size", "train.window_batches"]
+ABOUT = "How fast training samples are made. Any data set in COCO's layout: --data ROOT --data.train SPLIT."
+SECTIONS = ("data", "scenes", "augment", "model.instances", "train.batch_size", "train.window_batches")
 STREAM_SAMPLES_FACTOR = 4
 """Samples through Ray Data for one of ``--samples``."""
 
@@ -32,28 +33,23 @@ class Options:
     """Flags of ``mipnet bench stream``."""
 
     sizes: tuple[str, ...] = option(("256x192", "384x288"), "sizes of the crops, height x width")
-    samples: int = option(
+    samples: Count = option(
         20_000,
         "by each fast way over all rounds; a quarter by the plain one, four times as many through Ray Data; "
         "a small data set is repeated",
     )
-    rounds: int = option(5, "how often all ways take their turns")
-    cores: int = option(2, "for the stream through Ray Data, its consumer included")
+    rounds: Count = option(5, "how often all ways take their turns")
+    cores: Count = option(2, "for the stream through Ray Data, its consumer included")
     bare: bool = option(False, "only the loaders on one core, without Ray Data")
     json: str = option("", JSON_HELP)
     storage: str = option("", STORAGE_HELP)
-    verbose: bool = option(False, "show Ray's own messages")
+    verbose: bool = option(False, VERBOSE_HELP)
 
 
-def main(command: str, argv: Sequence[str]) -> int:
+def run(options: Options, call: Call) -> int:
     """Measure both ways on the same data, and say how far apart their pixels are."""
-    about = (
-        "How fast training samples are made. Any data set in COCO's layout: --data ROOT --data.train SPLIT."
-    )
-    least = {"rounds": 1, "samples": 1, "cores": 1}
-    options, _, config = parse_benchmark(
-        command, argv, about, Options, sections=STREAM_SECTIONS, base=default_config(), least=least
-    )
+    check_json_writable(options.json)
+    config = call.config
     storage = writable_storage(options.storage)
     sizes = [crop_size(text) for text in options.sizes]
 
@@ -108,14 +104,14 @@ def measure_sizes(
     return found
 
 
-def default_config() -> Config:
+def base() -> Config:
     """A small generated data set and the paper's augmentation."""
-    base = preset("tiny")
+    tiny = preset("tiny")
     return replace(
-        base,
+        tiny,
         augment=AugmentConfig(),
         scenes=ScenesConfig(easy=60, medium=60, hard=60, validation=1),
-        train=replace(base.train, batch_size=64, window_batches=16),  # windows as large as the presets'
+        train=replace(tiny.train, batch_size=64, window_batches=16),  # windows as large as the presets'
     )
 
 

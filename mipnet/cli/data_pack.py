@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mipnet.config import from_dict, preset
-from mipnet.config.flags import flag_value, option, parse
+from mipnet.cli.shared_options import Call
+from mipnet.config.flags import option
 from mipnet.console import say
 from mipnet.errors import ConfigError, DataError, first_few
-from mipnet.experiment.outputs import writable_folder
+from mipnet.experiment.arguments import writable_folder
 from mipnet.experiment.progress import Progress
 from mipnet.storage import Folder
+
+ABOUT = "A data set's images as Parquet shards, to train on as before."
+SECTIONS = ("data",)
 
 
 @dataclass(frozen=True)
@@ -26,24 +28,14 @@ class Options:
     verbose: bool = option(False, "lines even in a terminal")
 
 
-def main(command: str, argv: Sequence[str]) -> int:
+def run(options: Options, call: Call) -> int:
     """Pack, or go on packing, and say how to train on it."""
-    base = preset(flag_value(argv, "--preset", "tiny"))
-    options, settings = parse(
-        command,
-        "A data set's images as Parquet shards, to train on as before.",
-        Options,
-        argv,
-        sections=["data"],
-        defaults=base,
-    )
-    config = from_dict(settings, base)
+    config = call.config
     if not options.out:
         raise ConfigError("mipnet data pack needs a folder to write to", "mipnet data pack OUT --data ROOT")
     if config.data.generated:
-        raise ConfigError(
-            "--data is needed", "give the data set's folder; mipnet data generate names its own"
-        )
+        hint = "give the data set's folder; mipnet data generate names its own"
+        raise ConfigError("--data is needed", hint)
     if options.shard_images < 1:
         raise ConfigError(f"--shard-images: {options.shard_images} is too few", "give 1 or more")
     from mipnet.data.shards import pack, verify

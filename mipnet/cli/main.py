@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -68,8 +67,10 @@ def run(argv: Sequence[str]) -> int:
     for name in COMMANDS:
         words = name.split()
         if list(argv[: len(words)]) == words:
-            module = importlib.import_module("mipnet.cli." + "_".join(words))
-            status: int = module.main(name, argv[len(words) :])
+            from mipnet.cli.shared_options import read_flags
+
+            verb, call = read_flags(name, argv[len(words) :])
+            status: int = verb.run(call.options, call)
             return status
     typed = " ".join(argv[:2] if group else argv[:1])
     raise ConfigError(f"unknown command {typed!r}", suggest(typed, COMMANDS))

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mipnet.cli.shared_options import STORAGE_HELP
-from mipnet.config import preset
-from mipnet.config.flags import option, parse
+from mipnet.cli.shared_options import MODEL_HELP, STORAGE_HELP, Call
+from mipnet.config.flags import option
 from mipnet.console import say
 from mipnet.errors import UserError
 from mipnet.storage import readable_storage
+
+ABOUT = "Write a model's weights as a state_dict of the reference code."
 
 
 @dataclass(frozen=True)
 class Options:
     """Flags of ``mipnet models export``."""
 
-    model: str = option("", "models:/NAME@ALIAS, the name of a run, or a model folder", positional=True)
+    model: str = option("", MODEL_HELP, positional=True)
     out: str = option("", "file to write with torch.save, e.g. mipnet.pth")
     storage: str = option("", STORAGE_HELP)
 
 
-def main(command: str, argv: Sequence[str]) -> int:
+def run(options: Options, call: Call) -> int:
     """Write a model's weights as the reference code reads them."""
-    about = "Write a model's weights as a state_dict of the reference code."
-    options, _ = parse(command, about, Options, argv, sections=[], defaults=preset("tiny"))
     if not options.model or not options.out:
         raise UserError("which model, and where to", "mipnet models export MODEL --out FILE")
 

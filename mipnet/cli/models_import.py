@@ -8,12 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mipnet.config import from_dict, preset
-from mipnet.config.flags import option, parse
+from mipnet.cli.shared_options import Call
+from mipnet.config import Config, preset
+from mipnet.config.flags import option
 from mipnet.config.schema import InputConfig
 from mipnet.console import say
 from mipnet.errors import UserError, first_few
 from mipnet.storage import Folder
+
+ABOUT = "Turn published weights into a model folder; the network is recognised by names and shapes."
+SECTIONS = ("input",)
 
 
 @dataclass(frozen=True)
@@ -25,21 +29,24 @@ class Options:
     skeleton: str = option("", "whose joints: coco17, crowdpose14 or a YAML file [that with as many joints]")
 
 
-def main(command: str, argv: Sequence[str]) -> int:
+def base() -> Config:
+    """The input size of the published networks."""
+    from mipnet.models.reference_checkpoints import DEFAULT_INPUT_SIZE
+
+    return replace(preset("tiny"), input=InputConfig(*DEFAULT_INPUT_SIZE))
+
+
+def run(options: Options, call: Call) -> int:
     """Recognise a checkpoint, write it as a model folder and say what became of it."""
     from mipnet.models.costs import count_parameters
-    from mipnet.models.reference_checkpoints import DEFAULT_INPUT_SIZE, import_checkpoint
+    from mipnet.models.reference_checkpoints import import_checkpoint
     from mipnet.models.weights import MAX_NAMES_IN_MESSAGE, build_from_description
 
-    base = replace(preset("tiny"), input=InputConfig(*DEFAULT_INPUT_SIZE))
-    about = "Turn published weights into a model folder; the network is recognised by names and shapes."
-    options, settings = parse(command, about, Options, argv, sections=["input"], defaults=base)
     if not options.file or not options.out:
         raise UserError("which file, and where to", "mipnet models import FILE --out DIR")
-    size = from_dict(settings, base).input
-    out = Folder.of(options.out)
+    config, out = call.config, Folder.of(options.out)
     with TemporaryDirectory() as scratch:
-        done = import_checkpoint(options.file, scratch, size.size, options.skeleton)
+        done = import_checkpoint(options.file, scratch, config.input.size, options.skeleton)
         out.upload(Path(scratch))
 
     import torch

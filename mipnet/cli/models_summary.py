@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mipnet.cli.shared_options import STORAGE_HELP
-from mipnet.config import Config, from_dict, preset
-from mipnet.config.flags import flag_value, option, parse
+from mipnet.cli.shared_options import MODEL_HELP, STORAGE_HELP, Call
+from mipnet.config import Config, from_dict
+from mipnet.config.flags import option
 from mipnet.config.presets import baseline
 from mipnet.console import say
 from mipnet.storage import readable_storage
@@ -16,35 +15,27 @@ from mipnet.storage import readable_storage
 if TYPE_CHECKING:
     from mipnet.models.costs import ModuleCost
 
+ABOUT = "What a network is and what it costs."
+SECTIONS = ("model", "input")
+
 
 @dataclass(frozen=True)
 class Options:
     """Flags of ``mipnet models summary``."""
 
-    model: str = option(
-        "", "models:/NAME@ALIAS, the name of a run, or a model folder; else --preset", positional=True
-    )
+    model: str = option("", f"{MODEL_HELP}; else --preset", positional=True)
     preset: str = option("tiny", "whose network, where no model is named")
     skeleton: str = option("", "whose joints: coco17, crowdpose14 or a YAML file [the preset's]")
     storage: str = option("", STORAGE_HELP)
 
 
-def main(command: str, argv: Sequence[str]) -> int:
+def run(options: Options, call: Call) -> int:
     """Print one screen: the network, its cost beside its single-instance baseline's, and its parts."""
-    base = preset(flag_value(argv, "--preset", "tiny"))
-    options, settings = parse(
-        command,
-        "What a network is and what it costs.",
-        Options,
-        argv,
-        sections=["model", "input"],
-        defaults=base,
-    )
+    base, settings = call.base, call.settings
     if options.model:
         from mipnet.registry.resolve import model_config, resolve_model
 
-        storage = readable_storage(options.storage)
-        base = model_config(resolve_model(options.model, storage))
+        base = model_config(resolve_model(options.model, readable_storage(options.storage)))
     if options.skeleton:
         settings["data"] = {"skeleton": options.skeleton}
     say(network_summary(from_dict(settings, base)))
@@ -61,11 +52,9 @@ def describe_network(config: Config) -> str:
             name += f" (modules {modules}; {m.blocks} blocks, {m.stage1_blocks} in stage 1)"
     else:
         name = f"SimpleBaseline, ResNet-{m.depth}"
-    places = (
-        f"MIMBs at places {', '.join(map(str, m.mimb_stages))} (r = {m.reduction})"
-        if m.mimb_stages
-        else "no MIMBs"
-    )
+    places = "no MIMBs"
+    if m.mimb_stages:
+        places = f"MIMBs at places {', '.join(map(str, m.mimb_stages))} (r = {m.reduction})"
     joints = config.data.joints
     return (
         f"{name}; N = {m.instances}, {places}; {joints.num_joints} joints ({joints.name}); "

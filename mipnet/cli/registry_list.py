@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mipnet.cli.registry_options import RegistryOptions, named_registry
+from mipnet.cli.registry_options import RegistryOptions as Options
+from mipnet.cli.registry_options import named_registry
+from mipnet.cli.shared_options import Call
 from mipnet.console import say
 from mipnet.formats import aligned
 from mipnet.registry.champion import champions
@@ -15,12 +16,13 @@ from mipnet.registry.store import CHAMPION, Registry
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
+ABOUT = "The versions of a model."
 VERSION_COLUMNS = ("version", "alias", "registered", "run", "preset", "occlusion AP", "decision")
 
 
-def main(command: str, argv: Sequence[str]) -> int:
+def run(options: Options, call: Call) -> int:
     """One line a version, the newest first, then the champions in their order."""
-    with named_registry(command, "The versions of a model.", RegistryOptions, argv) as (registry, _, _):
+    with named_registry(options) as registry:
         rows = [VERSION_COLUMNS, *(row(registry, version) for version in registry.versions())]
         line = champions(registry, registry.aliases().get(CHAMPION, 0))
     say("\n".join(aligned(rows, len(VERSION_COLUMNS))))

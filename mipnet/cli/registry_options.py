@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
-from mipnet.cli.shared_options import STORAGE_HELP
-from mipnet.config import preset
-from mipnet.config.flags import option, parse
-from mipnet.config.presets import DATASETS
+from mipnet.cli.shared_options import DATASET_HELP, STORAGE_HELP, VERBOSE_HELP
+from mipnet.config.flags import option
 from mipnet.errors import ConfigError
-from mipnet.experiment.outputs import writable_storage
+from mipnet.experiment.arguments import writable_storage
 from mipnet.registry.store import Registry, open_registry
 from mipnet.storage import readable_storage
 
-EVALUATION_SECTIONS = ("data", "evaluation", "resources")
-"""Of the configuration, for the verbs that evaluate."""
+COMPARING_SECTIONS = ("data", "evaluation", "resources")
 
 
 @dataclass(frozen=True)
@@ -32,28 +27,16 @@ class RegistryOptions:
 class ComparingOptions(RegistryOptions):
     """Flags of the verbs that compare."""
 
-    dataset: str = option("", f"a data set as downloaded, --data says where: {', '.join(DATASETS)}")
+    dataset: str = option("", DATASET_HELP)
     tolerance: str = option("", "AP points by which either figure may fall [what two seeds differ by]")
-    verbose: bool = option(False, "show Ray's own messages")
+    verbose: bool = option(False, VERBOSE_HELP)
 
 
-@contextmanager
-def named_registry(
-    command: str, about: str, options: type[Any], argv: Sequence[str], sections: Sequence[str] = ()
-) -> Iterator[tuple[Registry, Any, dict[str, Any]]]:
-    """Read a verb's flags and open the registry that they name.
-
-    Args:
-        command, about, options, argv: as in ``parse``.
-        sections: likewise; a verb that takes some evaluates, so its storage must be writable.
-
-    Yields:
-        the registry, the options, and the settings for ``from_dict``.
-    """
-    given, settings = parse(command, about, options, argv, sections=sections, defaults=preset("tiny"))
-    storage = writable_storage(given.storage) if sections else readable_storage(given.storage)
-    with open_registry(storage, given.name) as registry:
-        yield registry, given, settings
+def named_registry(options: RegistryOptions) -> AbstractContextManager[Registry]:
+    """The registry that a verb's flags name. Verbs that compare evaluate, which takes a writable one."""
+    compares = isinstance(options, ComparingOptions)
+    storage = writable_storage(options.storage) if compares else readable_storage(options.storage)
+    return open_registry(storage, options.name)
 
 
 def tolerance_of(text: str) -> float | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mipnet.cli.registry_options import EVALUATION_SECTIONS, ComparingOptions, named_registry, tolerance_of
+from mipnet.cli.registry_options import COMPARING_SECTIONS, ComparingOptions, named_registry, tolerance_of
+from mipnet.cli.shared_options import VERSION_HELP, Call
 from mipnet.config.flags import option
 from mipnet.console import say
 from mipnet.errors import UserError
@@ -14,32 +14,30 @@ from mipnet.experiment.comparison import compare_versions
 from mipnet.registry.champion import check_champion_unchanged, make_champion, record_decision
 from mipnet.registry.store import CHAMPION, version_number
 
+ABOUT = "Make a version champion if neither the occlusion AP nor the easy AP falls."
+SECTIONS = COMPARING_SECTIONS
+
 
 @dataclass(frozen=True)
 class Options(ComparingOptions):
     """Flags of ``mipnet registry promote``."""
 
-    version: str = option("candidate", "number, alias, models:/…, or the name or id of its run", True)
+    version: str = option("candidate", VERSION_HELP, True)
     force: bool = option(False, "promote it even if it is worse; that is recorded")
 
 
-def main(command: str, argv: Sequence[str]) -> int:
+def run(options: Options, call: Call) -> int:
     """Compare with the champion, record what is decided, and move the alias if it is accepted or forced."""
-    about = "Make a version champion if neither the occlusion AP nor the easy AP falls."
-    with named_registry(command, about, Options, argv, EVALUATION_SECTIONS) as (registry, options, settings):
+    with named_registry(options) as registry:
         candidate, champion = registry.find(options.version), registry.champion()
         before = version_number(champion)
         if version_number(candidate) == before:
             say(f"version {before} is the champion already")
             return 0
         versions = [champion, candidate] if champion else [candidate]
+        data, tolerance = options.dataset, tolerance_of(options.tolerance)
         judgement, text = compare_versions(
-            registry,
-            versions,
-            settings,
-            dataset=options.dataset,
-            tolerance=tolerance_of(options.tolerance),
-            verbose=options.verbose,
+            registry, versions, call.settings, dataset=data, tolerance=tolerance, verbose=options.verbose
         )
         say(text)
         decision = "accepted" if not judgement.reason else "forced" if options.force else "refused"

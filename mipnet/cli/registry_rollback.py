@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from mipnet.cli.registry_options import RegistryOptions, named_registry
+from mipnet.cli.registry_options import RegistryOptions as Options
+from mipnet.cli.registry_options import named_registry
+from mipnet.cli.shared_options import Call
 from mipnet.console import say
 from mipnet.registry.champion import roll_back
 
+ABOUT = "Make the earlier champion champion again; given again, the one before it."
 
-def main(command: str, argv: Sequence[str]) -> int:
+
+def run(options: Options, call: Call) -> int:
     """Go back one champion; given again, one more."""
-    about = "Make the earlier champion champion again; given again, the one before it."
-    with named_registry(command, about, RegistryOptions, argv) as (registry, _, _):
+    with named_registry(options) as registry:
         now, before, deleted = roll_back(registry)
     for number in deleted:
         say(f"version {number} was deleted and is passed over")

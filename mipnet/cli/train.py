@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mipnet.cli.shared_options import CONFIG_HELP, CONFIG_SECTIONS, STORAGE_HELP, base_config
-from mipnet.config import Config, from_dict
-from mipnet.config.flags import option, parse
-from mipnet.config.presets import baseline, describe
+from mipnet.cli.shared_options import CONFIG_HELP, CONFIG_SECTIONS, STORAGE_HELP, VERBOSE_HELP, Call
+from mipnet.config.flags import option
+from mipnet.config.presets import describe
 from mipnet.console import say
-from mipnet.experiment.outputs import writable_storage
+from mipnet.experiment.arguments import writable_storage
+
+ABOUT = f"Train, evaluate and register a network. Presets:\n{describe()}"
+SECTIONS = CONFIG_SECTIONS
 
 
 @dataclass(frozen=True)
@@ -25,27 +26,17 @@ class Options:
     name: str = option("", "the run's name [preset and digest of the settings]")
     new: bool = option(False, "start another run instead of continuing")
     storage: str = option("", STORAGE_HELP)
-    verbose: bool = option(False, "show Ray's own messages")
+    verbose: bool = option(False, VERBOSE_HELP)
 
 
-def main(command: str, argv: Sequence[str]) -> int:
+def run(options: Options, call: Call) -> int:
     """Run or continue a training to its registered model."""
-    options, config = parse_config(command, argv)
+    config = call.config
     from mipnet.experiment.training_run import complete_run
 
     storage = writable_storage(options.storage)
-    run = complete_run(
-        config, storage, name=options.name, new=options.new, verbose=options.verbose, argv=argv
-    )
+    run = complete_run(config, storage, options.name, options.new, verbose=options.verbose, argv=call.argv)
     if not run.finished:
         return 1
     say(run.folder.read("summary.txt").decode())
     return 0
-
-
-def parse_config(command: str, argv: Sequence[str]) -> tuple[Options, Config]:
-    """Flags over YAML over preset, validated."""
-    base = base_config(argv)
-    about = f"Train, evaluate and register a network. Presets:\n{describe()}"
-    options, settings = parse(command, about, Options, argv, sections=CONFIG_SECTIONS, defaults=base)
-    return options, from_dict(settings, baseline(base) if options.baseline else base)

@@ -12,22 +12,20 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mipnet.cli.shared_options import STORAGE_HELP
-from mipnet.config import preset
-from mipnet.config.flags import option, parse
+from mipnet.cli.shared_options import STORAGE_HELP, Call
+from mipnet.config.flags import option
 from mipnet.console import say
 from mipnet.errors import UserError
 from mipnet.ports import open_local_url, require_free_port
 from mipnet.storage import Folder, readable_storage
 from mipnet.tracking.tracker import SQLITE_PREFIX, tracking_uri
 
+ABOUT = "Look at runs and models in MLflow's pages."
 SECONDS_TO_START = 120
 
 
@@ -40,16 +38,8 @@ class Options:
     storage: str = option("", STORAGE_HELP)
 
 
-def main(command: str, argv: Sequence[str]) -> int:
+def run(options: Options, call: Call) -> int:
     """Serve the pages until Ctrl-C, or say where the server is that already does."""
-    options, _ = parse(
-        command,
-        "Look at runs and models in MLflow's pages.",
-        Options,
-        argv,
-        sections=[],
-        defaults=preset("tiny"),
-    )
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     if server.startswith(("http://", "https://")):
         say(f"MLFLOW_TRACKING_URI names a server, open {server}")
@@ -57,9 +47,8 @@ def main(command: str, argv: Sequence[str]) -> int:
     storage = readable_storage(options.storage)
     store = tracking_uri(storage)
     if store.startswith(SQLITE_PREFIX) and not Path(store.removeprefix(SQLITE_PREFIX)).exists():
-        raise UserError(
-            f"no runs are recorded in {storage.uri}", "mipnet train records them; name their --storage"
-        )
+        hint = "mipnet train records them; name their --storage"
+        raise UserError(f"no runs are recorded in {storage.uri}", hint)
     require_free_port(options.host, options.port)
     if not is_loopback(options.host):
         say(f"warning: whoever reaches port {options.port} of this machine can read and change all runs")
@@ -83,47 +72,35 @@ def serve(store: str, storage: Folder, host: str, port: int) -> int:
         command += ["--host", host, "--port", str(port), "--workers", "1"]
         command += ["--default-artifact-root", storage.path("mlartifacts")]
         settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with interruptible():
-            child = subprocess.Popen(
-                command,
-                cwd=scratch,  # it would leave folders of its own in the current one
-                env={**os.environ, **settings},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # one process group, which Ctrl-C reaches only through us
-            )
-            try:
-                local = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-                address = f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
-                if wait_until_healthy(address, child):
-                    say(address + runs_page(address))
-                    child.wait()
-            except KeyboardInterrupt:
-                return 0
-            finally:
-                stop_server(child)
-        log.seek(0)
-        raise UserError(
-            f"MLflow's server ended: {last_error_line(log.read().decode(errors='replace'))}", exit_code=1
+        for number in (signal.SIGTERM, signal.SIGHUP):  # a polite kill and a closed terminal are as Ctrl-C
+            signal.signal(number, signal.default_int_handler)
+        child = subprocess.Popen(
+            command,
+            cwd=scratch,  # it would leave folders of its own in the current one
+            env={**os.environ, **settings},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # one process group, which Ctrl-C reaches only through us
         )
+        try:
+            local = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+            address = f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
+            if wait_until_healthy(address, child):
+                say(address + runs_page(address))
+                child.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            stop_server(child)
+        log.seek(0)
+        reason = last_error_line(log.read().decode(errors="replace"))
+        raise UserError(f"MLflow's server ended: {reason}", exit_code=1)
 
 
 def last_error_line(log: str) -> str:
     """The last line that names an error, or else the last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()] or ["no reason given"]
     return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception):", line)), lines[-1])
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """A terminal that is closed and a polite kill end the block as Ctrl-C does."""
-    ctrl_c = signal.default_int_handler
-    kept = {number: signal.signal(number, ctrl_c) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
 
 
 def wait_until_healthy(address: str, child: subprocess.Popen[bytes]) -> bool:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from enum import Enum
 from types import UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from mipnet.config.checks import format_value
-from mipnet.config.old_names import NEW_NAMES, given_twice, note_renames
+from mipnet.config.old_names import NEW_NAMES, note_renames, renames_in
 from mipnet.config.schema import Config
-from mipnet.config.validation import adapter, problem_of
+from mipnet.config.schema import option as option
+from mipnet.config.validation import adapter, format_value, problem_of
 from mipnet.errors import ConfigError, suggest
 
 Options = TypeVar("Options")
@@ -42,11 +41,6 @@ class _Parser(argparse.ArgumentParser):
             flags = [flag for action in self._actions for flag in action.option_strings]
             raise ConfigError(f"{word}: unknown flag", suggest(word.partition("=")[0], flags))
         raise ConfigError(message, f"see {self.prog} --help")
-
-
-def option(default: Any, help: str, positional: bool = False) -> Any:
-    """A field of a command's ``Options``."""
-    return dataclasses.field(default=default, metadata={"help": help, "positional": positional})
 
 
 def parse(
@@ -90,7 +84,7 @@ def parse(
     for field in fields:
         _add(parser, field, hints[field.name], [_flag(field.name)], field.name, field.default)
     _add_sections(parser, sections, defaults)
-    given = vars(parser.parse_args(_with_new_names([_normal(word) for word in argv])))
+    given = vars(parser.parse_args(_with_new_names(argv)))
     own: dict[str, Any] = {}
     settings: dict[str, dict[str, Any]] = {}
     for name, value in given.items():
@@ -120,8 +114,8 @@ def _add(parser: Any, field: Any, hint: Any, flags: list[str], dest: str, defaul
     hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     many = get_origin(hint) in (tuple, list)
     boolean = bool in (hint, *_alternatives(hint))
-    help = field.metadata.get("help", "").replace("%", "%%")
-    if field.metadata.get("positional"):
+    help = field.metadata["help"].replace("%", "%%")
+    if field.metadata["positional"]:
         parser.add_argument(field.name, nargs="*" if many else "?", help=help)
         return
     if default not in ("", None, ()) and default is not False:
@@ -141,8 +135,6 @@ def _metavar(hint: Any) -> str:
         return "TEXT" if "TEXT" in choices else "|".join(sorted(choices))
     if get_origin(hint) is Literal:
         return "|".join(map(str, get_args(hint)))
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return "|".join(str(member.value) for member in hint)
     if get_origin(hint) in (tuple, list):
         return "…"
     return {bool: "true|false", int: "N", float: "X"}.get(hint, "TEXT")
@@ -152,28 +144,20 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _normal(word: str) -> str:
-    """Underscores in flags are as good as dashes."""
-    if not word.startswith("--"):
-        return word
-    flag, equals, value = word.partition("=")
-    return flag.replace("_", "-") + equals + value
-
-
-def _with_new_names(words: Sequence[str]) -> list[str]:
-    """``words`` with settings' old flags replaced by the new ones, which a line on stderr tells.
+def _with_new_names(argv: Sequence[str]) -> list[str]:
+    """``argv`` with dashes for underscores in flags, and new for old ones, which a line on stderr tells.
 
     Raises:
         ConfigError: a flag is given under both names.
     """
-    new_flags = {_flag(old): _flag(new) for old, new in NEW_NAMES.items()}
-    given = [word.partition("=") for word in words]
-    renames = {flag: new_flags[flag] for flag, _, _ in given if flag in new_flags}
-    for old, new in renames.items():
-        if any(flag == new for flag, _, _ in given):
-            raise given_twice(old, new)
+    words = [word.partition("=") for word in argv]
+    flags = [word.replace("_", "-") if word.startswith("--") else word for word, _, _ in words]
+    renames = renames_in(flags, {_flag(old): _flag(new) for old, new in NEW_NAMES.items()})
     note_renames(renames)
-    return [renames.get(flag, flag) + equals + value for flag, equals, value in given]
+    return [
+        renames.get(flag, flag) + equals + value
+        for flag, (_, equals, value) in zip(flags, words, strict=True)
+    ]
 
 
 _NOT_OF_A_KIND = {

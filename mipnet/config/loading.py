@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mipnet.config.checks import format_value
-from mipnet.config.old_names import note_renames, old_names_in, with_new_names, with_new_split, with_old_names
+from mipnet.config.old_names import with_new_names, with_new_split, with_old_names
 from mipnet.config.presets import preset
 from mipnet.config.schema import Config, to_dict
 from mipnet.config.skeleton_files import skeleton_setting, yaml_of
-from mipnet.config.validation import YES_NO_OR_AUTO, config_of
+from mipnet.config.validation import YES_NO_OR_AUTO, config_of, format_value
 from mipnet.errors import ConfigError, suggest
 
 # How a run is carried out and where it is recorded does not change what it computes.
@@ -45,9 +44,8 @@ def _merge(base: dict[str, Any], values: Mapping[str, Any], where: str) -> dict[
             merged[key] = skeleton_setting(value)
         elif isinstance(base[key], dict):
             if not isinstance(value, Mapping):
-                raise ConfigError(
-                    f"{name}: {format_value(value)} is not a section", f"give settings under {name}:"
-                )
+                hint = f"give settings under {name}:"
+                raise ConfigError(f"{name}: {format_value(value)} is not a section", hint)
             merged[key] = _merge(base[key], value, name + ".")
         else:
             merged[key] = _leaf(name, base[key], value)
@@ -75,8 +73,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     values = yaml_of(path, "--config: ")
     if not isinstance(values, dict):
         raise ConfigError(f"--config: {path} holds no settings", "write lines like 'train: {epochs: 3}'")
-    note_renames(old_names_in(values))
-    return with_new_names(values)
+    return with_new_names(values, note=True)
 
 
 def to_yaml(config: Config) -> str:

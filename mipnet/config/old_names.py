@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mipnet.config.schema import GENERATED
@@ -27,30 +27,50 @@ VAL_SPLIT, OLD_VAL_SPLIT = "val", "tune"
 """The validation split of the generated benchmark: its name, and the one of earlier versions."""
 
 
-def new_key(section: Any, key: Any) -> Any:
+def new_key(section: Any, key: Any, names: Mapping[str, str] = NEW_NAMES) -> str:
     """The name within its section of ``section.key``, which may be an old name."""
-    new = NEW_NAMES.get(f"{section}.{key}")
-    return new.partition(".")[2] if new else key
+    return names.get(f"{section}.{key}", f".{key}").partition(".")[2]
 
 
-def old_names_in(values: Mapping[Any, Any]) -> dict[str, str]:
-    """Old name → new name (``section.setting``) of the renamed settings in nested ones."""
-    names = [f"{part}.{key}" for part, keys in values.items() if isinstance(keys, Mapping) for key in keys]
-    return {name: NEW_NAMES[name] for name in names if name in NEW_NAMES}
+def renames_in(given: Sequence[str], names: Mapping[str, str] = NEW_NAMES) -> dict[str, str]:
+    """Old name → new name of those that are given under the old one.
+
+    Args:
+        given: names of settings, or flags.
+        names: old name → new name of all.
+
+    Raises:
+        ConfigError: one is given under both names.
+    """
+    renames = {name: names[name] for name in given if name in names}
+    for old, new in renames.items():
+        if new in given:
+            raise ConfigError(f"{new}: is given twice, once under its old name {old}", f"give {new} only")
+    return renames
 
 
-def with_new_names(values: Mapping[Any, Any]) -> dict[Any, Any]:
+def with_new_names(values: Mapping[Any, Any], note: bool = False) -> dict[Any, Any]:
     """Nested settings (section → setting → value) with every old name replaced.
+
+    Args:
+        values: the settings.
+        note: tell the new names on stderr, see ``note_renames``.
 
     Raises:
         ConfigError: a setting is given under both names.
     """
-    for old, new in old_names_in(values).items():
-        section, _, key = new.partition(".")
-        if key in values[section]:
-            raise given_twice(old, new)
+    sections = [(name, keys) for name, keys in values.items() if isinstance(keys, Mapping)]
+    renames = renames_in([f"{section}.{key}" for section, keys in sections for key in keys])
+    if note:
+        note_renames(renames)
+    return _renamed(values, NEW_NAMES)
+
+
+def _renamed(values: Mapping[Any, Any], names: Mapping[str, str]) -> dict[Any, Any]:
     return {
-        section: {new_key(section, key): v for key, v in keys.items()} if isinstance(keys, Mapping) else keys
+        section: {new_key(section, k, names): v for k, v in keys.items()}
+        if isinstance(keys, Mapping)
+        else keys
         for section, keys in values.items()
     }
 
@@ -60,12 +80,7 @@ def with_old_names(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[st
 
     Digests of settings name runs, so they are taken over these: the same command goes on with an old run.
     """
-    named = {
-        section: {
-            OLD_NAMES.get(f"{section}.{key}", f".{key}").partition(".")[2]: v for key, v in keys.items()
-        }
-        for section, keys in values.items()
-    }
+    named = _renamed(values, OLD_NAMES)
     return {**named, "data": _with_split(named["data"], VAL_SPLIT, OLD_VAL_SPLIT)}
 
 
@@ -81,11 +96,6 @@ def _with_split(data: dict[str, Any], old: str, new: str) -> dict[str, Any]:
     if isinstance(data["evaluate"], (list, tuple)):
         renamed["evaluate"] = [new if split == old else split for split in data["evaluate"]]
     return data | renamed
-
-
-def given_twice(old: str, new: str) -> ConfigError:
-    """The error about a setting or flag that is given under its old and its new name."""
-    return ConfigError(f"{new}: is given twice, once under its old name {old}", f"give {new} only")
 
 
 def note_renames(renames: Mapping[str, str]) -> None:

@@ -7,17 +7,8 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 
-from mipnet.config.schema import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    InputConfig,
-    ModelConfig,
-    ScenesConfig,
-    TargetConfig,
-    TrainConfig,
-)
+from mipnet.config import schema
+from mipnet.config.schema import Config, DataConfig, InputConfig, ModelConfig, TrainConfig
 from mipnet.errors import ConfigError, suggest
 
 
@@ -35,8 +26,8 @@ def tiny() -> Config:
             stem_channels=32,
         ),
         input=InputConfig(width=64, height=96),
-        target=TargetConfig(kind="subpixel", sigma=1.25),
-        augment=AugmentConfig(
+        target=schema.TargetConfig(kind="subpixel", sigma=1.25),
+        augment=schema.AugmentConfig(
             scale=0.15, rotation=12.0, rotation_probability=1.0, shift=0.04, half_body=0.0, colour=0.1
         ),
         train=TrainConfig(
@@ -55,7 +46,7 @@ def tiny() -> Config:
         ),
         # Chosen on the validation split. DARK's wide blur costs 7 AP on maps of 16 x 24 cells; any discount
         # up to 0.7 and any threshold from 0.95 up give the same AP within 0.2.
-        evaluation=EvaluationConfig(decoder="parabola", discount=0.5, oks_nms=0.95, precision="auto"),
+        evaluation=schema.EvaluationConfig(decoder="parabola", discount=0.5, oks_nms=0.95, precision="auto"),
     )
 
 
@@ -67,7 +58,7 @@ def debug() -> Config:
         preset="debug",
         model=replace(base.model, width=16),
         data=DataConfig(evaluate=("easy", "hard"), boxes=("gt", "det5")),
-        scenes=ScenesConfig(easy=16, medium=16, hard=32, validation=8),
+        scenes=schema.ScenesConfig(easy=16, medium=16, hard=32, validation=8),
         train=replace(base.train, epochs=3, checkpoint_steps=12, log_steps=4, window_batches=2),
         evaluation=replace(base.evaluation, batch_size=16),
     )
@@ -120,7 +111,7 @@ def papers(data: str, backbone: str, size: str) -> Config:
         preset=f"{data}-{backbone}-{size}",
         model=BACKBONES[backbone],
         input=image,
-        target=TargetConfig(kind="rounded", sigma=sigma),
+        target=schema.TargetConfig(kind="rounded", sigma=sigma),
         data=DATASETS[data],
         train=TrainConfig(
             epochs=epochs,
@@ -129,7 +120,7 @@ def papers(data: str, backbone: str, size: str) -> Config:
             window_batches=8,  # 1024 crops: seconds of work for a core, 340 MB at 384x288 px
             checkpoint_steps=2000,
         ),
-        evaluation=EvaluationConfig(decoder="quarter"),
+        evaluation=schema.EvaluationConfig(decoder="quarter"),
     )
 
 
@@ -185,14 +176,11 @@ def missing_start(config: Config) -> str:
 
 def describe() -> str:
     """The presets, for ``--help``."""
-    return "\n".join(
-        [
-            f"  tiny       {tiny.__doc__}",
-            f"  debug      {debug.__doc__}",
-            "  DATA-NETWORK-SIZE, e.g. coco-hrnet-w32-256x192",
-            f"             {papers.__doc__}",
-            f"             DATA: {', '.join(TRAINED_ON)}",
-            f"             NETWORK: {', '.join(BACKBONES)}",
-            f"             SIZE (height x width): {', '.join(SIZES)}",
-        ]
-    )
+    return f"""\
+  tiny       {tiny.__doc__}
+  debug      {debug.__doc__}
+  DATA-NETWORK-SIZE, e.g. coco-hrnet-w32-256x192
+             {papers.__doc__}
+             DATA: {", ".join(TRAINED_ON)}
+             NETWORK: {", ".join(BACKBONES)}
+             SIZE (height x width): {", ".join(SIZES)}"""

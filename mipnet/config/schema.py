@@ -26,28 +26,29 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 PositiveFraction = Annotated[float, Gt(0), Le(1)]
 
 
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def option(default: Any, help: str, positional: bool = False) -> Any:
+    """A setting, or a field of a command's ``Options``."""
+    return field(default=default, metadata={"help": help, "positional": positional})
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The network: a top-down backbone, N instances and the places of the modulation blocks (MIMBs)."""
 
-    backbone: Literal["hrnet", "simplebaseline"] = _option("hrnet", "the single-instance network underneath")
-    instances: Count = _option(2, "N: how many people of one crop the network can name; 1 is the baseline")
-    mimb_stages: tuple[int, ...] = _option(
+    backbone: Literal["hrnet", "simplebaseline"] = option("hrnet", "the single-instance network underneath")
+    instances: Count = option(2, "N: how many people of one crop the network can name; 1 is the baseline")
+    mimb_stages: tuple[int, ...] = option(
         (3, 4), "where MIMBs sit, counted from the stem; none needs instances 1"
     )
-    reduction: Count = _option(4, "r: channel reduction inside a MIMB")
-    width: int = _option(32, "hrnet: channels of the highest resolution; 32 and 48 are the paper's")
-    num_modules: tuple[int, ...] = _option(
+    reduction: Count = option(4, "r: channel reduction inside a MIMB")
+    width: int = option(32, "hrnet: channels of the highest resolution; 32 and 48 are the paper's")
+    num_modules: tuple[int, ...] = option(
         (1, 4, 3), "hrnet: modules of stage 2, 3, …; its length sets the branches"
     )
-    blocks: Count = _option(4, "hrnet: residual blocks per branch and module")
-    stage1_blocks: Count = _option(4, "hrnet: bottleneck blocks of stage 1")
-    stem_channels: Count = _option(64, "hrnet: channels of the stem")
-    depth: Literal[18, 34, 50, 101, 152] = _option(50, "simplebaseline: ResNet depth")
+    blocks: Count = option(4, "hrnet: residual blocks per branch and module")
+    stage1_blocks: Count = option(4, "hrnet: bottleneck blocks of stage 1")
+    stem_channels: Count = option(64, "hrnet: channels of the stem")
+    depth: Literal[18, 34, 50, 101, 152] = option(50, "simplebaseline: ResNet depth")
 
     @property
     def possible_mimb_stages(self) -> tuple[int, ...]:
@@ -69,9 +70,9 @@ class ModelConfig:
 class InputConfig:
     """The crop that the network sees."""
 
-    width: int = _option(64, "crop width in pixels")
-    height: int = _option(96, "crop height in pixels")
-    padding: Annotated[float, Ge(0.5)] = _option(1.25, "context: the box's sides are multiplied by this")
+    width: int = option(64, "crop width in pixels")
+    height: int = option(96, "crop height in pixels")
+    padding: Annotated[float, Ge(0.5)] = option(1.25, "context: the box's sides are multiplied by this")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -82,52 +83,52 @@ class InputConfig:
 class TargetConfig:
     """The heatmaps that the network learns."""
 
-    kind: Literal["rounded", "subpixel"] = _option(
+    kind: Literal["rounded", "subpixel"] = option(
         "subpixel", "Gaussian centre: rounded to a cell as the paper does, or at its true position"
     )
-    sigma: Positive = _option(2.0, "standard deviation in heatmap cells (paper: 2 at 64x48 maps, 3 at 96x72)")
+    sigma: Positive = option(2.0, "standard deviation in heatmap cells (paper: 2 at 64x48 maps, 3 at 96x72)")
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
     """Random changes of a training crop; rotation, scale and half body as in the paper by default."""
 
-    flip: Fraction = _option(0.5, "probability of mirroring")
-    scale: Annotated[float, Ge(0), Le(0.9)] = _option(0.35, "scale is 1 + this·randn, within 1 ± this")
-    rotation: NonNegative = _option(45.0, "degrees: angle is this·randn, within ± twice this")
-    rotation_probability: Fraction = _option(0.6, "share of samples that are rotated")
-    shift: NonNegative = _option(0.0, "centre moves by this·randn of the crop's size, within ± twice this")
-    half_body: Fraction = _option(0.3, "probability of cropping to the upper or lower body")
-    half_body_min_keypoints: int = _option(8, "half body needs more visible keypoints than this")
-    colour: NonNegative = _option(0.0, "brightness, contrast and channel gains vary by this·randn")
+    flip: Fraction = option(0.5, "probability of mirroring")
+    scale: Annotated[float, Ge(0), Le(0.9)] = option(0.35, "scale is 1 + this·randn, within 1 ± this")
+    rotation: NonNegative = option(45.0, "degrees: angle is this·randn, within ± twice this")
+    rotation_probability: Fraction = option(0.6, "share of samples that are rotated")
+    shift: NonNegative = option(0.0, "centre moves by this·randn of the crop's size, within ± twice this")
+    half_body: Fraction = option(0.3, "probability of cropping to the upper or lower body")
+    half_body_min_keypoints: int = option(8, "half body needs more visible keypoints than this")
+    colour: NonNegative = option(0.0, "brightness, contrast and channel gains vary by this·randn")
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """A data set as it is downloaded: where its files lie, its joints, its splits and its boxes."""
 
-    root: str = _option(GENERATED, f"folder or URI of the data set; '{GENERATED}' renders the benchmark")
-    format: Literal["coco", "crowdpose", "ochuman"] = _option(
+    root: str = option(GENERATED, f"folder or URI of the data set; '{GENERATED}' renders the benchmark")
+    format: Literal["coco", "crowdpose", "ochuman"] = option(
         "coco", "whose files these are: where they lie, and by which rules poses are judged"
     )
-    annotations: str = _option("", "where else annotations lie in the root, e.g. labels/{split}.json")
-    images: str = _option("", "where else images lie in the root, e.g. pictures/{split}")
-    skeleton: str | Skeleton = _option(
+    annotations: str = option("", "where else annotations lie in the root, e.g. labels/{split}.json")
+    images: str = option("", "where else images lie in the root, e.g. pictures/{split}")
+    skeleton: str | Skeleton = option(
         "coco17", "which joints are annotated: coco17, crowdpose14, or a YAML file that defines them"
     )
-    train: str = _option("train", "split to train on")
-    val: str = _option("val", "split that picks the best checkpoint while training")
-    evaluate: tuple[str, ...] = _option(("easy", "medium", "hard"), "splits for the final tables")
-    boxes: tuple[str, ...] = _option(
+    train: str = option("train", "split to train on")
+    val: str = option("val", "split that picks the best checkpoint while training")
+    evaluate: tuple[str, ...] = option(("easy", "medium", "hard"), "splits for the final tables")
+    boxes: tuple[str, ...] = option(
         ("gt", "det5"),
         "box sources: gt, or NAME for ROOT/boxes/NAME_SPLIT.json, or NAME=FILE (COCO detections); {split} in "
         "FILE is the split",
     )
-    box_score_threshold: float = _option(0.0, "detections below this score are left out")
-    box_nms: PositiveFraction = _option(
+    box_score_threshold: float = option(0.0, "detections below this score are left out")
+    box_nms: PositiveFraction = option(
         1.0, "of two detections with a higher IoU the one with the lower score is left out; 1 keeps all"
     )
-    max_bad_share: Fraction = _option(0.01, "stop when more than this share of the samples is unusable")
+    max_bad_share: Fraction = option(0.01, "stop when more than this share of the samples is unusable")
 
     @property
     def generated(self) -> bool:
@@ -147,68 +148,68 @@ class DataConfig:
 class ScenesConfig:
     """The generated benchmark (used when data.root is 'generated')."""
 
-    seed: NonNegativeInt = _option(0, "scenes are a pure function of (seed, index)")
-    easy: NonNegativeInt = _option(2400, "training scenes with boxes that hardly touch (IoU < 0.1)")
-    medium: NonNegativeInt = _option(3600, "training scenes with IoU 0.1 to 0.5")
-    hard: NonNegativeInt = _option(4500, "training scenes with IoU 0.5 to 0.9")
-    validation: NonNegativeInt = _option(350, "scenes of each of the splits val, easy, medium and hard")
+    seed: NonNegativeInt = option(0, "scenes are a pure function of (seed, index)")
+    easy: NonNegativeInt = option(2400, "training scenes with boxes that hardly touch (IoU < 0.1)")
+    medium: NonNegativeInt = option(3600, "training scenes with IoU 0.1 to 0.5")
+    hard: NonNegativeInt = option(4500, "training scenes with IoU 0.5 to 0.9")
+    validation: NonNegativeInt = option(350, "scenes of each of the splits val, easy, medium and hard")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How the network learns."""
 
-    epochs: Count = _option(10, "passes over the training people")
-    batch_size: Count = _option(16, "global batch: samples per optimiser step over all workers")
-    learning_rate: Positive = _option(1e-3, "global peak learning rate")
-    optimizer: Literal["adam", "adamw"] = _option("adam", "optimiser")
-    weight_decay: NonNegative = _option(0.0, "decoupled for adamw, L2 for adam")
-    schedule: Literal["step", "onecycle"] = _option("step", "learning-rate schedule")
-    milestones: tuple[float, ...] = _option((70, 100), "step: epochs at which the rate drops")
-    drop: Fraction = _option(0.1, "step: factor of each drop")
-    warmup: Fraction = _option(0.08, "onecycle: share of the steps in which the rate rises")
-    clip_norm: NonNegative = _option(0.0, "clip the gradient's global norm; 0 does not clip")
-    ema: Annotated[float, Ge(0), Le(0.99999)] = _option(
+    epochs: Count = option(10, "passes over the training people")
+    batch_size: Count = option(16, "global batch: samples per optimiser step over all workers")
+    learning_rate: Positive = option(1e-3, "global peak learning rate")
+    optimizer: Literal["adam", "adamw"] = option("adam", "optimiser")
+    weight_decay: NonNegative = option(0.0, "decoupled for adamw, L2 for adam")
+    schedule: Literal["step", "onecycle"] = option("step", "learning-rate schedule")
+    milestones: tuple[float, ...] = option((70, 100), "step: epochs at which the rate drops")
+    drop: Fraction = option(0.1, "step: factor of each drop")
+    warmup: Fraction = option(0.08, "onecycle: share of the steps in which the rate rises")
+    clip_norm: NonNegative = option(0.0, "clip the gradient's global norm; 0 does not clip")
+    ema: Annotated[float, Ge(0), Le(0.99999)] = option(
         0.0, "decay of the weights' moving average that is evaluated; 0 is off"
     )
-    precision: Literal["fp32", "bf16", "auto"] = _option(
+    precision: Literal["fp32", "bf16", "auto"] = option(
         "auto", "bf16 runs the network under autocast; auto: where the device computes in bf16 natively"
     )
-    gradient_accumulation_steps: Count = _option(
+    gradient_accumulation_steps: Count = option(
         1,
         "parts of a worker's share of a batch, each with its own batch norm: in turns, for less memory; "
         "on a CPU side by side, on its cores",
     )
-    channels_last: bool = _option(True, "memory format of the network; false is the plain, contiguous one")
-    activation_checkpointing: bool = _option(
+    channels_last: bool = option(True, "memory format of the network; false is the plain, contiguous one")
+    activation_checkpointing: bool = option(
         False, "recompute activations in the backward pass: less memory, a second forward pass"
     )
-    compile: bool = _option(False, "torch.compile the network: minutes at the start, for long runs on GPUs")
-    loss: Literal["mse", "peak"] = _option("mse", "mse: the paper's; peak: errors weighted by 1 + 10·target")
-    freeze_batchnorm: bool = _option(False, "keep batch-norm statistics fixed (eval mode) while training")
-    init: str = _option(
+    compile: bool = option(False, "torch.compile the network: minutes at the start, for long runs on GPUs")
+    loss: Literal["mse", "peak"] = option("mse", "mse: the paper's; peak: errors weighted by 1 + 10·target")
+    freeze_batchnorm: bool = option(False, "keep batch-norm statistics fixed (eval mode) while training")
+    init: str = option(
         "", "weights to start from: a run, a model folder, models:/…, or a published checkpoint (.pth)"
     )
-    window_batches: Count = _option(8, "batches mixed in one window of the stream: mixing against memory")
-    log_steps: Count = _option(25, "steps between logged metrics")
-    checkpoint_steps: Count = _option(
+    window_batches: Count = option(8, "batches mixed in one window of the stream: mixing against memory")
+    log_steps: Count = option(25, "steps between logged metrics")
+    checkpoint_steps: Count = option(
         500, "steps between checkpoints; each is validated on the validation split"
     )
-    max_skipped: Count = _option(20, "stop when this many updates in a row were not finite")
-    seed: NonNegativeInt = _option(0, "seed of weights, order and augmentation")
+    max_skipped: Count = option(20, "stop when this many updates in a row were not finite")
+    seed: NonNegativeInt = option(0, "seed of weights, order and augmentation")
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """From heatmaps to scored poses."""
 
-    decoder: Literal["quarter", "dark", "parabola", "argmax"] = _option("dark", "peak refinement")
-    flip_test: bool = _option(True, "average with the mirrored crop")
-    discount: PositiveFraction = _option(0.9, "gamma: the score of instance i is multiplied by gamma^i")
-    oks_nms: PositiveFraction = _option(0.9, "poses of an image with a higher OKS than this are duplicates")
-    keypoint_threshold: float = _option(0.2, "keypoints below this score do not count in the pose score")
-    batch_size: Count = _option(64, "crops per forward pass")
-    precision: Literal["fp32", "bf16", "auto"] = _option(
+    decoder: Literal["quarter", "dark", "parabola", "argmax"] = option("dark", "peak refinement")
+    flip_test: bool = option(True, "average with the mirrored crop")
+    discount: PositiveFraction = option(0.9, "gamma: the score of instance i is multiplied by gamma^i")
+    oks_nms: PositiveFraction = option(0.9, "poses of an image with a higher OKS than this are duplicates")
+    keypoint_threshold: float = option(0.2, "keypoints below this score do not count in the pose score")
+    batch_size: Count = option(64, "crops per forward pass")
+    precision: Literal["fp32", "bf16", "auto"] = option(
         "fp32",
         "of the network; bf16 is faster and differs; auto: bf16 where the device computes in it natively",
     )
@@ -218,17 +219,17 @@ class EvaluationConfig:
 class ResourcesConfig:
     """What the run may use. Never part of a run's identity: results do not depend on it."""
 
-    workers: Count = _option(1, "training processes (one GPU each, where GPUs are used)")
-    gpu: bool | Literal["auto"] = _option(
+    workers: Count = option(1, "training processes (one GPU each, where GPUs are used)")
+    gpu: bool | Literal["auto"] = option(
         "auto", "train and predict on GPUs; auto: if the cluster has one for each worker"
     )
-    cpus_per_worker: NonNegativeInt = _option(
+    cpus_per_worker: NonNegativeInt = option(
         0, "CPU threads of a training process; 0: all cores, shared evenly"
     )
-    stream_workers: NonNegativeInt = _option(0, "at most this many decoding tasks at once; 0: Ray decides")
-    predict_workers: Count = _option(1, "processes that run the network in validation and prediction")
-    max_failures: NonNegativeInt = _option(3, "restarts after lost workers before the run gives up")
-    object_store_gb: float = _option(
+    stream_workers: NonNegativeInt = option(0, "at most this many decoding tasks at once; 0: Ray decides")
+    predict_workers: Count = option(1, "processes that run the network in validation and prediction")
+    max_failures: NonNegativeInt = option(3, "restarts after lost workers before the run gives up")
+    object_store_gb: float = option(
         0.0, "shared memory of a local Ray; 0: what decoding needs; a cluster keeps its own"
     )
 
@@ -237,9 +238,9 @@ class ResourcesConfig:
 class TrackingConfig:
     """Where runs and models are recorded (MLFLOW_TRACKING_URI, else SQLite in the storage)."""
 
-    experiment: str = _option("mipnet", "MLflow experiment")
-    model_name: str = _option("mipnet", "name of the registered model")
-    register: bool = _option(True, "register the best weights with the alias 'candidate'")
+    experiment: str = option("mipnet", "MLflow experiment")
+    model_name: str = option("mipnet", "name of the registered model")
+    register: bool = option(True, "register the best weights with the alias 'candidate'")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mipnet.config.checks import Problem, format_value, require
 from mipnet.config.schema import Config, DataConfig, ModelConfig, to_dict
 from mipnet.errors import ConfigError, suggest
 
@@ -23,6 +22,31 @@ RANGE_ERRORS = {
 """Pydantic's kind of error → why the value cannot work, and what to give instead."""
 
 YES_NO_OR_AUTO = ("resources.gpu",)
+
+
+class Problem(ConfigError):
+    """A setting whose value cannot work: names the field, the value, why, and the nearest valid choice."""
+
+    def __init__(self, name: str, value: object, why: str, hint: str) -> None:
+        super().__init__(f"{name}: {format_value(value)} {why}", hint)
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, int]]:
+        return ConfigError, (self.what, self.hint, self.exit_code)
+
+
+def format_value(value: object) -> str:
+    """A value as it is typed in YAML."""
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(map(str, value)) + "]"
+    return repr(value) if isinstance(value, str) else str(value)
+
+
+def require(name: str, value: float, *, at_least: float | None = None, at_most: float | None = None) -> None:
+    """Raise a ``Problem`` unless the number lies in the range; the nearest valid value is in the message."""
+    if at_least is not None and not value >= at_least:
+        raise Problem(name, value, f"is below {at_least}", f"nearest is {at_least}")
+    if at_most is not None and not value <= at_most:
+        raise Problem(name, value, f"is above {at_most}", f"nearest is {at_most}")
 
 
 @functools.cache
@@ -104,53 +128,40 @@ def _check_combinations(config: Config) -> None:
 
 
 def _check_network(model: ModelConfig) -> None:
-    if not 1 <= len(model.num_modules) <= 3 or min(model.num_modules) < 1:
+    modules, stages = model.num_modules, model.mimb_stages
+    if not 1 <= len(modules) <= 3 or min(modules) < 1:
         raise Problem(
-            "model.num_modules", model.num_modules, "does not describe stages", "give 1 to 3 positive numbers"
+            "model.num_modules", modules, "does not describe stages", "give 1 to 3 positive numbers"
         )
     possible = model.possible_mimb_stages
-    for stage in model.mimb_stages:
+    for stage in stages:
         if stage not in possible:
             near = min(possible, key=lambda p: abs(p - stage))
-            raise Problem(
-                "model.mimb_stages",
-                stage,
-                f"is not a MIMB stage of {model.backbone}",
-                f"choose from {', '.join(map(str, possible))}; nearest is {near}",
-            )
-    if len(set(model.mimb_stages)) != len(model.mimb_stages):
-        raise Problem("model.mimb_stages", model.mimb_stages, "names a stage twice", "name each stage once")
-    if model.instances > 1 and not model.mimb_stages:
-        raise Problem(
-            "model.mimb_stages",
-            (),
-            f"is empty, so nothing tells {model.instances} instances apart",
-            f"give a stage, e.g. {possible[-1]}, or set model.instances to 1",
-        )
+            why = f"is not a MIMB stage of {model.backbone}"
+            hint = f"choose from {', '.join(map(str, possible))}; nearest is {near}"
+            raise Problem("model.mimb_stages", stage, why, hint)
+    if len(set(stages)) != len(stages):
+        raise Problem("model.mimb_stages", stages, "names a stage twice", "name each stage once")
+    if model.instances > 1 and not stages:
+        why = f"is empty, so nothing tells {model.instances} instances apart"
+        hint = f"give a stage, e.g. {possible[-1]}, or set model.instances to 1"
+        raise Problem("model.mimb_stages", (), why, hint)
     if model.backbone == "hrnet":
-        require("model.width", model.width, at_least=model.reduction if model.mimb_stages else 1)
+        require("model.width", model.width, at_least=model.reduction if stages else 1)
     else:
         require("model.reduction", model.reduction, at_most=64)  # channels of the narrowest MIMB stage
 
 
 def _check_crop(config: Config) -> None:
-    for name in ("width", "height"):
-        side, step = getattr(config.input, name), config.model.coarsest_stride
+    step, sigma, cells = config.model.coarsest_stride, config.target.sigma, config.heatmap_size
+    for name, side in zip(("width", "height"), config.input.size, strict=True):
         if side < step or side % step:
+            why = f"does not fit the heatmaps of {config.model.backbone}"
             near = max(step, round(side / step) * step)
-            raise Problem(
-                f"input.{name}",
-                side,
-                f"does not fit the heatmaps of {config.model.backbone}",
-                f"use a multiple of {step}; nearest is {near}",
-            )
-    if 6 * config.target.sigma > max(config.heatmap_size):
-        raise Problem(
-            "target.sigma",
-            config.target.sigma,
-            f"does not fit a {config.heatmap_size[0]}x{config.heatmap_size[1]} heatmap",
-            f"use at most {max(config.heatmap_size) / 6:.2f}",
-        )
+            raise Problem(f"input.{name}", side, why, f"use a multiple of {step}; nearest is {near}")
+    if 6 * sigma > max(cells):
+        why = f"does not fit a {cells[0]}x{cells[1]} heatmap"
+        raise Problem("target.sigma", sigma, why, f"use at most {max(cells) / 6:.2f}")
 
 
 def _check_data(data: DataConfig) -> None:
@@ -167,26 +178,18 @@ def _check_batch(config: Config) -> None:
     batch_size, parts = config.train.batch_size, config.train.gradient_accumulation_steps
     workers = config.resources.workers
     if batch_size % workers:
-        near = next(w for w in range(workers, 0, -1) if batch_size % w == 0)
-        raise Problem(
-            "resources.workers",
-            workers,
-            f"does not divide train.batch_size {batch_size}",
-            f"nearest is {near}",
-        )
+        why, near = f"does not divide train.batch_size {batch_size}", _nearest_divisor(batch_size, workers)
+        raise Problem("resources.workers", workers, why, f"nearest is {near}")
     local_batch_size = batch_size // workers
     if local_batch_size % parts:
-        near = next(a for a in range(min(parts, local_batch_size), 0, -1) if local_batch_size % a == 0)
-        raise Problem(
-            "train.gradient_accumulation_steps",
-            parts,
-            f"does not divide a worker's share of the batch, {local_batch_size}",
-            f"nearest is {near}",
-        )
+        why = f"does not divide a worker's share of the batch, {local_batch_size}"
+        near = _nearest_divisor(local_batch_size, min(parts, local_batch_size))
+        raise Problem("train.gradient_accumulation_steps", parts, why, f"nearest is {near}")
     if config.model.mimb_stages and config.model.instances == 1 and local_batch_size == parts:
-        raise Problem(
-            "train.batch_size",
-            batch_size,
-            "leaves one row a worker, which the batch norm of a MIMB cannot train on",
-            f"use at least {2 * workers * parts}",
-        )
+        why = "leaves one row a worker, which the batch norm of a MIMB cannot train on"
+        raise Problem("train.batch_size", batch_size, why, f"use at least {2 * workers * parts}")
+
+
+def _nearest_divisor(number: int, most: int) -> int:
+    """The largest divisor of ``number`` that is at most ``most``."""
+    return next(divisor for divisor in range(most, 0, -1) if number % divisor == 0)

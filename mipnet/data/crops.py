@@ -48,13 +48,8 @@ class CropSettings:
 
 def crop_settings(config: Config) -> CropSettings:
     """The crop settings of a configuration."""
-    return CropSettings(
-        config.input.size,
-        config.input.padding,
-        config.model.instances,
-        config.data.joints,
-        config.augment,
-    )
+    crop, instances = config.input, config.model.instances
+    return CropSettings(crop.size, crop.padding, instances, config.data.joints, config.augment)
 
 
 def decode_image(content: bytes) -> np.ndarray | None:
@@ -129,19 +124,14 @@ def make_training_crop(
     augmentation = draw_augmentation(rng, settings.augment)
     center, size = box_to_crop(boxes[primary], settings.size, settings.padding)
     if augmentation.half_body:
-        center, size = half_body_crop(keypoints[primary], augmentation, settings, center, size)
+        center, size = half_body_crop(keypoints[primary], augmentation.upper, settings, center, size)
     if augmentation.flip:
         keypoints = flip_keypoints(keypoints, width, settings.skeleton.flip_permutation)
         center = flip_center(center, width)
     center = center + augmentation.shift * size
     affine = crop_affine(center, size * augmentation.scale, augmentation.rotation, settings.size)
-    cv2.warpAffine(
-        image,
-        mirrored_affine(affine, width) if augmentation.flip else affine,
-        settings.size,
-        dst=out,
-        flags=cv2.INTER_LINEAR,
-    )
+    matrix = mirrored_affine(affine, width) if augmentation.flip else affine
+    cv2.warpAffine(image, matrix, settings.size, dst=out, flags=cv2.INTER_LINEAR)
     if augmentation.gains is not None:
         cv2.LUT(out, colour_table(augmentation.gains, augmentation.offset), dst=out)
     keypoints_crop = transform_keypoints(affine, keypoints, settings.size)  # (P, K, 3)
@@ -209,13 +199,12 @@ def draw_augmentation(rng: np.random.Generator, augment: AugmentConfig) -> Augme
     scale, angle, dx, dy, body, contrast, offset = rng.standard_normal(7)
     channels = rng.standard_normal(3)
     a = augment
+    angle = min(max(a.rotation * angle, -2 * a.rotation), 2 * a.rotation)
     gains = 1 + a.colour * (contrast + 0.5 * channels) if a.colour > 0 else None
     return Augmentation(
         flip=bool(flip < a.flip),
         scale=float(min(max(1 + a.scale * scale, 1 - a.scale), 1 + a.scale)),
-        rotation=float(min(max(a.rotation * angle, -2 * a.rotation), 2 * a.rotation))
-        if rotate < a.rotation_probability
-        else 0.0,
+        rotation=float(angle) if rotate < a.rotation_probability else 0.0,
         shift=np.array([min(max(a.shift * d, -2 * a.shift), 2 * a.shift) for d in (dx, dy)]),
         half_body=bool(half < a.half_body),
         upper=bool(body < 0.5),  # P = 0.69 as in the reference, which compares a normal number with 0.5
@@ -225,11 +214,7 @@ def draw_augmentation(rng: np.random.Generator, augment: AugmentConfig) -> Augme
 
 
 def half_body_crop(
-    keypoints: np.ndarray,
-    augmentation: Augmentation,
-    settings: CropSettings,
-    center: np.ndarray,
-    size: np.ndarray,
+    keypoints: np.ndarray, upper: bool, settings: CropSettings, center: np.ndarray, size: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Centre and size of a crop around the upper or lower body; unchanged if too few keypoints are visible.
 
@@ -237,7 +222,7 @@ def half_body_crop(
 
     Args:
         keypoints: (K, 3) of the person, in image px.
-        augmentation: has the drawn half.
+        upper: the drawn half is the upper one.
         settings: of the crop.
         center: (2,) of the whole body's crop, in image px.
         size: (2,) its (w, h).
@@ -249,9 +234,8 @@ def half_body_crop(
     is_upper = np.zeros(len(keypoints), bool)
     is_upper[list(settings.skeleton.upper_body)] = True
     halves = [keypoints[visible & is_upper, :2], keypoints[visible & ~is_upper, :2]]
-    chosen = halves[0] if augmentation.upper else halves[1]
-    if len(chosen) <= 2:
-        chosen = halves[1] if augmentation.upper else halves[0]
+    drawn, other = halves if upper else halves[::-1]
+    chosen = drawn if len(drawn) > 2 else other
     if len(chosen) < 2:
         return center, size
     low, high = chosen.min(axis=0), chosen.max(axis=0)

@@ -24,15 +24,10 @@ class DatasetFormat:
 
 DATASET_FORMATS = {
     "coco": DatasetFormat(
-        ("annotations/person_keypoints_{split}.json",),
-        ("{split}", "images/{split}", "images"),
+        ("annotations/person_keypoints_{split}.json",), ("{split}", "images/{split}", "images")
     ),
     "crowdpose": DatasetFormat(
-        (
-            "json/crowdpose_{split}.json",
-            "annotations/crowdpose_{split}.json",
-            "crowdpose_{split}.json",
-        ),
+        ("json/crowdpose_{split}.json", "annotations/crowdpose_{split}.json", "crowdpose_{split}.json"),
         ("images",),
     ),
     # The last is OCHuman's own file of all images: split 'ochuman' is ROOT/ochuman.json.
@@ -58,19 +53,14 @@ def open_split(data: DataConfig, root: Folder, split: str) -> CocoKeypointFile:
     Raises:
         DataError: the file or folder does not exist, with all paths tried; or as ``CocoKeypointFile``.
     """
-    dataset_format = DATASET_FORMATS[data.format]
-    annotations = (data.annotations,) if data.annotations else dataset_format.annotations
-    images = (data.images,) if data.images else dataset_format.images
-    return CocoKeypointFile(
-        root,
-        _find(root, annotations, split, "annotations"),
-        _find(root, images, split, "images"),
-        data.joints,
-    )
+    known = DATASET_FORMATS[data.format]
+    annotations = _find(root, split, data.annotations, known.annotations, "annotations")
+    images = _find(root, split, data.images, known.images, "images")
+    return CocoKeypointFile(root, annotations, images, data.joints)
 
 
-def _find(root: Folder, patterns: Sequence[str], split: str, kind: str) -> str:
-    names = [pattern.replace("{split}", split) for pattern in patterns]
+def _find(root: Folder, split: str, given: str, patterns: Sequence[str], kind: str) -> str:
+    names = [pattern.replace("{split}", split) for pattern in ([given] if given else patterns)]
     for name in names:
         if root.exists(name):
             return name

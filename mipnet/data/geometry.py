@@ -79,10 +79,8 @@ def crop_affine(
     angle = np.deg2rad(rotation_deg)
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     linear = np.array([[cos, sin], [-sin, cos]])
-    affine = np.empty((2, 3))
-    affine[:, :2] = linear
-    affine[:, 2] = np.asarray(input_size, np.float64) / 2 - linear @ np.asarray(center, np.float64)
-    return affine
+    offset = np.asarray(input_size, np.float64) / 2 - linear @ np.asarray(center, np.float64)
+    return np.column_stack((linear, offset))
 
 
 def transform_points(affine: np.ndarray, points: np.ndarray) -> np.ndarray:

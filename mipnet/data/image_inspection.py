@@ -73,7 +73,6 @@ def inspect_images(
     images: ImageIndex,
     sizes: Sequence[tuple[float, float]],
     progress: Callable[[int], None] = lambda done: None,
-    threads: int = 0,
 ) -> ImageInspection:
     """Read and decode images as training does, in threads, because decoding releases the GIL.
 
@@ -81,7 +80,6 @@ def inspect_images(
         images: the images.
         sizes: annotated (width, height) in px of each.
         progress: called with the number of images done.
-        threads: number of threads; 0 is one per core.
     """
     readable = np.zeros(len(images), bool)
     has_content = np.zeros(len(images), bool)
@@ -95,7 +93,7 @@ def inspect_images(
         prints[index], has_content[index] = fingerprint(image)
         return image.shape[1], image.shape[0]
 
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for index, size in enumerate(pool.map(inspect, range(len(images)))):
             readable[index] = size is not None
             if size is not None and size != tuple(sizes[index]):

@@ -15,26 +15,10 @@ from mipnet.errors import DataError
 from mipnet.skeletons import COCO17
 
 OCHUMAN_KEYPOINTS = (
-    "right_shoulder",
-    "right_elbow",
-    "right_wrist",
-    "left_shoulder",
-    "left_elbow",
-    "left_wrist",
-    "right_hip",
-    "right_knee",
-    "right_ankle",
-    "left_hip",
-    "left_knee",
-    "left_ankle",
-    "head",
-    "neck",
-    "right_ear",
-    "left_ear",
-    "nose",
-    "right_eye",
-    "left_eye",
-)
+    "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
+    "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle",
+    "head", "neck", "right_ear", "left_ear", "nose", "right_eye", "left_eye",
+)  # fmt: skip
 COCO17_TO_OCHUMAN = [OCHUMAN_KEYPOINTS.index(name) for name in COCO17.joints]
 COCO_VISIBILITY = np.array([0, 2, 1, 1])  # by OCHuman's; 0 unlabelled, 1 occluded, 2 visible
 BOX_AREA_FRACTION = 0.53  # person's area / box area where there is no mask; CrowdPose's rule

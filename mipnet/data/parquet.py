@@ -105,10 +105,9 @@ def _open(uri: str) -> Any:
         return pq.ParquetFile(fs.open_input_file(f"{root}/{name}"))
     except FileNotFoundError:
         raise DataError(f"{uri} does not exist", "check the path") from None
-    except OSError as error:
-        raise DataError(f"{uri} is not a Parquet table ({reason_of(error)})") from None
-    except ValueError as error:
-        raise DataError(f"{uri} is not a Parquet table ({str(error).splitlines()[0]})") from None
+    except (OSError, ValueError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise DataError(f"{uri} is not a Parquet table ({reason})") from None
 
 
 @functools.lru_cache(maxsize=16)
@@ -122,6 +121,5 @@ def _group(uri: str, group: int) -> Any:
     """The image column of a row group, as a pyarrow array."""
     file = _open(uri)
     column = image_column(file, uri)
-    table = file.read_row_group(group, columns=[column])
-    cells = table.column(0).combine_chunks()
+    cells = file.read_row_group(group, columns=[column]).column(0).combine_chunks()
     return cells.field("bytes") if column.endswith(".bytes") else cells

@@ -93,9 +93,8 @@ class SampleSchedule:
 
     def _epoch_samples(self, epoch: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Epoch, image and sample number of positions begin : end in an epoch's sequence."""
-        order = np.random.default_rng([ORDER_STREAM, self.seed, epoch]).permutation(
-            len(self.image_offsets) - 1
-        )
+        rng = np.random.default_rng([ORDER_STREAM, self.seed, epoch])
+        order = rng.permutation(len(self.image_offsets) - 1)
         ends = np.cumsum(np.diff(self.image_offsets)[order])
         position = np.arange(begin, end)
         rank = np.searchsorted(ends, position, side="right")  # of the image in this epoch's order

@@ -84,9 +84,8 @@ def pack(packing: PackingJob, progress: Callable[[int, int], None] = lambda done
     if target.exists(MANIFEST):
         manifest = read_manifest(target)
         if manifest["digest"] != digest:
-            raise DataError(
-                f"{target.uri} holds another packed data set", "choose another folder, or remove that one"
-            )
+            hint = "choose another folder, or remove that one"
+            raise DataError(f"{target.uri} holds another packed data set", hint)
         return manifest
     records = []
     with ThreadPoolExecutor(PACKING_THREADS) as threads:
@@ -156,14 +155,9 @@ def _pack_shard(packing: PackingJob, digest: str, number: int) -> dict[str, Any]
 def _table_file(rows: Sequence[PackedImage], contents: Sequence[bytes]) -> bytes:
     import pyarrow as pa
 
-    table = pa.table(
-        {
-            "name": pa.array([row.name for row in rows], pa.string()),
-            "image_id": pa.array([row.image_id for row in rows], pa.int64()),
-            "people": pa.array([row.people for row in rows], pa.string()),
-            "image": pa.array(contents, pa.binary()),
-        }
-    )
+    types = {"name": pa.string(), "image_id": pa.int64(), "people": pa.string(), "image": pa.binary()}
+    lines = [vars(row) | {"image": content} for row, content in zip(rows, contents, strict=True)]
+    table = pa.Table.from_pylist(lines, pa.schema(types))
     return to_parquet(table, compression="none", use_dictionary=False, write_statistics=False)
 
 

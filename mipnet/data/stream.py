@@ -9,7 +9,6 @@ sample carries its step and batch position; the training loop refuses a batch ou
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -121,16 +120,10 @@ class CropLoader:
             return
         for epoch, sample, row in zip(epochs.tolist(), samples.tolist(), rows.tolist(), strict=True):
             rng = sample_rng(self.schedule.seed, epoch, sample)
-            keypoints_crop, people = make_training_crop(
-                image,
-                boxes,
-                keypoints,
-                primary=sample - near.start,
-                settings=self.settings,
-                rng=rng,
-                out=block["image"][row],
+            crop, primary = block["image"][row], sample - near.start
+            block["keypoints"][row], people = make_training_crop(
+                image, boxes, keypoints, primary=primary, settings=self.settings, rng=rng, out=crop
             )
-            block["keypoints"][row] = keypoints_crop
             block["annotation_ids"][row] = self.people.ids[near.start + people]
 
 
@@ -238,10 +231,7 @@ def load_windows(
     of the data set's execution options and not by ``compute``.
     """
     blocks = windows.map_batches(
-        load_window_crops,
-        batch_size=1,
-        fn_kwargs={"crop_loader": crop_loader, "ranks": ranks},
-        num_cpus=1,
+        load_window_crops, batch_size=1, fn_kwargs={"crop_loader": crop_loader, "ranks": ranks}, num_cpus=1
     ).repartition(target_num_rows_per_block=samples_per_rank, strict=False)
     # Let a task yield all blocks of its window and end. With Ray's default of 2 it would wait, its CPU idle,
     # for an iteration of the scheduling loop (0.1 s) for every two ranks. The setting is private; a context
@@ -250,10 +240,8 @@ def load_windows(
     return apply_execution_options(blocks, True, decoding_label_selector(ray.nodes()), stream_workers)
 
 
-@functools.cache
-def crop_buffer_pool() -> BufferPool:
-    """The pool of this process, for all windows that it loads."""
-    return BufferPool()
+CROP_BUFFERS = BufferPool()
+"""The pool of this process, for all windows that it loads."""
 
 
 def load_window_crops(batch: Block, crop_loader: Any, ranks: int) -> Iterator[Block]:
@@ -267,14 +255,4 @@ def load_window_crops(batch: Block, crop_loader: Any, ranks: int) -> Iterator[Bl
     tune_malloc()  # for the decoded images: decoding takes a quarter longer without it (measured)
     local: CropLoader = ray.get(crop_loader)
     for window in batch["window"].tolist():
-        yield local.load(window, crop_buffer_pool().empty, ranks)
-
-
-def dataset_factory(schedule: SampleSchedule, position: Callable[[], int]) -> Callable[[], Dataset]:
-    """A callable for ``TorchTrainer(datasets=...)``, which Ray Train calls at every start of the workers.
-
-    Args:
-        schedule: the order of the samples.
-        position: reads the step to continue from.
-    """
-    return lambda: window_dataset(schedule, position())
+        yield local.load(window, CROP_BUFFERS.empty, ranks)

@@ -8,27 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from mipnet.data.geometry import PADDING, box_to_crop, clip_box, crop_affine, transform_keypoints
-from mipnet.evaluation.coco import Annotations, Sigmas, keypoint_results, load_annotations
-from mipnet.evaluation.decoding import DecodeMethod, cells_to_image, decode_heatmaps
-from mipnet.evaluation.protocols import Protocol, evaluate_poses
-from mipnet.models.targets import TargetKind, heatmap_targets
+from mipnet.config import Config
+from mipnet.data.geometry import box_to_crop, clip_box, crop_affine, transform_keypoints
+from mipnet.evaluation.coco import Annotations, keypoint_results, load_annotations
+from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps
+from mipnet.evaluation.protocols import evaluate_poses
+from mipnet.models.targets import heatmap_targets
 
 PEOPLE_PER_CHUNK = 256  # their heatmaps take up to 120 MB
 
 
-def ceiling(
-    annotations: Annotations,
-    sigmas: Sigmas,
-    input_size: tuple[int, int],
-    *,
-    target: TargetKind = "rounded",
-    sigma: float = 2.0,
-    decoder: DecodeMethod = "quarter",
-    stride: int = 4,
-    padding: float = PADDING,
-    protocol: Protocol = "coco",
-) -> dict[str, float]:
+def ceiling(annotations: Annotations, config: Config) -> dict[str, float]:
     """The metrics of a network that predicts its targets exactly, from ground-truth boxes.
 
     The annotated keypoints go through crop, ``heatmap_targets``, ``decode_heatmaps`` and ``cells_to_image``.
@@ -38,14 +28,8 @@ def ceiling(
 
     Args:
         annotations: a COCO keypoint data set, or the path of its JSON.
-        sigmas: (K,) OKS constants.
-        input_size: (w, h) of the network's input in px.
-        target: kind of target, "rounded" or "subpixel".
-        sigma: of the target, in heatmap px.
-        decoder: as for ``decode_heatmaps``.
-        stride: input px per heatmap px.
-        padding: as for ``box_to_crop``.
-        protocol: rules of the evaluation.
+        config: the data set's protocol and skeleton; size, padding and stride of input and heatmaps; kind of
+            target; decoder.
 
     Returns:
         the metrics of ``evaluate_poses``.
@@ -56,19 +40,21 @@ def ceiling(
     annotations = load_annotations(annotations)
     image_sizes = {image["id"]: (image["width"], image["height"]) for image in annotations["images"]}
     people = [p for p in annotations["annotations"] if p.get("num_keypoints") and not p.get("iscrowd")]
-    heatmap_size = (input_size[0] // stride, input_size[1] // stride)
+    input_size, target = config.input.size, config.target
+    heatmap_size = (input_size[0] // config.model.stride, input_size[1] // config.model.stride)
     results = []
     for start in range(0, len(people), PEOPLE_PER_CHUNK):
         chunk = people[start : start + PEOPLE_PER_CHUNK]
-        keypoints_crop, centers, sizes = _crop_people(chunk, image_sizes, input_size, padding)
-        targets, _ = heatmap_targets(keypoints_crop[:, None], input_size, heatmap_size, sigma, target)
-        cells, scores = decode_heatmaps(targets[:, 0], decoder)  # (B, K, 2), (B, K)
+        keypoints_crop, centers, sizes = _crop_people(chunk, image_sizes, input_size, config.input.padding)
+        crop_px = keypoints_crop[:, None]
+        targets, _ = heatmap_targets(crop_px, input_size, heatmap_size, target.sigma, target.kind)
+        cells, scores = decode_heatmaps(targets[:, 0], config.evaluation.decoder)  # (B, K, 2), (B, K)
         cells = torch.where(scores[..., None] > 0, cells, cells.new_tensor(heatmap_size) / 2)
         keypoints = cells_to_image(cells, centers, sizes, heatmap_size)
         poses = torch.cat([keypoints, scores[..., None]], dim=-1).numpy()  # (B, K, 3)
         image_ids = [person["image_id"] for person in chunk]
         results += keypoint_results(image_ids, poses, np.ones(len(chunk)), chunk[0]["category_id"])
-    return evaluate_poses(protocol, annotations, results, sigmas)
+    return evaluate_poses(config.data, annotations, results)
 
 
 def _crop_people(
@@ -80,13 +66,10 @@ def _crop_people(
     """Keypoints (B, K, 3) in crop px, and the crops' centres (B, 2) and sizes (B, 2) in image px; float64."""
     boxes = np.stack([clip_box(person["bbox"], *image_sizes[person["image_id"]]) for person in people])
     centers, sizes = box_to_crop(boxes, input_size, padding)
-    keypoints_crop = [
-        transform_keypoints(
-            crop_affine(center, size, 0.0, input_size),
-            np.reshape(np.asarray(person["keypoints"], np.float64), (-1, 3)),
-            input_size,
-        )
-        for person, center, size in zip(people, centers, sizes, strict=True)
-    ]
+    keypoints_crop = []
+    for person, center, size in zip(people, centers, sizes, strict=True):
+        keypoints = np.reshape(np.asarray(person["keypoints"], np.float64), (-1, 3))
+        affine = crop_affine(center, size, 0.0, input_size)
+        keypoints_crop.append(transform_keypoints(affine, keypoints, input_size))
     crop_px = torch.from_numpy(np.stack(keypoints_crop))
     return crop_px, torch.from_numpy(centers), torch.from_numpy(sizes)

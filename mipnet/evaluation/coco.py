@@ -15,10 +15,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mipnet.errors import DataError
+from mipnet.evaluation.oks import Sigmas
 
 Annotations = dict[str, Any] | str | PathLike[str]
-Sigmas = Sequence[float] | np.ndarray
 
+RESULT_FIELDS = ("image_id", "category_id", "keypoints", "score")
 ALL_AREAS = {"all": [0, 1e5**2]}  # px²; COCO's own "all", without medium and large
 
 
@@ -31,41 +32,27 @@ def keypoint_results(
         image_ids: (M,); poses: (M, K, 3) x, y in image px and keypoint score; scores: (M,).
         category_id: the person's category.
     """
+    ids, values = np.asarray(image_ids).tolist(), np.asarray(scores, np.float64).tolist()
+    keypoints = [pose.ravel().tolist() for pose in np.asarray(poses, np.float64)]
     return [
-        {
-            "image_id": image_id,
-            "category_id": category_id,
-            "keypoints": keypoints.ravel().tolist(),
-            "score": score,
-        }
-        for image_id, keypoints, score in zip(
-            np.asarray(image_ids).tolist(),
-            np.asarray(poses, np.float64),
-            np.asarray(scores, np.float64).tolist(),
-            strict=True,
-        )
+        {"image_id": image_id, "category_id": category_id, "keypoints": pose, "score": score}
+        for image_id, pose, score in zip(ids, keypoints, values, strict=True)
     ]
 
 
-def pose_results(
-    image_ids: Sequence[int | str] | np.ndarray,
-    poses: np.ndarray,
-    scores: np.ndarray,
-    *,
-    instances: np.ndarray,
-    boxes: np.ndarray,
-    category_id: int = 1,
+def with_boxes(
+    results: list[dict[str, Any]], instances: np.ndarray, boxes: np.ndarray
 ) -> list[dict[str, Any]]:
     """``keypoint_results`` with each pose's ``instance`` (its λ) and ``box``.
 
     Args:
-        image_ids, poses, scores, category_id: as for ``keypoint_results``.
+        results: M poses as from ``keypoint_results``.
         instances: (M,) int64; boxes: (M, 4) x, y, w, h in px, rounded to a hundredth.
     """
-    results = keypoint_results(image_ids, poses, scores, category_id)
-    for result, instance, box in zip(results, instances.tolist(), boxes.tolist(), strict=True):
-        result |= {"instance": instance, "box": [round(v, 2) for v in box]}
-    return results
+    return [
+        {**result, "instance": instance, "box": [round(v, 2) for v in box]}
+        for result, instance, box in zip(results, instances.tolist(), boxes.tolist(), strict=True)
+    ]
 
 
 def evaluate_keypoints(
@@ -92,12 +79,9 @@ def evaluate_keypoints(
             another number of keypoints.
     """
     annotations = load_annotations(annotations)
-    evaluation = run_evaluation(
-        ground_truth_index(annotations, len(sigmas)),
-        results_index(annotations, results, len(sigmas)),
-        sigmas,
-        image_ids,
-    ).eval
+    ground_truth = ground_truth_index(annotations, len(sigmas))
+    poses = results_index(annotations, results, len(sigmas))
+    evaluation = run_evaluation(ground_truth, poses, sigmas, image_ids).eval
     precision, recall = evaluation["precision"], evaluation["recall"]  # [OKS, recall, category, area, 1], …
     return {
         "AP": mean_present(precision[:, :, :, 0]),
@@ -140,27 +124,17 @@ def ground_truth_index(annotations: dict[str, Any], num_keypoints: int) -> COCO:
     categories = keypoint_categories(annotations)
     known = {category["id"] for category in categories}
     people = []
-    for number, person in enumerate(
-        (a for a in annotations["annotations"] if a["category_id"] in known), start=1
-    ):
+    candidates = [a for a in annotations["annotations"] if a["category_id"] in known]
+    for number, person in enumerate(candidates, start=1):
         keypoints = person.get("keypoints") or [0] * (3 * num_keypoints)
         _check_keypoints(keypoints, num_keypoints, f"annotation {person.get('id')}")
         missing = [field for field in ("image_id", "bbox", "area") if field not in person]
         if missing:
             raise DataError(f"annotation {person.get('id')} has no {missing[0]}")
         visible = sum(v > 0 for v in keypoints[2::3])
-        people.append(
-            {
-                "id": number,
-                "image_id": person["image_id"],
-                "category_id": person["category_id"],
-                "bbox": person["bbox"],
-                "area": person["area"],
-                "iscrowd": person.get("iscrowd", 0),
-                "keypoints": keypoints,
-                "num_keypoints": person.get("num_keypoints", visible),
-            }
-        )
+        entry = {field: person[field] for field in ("image_id", "category_id", "bbox", "area")}
+        entry |= {"num_keypoints": person.get("num_keypoints", visible), "keypoints": keypoints}
+        people.append(entry | {"id": number, "iscrowd": person.get("iscrowd", 0)})
     return _index(annotations, categories, people)
 
 
@@ -171,29 +145,20 @@ def results_index(annotations: dict[str, Any], results: list[dict[str, Any]], nu
     known = {category["id"] for category in categories}
     poses = []
     for number, result in enumerate(results, start=1):
-        missing = [f for f in ("image_id", "category_id", "keypoints", "score") if f not in result]
+        missing = [field for field in RESULT_FIELDS if field not in result]
         if missing:
             raise DataError(f"result {number} has no {missing[0]}")
         if result["image_id"] not in images:
             raise DataError(f"result {number} is of image {result['image_id']!r}, unknown to the annotations")
         if result["category_id"] not in known:
-            raise DataError(
-                f"result {number} has category {result['category_id']!r}, unknown to the annotations"
-            )
+            category = result["category_id"]
+            raise DataError(f"result {number} has category {category!r}, unknown to the annotations")
         _check_keypoints(result["keypoints"], num_keypoints, f"result {number}")
         xs, ys = result["keypoints"][0::3], result["keypoints"][1::3]
         width, height = max(xs) - min(xs), max(ys) - min(ys)
-        poses.append(
-            {
-                "id": number,
-                "image_id": result["image_id"],
-                "category_id": result["category_id"],
-                "bbox": [min(xs), min(ys), width, height],
-                "area": width * height,
-                "keypoints": result["keypoints"],
-                "score": result["score"],
-            }
-        )
+        entry = {field: result[field] for field in RESULT_FIELDS}
+        extent = {"bbox": [min(xs), min(ys), width, height], "area": width * height}
+        poses.append(entry | extent | {"id": number})
     return _index(annotations, categories, poses)
 
 

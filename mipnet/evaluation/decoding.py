@@ -73,21 +73,21 @@ def cells_to_image(
     return (cells - middle) * pixels_per_cell + center.reshape(*lead, 2)
 
 
-def flip_back(heatmaps: torch.Tensor, flip_permutation: Sequence[int], shift: bool = True) -> torch.Tensor:
+def flip_back(heatmaps: torch.Tensor, flip_permutation: Sequence[int]) -> torch.Tensor:
     """Undo the mirroring of the flip test, so that the maps can be averaged with those of the crop itself.
 
     Args:
         heatmaps: (..., K, h, w) of the mirrored crop.
         flip_permutation: (K,) as ``Skeleton.flip_permutation``.
-        shift: move one cell to the right (the first column stays), because cell (column) c of a mirrored
-            crop is c' = w - c of the crop, while mirroring the array gives w - 1 - c.
 
     Returns:
-        (..., K, h, w): mirrored, left and right keypoints swapped, shifted.
+        (..., K, h, w): mirrored, left and right keypoints swapped, moved one cell to the right (the first
+        column stays), because cell (column) c of a mirrored crop is c' = w - c of the crop, while mirroring
+        the array gives w - 1 - c.
     """
     permutation = torch.as_tensor(flip_permutation, device=heatmaps.device)
     flipped = heatmaps.index_select(-3, permutation).flip(-1)
-    return torch.cat([flipped[..., :1], flipped[..., :-1]], dim=-1) if shift else flipped
+    return torch.cat([flipped[..., :1], flipped[..., :-1]], dim=-1)
 
 
 def _largest(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -36,14 +36,11 @@ def external_result_rows(
         for pair in named:
             name, _, path = pair.partition("=")
             if not name or not path:
-                raise DataError(
-                    f"--results: {pair!r} names no file", "give NAME=FILE, e.g. openpose=poses.json"
-                )
+                hint = "give NAME=FILE, e.g. openpose=poses.json"
+                raise DataError(f"--results: {pair!r} names no file", hint)
             folder, file_name = split_uri(Folder.of(path.replace("{split}", split)).uri)
             results = read_results(folder, file_name, file)
-            metrics = evaluate_poses(
-                config.data.protocol, file.annotations, results, config.data.joints.sigmas
-            )
+            metrics = evaluate_poses(config.data, file.annotations, results)
             result_rows.append(ResultRow(split, name, EXTERNAL_MODE, metrics, results))
     return result_rows
 
@@ -69,9 +66,8 @@ def read_results(folder: Folder, name: str, file: CocoKeypointFile) -> list[dict
         if not isinstance(pose, dict) or not {"image_id", "keypoints", "score"} <= pose.keys():
             problem = "lacks image_id, keypoints or score"
         elif not isinstance(pose["image_id"], int | str) or pose["image_id"] not in ids:
-            problem = (
-                f"is of image {pose['image_id']!r:.50}, which {file.path} does not have, or not only once"
-            )
+            image = f"{pose['image_id']!r:.50}"
+            problem = f"is of image {image}, which {file.path} does not have, or not only once"
         elif not is_finite_list(pose["keypoints"]) or not is_finite_list([pose["score"]]):
             problem = "has keypoints or a score that are not numbers"
         elif len(pose["keypoints"]) != width:

@@ -7,11 +7,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mipnet.evaluation.oks import oks_nms
-
-KEYPOINT_THRESHOLD = 0.2  # a pose's score ignores keypoints that score at or below it
-DISCOUNT = 0.9  # γ of the paper
-OKS_THRESHOLD = 0.9
+from mipnet.config.schema import EvaluationConfig
+from mipnet.evaluation.oks import Sigmas, oks_nms
 
 InstanceMode = Literal["merged"] | int
 """All λ merged, or one λ alone."""
@@ -31,9 +28,7 @@ class MergedPoses(NamedTuple):
     scores: np.ndarray
 
 
-def pose_scores(
-    box_scores: np.ndarray, keypoint_scores: np.ndarray, threshold: float = KEYPOINT_THRESHOLD
-) -> np.ndarray:
+def pose_scores(box_scores: np.ndarray, keypoint_scores: np.ndarray, threshold: float) -> np.ndarray:
     """Box score times the mean of the keypoint scores above ``threshold``; 0 where none is above.
 
     Args:
@@ -55,10 +50,9 @@ def merge_instances(
     poses: np.ndarray,
     scores: np.ndarray,
     areas: np.ndarray,
-    sigmas: Sequence[float] | np.ndarray,
+    sigmas: Sigmas,
+    evaluation: EvaluationConfig,
     *,
-    discount: float = DISCOUNT,
-    oks_threshold: float = OKS_THRESHOLD,
     instance_mode: InstanceMode = "merged",
 ) -> MergedPoses:
     """Merge the poses of one image, over all boxes and instances.
@@ -71,8 +65,8 @@ def merge_instances(
         scores: (P, N) as from ``pose_scores``.
         areas: (P,) of the boxes in px².
         sigmas: (K,) OKS constants.
-        discount: γ.
-        oks_threshold: of two poses with a larger OKS the lower scored one is dropped.
+        evaluation: ``discount`` is γ; of two poses with an OKS above ``oks_nms`` the lower scored one is
+            dropped.
         instance_mode: "merged", or the one λ to use alone.
 
     Returns:
@@ -83,9 +77,10 @@ def merge_instances(
     # Instance-major order: all primaries come first, and the sort is stable.
     box_index = np.tile(np.arange(len(poses)), len(chosen))
     instance_index = np.repeat(chosen, len(poses))
-    discounted = np.asarray(scores, np.float64)[box_index, instance_index] * discount**instance_index
+    discounted = np.asarray(scores, np.float64)[box_index, instance_index]
+    discounted = discounted * evaluation.discount**instance_index
     flat_poses, flat_areas = np.asarray(poses)[box_index, instance_index], np.asarray(areas)[box_index]
-    kept = oks_nms(flat_poses, discounted, flat_areas, sigmas, oks_threshold)
+    kept = oks_nms(flat_poses, discounted, flat_areas, sigmas, evaluation.oks_nms)
     return MergedPoses(box_index[kept], instance_index[kept], discounted[kept])
 
 
@@ -94,10 +89,9 @@ def merge_data_set(
     poses: np.ndarray,
     scores: np.ndarray,
     areas: np.ndarray,
-    sigmas: Sequence[float] | np.ndarray,
+    sigmas: Sigmas,
     *,
-    discount: float = DISCOUNT,
-    oks_threshold: float = OKS_THRESHOLD,
+    evaluation: EvaluationConfig,
     instance_mode: InstanceMode = "merged",
 ) -> MergedPoses:
     """``merge_instances`` for each image of a data set.
@@ -105,7 +99,7 @@ def merge_data_set(
     Args:
         image_ids: (P,) the image of each box, in any order.
         poses, scores, areas: (P, N, K, 3), (P, N) and (P,) of all boxes.
-        sigmas, discount, oks_threshold, instance_mode: as for ``merge_instances``.
+        sigmas, evaluation, instance_mode: as for ``merge_instances``.
 
     Returns:
         the kept poses, ``boxes`` indexing the whole data set: images by id, each image's poses in score
@@ -117,15 +111,8 @@ def merge_data_set(
     borders = np.flatnonzero(np.diff(image_index[order])) + 1
     per_image = []
     for members in np.split(order, borders) if len(order) else []:
-        merged = merge_instances(
-            poses[members],
-            scores[members],
-            areas[members],
-            sigmas,
-            discount=discount,
-            oks_threshold=oks_threshold,
-            instance_mode=instance_mode,
-        )
+        of_image = poses[members], scores[members], areas[members]
+        merged = merge_instances(*of_image, sigmas, evaluation, instance_mode=instance_mode)
         per_image.append(merged._replace(boxes=members[merged.boxes]))
     if not per_image:
         return MergedPoses(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))

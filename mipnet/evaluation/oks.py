@@ -9,15 +9,12 @@ import numpy as np
 
 from mipnet.errors import ConfigError
 
+Sigmas = Sequence[float] | np.ndarray
 SOFT_NMS_MAX_KEPT = 20  # COCO's evaluation reads at most so many poses of an image
 
 
 def oks_matrix(
-    poses_a: np.ndarray,
-    areas_a: np.ndarray,
-    poses_b: np.ndarray,
-    areas_b: np.ndarray,
-    sigmas: Sequence[float] | np.ndarray,
+    poses_a: np.ndarray, areas_a: np.ndarray, poses_b: np.ndarray, areas_b: np.ndarray, sigmas: Sigmas
 ) -> np.ndarray:
     """OKS of every pose of A with every pose of B.
 
@@ -51,11 +48,7 @@ def oks_matrix(
 
 
 def oks_nms(
-    poses: np.ndarray,
-    scores: np.ndarray,
-    areas: np.ndarray,
-    sigmas: Sequence[float] | np.ndarray,
-    threshold: float,
+    poses: np.ndarray, scores: np.ndarray, areas: np.ndarray, sigmas: Sigmas, threshold: float
 ) -> np.ndarray:
     """Non-maximum suppression: in score order keep a pose and drop those with OKS > ``threshold`` to it.
 
@@ -81,29 +74,22 @@ def oks_nms(
 
 
 def soft_oks_nms(
-    poses: np.ndarray,
-    scores: np.ndarray,
-    areas: np.ndarray,
-    sigmas: Sequence[float] | np.ndarray,
-    threshold: float,
-    *,
-    max_kept: int = SOFT_NMS_MAX_KEPT,
+    poses: np.ndarray, scores: np.ndarray, areas: np.ndarray, sigmas: Sigmas, threshold: float
 ) -> np.ndarray:
     """Soft NMS: after each kept pose the others' scores are multiplied by exp(-OKS² / threshold).
 
     Args:
         poses, scores, areas, sigmas: as for ``oks_nms``.
         threshold: above 0; the smaller, the stronger the suppression.
-        max_kept: the most poses to keep.
 
     Returns:
-        indices (M,) int64, M = min(P, max_kept), in the order of their selection.
+        indices (M,) int64, M = min(P, 20), in the order of their selection.
     """
     scores = np.array(scores, np.float64)
     decay = np.exp(-np.square(oks_matrix(poses, areas, poses, areas, sigmas)) / threshold)
     remaining = np.ones(len(scores), bool)
     kept = []
-    for _ in range(min(len(scores), max_kept)):
+    for _ in range(min(len(scores), SOFT_NMS_MAX_KEPT)):
         index = int(np.argmax(np.where(remaining, scores, -np.inf)))
         kept.append(index)
         remaining[index] = False

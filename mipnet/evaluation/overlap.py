@@ -9,7 +9,8 @@ import numpy as np
 
 from mipnet.data.box_ops import box_iou
 from mipnet.evaluation import coco
-from mipnet.evaluation.coco import ALL_AREAS, Annotations, Sigmas
+from mipnet.evaluation.coco import ALL_AREAS, Annotations
+from mipnet.evaluation.oks import Sigmas
 
 OVERLAP_IOU = 0.3  # least box IoU with another person
 

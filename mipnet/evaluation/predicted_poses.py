@@ -1,17 +1,20 @@
-"""Predicted poses of many boxes, and their merging into COCO results. No Ray in here."""
+"""Predicted poses of many boxes, their merging into COCO results, and their metrics. No Ray in here."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mipnet.config import Config
-from mipnet.data.coco import Boxes
+from mipnet.data.coco import Boxes, CocoKeypointFile
 from mipnet.data.geometry import box_to_crop
-from mipnet.evaluation.coco import pose_results
+from mipnet.evaluation.coco import keypoint_results, with_boxes
 from mipnet.evaluation.merging import InstanceMode, merge_data_set, pose_scores
+from mipnet.evaluation.protocols import evaluate_poses
+from mipnet.evaluation.result_rows import ResultRow
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,41 @@ def merged_results(
         scores,
         sizes.prod(axis=-1),  # OKS-NMS takes the areas of the padded crops
         config.data.joints.sigmas,
-        discount=evaluation.discount,
-        oks_threshold=evaluation.oks_nms,
+        evaluation=evaluation,
         instance_mode=instance_mode,
     )
-    return pose_results(
-        boxes.images.ids[boxes.image_index[kept.boxes]],
-        poses.keypoints[kept.boxes, kept.instances],
-        kept.scores,
-        instances=kept.instances,
-        boxes=boxes.boxes[kept.boxes],
-        category_id=category_id,
-    )
+    image_ids = boxes.images.ids[boxes.image_index[kept.boxes]]
+    kept_poses = poses.keypoints[kept.boxes, kept.instances]
+    results = keypoint_results(image_ids, kept_poses, kept.scores, category_id)
+    return with_boxes(results, kept.instances, boxes.boxes[kept.boxes])
+
+
+def instance_modes(instances: int) -> dict[str, InstanceMode]:
+    """Name -> instance mode of a network with N = ``instances``: merged and, if N > 1, each λ alone."""
+    alone = range(instances if instances > 1 else 0)
+    return {"merged": "merged", **{f"lambda{i}": i for i in alone}}
+
+
+def score_splits(
+    poses: PredictionsBySplit, config: Config, files: Mapping[str, CocoKeypointFile]
+) -> list[ResultRow]:
+    """A row of metrics for each split, box source and instance mode.
+
+    Args:
+        poses: (split, box source) -> predictions, as from ``predict_splits``.
+        config: skeleton, protocol and merging parameters.
+        files: split -> its annotations.
+    """
+    return [
+        ResultRow(split, source, name, *score_predictions(predictions, config, files[split], mode))
+        for (split, source), predictions in poses.items()
+        for name, mode in instance_modes(config.model.instances).items()
+    ]
+
+
+def score_predictions(
+    poses: Predictions, config: Config, file: CocoKeypointFile, instance_mode: InstanceMode
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Merge the poses; returns (metrics by name, the merged poses in COCO's results format)."""
+    results = merged_results(poses, config, instance_mode, file.category_id)
+    return evaluate_poses(config.data, file.annotations, results), results

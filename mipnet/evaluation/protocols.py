@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from mipnet.evaluation.coco import Annotations, Sigmas, evaluate_keypoints
+from mipnet.config.schema import DataConfig
+from mipnet.evaluation.coco import Annotations, evaluate_keypoints
 from mipnet.evaluation.crowdpose import evaluate_crowdpose
 from mipnet.evaluation.overlap import overlapped_ap
 
@@ -23,22 +24,22 @@ METRIC_DESCRIPTIONS: dict[Protocol, str] = {
 
 
 def evaluate_poses(
-    protocol: Protocol, annotations: Annotations, results: list[dict[str, Any]], sigmas: Sigmas
+    data: DataConfig, annotations: Annotations, results: list[dict[str, Any]]
 ) -> dict[str, float]:
     """The metrics of ``METRIC_NAMES``, in that order, 0 to 1; nan where there are no such people.
 
     Args:
-        protocol: "coco" or "crowdpose".
+        data: has the protocol and the skeleton.
         annotations: a COCO keypoint data set, or the path of its JSON; not changed.
         results: COCO's result format; not changed.
-        sigmas: (K,) OKS constants.
 
     Raises:
         DataError: as ``evaluate_keypoints`` and ``evaluate_crowdpose``.
     """
-    if protocol == "crowdpose":
+    sigmas = data.joints.sigmas
+    if data.protocol == "crowdpose":
         metrics = evaluate_crowdpose(annotations, results, sigmas)
     else:
         metrics = evaluate_keypoints(annotations, results, sigmas)
         metrics["AP_overlap"] = overlapped_ap(annotations, results, sigmas)
-    return {name: metrics[name] for name in METRIC_NAMES[protocol]}
+    return {name: metrics[name] for name in METRIC_NAMES[data.protocol]}

@@ -1,4 +1,4 @@
-"""A row of a results table, and the flat names of its metrics: ``split/source/instance_mode/metric``."""
+"""The results table: its rows, its text, flat names of its metrics: ``split/source/instance_mode/metric``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from mipnet.config.schema import DataConfig
+from mipnet.evaluation.occlusion import occlusion_ap
+from mipnet.evaluation.protocols import METRIC_NAMES
+from mipnet.formats import aligned, percent
 
 
 @dataclass(frozen=True)
@@ -46,3 +51,28 @@ def flat_metrics(result_rows: Sequence[ResultRow]) -> dict[str, float]:
 def current_metric_names(metrics: Mapping[str, float]) -> dict[str, float]:
     """Flat metrics under today's names: COCO's AR50 was called R50 before."""
     return {re.sub("/R50$", "/AR50", name): value for name, value in metrics.items()}
+
+
+def results_table(
+    data: DataConfig, result_rows: Sequence[ResultRow], ceilings: Mapping[str, float] | None = None
+) -> str:
+    """One line per split, box source and instance mode, then the occlusion AP; percentages, '-' for nan.
+
+    Args:
+        data: the data set.
+        result_rows: the rows.
+        ceilings: split -> AP of a perfect prediction, one more row each.
+    """
+    columns = METRIC_NAMES[data.protocol]
+    rows: list[tuple[str, ...]] = [("split", "boxes", "instances", *columns)]
+    for row in result_rows:
+        values = (percent(row.metrics[metric], "-") for metric in columns)
+        rows.append((row.split, row.source, row.instance_mode, *values))
+    for split, value in (ceilings or {}).items():
+        rows.append((split, "gt", "ceiling", percent(value, "-"), *[""] * (len(columns) - 1)))
+    lines = aligned(rows, 3)
+    lines.insert(1, "-" * max(map(len, lines)))
+    occlusion = occlusion_ap(data, flat_metrics(result_rows))
+    if occlusion.metric:  # external results have no merged poses
+        lines += ["", f"{occlusion.name}: {percent(occlusion.value, '-')}"]
+    return "\n".join(lines)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from mipnet.config import Config
 from mipnet.data.coco import CocoKeypointFile
-from mipnet.evaluation.predicted_poses import PredictionsBySplit
-from mipnet.evaluation.scoring import instance_modes, score_predictions
+from mipnet.evaluation.predicted_poses import PredictionsBySplit, instance_modes, score_predictions
 from mipnet.formats import aligned, percent
 
 CONFIDENCE_THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -70,11 +69,7 @@ def robustness_table(curves: Sequence[RobustnessCurve]) -> str:
         return ""
     rows = [("split", "boxes", "least confidence", *(f"{c:g}" for c in curves[0].confidence))]
     for curve in curves:
-        figures = {"boxes kept": curve.kept} | {
-            f"AP {instance_mode}": ap for instance_mode, ap in curve.ap.items()
-        }
-        rows += [
-            (curve.split, curve.source, name, *(percent(v, "-") for v in row))
-            for name, row in figures.items()
-        ]
+        figures = {"boxes kept": curve.kept} | {f"AP {mode}": ap for mode, ap in curve.ap.items()}
+        for name, row in figures.items():
+            rows.append((curve.split, curve.source, name, *(percent(v, "-") for v in row)))
     return "\n".join(aligned(rows, 3))

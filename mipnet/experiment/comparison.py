@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from mipnet import __version__
 from mipnet.config import Config, from_dict
-from mipnet.config.schema import ResourcesConfig
 from mipnet.console import say
 from mipnet.data.dataset_formats import load_boxes
-from mipnet.errors import ConfigError
+from mipnet.evaluation.predicted_poses import score_splits
 from mipnet.evaluation.result_rows import flat_metrics
-from mipnet.experiment.corrupt_images import CorruptImageLog
-from mipnet.experiment.datasets import config_on_dataset, dataset_location, ensure_dataset, sample_image_uris
-from mipnet.experiment.model_source import checked_model
-from mipnet.experiment.preflight import check_data
-from mipnet.experiment.results import predict_all
+from mipnet.experiment import datasets
+from mipnet.experiment.arguments import checked_model
+from mipnet.experiment.model_evaluation import predict_all
+from mipnet.experiment.preflight import check_data, connected
 from mipnet.registry.judge import Judgement, comparison_table, judge
 from mipnet.registry.store import Registry, model_uri, version_number
 from mipnet.storage import Folder
@@ -61,7 +59,7 @@ def compare_versions(
         UserError: a model or the data cannot be used, or the two predict different keypoints.
     """
     models = [checked_model(model_uri(version), registry.storage) for version in versions]
-    config = config_on_dataset(dataset, settings, models[-1][1])
+    config = datasets.config_on_dataset(dataset, settings, models[-1][1])
     contenders = [
         (version, model, config_on_same_data(trained, config, settings, version))
         for version, (model, trained) in zip(versions, models, strict=True)
@@ -81,13 +79,7 @@ def config_on_same_data(
     Raises:
         ConfigError: it predicts other keypoints.
     """
-    mine, theirs = trained.data.joints, config.data.joints
-    if mine != theirs:
-        raise ConfigError(
-            f"version {version.version} predicts the {mine.num_joints} joints of {mine.name}, the data has "
-            f"the {theirs.num_joints} of {theirs.name}",
-            "the two cannot be compared",
-        )
+    datasets.check_same_joints(f"version {version.version}", trained, config, "the two cannot be compared")
     chosen = {name: values for name, values in settings.items() if name != "data"}
     return from_dict(chosen, replace(trained, data=config.data, scenes=config.scenes))
 
@@ -104,52 +96,31 @@ def evaluate_versions(
         contenders: each version, its model's folder, and the configuration to evaluate it with.
         verbose: show Ray's own messages.
     """
-    config, storage, corrupt = contenders[-1][2], registry.storage, CorruptImageLog()
+    config, storage, corrupt = contenders[-1][2], registry.storage, datasets.CorruptImageLog()
     resources, metrics = None, []
     with ExitStack() as stack:
-        if dataset_location(config, storage)[1]:
-            resources = stack.enter_context(connected(config, storage, verbose))
-        data = ensure_dataset(config, storage, verbose)
+        if datasets.dataset_location(config, storage)[1]:
+            resources = stack.enter_context(connected(config.resources, storage, verbose))
+        data = datasets.ensure_dataset(config, storage, verbose)
         files = check_data(config, data, training=False, report_corrupt=corrupt)
         for version, model, own in contenders:
             key = evaluation_key(own, data, files)
             path = evaluation_path(version, key)
-            kept = registry.load_dict(version, path)
-            if kept is not None:
+            if (kept := registry.load_dict(version, path)) is not None:
                 say(f"version {version.version}: evaluated before, on the same data with the same settings")
                 metrics.append(kept["metrics"])
                 continue
-            resources = resources or stack.enter_context(connected(config, storage, verbose))
-            from mipnet.evaluation.scoring import score_splits  # imports Ray, which is silenced by now
+            resources = resources or stack.enter_context(connected(config.resources, storage, verbose))
             from mipnet.ray_runtime.probes import probe_files
 
             say(f"version {version.version}: evaluating")
-            probe_files([model.path("model.json"), *sample_image_uris(files)])
-            poses = predict_all(
-                model,
-                replace(own, resources=resources),
-                data,
-                files,
-                report_corrupt=corrupt,
-                plain=verbose,
-            )
+            probe_files([model.path("model.json"), *datasets.sample_image_uris(files)])
+            placed = replace(own, resources=resources)
+            poses = predict_all(model, placed, data, files, report_corrupt=corrupt, plain=verbose)
             metrics.append(flat_metrics(score_splits(poses, own, files)))
-            registry.log_dict(
-                version, path, {"version": version_number(version), **key, "metrics": metrics[-1]}
-            )
+            found = {"version": version_number(version), **key, "metrics": metrics[-1]}
+            registry.log_dict(version, path, found)
     return metrics, {split: file.annotations for split, file in files.items()}
-
-
-@contextmanager
-def connected(config: Config, storage: Folder, verbose: bool) -> Iterator[ResourcesConfig]:
-    """Connect to Ray and check that every node can use the storage; yields the resolved resources."""
-    from mipnet.ray_runtime.probes import probe_storage
-    from mipnet.ray_runtime.session import connect, silence_ray
-
-    silence_ray(verbose)
-    with connect(config.resources, verbose) as resources:
-        probe_storage(storage)
-        yield resources
 
 
 def evaluation_key(config: Config, data: Folder, files: Mapping[str, CocoKeypointFile]) -> dict[str, Any]:

@@ -1,20 +1,23 @@
-"""The data set that a configuration means: its folder, its annotations, its images."""
+"""The data set that a configuration means: its folder, its annotations, its images and which are corrupt."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mipnet.config import Config, from_dict
 from mipnet.config.presets import dataset
 from mipnet.console import say, say_once
-from mipnet.errors import ConfigError
+from mipnet.errors import ConfigError, first_few
 from mipnet.experiment.progress import Progress
 from mipnet.storage import Folder
 
 if TYPE_CHECKING:
     from mipnet.data.coco import CocoKeypointFile
+
+CORRUPT_IMAGES_FILE = "unreadable.txt"
+"""In a run's folder: names of the images that cannot be decoded, one a line."""
 
 
 def dataset_location(config: Config, storage: Folder) -> tuple[Folder, bool]:
@@ -67,11 +70,43 @@ def config_on_dataset(name: str, settings: Mapping[str, Any], trained: Config) -
         ConfigError: there is no data set of that name, or it has other keypoints than the model.
     """
     config = from_dict(settings, replace(trained, data=dataset(name)) if name else trained)
+    check_same_joints("the model", trained, config, f"evaluate on data with {trained.data.joints.name}")
+    return config
+
+
+def check_same_joints(what: str, trained: Config, config: Config, hint: str) -> None:
+    """Refuse to evaluate a network, which ``what`` names, on data with other keypoints."""
     mine, theirs = trained.data.joints, config.data.joints
     if mine != theirs:
         raise ConfigError(
-            f"the model predicts the {mine.num_joints} joints of {mine.name}, the data has the "
+            f"{what} predicts the {mine.num_joints} joints of {mine.name}, the data has the "
             f"{theirs.num_joints} of {theirs.name}",
-            f"evaluate on data with {mine.name}",
+            hint,
         )
-    return config
+
+
+class CorruptImageLog:
+    """Reports corrupt images that it has not reported before.
+
+    Args:
+        folder: of the run, which keeps the names over restarts; None keeps nothing.
+    """
+
+    def __init__(self, folder: Folder | None = None) -> None:
+        self.folder = folder
+        self.names = read_corrupt_images(folder) if folder else []
+
+    def __call__(self, names: Iterable[str]) -> None:
+        new = sorted(set(names) - set(self.names))
+        if not new:
+            return
+        self.names += new
+        say(f"left out: {len(new)} x image that cannot be read: {first_few(new)}")
+        if self.folder:
+            self.folder.write(CORRUPT_IMAGES_FILE, "".join(f"{name}\n" for name in self.names))
+
+
+def read_corrupt_images(folder: Folder) -> list[str]:
+    """The names in a run's folder, in the order of their reports."""
+    there = folder.exists(CORRUPT_IMAGES_FILE)
+    return folder.read(CORRUPT_IMAGES_FILE).decode().splitlines() if there else []

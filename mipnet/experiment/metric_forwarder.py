@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from mipnet.console import say, say_once
 from mipnet.errors import UserError
 from mipnet.evaluation.occlusion import SELECTION_METRIC
-from mipnet.experiment.corrupt_images import CorruptImageLog
+from mipnet.experiment.datasets import CorruptImageLog
 from mipnet.experiment.progress import Progress
 from mipnet.run_folder import Run
 
@@ -21,13 +22,15 @@ EVENTS_FILE = "events.json"
 STEP_METRICS_GROUP = "learning"
 """MLflow groups metrics by what stands before the last slash, in alphabetical order: metrics over steps come
 before ``results/``, which has a group for each line of the tables."""
-RESTARTS_METRIC = f"{STEP_METRICS_GROUP}/restarts"
+LOSS_METRIC, RESTARTS_METRIC = f"{STEP_METRICS_GROUP}/loss", f"{STEP_METRICS_GROUP}/restarts"
 
 
-class MetricForwarder(threading.Thread):
-    """A thread that polls the workers' ``MetricsActor`` (mipnet.training.trainer) and forwards its events.
+@dataclass
+class MetricForwarder:
+    """Polls the workers' ``MetricsActor`` (mipnet.training.trainer) for the time of a ``with`` block, in a
+    thread, and forwards its events.
 
-    Args:
+    Attributes:
         metrics_actor: handle of the actor.
         run: gets validations, restarts and corrupt images.
         tracker: of the run: gets metrics, tags and events.
@@ -35,30 +38,38 @@ class MetricForwarder(threading.Thread):
         total_steps: of the training.
     """
 
-    def __init__(
-        self, metrics_actor: Any, run: Run, tracker: Any, progress: Progress, total_steps: int
-    ) -> None:
-        super().__init__(name="metrics", daemon=True)
-        self.metrics_actor, self.run_of = metrics_actor, run
-        self.tracker, self.progress = tracker, progress
-        self.total_steps = total_steps
+    metrics_actor: Any
+    run: Run
+    tracker: Any
+    progress: Progress
+    total_steps: int
+    _logged_step: int = -1
+    _workers_started: bool = False
+    _failure: str = ""
+    _validation_line: str = ""
+    _refused: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._corrupt_images = CorruptImageLog(self.run.folder)
         self._stop_requested = threading.Event()
-        self._logged_step = -1
-        self._workers_started = False
-        self._failure = ""
-        self._validation_line = ""
-        self._refused: set[str] = set()
-        self._corrupt_images = CorruptImageLog(run.folder)
+        self._thread = threading.Thread(target=self._poll, name="metrics", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_requested.set()
+        self._thread.join(60)
 
     def replay(self, history: list[dict[str, float]], logged: int) -> None:
         """Log the rows of an earlier start after step ``logged``, the last that MLflow has."""
         self._logged_step = logged
         for row in history:
             self._log_metrics(row)
-        for row in self.run_of.state.get("validations", [])[-1:]:
+        for row in self.run.state.get("validations", [])[-1:]:
             self._validation_line = validation_line(row)
 
-    def run(self) -> None:
+    def _poll(self) -> None:
         import ray
 
         while True:
@@ -72,10 +83,6 @@ class MetricForwarder(threading.Thread):
                 self._forward_safely(event)
             if stopping:
                 return
-
-    def stop(self) -> None:
-        self._stop_requested.set()
-        self.join(60)
 
     def _forward_safely(self, event: dict[str, Any]) -> None:
         """Forward an event; a storage that cannot be written does not end the training."""
@@ -113,8 +120,8 @@ class MetricForwarder(threading.Thread):
         """Log a validation; it arrives when it is done, so later than its step."""
         step = int(row["step"])
         self.tracker.log_metrics(mlflow_metrics(row), step)
-        others = [v for v in self.run_of.state.get("validations", []) if v["step"] != step]
-        self.run_of.note(validations=[*others, row])
+        others = [v for v in self.run.state.get("validations", []) if v["step"] != step]
+        self.run.note(validations=[*others, row])
         self._validation_line = validation_line(row)
         say(f"step {step}/{self.total_steps}  {self._validation_line}")
 
@@ -124,24 +131,19 @@ class MetricForwarder(threading.Thread):
             say(f"training in {event['precision']} on {event['device']}")
         else:
             cause = self._failure or "no word of why"
-            note_event(self.run_of, self.tracker, "restart", event["started"], cause)
+            note_event(self.run, self.tracker, "restart", event["started"], cause)
         self._workers_started, self._failure = True, ""
 
     def _show(self, row: dict[str, float]) -> None:
-        facts = (
-            f"loss {row['loss']:.5f}  {row['samples_per_second']:.0f} samples/s  "
-            f"waiting for data {row['waited_for_data']:.0%}"
-        )
+        facts = f"loss {row['loss']:.5f}  {row['samples_per_second']:.0f} samples/s  "
+        facts += f"waiting for data {row['waited_for_data']:.0%}"
         self.progress.update(int(row["step"]), self.total_steps, f"{facts}  {self._validation_line}".rstrip())
 
 
 def mlflow_metrics(row: dict[str, float]) -> dict[str, float]:
     """A row's metrics under their names in MLflow; all of a step, loss/lambda0 too, are in one group."""
-    return {
-        f"{STEP_METRICS_GROUP}/{name.replace('loss/', 'loss_')}": value
-        for name, value in row.items()
-        if name != "step"
-    }
+    named = {name.replace("loss/", "loss_"): value for name, value in row.items() if name != "step"}
+    return {f"{STEP_METRICS_GROUP}/{name}": value for name, value in named.items()}
 
 
 def validation_line(row: dict[str, float]) -> str:

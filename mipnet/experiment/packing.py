@@ -43,16 +43,12 @@ def plan_packings(
             folders.setdefault(file.images_uri, {}).setdefault(image.name, image)
     for name in data.names("boxes"):
         out.write(f"boxes/{name}", data.read(f"boxes/{name}"))
-    return [
-        PackingJob(
-            Folder(uri),
-            out.join(relative_name(data, uri)),
-            [images[name] for name in sorted(images)],
-            shard_images,
-            {**about, "annotations": digests[uri]},
-        )
-        for uri, images in folders.items()
-    ]
+    jobs = []
+    for uri, images in folders.items():
+        chosen = [images[name] for name in sorted(images)]
+        facts = {**about, "annotations": digests[uri]}
+        jobs.append(PackingJob(Folder(uri), out.join(relative_name(data, uri)), chosen, shard_images, facts))
+    return jobs
 
 
 def packed_images(file: CocoKeypointFile, only_people: bool) -> list[PackedImage]:
@@ -63,14 +59,11 @@ def packed_images(file: CocoKeypointFile, only_people: bool) -> list[PackedImage
         only_people: leave out the images without people to train on.
     """
     chosen = file.people().images.ids.tolist() if only_people else sorted(file.coco.imgs)
-    return [
-        PackedImage(
-            safe_relative_path(file.coco.imgs[image_id]["file_name"], file.images_uri),
-            image_id,
-            json.dumps(file.coco.imgToAnns.get(image_id, [])),
-        )
-        for image_id in chosen
-    ]
+    images = []
+    for image_id in chosen:
+        name = safe_relative_path(file.coco.imgs[image_id]["file_name"], file.images_uri)
+        images.append(PackedImage(name, image_id, json.dumps(file.coco.imgToAnns.get(image_id, []))))
+    return images
 
 
 def relative_name(data: Folder, uri: str) -> str:

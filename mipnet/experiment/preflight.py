@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from mipnet.config import Config
-from mipnet.config.schema import DataConfig
+from mipnet.config.schema import DataConfig, ResourcesConfig
 from mipnet.console import say
 from mipnet.data.coco import CocoKeypointFile, missing_files
 from mipnet.data.dataset_formats import load_boxes
@@ -17,6 +17,8 @@ from mipnet.evaluation.protocols import evaluate_poses
 from mipnet.experiment.datasets import ensure_dataset, open_splits, sample_image_uris
 from mipnet.storage import Folder
 
+ReportCorrupt = Callable[[list[str]], object]
+"""Takes the names of images that cannot be decoded."""
 OpenFiles = Callable[[Folder], dict[str, CocoKeypointFile]]
 """Opens and checks the splits in a data set's folder."""
 
@@ -34,6 +36,19 @@ class Prepared:
     config: Config
     data: Folder
     files: dict[str, CocoKeypointFile]
+
+
+@contextmanager
+def connected(
+    resources: ResourcesConfig, storage: Folder, verbose: bool, window_bytes: int = 0
+) -> Iterator[ResourcesConfig]:
+    """``connect``, after which every node is known to see the storage."""
+    from mipnet.ray_runtime.probes import probe_storage
+    from mipnet.ray_runtime.session import connect
+
+    with connect(resources, verbose, window_bytes) as found:
+        probe_storage(storage)
+        yield found
 
 
 @contextmanager
@@ -66,14 +81,13 @@ def prepared(
         UserError: a check failed.
     """
     files = None if config.data.generated else open_files(Folder.of(config.data.root))
-    from mipnet.ray_runtime.probes import probe_files, probe_storage
-    from mipnet.ray_runtime.session import connect, silence_ray
+    from mipnet.ray_runtime.probes import probe_files
+    from mipnet.ray_runtime.session import silence_ray
 
     silence_ray(verbose)
     before_ray()
-    with connect(config.resources, verbose, window_bytes) as resources:
+    with connected(config.resources, storage, verbose, window_bytes) as resources:
         config = replace(config, resources=resources)
-        probe_storage(storage)
         with while_rendering():
             data = ensure_dataset(config, storage, verbose)
         files = open_files(data) if files is None else files
@@ -82,11 +96,7 @@ def prepared(
 
 
 def check_data(
-    config: Config,
-    data: Folder,
-    *,
-    training: bool = True,
-    report_corrupt: Callable[[list[str]], object] = lambda names: None,
+    config: Config, data: Folder, *, training: bool = True, report_corrupt: ReportCorrupt = lambda names: None
 ) -> dict[str, CocoKeypointFile]:
     """Open the splits that a command uses and check all that it will do with them, except decoding images.
 
@@ -110,9 +120,8 @@ def check_data(
     sources = box_sources_by_split(wanted, training)
     files = open_splits(config, data, list(sources))
     for split, file in files.items():
-        for line in check_split(
-            config, data, split, file, sources=sources[split], report_corrupt=report_corrupt
-        ):
+        boxes = sources[split]
+        for line in check_split(config, data, split, file, sources=boxes, report_corrupt=report_corrupt):
             say(f"left out: {line} (in {file.path})")
     return files
 
@@ -130,9 +139,9 @@ def check_split(
     file: CocoKeypointFile,
     *,
     sources: tuple[str, ...],
-    report_corrupt: Callable[[list[str]], object] = lambda names: None,
+    report_corrupt: ReportCorrupt = lambda names: None,
 ) -> list[str]:
-    """Check a split's annotations, whether its image files exist, and its boxes.
+    """Check a split's annotations, whether its image files exist, its boxes, and that it can be evaluated.
 
     Args:
         config: of the command.
@@ -153,22 +162,11 @@ def check_split(
     missing = missing_files(people.images)
     check_readable(missing, len(people.images), config.data.max_bad_share)
     report_corrupt(missing)
-    if sources:
-        check_evaluation(config, data, split, file, sources)
-    return invalid_annotations.lines()
-
-
-def check_evaluation(
-    config: Config, data: Folder, split: str, file: CocoKeypointFile, sources: tuple[str, ...]
-) -> None:
-    """Read the boxes of all sources, and run the evaluation with an empty list of poses.
-
-    Raises:
-        DataError: boxes or annotations cannot be evaluated.
-    """
     for source in sources:
         load_boxes(file, data, split, source, config)
     try:
-        evaluate_poses(config.data.protocol, file.annotations, [], config.data.joints.sigmas)
+        if sources:  # the evaluation of no poses
+            evaluate_poses(config.data, file.annotations, [])
     except DataError as error:
         raise DataError(f"{file.path}: {error.what}", error.hint or "mend the annotations") from None
+    return invalid_annotations.lines()

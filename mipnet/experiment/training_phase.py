@@ -15,12 +15,7 @@ from mipnet.console import say
 from mipnet.data.coco import CocoKeypointFile, PersonAnnotations
 from mipnet.data.crops import crop_settings
 from mipnet.data.sample_schedule import SampleSchedule
-from mipnet.experiment.metric_forwarder import (
-    RESTARTS_METRIC,
-    STEP_METRICS_GROUP,
-    MetricForwarder,
-    note_event,
-)
+from mipnet.experiment import metric_forwarder
 from mipnet.experiment.progress import Progress
 from mipnet.models.initialization import warm_start_from_folder
 from mipnet.models.reference_checkpoints import import_checkpoint, is_checkpoint
@@ -39,13 +34,7 @@ TRAINING_CROPS_FILE = "training-crops.jpg"
 
 
 def train_phase(
-    run: Run,
-    data: Folder,
-    people: PersonAnnotations,
-    tracker: Tracker,
-    *,
-    plain: bool = False,
-    epochs: int = 0,
+    run: Run, data: Folder, people: PersonAnnotations, tracker: Tracker, *, plain: bool, epochs: int = 0
 ) -> None:
     """Train, and copy the best weights to the run's folder ``model``.
 
@@ -73,11 +62,10 @@ def train_phase(
     initial = initial_weights(run)
     rows = ray.remote(num_cpus=0)(MetricsActor).remote()
     with Progress("training", "step", plain, done, schedule.total_steps) as progress:
-        forwarder = MetricForwarder(rows, run, tracker, progress, schedule.total_steps)
+        forwarder = metric_forwarder.MetricForwarder(rows, run, tracker, progress, schedule.total_steps)
         if done:
-            forwarder.replay(read_history(run.folder, done), tracker.last_step(f"{STEP_METRICS_GROUP}/loss"))
-        forwarder.start()
-        try:
+            forwarder.replay(read_history(run.folder, done), tracker.last_step(metric_forwarder.LOSS_METRIC))
+        with forwarder:
             trained = train(
                 config,
                 run,
@@ -88,12 +76,8 @@ def train_phase(
                 epochs=epochs,
                 max_decoding_tasks=decoding.max_tasks,
             )
-        finally:
-            forwarder.stop()
     with TemporaryDirectory() as scratch:
-        local = trained.best.download(Path(scratch))
-        for name in ("weights.safetensors", "model.json"):
-            run.folder.write(f"{MODEL_FOLDER}/{name}", (local / name).read_bytes())
+        copy_model(Folder.of(trained.best.download(Path(scratch))), run.folder.join(MODEL_FOLDER))
     run.note(trained={"steps": trained.steps, "best": trained.metrics})
 
 
@@ -121,9 +105,9 @@ def note_start(run: Run, tracker: Tracker, step: int) -> None:
     starts = run.state.get("starts", 0)
     if starts or step:
         cause = run.state.get("ended") or "the last start ended without a word"
-        note_event(run, tracker, "resume", step, cause)
+        metric_forwarder.note_event(run, tracker, "resume", step, cause)
     else:
-        tracker.log_metrics({RESTARTS_METRIC: 0}, 0)
+        tracker.log_metrics({metric_forwarder.RESTARTS_METRIC: 0}, 0)
     run.note(starts=starts + 1, ended="")
 
 
@@ -155,10 +139,15 @@ def fetch_initial(run: Run) -> str:
                 source = Folder.of(import_checkpoint(init, scratch, run.config.input.size).folder)
             else:
                 source = resolve_model(init, Folder(run.folder.uri.rpartition("/runs/")[0]))
-            for name in ("weights.safetensors", "model.json"):
-                folder.write(name, source.read(name))
+            copy_model(source, folder)
         local = folder.download(Path(scratch))
         return warm_start_from_folder(model_from_config(run.config), local, run.config.data.joints, init)
+
+
+def copy_model(source: Folder, target: Folder) -> None:
+    """Copy a model folder's files; model.json last: it marks the copy as complete."""
+    for name in ("weights.safetensors", "model.json"):
+        target.write(name, source.read(name))
 
 
 def initial_folder(run: Run) -> Folder:
@@ -167,7 +156,6 @@ def initial_folder(run: Run) -> Folder:
 
 def read_history(folder: Folder, step: int) -> list[dict[str, float]]:
     """The metric rows that were logged up to the checkpoint of ``step``."""
-    history: list[dict[str, float]] = json.loads(
-        folder.read(f"{TRAINING_FOLDER}/{checkpoint_name(step)}/{HISTORY_FILE}")
-    )
+    file = f"{TRAINING_FOLDER}/{checkpoint_name(step)}/{HISTORY_FILE}"
+    history: list[dict[str, float]] = json.loads(folder.read(file))
     return history

@@ -1,34 +1,32 @@
-"""A whole training run: preflight, training, evaluation, registration; continued where it was."""
+"""A whole training run: preflight, training, evaluation, registration, summary; continued where it was."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from mipnet.config import Config
+from mipnet.config import Config, to_dict, to_yaml
 from mipnet.console import say
-from mipnet.errors import as_user_error
-from mipnet.experiment.corrupt_images import CorruptImageLog
-from mipnet.experiment.run_summary import summarise
-from mipnet.experiment.run_tracking import monitored_disk, open_tracker, timed_phase
-from mipnet.logs import driver_log
-from mipnet.run_folder import Run, locked, open_run
-from mipnet.storage import Folder
-
-if TYPE_CHECKING:
-    from mipnet.data.coco import CocoKeypointFile
-    from mipnet.experiment.preflight import Prepared
-    from mipnet.tracking.tracker import Tracker
+from mipnet.data.coco import CocoKeypointFile
+from mipnet.errors import as_user_error, first_few
+from mipnet.evaluation.occlusion import SELECTION_METRIC
+from mipnet.experiment.datasets import CORRUPT_IMAGES_FILE, CorruptImageLog, read_corrupt_images
+from mipnet.experiment.metric_forwarder import event_line
+from mipnet.experiment.preflight import Prepared, check_data, prepared
+from mipnet.host import cores
+from mipnet.logs import attach_libraries, driver_log
+from mipnet.run_folder import MODEL_FOLDER, RESULTS_FOLDER, Run, locked, open_run
+from mipnet.storage import Folder, default_storage
+from mipnet.tracking.provenance import cluster_summary, source_tags
+from mipnet.tracking.system import SystemMetrics
+from mipnet.tracking.tracker import Tracker, tracking_uri
 
 
 def complete_run(
-    config: Config,
-    storage: Folder,
-    *,
-    name: str = "",
-    new: bool = False,
-    verbose: bool = False,
-    argv: Sequence[str] | None = None,
+    config: Config, storage: Folder, name: str, new: bool, *, verbose: bool, argv: Sequence[str] | None = None
 ) -> Run:
     """Begin a run or continue it; it is not ``finished`` if MLflow did not take all records.
 
@@ -57,8 +55,6 @@ def run_phases(
         save_log: called at the end of each phase.
     """
     say(f"run {run.name}\n  {run.folder.uri}")
-    from mipnet.experiment.preflight import prepared
-
     with prepared(
         run.config,
         storage,
@@ -70,11 +66,11 @@ def run_phases(
     ) as ready:
         run.config = ready.config
         save_log()
-        tags = {"command": "mipnet.train()"} if argv is None else None
+        tags = {"command": "mipnet.train()"} if argv is None else {}
         tracker = open_tracker(run, storage, argv or (), tags)
         status = "FAILED"
         try:
-            train_and_evaluate(run, storage, ready, tracker, verbose=verbose, save_log=save_log)
+            train_and_evaluate(run, storage, ready, tracker, plain=verbose, save_log=save_log)
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
@@ -89,25 +85,20 @@ def run_phases(
                 say(f"MLflow did not take everything ({tracker.last_error}); it is kept and sent next time")
             if tracker.rejected:
                 say(f"MLflow refused {len(tracker.rejected)} record(s), the first: {tracker.rejected[0]}")
+    from mipnet.experiment.final_phases import register_phase
+
     # A run whose records still wait for the server is not finished: the same command sends them.
-    if tracked and (not run.config.tracking.register or register(run, storage)):
+    if tracked and (not run.config.tracking.register or register_phase(run, storage)):
         run.folder.write("summary.txt", summarise(run, storage))
         run.note(finished=True)
 
 
 def train_and_evaluate(
-    run: Run,
-    storage: Folder,
-    ready: Prepared,
-    tracker: Tracker,
-    *,
-    verbose: bool,
-    save_log: Callable[[], None],
+    run: Run, storage: Folder, ready: Prepared, tracker: Tracker, *, plain: bool, save_log: Callable[[], None]
 ) -> None:
     """The phases on the cluster, see ``run_phases``."""
-    from mipnet.experiment.evaluation_phase import evaluate_phase
+    from mipnet.experiment.final_phases import evaluate_phase
     from mipnet.experiment.training_phase import train_phase, training_people
-    from mipnet.tracking.system import SystemMetrics
 
     config, files = ready.config, ready.files
     with SystemMetrics(tracker.log_metrics, run.state["begun"], monitored_disk(storage)):
@@ -117,19 +108,12 @@ def train_and_evaluate(
                 # Free the other splits, which are not read again: COCO's take gigabytes.
                 for split in files.keys() - set(config.data.evaluate):
                     del files[split]
-                train_phase(run, ready.data, people, tracker, plain=verbose)
+                train_phase(run, ready.data, people, tracker, plain=plain)
             save_log()
         if "evaluated" not in run.state:
             with timed_phase(run, "evaluation"):
-                evaluate_phase(run, storage, ready.data, files, tracker, plain=verbose)
+                evaluate_phase(run, storage, ready.data, files, tracker, plain=plain)
             save_log()
-
-
-def register(run: Run, storage: Folder) -> bool:
-    """``register_phase``, imported only when it is needed."""
-    from mipnet.experiment.registration_phase import register_phase
-
-    return register_phase(run, storage)
 
 
 def check_initial(run: Run) -> None:
@@ -142,8 +126,6 @@ def check_initial(run: Run) -> None:
 
 def open_data(run: Run, data: Folder) -> dict[str, CocoKeypointFile]:
     """Open and check the splits that the phases still need; notes what is left out for the summary."""
-    from mipnet.experiment.preflight import check_data
-
     if "evaluated" in run.state:
         return {}
     corrupt = CorruptImageLog(run.folder)
@@ -151,3 +133,90 @@ def open_data(run: Run, data: Folder) -> dict[str, CocoKeypointFile]:
     invalid_annotations = {file.path: file.invalid_annotations.lines() for file in files.values()}
     run.note(left_out={**run.state.get("left_out", {}), **invalid_annotations})
     return files
+
+
+def summarise(run: Run, storage: Folder) -> str:
+    """The text of summary.txt."""
+    best = run.state["trained"]["best"]
+    seconds = sum(run.state["seconds"].values())
+    where = "" if storage == default_storage() else f" --storage {shlex.quote(storage.uri)}"
+    lines = [
+        f"run {run.name}: {run.state['trained']['steps']} steps, best at step {best['step']} "
+        f"(validation occlusion AP {100 * best[SELECTION_METRIC]:.1f}), {seconds / 60:.1f} minutes",
+        *map(event_line, run.state.get("events", [])),
+        "",
+        run.folder.read(f"{RESULTS_FOLDER}/table.txt").decode(),
+        *left_out_lines(run),
+        f"weights   {run.folder.path(MODEL_FOLDER)}",
+        f"results   {run.folder.path(RESULTS_FOLDER)}",
+        f"report    {run.folder.path('report.html')}",
+        f"MLflow    {tracking_uri(storage)}",
+    ]
+    model = run.folder.path(MODEL_FOLDER)
+    if "version" in run.state:
+        name = run.config.tracking.model_name
+        lines.append(f"registry  {name} version {run.state['version']}, alias candidate")
+        model = f"models:/{name}@candidate{where}"
+    lines += ["", f"look      mipnet ui{where}", f"next      mipnet predict PICTURES --model {model}"]
+    return "\n".join(lines) + "\n"
+
+
+def left_out_lines(run: Run) -> list[str]:
+    """A line for each kind of sample that could not be used, with the first examples."""
+    lines = [
+        f"left out  {line} (in {path})"
+        for path, found in run.state.get("left_out", {}).items()
+        for line in found
+    ]
+    if names := read_corrupt_images(run.folder):
+        where = run.folder.path(CORRUPT_IMAGES_FILE)
+        lines.append(f"left out  {len(names)} x image that cannot be read: {first_few(names)} (all: {where})")
+    return lines
+
+
+@contextmanager
+def timed_phase(run: Run, phase: str) -> Iterator[None]:
+    """Add the seconds of a phase to those in run.json, which sums over all starts."""
+    attach_libraries()
+    begin = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds = dict(run.state.get("seconds", {}))
+        seconds[phase] = round(seconds.get(phase, 0.0) + time.monotonic() - begin, 1)
+        run.note(seconds=seconds)
+
+
+def monitored_disk(storage: Folder) -> str:
+    """The disk whose usage is logged: the storage's, or this machine's if that is an object store."""
+    return str(storage.local_path) if storage.is_local else "/"
+
+
+def open_tracker(run: Run, storage: Folder, argv: Sequence[str], tags: Mapping[str, str]) -> Tracker:
+    """Open the run's MLflow run, that of earlier starts; ``tags`` win over those of ``mipnet train``."""
+    import ray
+
+    if "begun" not in run.state:
+        run.note(begun=time.time())
+
+    params: dict[str, Any] = {}
+    for section, values in to_dict(run.config).items():
+        if isinstance(values, dict):
+            params |= {f"{section}.{key}": value for key, value in values.items()}
+    own = {
+        "preset": run.config.preset,
+        "cluster": cluster_summary(ray.nodes(), cores()),
+        "restarts": str(len(run.state.get("events", []))),
+    }
+    tracker = Tracker(
+        storage,
+        run.folder,
+        run.config.tracking.experiment,
+        run.name,
+        run_id=run.state.get("mlflow_run", ""),
+        tags={**source_tags("train", argv), **own, **tags},
+        params=params,
+        on_started=lambda run_id: run.note(mlflow_run=run_id),
+    )
+    tracker.log_text("config.yaml", to_yaml(run.config))
+    return tracker

@@ -108,8 +108,7 @@ class CropPredictor:
             return np.zeros((0, n, k, 3), np.float32)
         heatmaps = self.heatmaps(torch.tensor(crops, device=self.device))
         cells, scores = decode_heatmaps(heatmaps, self.evaluation.decoder)
-        centers_t, sizes_t = (
-            torch.as_tensor(np.array(v, np.float32), device=self.device) for v in (centers, sizes)
-        )
+        arrays = np.array([centers, sizes], np.float32)  # (2, B, 2)
+        centers_t, sizes_t = torch.as_tensor(arrays, device=self.device)
         points = cells_to_image(cells, centers_t, sizes_t, (heatmaps.shape[-1], heatmaps.shape[-2]))
         return torch.cat([points, scores[..., None]], dim=-1).float().cpu().numpy()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mipnet.data.crops import crop_boxes, decode_image
-from mipnet.evaluation.coco import pose_results
+from mipnet.evaluation.coco import keypoint_results, with_boxes
 from mipnet.evaluation.merging import merge_instances, pose_scores
 from mipnet.inference.crop_predictor import CropPredictor
 from mipnet.skeletons import Skeleton
@@ -40,8 +40,8 @@ class ImagePoses:
     def to_coco(self, image_id: int = 0, category_id: int = 1) -> list[dict[str, Any]]:
         """COCO's results: image_id, category_id, keypoints [x, y, score] · K, score, instance, box."""
         ids = np.full(len(self), image_id)
-        more = {"instances": self.instance, "boxes": self.box}
-        return pose_results(ids, self.keypoints, self.scores, category_id=category_id, **more)
+        results = keypoint_results(ids, self.keypoints, self.scores, category_id)
+        return with_boxes(results, self.instance, self.box)
 
 
 class ImagePredictor:
@@ -100,17 +100,12 @@ class ImagePredictor:
             chunks.append(self.crop_predictor(crops, centers, sizes))
             areas.append(sizes.prod(axis=-1))
         keypoints = np.concatenate(chunks)  # (P, N, K, 3)
+        pose_confidences = pose_scores(confidences, keypoints[..., 2], evaluation.keypoint_threshold)
         kept = merge_instances(
-            keypoints,
-            pose_scores(confidences, keypoints[..., 2], evaluation.keypoint_threshold),
-            np.concatenate(areas),
-            self.skeleton.sigmas,
-            discount=evaluation.discount,
-            oks_threshold=evaluation.oks_nms,
+            keypoints, pose_confidences, np.concatenate(areas), self.skeleton.sigmas, evaluation
         )
-        return ImagePoses(
-            keypoints[kept.boxes, kept.instances], kept.scores, kept.instances, bboxes[kept.boxes]
-        )
+        poses = keypoints[kept.boxes, kept.instances]
+        return ImagePoses(poses, kept.scores, kept.instances, bboxes[kept.boxes])
 
 
 def _pixels(image: np.ndarray | str | PathLike[str] | bytes) -> np.ndarray:

@@ -89,10 +89,9 @@ class OutputShards:
     def file_name(self, number: int) -> str:
         return f"{number:06d}.parquet"
 
-    def tables(self) -> Iterator[Any]:
-        """The Arrow tables of all shards, in order."""
-        for number in range(len(self)):
-            yield from_parquet(self.folder.read(self.file_name(number)))
+    def table(self, number: int, columns: list[str] | None = None) -> Any:
+        """The Arrow table of a shard that is done; by default with all columns."""
+        return from_parquet(self.folder.read(self.file_name(number)), columns)
 
 
 def predictions_digest(boxes: Boxes, model: bytes, config: Config) -> str:
@@ -213,54 +212,33 @@ def known_corrupt_images(shards: OutputShards) -> list[str]:
     """Names of the images that earlier starts could not decode."""
     names: list[str] = []
     for number in sorted(shards.done):
-        table = from_parquet(shards.folder.read(shards.file_name(number)), ["file_name", "readable"])
+        table = shards.table(number, ["file_name", "readable"])
         names += [row["file_name"] for row in table.to_pylist() if not row["readable"]]
     return names
 
 
 def _shard_table(
-    boxes: Boxes,
-    images: range,
-    results: list[dict[str, Any]],
-    corrupt: set[int],
-    names: Mapping[int, str],
+    boxes: Boxes, images: range, results: list[dict[str, Any]], corrupt: set[int], names: Mapping[int, str]
 ) -> Any:
     """Arrow table, a row per image: image_id, file_name, readable, and its poses, best first."""
     import pyarrow as pa
 
-    pose = pa.struct(
-        [
-            ("instance", pa.int32()),
-            ("score", pa.float64()),
-            ("box", pa.list_(pa.float64())),
-            ("keypoints", pa.list_(pa.float64())),
-        ]
-    )
-    schema = pa.schema(
-        [
-            ("image_id", pa.int64()),
-            ("file_name", pa.string()),
-            ("readable", pa.bool_()),
-            ("poses", pa.list_(pose)),
-        ]
-    )
+    numbers = pa.list_(pa.float64())
+    pose = pa.struct({"instance": pa.int32(), "score": pa.float64(), "box": numbers, "keypoints": numbers})
+    image = {"image_id": pa.int64(), "file_name": pa.string(), "readable": pa.bool_()}
+    schema = pa.schema({**image, "poses": pa.list_(pose)})
     by_image: dict[int, list[dict[str, Any]]] = {}
     for result in results:
         by_image.setdefault(result["image_id"], []).append({name: result[name] for name in pose.names})
     ids = boxes.images.ids[images.start : images.stop].tolist()
-    rows = [
-        {
-            "image_id": image_id,
-            "file_name": names.get(i, str(boxes.images.uris[i])),
-            "readable": i not in corrupt,
-            "poses": by_image.get(image_id, []),
-        }
-        for i, image_id in zip(images, ids, strict=True)
-    ]
+    rows = []
+    for i, image_id in zip(images, ids, strict=True):
+        name, poses = names.get(i, str(boxes.images.uris[i])), by_image.get(image_id, [])
+        rows.append({"image_id": image_id, "file_name": name, "readable": i not in corrupt, "poses": poses})
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def write_predictions(shards: OutputShards, out: Folder, category_id: int = 1) -> tuple[int, int]:
+def write_predictions(shards: OutputShards, out: Folder) -> tuple[int, int]:
     """Write all shards as ``results.parquet`` and, in COCO's format, ``results.json``.
 
     Returns:
@@ -268,18 +246,13 @@ def write_predictions(shards: OutputShards, out: Folder, category_id: int = 1) -
     """
     import pyarrow as pa
 
-    tables = list(shards.tables())
-    whole = pa.concat_tables(tables)
-    results = [
-        {
-            "image_id": row["image_id"],
-            "category_id": category_id,
-            **{name: pose[name] for name in ("keypoints", "score", "instance", "box")},
-            "file_name": row["file_name"],
-        }
-        for row in whole.to_pylist()
-        for pose in row["poses"]
-    ]
+    whole = pa.concat_tables(shards.table(number) for number in range(len(shards)))
+    results = []
+    for row in whole.to_pylist():
+        ids = {"image_id": row["image_id"], "category_id": 1}
+        for pose in row["poses"]:
+            values = {name: pose[name] for name in ("keypoints", "score", "instance", "box")}
+            results.append({**ids, **values, "file_name": row["file_name"]})
     out.write("results.parquet", to_parquet(whole))
     out.write("results.json", json.dumps(results, indent=1))
     return len(results), whole.num_rows

@@ -20,11 +20,12 @@ from ray.data import ActorPoolStrategy
 
 from mipnet.config import Config
 from mipnet.config.schema import EvaluationConfig, ResourcesConfig
-from mipnet.data.coco import Boxes
+from mipnet.data.coco import Boxes, CocoKeypointFile
 from mipnet.data.crops import crop_boxes, read_image
+from mipnet.data.dataset_formats import load_boxes
 from mipnet.data.stream import apply_execution_options
 from mipnet.data.validation import check_readable
-from mipnet.evaluation.predicted_poses import Predictions
+from mipnet.evaluation.predicted_poses import Predictions, PredictionsBySplit
 from mipnet.host import cores, tune_malloc
 from mipnet.inference.crop_predictor import CropPredictor
 from mipnet.storage import Folder
@@ -73,6 +74,41 @@ def predict_poses(
     return Predictions(boxes, keypoints, uris)
 
 
+def predict_splits(
+    model: Folder,
+    config: Config,
+    data: Folder,
+    files: Mapping[str, CocoKeypointFile],
+    *,
+    sources: Sequence[str],
+    resources: ResourcesConfig,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    on_corrupt_images: Callable[[list[str]], object] = lambda names: None,
+) -> PredictionsBySplit:
+    """Predict all boxes of all splits in one pass.
+
+    Args:
+        model: folder of the network.
+        config: the training configuration, and how to decode heatmaps.
+        data: folder of the data set.
+        files: split -> its annotations.
+        sources: box sources as in ``DataConfig.boxes``.
+        resources: for the prediction.
+        progress: called with the number of boxes that are done and of all boxes.
+        on_corrupt_images: called with the URIs of the images that were left out, if any.
+
+    Raises:
+        DataError: annotations, boxes or images that cannot be used.
+    """
+    pairs = [(split, source) for split in files for source in sources]
+    boxes = [load_boxes(files[split], data, split, source, config) for split, source in pairs]
+    poses = predict_poses(Boxes.concatenate(boxes), model, config, resources, progress)
+    if poses.corrupt_images:
+        on_corrupt_images(poses.corrupt_images)
+    names = [(split, source.partition("=")[0]) for split, source in pairs]
+    return {name: poses.of_source(index) for index, name in enumerate(names)}
+
+
 def iter_predictions(
     boxes: Boxes, model: Folder, config: Config, resources: ResourcesConfig
 ) -> Iterator[Block]:
@@ -98,14 +134,10 @@ def iter_predictions(
     # About 64 boxes per block: enough blocks for all cores, and each worth the cost of a task.
     blocks = max(1, min(len(images), math.ceil(len(boxes) / 64)))
     logger.debug("predicting %d boxes of %d images in %d blocks", len(boxes), len(images), blocks)
+    shared = {"crop_arguments": ray.put(crop_arguments)}
     dataset = (
         ray.data.range(len(images), override_num_blocks=blocks)
-        .map_batches(
-            load_crops_task,
-            batch_size=None,
-            fn_kwargs={"crop_arguments": ray.put(crop_arguments)},
-            num_cpus=1,
-        )
+        .map_batches(load_crops_task, batch_size=None, fn_kwargs=shared, num_cpus=1)
         .map_batches(
             PosePredictor,
             fn_constructor_args=network,
@@ -115,9 +147,8 @@ def iter_predictions(
             num_gpus=1 if resources.gpu is True else 0,
         )
     )
-    yield from apply_execution_options(dataset, preserve_order=False).iter_batches(
-        batch_size=None, batch_format="numpy"
-    )
+    dataset = apply_execution_options(dataset, preserve_order=False)
+    yield from dataset.iter_batches(batch_size=None, batch_format="numpy")
 
 
 def should_run_inline(resources: ResourcesConfig, nodes: Sequence[Mapping[str, Any]]) -> bool:
@@ -172,14 +203,8 @@ def load_crops(
             continue
         bbox[here & np.isnan(bbox[:, 0])] = 0, 0, pixels.shape[1], pixels.shape[0]
         crops[here], centers[here], sizes[here] = crop_boxes(pixels, bbox[here], input_size, padding)
-    return {
-        "crop": crops,
-        "box": rows,
-        "bbox": bbox,
-        "center": centers.astype(np.float32),
-        "size": sizes.astype(np.float32),
-        "corrupt": corrupt,
-    }
+    placed = {"center": centers.astype(np.float32), "size": sizes.astype(np.float32)}
+    return {"crop": crops, "box": rows, "bbox": bbox, "corrupt": corrupt, **placed}
 
 
 class PosePredictor:

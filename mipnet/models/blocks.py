@@ -18,11 +18,9 @@ def conv_bn(
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
     """Projects a block's input to the shape of its output; None if the shapes agree."""
-    return (
-        None
-        if in_channels == out_channels and stride == 1
-        else conv_bn(in_channels, out_channels, 1, stride, relu=False)
-    )
+    if in_channels == out_channels and stride == 1:
+        return None
+    return conv_bn(in_channels, out_channels, 1, stride, relu=False)
 
 
 class BasicBlock(nn.Module):

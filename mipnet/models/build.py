@@ -41,12 +41,7 @@ def build_model(
         model = MIPNet(body, instances, mimb_stages, reduction)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"cannot build this {backbone} network: {error}") from error
-    model.architecture = {
-        "backbone": backbone,
-        "num_keypoints": num_keypoints,
-        "instances": instances,
-        "mimb_stages": list(model.mimb_stages),
-        "reduction": reduction,
-        **{name: list(arg) if isinstance(arg, tuple) else arg for name, arg in backbone_args.items()},
-    }
+    known = {"backbone": backbone, "num_keypoints": num_keypoints, "instances": instances}
+    lists = {name: list(arg) if isinstance(arg, tuple) else arg for name, arg in backbone_args.items()}
+    model.architecture = {**known, "mimb_stages": list(model.mimb_stages), "reduction": reduction, **lists}
     return model

@@ -119,7 +119,6 @@ def module_costs(model: MIPNet, size: tuple[int, int]) -> list[ModuleCost]:
         flops = sum(sum(counter.flop_counts[layer].values()) for layer in layers)
         rows = model.instances if expanded else 1
         shapes = parts[-1].outputs if mimb_stage else outputs[module]  # MIMBs change no shape
-        parts.append(
-            ModuleCost(name, mimb_stage, shapes, count_parameters(module), flops // 2 // rows, expanded)
-        )
+        parameters, adds = count_parameters(module), flops // 2 // rows
+        parts.append(ModuleCost(name, mimb_stage, shapes, parameters, adds, expanded))
     return parts

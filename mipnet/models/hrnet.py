@@ -38,13 +38,9 @@ class HRNet(Backbone):
         stage1_blocks: int = 4,
     ) -> None:
         super().__init__()
-        sizes = {
-            "num_keypoints": num_keypoints,
-            "width": width,
-            "blocks": blocks,
-            "stem_channels": stem_channels,
-        }
-        sizes |= {"stage1_blocks": stage1_blocks, "num_modules": min(num_modules, default=0)}
+        sizes = {"num_keypoints": num_keypoints, "width": width, "blocks": blocks}
+        sizes |= {"stem_channels": stem_channels, "stage1_blocks": stage1_blocks}
+        sizes |= {"num_modules": min(num_modules, default=0)}
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} of HRNet must be at least 1, not {size}")
@@ -54,8 +50,7 @@ class HRNet(Backbone):
         self.stages = nn.ModuleList([Stem(stem_channels)])
         self.stages.append(FirstStage(stem_channels, stage1_blocks, channels[2]))
         for i, count in enumerate(num_modules, start=2):
-            next_channels = channels[i + 1] if i < last else None
-            self.stages.append(Stage(channels[i], count, blocks, next_channels))
+            self.stages.append(Stage(channels[i], count, blocks, channels[i + 1] if i < last else None))
         self.head = nn.Conv2d(width, num_keypoints, 1)
         self.insertion_points = {
             i: InsertionPoint(i, channels[i + 1] if i < last else (width,)) for i in range(1, last + 1)

@@ -8,15 +8,9 @@ from typing import Any
 
 from mipnet.config.skeleton_files import skeleton_of
 from mipnet.errors import ConfigError, UserError
+from mipnet.models import weights
 from mipnet.models.network import MIPNet
-from mipnet.models.weights import (
-    HEAD_PREFIX,
-    HEATMAP_LAYER_TENSORS,
-    module_of,
-    read_description,
-    read_weights,
-    warm_start,
-)
+from mipnet.models.weights import HEAD_PREFIX, HEATMAP_LAYER_TENSORS, warm_start
 from mipnet.skeletons import Skeleton
 
 #: arguments of ``build_model`` that may differ between a network and its source
@@ -38,18 +32,16 @@ def warm_start_from_folder(model: MIPNet, folder: str | Path, skeleton: Skeleton
     Raises:
         UserError: the folder cannot be read, or holds another backbone.
     """
-    architecture, extra = read_description(folder)
+    architecture, extra = weights.read_description(folder)
     different = [
         f"{name} {architecture[name]}, not {ours}"
         for name, ours in (model.architecture or {}).items()
         if name in architecture and name not in _MAY_DIFFER and architecture[name] != ours
     ]
     if different:
-        raise UserError(
-            f"{source} holds weights of another network: {'; '.join(different)}",
-            "choose the same with --model.…, or other weights",
-        )
-    state, theirs = read_weights(folder), known_skeleton(extra)
+        hint = "choose the same with --model.…, or other weights"
+        raise UserError(f"{source} holds weights of another network: {'; '.join(different)}", hint)
+    state, theirs = weights.read_weights(folder), known_skeleton(extra)
     with_head = any(name in state for name in HEATMAP_LAYER_TENSORS)
     if theirs is None or theirs.joints == skeleton.joints or not with_head:
         return describe_uninitialized(warm_start(model, state, source))
@@ -82,7 +74,7 @@ def describe_uninitialized(
         names: as ``warm_start`` returns them.
         skeleton, theirs, pairs: the skeletons and their ``matching_keypoints``, if they differ.
     """
-    modules = list(dict.fromkeys(module_of(name) for name in names))
+    modules = list(dict.fromkeys(weights.module_of(name) for name in names))
     stages = [module.split(".")[1] for module in modules if module.startswith("mimbs.")]
     words = []
     if stages:

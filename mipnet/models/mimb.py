@@ -31,9 +31,8 @@ class MIMB(nn.Module):
     def __init__(self, channels: int, instances: int, reduction: int = 4) -> None:
         super().__init__()
         if not 1 <= reduction <= channels:
-            raise ValueError(
-                f"reduction must be in 1..{channels} (the channels of the block), not {reduction}"
-            )
+            valid = f"1..{channels} (the channels of the block)"
+            raise ValueError(f"reduction must be in {valid}, not {reduction}")
         hidden = channels // reduction
         self.instances = instances
         self.excite = nn.Sequential(
@@ -53,9 +52,8 @@ class MIMB(nn.Module):
     def cache_embedding(self) -> None:
         """Compute z of every λ once, for inference; training is not possible afterwards."""
         self.eval()
-        self.cached_embedding = self._embedding(
-            torch.arange(self.instances, device=next(self.parameters()).device)
-        )
+        device = next(self.parameters()).device
+        self.cached_embedding = self._embedding(torch.arange(self.instances, device=device))
 
     def forward(self, x: Tensor, instances: Tensor) -> Tensor:
         """Modulate rows with a λ each.

@@ -41,25 +41,18 @@ class MIPNet(nn.Module):
         if instances < 1:
             raise ValueError(f"a network needs at least 1 instance, not {instances}")
         if instances > 1 and not mimb_stages:
-            raise ValueError(
-                f"{instances} instances need a place for MIMBs: without one all poses are the same"
-            )
+            why = "without one all poses are the same"
+            raise ValueError(f"{instances} instances need a place for MIMBs: {why}")
         if unknown := [p for p in mimb_stages if p not in points]:
-            raise ValueError(
-                f"the backbone has no place {unknown[0]}, only {sorted(backbone.insertion_points)}"
-            )
+            raise ValueError(f"the backbone has no place {unknown[0]}, only {sorted(points)}")
         self.backbone = backbone
         self.instances = instances
         self.mimb_stages = tuple(mimb_stages)
         self.architecture: dict[str, object] | None = None
-        self.mimbs = nn.ModuleDict(
-            {
-                str(p): nn.ModuleList(
-                    MIMB(c, instances, reduction) for c in backbone.insertion_points[p].channels
-                )
-                for p in mimb_stages
-            }
-        )
+        self.mimbs = nn.ModuleDict()
+        for p in mimb_stages:
+            branches = (MIMB(c, instances, reduction) for c in points[p].channels)
+            self.mimbs[str(p)] = nn.ModuleList(branches)
 
     def forward(self, images: Tensor, instances: Tensor | None = None) -> Tensor:
         """Heatmaps for each λ.
@@ -105,9 +98,8 @@ class MIPNet(nn.Module):
         modulated = []
         for mimb, branch in zip(mimbs, branches, strict=True):
             assert isinstance(mimb, MIMB)
-            modulated.append(
-                mimb(branch, instances) if expanded else mimb.expand_instances(branch, instances)
-            )
+            modulate = mimb if expanded else mimb.expand_instances
+            modulated.append(modulate(branch, instances))
         return modulated[0] if isinstance(features, Tensor) else modulated
 
     def _check_instances(self, instances: Tensor) -> None:

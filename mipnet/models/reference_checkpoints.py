@@ -12,22 +12,15 @@ from typing import Any
 import torch
 
 from mipnet.config import Config, preset, to_dict, validate
-from mipnet.config.old_names import new_key
 from mipnet.config.presets import DATASETS, PAPER_PRESETS, TRAINED_ON, baseline
 from mipnet.config.schema import ModelConfig
 from mipnet.config.skeleton_files import skeleton_of
 from mipnet.errors import UserError
+from mipnet.models import weights
 from mipnet.models.initialization import describe_uninitialized
 from mipnet.models.reference_names import from_reference, to_reference
 from mipnet.models.torch_checkpoints import read_state_dict
-from mipnet.models.weights import (
-    HEAD_PREFIX,
-    build_from_description,
-    check_state_dict,
-    read_description,
-    read_weights,
-    save_weights,
-)
+from mipnet.models.weights import HEAD_PREFIX, build_from_description
 from mipnet.skeletons import COCO17, SKELETONS, Skeleton
 
 DEFAULT_INPUT_SIZE = (192, 256)
@@ -90,16 +83,11 @@ def import_checkpoint(
     config = config_for(found.architecture, input_size, people)
     with torch.device("meta"):
         expected = build_from_description(found.architecture, file).state_dict()
-    folder = save_weights(
-        out,
-        found.architecture,
-        {name: tensor.clone() for name, tensor in found.state.items()},  # they may share memory
-        {"config": to_dict(config), "imported_from": file.name},
-    )
-    missing = [name for name in expected if name not in found.state]
-    return ImportedCheckpoint(
-        folder, found.architecture, config, found.unused, describe_uninitialized(missing)
-    )
+    state = {name: tensor.clone() for name, tensor in found.state.items()}  # they may share memory
+    extra = {"config": to_dict(config), "imported_from": file.name}
+    folder = weights.save_weights(out, found.architecture, state, extra)
+    missing = describe_uninitialized([name for name in expected if name not in state])
+    return ImportedCheckpoint(folder, found.architecture, config, found.unused, missing)
 
 
 def export_checkpoint(folder: str | Path, file: str | Path) -> list[str]:
@@ -115,13 +103,13 @@ def export_checkpoint(folder: str | Path, file: str | Path) -> list[str]:
     Raises:
         UserError: a folder without a whole model, or a place that cannot be written to.
     """
-    architecture, _ = read_description(folder)
+    architecture, _ = weights.read_description(folder)
     with torch.device("meta"):
         expected = build_from_description(architecture, folder).state_dict()
-    state = read_weights(folder)
+    state = weights.read_weights(folder)
     if not any(name.startswith(HEAD_PREFIX) for name in state):  # an encoder
         expected = {name: tensor for name, tensor in expected.items() if not name.startswith(HEAD_PREFIX)}
-    check_state_dict(expected, state, str(folder))
+    weights.check_state_dict(expected, state, str(folder))
     reference = to_reference(architecture, {name: state[name] for name in expected})
     file = Path(file).expanduser()
     part = file.with_name(f"{file.name}.part")
@@ -144,22 +132,17 @@ def config_for(architecture: Mapping[str, Any], input_size: tuple[int, int], joi
         ConfigError: no crop of this size fits the network.
         UserError: a network that no configuration describes.
     """
-    names = {name for name in architecture if name not in ("num_keypoints", "deconvs", "deconv_channels")}
-    settings = {new_key("model", name): _tuple(architecture[name]) for name in names}
-    if architecture["backbone"] == "simplebaseline" and (
-        (architecture["deconvs"], architecture["deconv_channels"]) != (3, 256)
-    ):
-        raise UserError(
-            f"this network has {architecture['deconvs']} deconvolutions of {architecture['deconv_channels']} "
-            "channels",
-            "only 3 of 256, as published, can be configured",
-        )
+    settings: dict[str, Any] = {n: tuple(a) if isinstance(a, list) else a for n, a in architecture.items()}
+    del settings["num_keypoints"]
+    count, channels = (settings.pop(name, None) for name in ("deconvs", "deconv_channels"))
+    if architecture["backbone"] == "simplebaseline" and (count, channels) != (3, 256):
+        what = f"this network has {count} deconvolutions of {channels} channels"
+        raise UserError(what, "only 3 of 256, as published, can be configured")
     model = ModelConfig(**settings)
     data = next((name for name in TRAINED_ON if DATASETS[name].joints == joints), "coco")
     papers = [preset(name) for name, choice in PAPER_PRESETS.items() if choice[0] == data]
-    config = next(
-        (c for c in papers if c.input.size == input_size and _same_backbone(c.model, model)), papers[0]
-    )
+    fitting = (c for c in papers if c.input.size == input_size and _same_backbone(c.model, model))
+    config = next(fitting, papers[0])
     width, height = input_size
     return validate(
         replace(
@@ -183,20 +166,12 @@ def _skeleton(architecture: Mapping[str, Any], joints: str, file: Path) -> Skele
     if joints:
         wanted = skeleton_of(joints)
         if wanted.num_joints != count:
-            raise UserError(
-                f"{file} has heatmaps of {count} joints, but {joints} has {wanted.num_joints}",
-                "leave --skeleton out, or name another",
-            )
+            what = f"{file} has heatmaps of {count} joints, but {joints} has {wanted.num_joints}"
+            raise UserError(what, "leave --skeleton out, or name another")
         return wanted
     for known in SKELETONS.values():
         if known.num_joints == count:
             return known
-    raise UserError(
-        f"{file} has heatmaps of {count} joints, and no skeleton has as many",
-        f"known are {', '.join(f'{s.name} ({s.num_joints})' for s in SKELETONS.values())}; for another give "
-        "--skeleton a YAML file",
-    )
-
-
-def _tuple(value: object) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    names = ", ".join(f"{known.name} ({known.num_joints})" for known in SKELETONS.values())
+    hint = f"known are {names}; for another give --skeleton a YAML file"
+    raise UserError(f"{file} has heatmaps of {count} joints, and no skeleton has as many", hint)

@@ -87,13 +87,10 @@ def from_reference(state: Mapping[str, Tensor], num_keypoints: int = 17) -> Reco
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
-        raise UserError(
-            f"this is not a state_dict: {first_few(others, MAX_NAMES_IN_MESSAGE)} is not a tensor",
-            "pick the entry that is one",
-        )
-    architecture = _infer_architecture(
-        {name: tuple(tensor.shape) for name, tensor in state.items()}, num_keypoints
-    )
+        what = f"this is not a state_dict: {first_few(others, MAX_NAMES_IN_MESSAGE)} is not a tensor"
+        raise UserError(what, "pick the entry that is one")
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    architecture = _infer_architecture(shapes, num_keypoints)
     backbone = str(architecture["backbone"])
     with torch.device("meta"):
         expected = build_model(**architecture).state_dict()  # type: ignore[arg-type]
@@ -104,15 +101,10 @@ def from_reference(state: Mapping[str, Tensor], num_keypoints: int = 17) -> Reco
         last = [theirs for theirs in names.values() if ".fuse_layers." in theirs]
         classifier = _CLASSIFIER[backbone].format(last=last[-1].partition(".fuse")[0] if last else "")
         unused = [name for name in state if re.match(classifier, name)]
-    counters = {
-        theirs: torch.tensor(0) for theirs in names.values() if theirs.endswith("num_batches_tracked")
-    }
+    counters = {name: torch.tensor(0) for name in names.values() if name.endswith("num_batches_tracked")}
     state = {**counters, **{name: state[name] for name in state.keys() - set(unused)}}
-    check_state_dict(
-        {theirs: expected[ours] for ours, theirs in names.items()},
-        state,
-        f"the state_dict of this {backbone}",
-    )
+    wanted = {theirs: expected[ours] for ours, theirs in names.items()}
+    check_state_dict(wanted, state, f"the state_dict of this {backbone}")
     return RecognizedNetwork(architecture, {ours: state[theirs] for ours, theirs in names.items()}, unused)
 
 
@@ -168,12 +160,9 @@ def _infer_simplebaseline(shapes: Shapes) -> dict[str, object]:
     deconvs = [s for name, s in shapes.items() if name.startswith("deconv_layers.") and len(s) == 4]
     for depth, (block, blocks) in RESNET_LAYERS.items():
         if (block.expansion, blocks) == (expansion, counts):
-            return {
-                "backbone": "simplebaseline",
-                "depth": depth,
-                "deconvs": len(deconvs) or 3,
-                "deconv_channels": deconvs[0][1] if deconvs else 256,
-            }
+            count, channels = (len(deconvs), deconvs[0][1]) if deconvs else (3, 256)
+            body = {"backbone": "simplebaseline", "depth": depth}
+            return {**body, "deconvs": count, "deconv_channels": channels}
     raise UserError(f"no ResNet has layers of {counts} residual blocks")
 
 
@@ -187,11 +176,8 @@ def _infer_mimbs(shapes: Shapes) -> dict[str, object]:
     fitting = [r for r in range(1, found[0][2] + 1) if all(c // r == hidden for _, hidden, c in found)]
     if not embed or not fitting:
         raise UserError("these weights have modulation blocks without an embedding, or of foreign shapes")
-    return {
-        "instances": embed[0][1],
-        "mimb_stages": sorted({place for place, _, _ in found}),
-        "reduction": fitting[0],
-    }
+    stages = sorted({stage for stage, _, _ in found})
+    return {"instances": embed[0][1], "mimb_stages": stages, "reduction": fitting[0]}
 
 
 def _indices(pattern: str, names: Iterable[str]) -> list[int]:

@@ -39,9 +39,8 @@ class SimpleBaseline(Backbone):
         if depth not in RESNET_LAYERS:
             raise ValueError(f"depth must be one of {', '.join(map(str, RESNET_LAYERS))}, not {depth}")
         if min(num_keypoints, deconvs, deconv_channels) < 1:
-            raise ValueError(
-                "num_keypoints, deconvs and deconv_channels of SimpleBaseline must be at least 1"
-            )
+            sizes = "num_keypoints, deconvs and deconv_channels"
+            raise ValueError(f"{sizes} of SimpleBaseline must be at least 1")
         block, counts = RESNET_LAYERS[depth]
         stem = OrderedDict(
             conv1=nn.Conv2d(3, 64, 7, 2, padding=3, bias=False),

@@ -74,16 +74,12 @@ def _load(path: Path) -> Any:
         raise UserError(f"cannot read {path} ({error.strerror or error})", "check the path") from None
     except Exception as error:  # broken bytes make the unpickler raise almost anything
         if code := _code(path, str(error)):
-            raise UserError(
-                f"{path} holds code ({code}) and was refused, as that would run on loading",
-                "save the state_dict alone where you trust the file",
-            ) from None
+            what = f"{path} holds code ({code}) and was refused, as that would run on loading"
+            raise UserError(what, "save the state_dict alone where you trust the file") from None
         said = " ".join(str(error).rpartition("error:")[2].split())
-        reason = re.split(r"\. | Check the ", said)[0][:100]
-        raise UserError(
-            f"{path} is no PyTorch checkpoint, or is cut off ({reason or type(error).__name__})",
-            "fetch it again",
-        ) from None
+        reason = re.split(r"\. | Check the ", said)[0][:100] or type(error).__name__
+        what = f"{path} is no PyTorch checkpoint, or is cut off ({reason})"
+        raise UserError(what, "fetch it again") from None
 
 
 def _code(path: Path, complaint: str) -> str:

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mipnet.config.old_names import new_key
 from mipnet.errors import UserError, first_few, reason_of
 from mipnet.models.build import build_model
 from mipnet.models.network import MIPNet
-from mipnet.models.old_names import with_new_names
 
 WEIGHTS_FILE = "weights.safetensors"
 DESCRIPTION_FILE = "model.json"
@@ -28,9 +28,7 @@ MAX_NAMES_IN_MESSAGE = 20
 """Names of tensors in one message, at most."""
 HEAD_PREFIX = "backbone.head."
 """Prefix of the names of a head's tensors; an encoder has none of them."""
-HEATMAP_LAYER_TENSORS = tuple(
-    f"{HEAD_PREFIX}{name}" for name in ("weight", "bias", "final.weight", "final.bias")
-)
+HEATMAP_LAYER_TENSORS = tuple(HEAD_PREFIX + name for name in ("weight", "bias", "final.weight", "final.bias"))
 """The last convolution of HRNet, and of SimpleBaseline; dimension 0 is the keypoint."""
 
 
@@ -59,11 +57,8 @@ def save_weights(
     """``save_model`` for weights without their network; an encoder's may lack the head."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    description = {
-        "format": DESCRIPTION_FORMAT,
-        "architecture": dict(architecture),
-        "extra": dict(extra or {}),
-    }
+    known = {"architecture": dict(architecture), "extra": dict(extra or {})}
+    description = {"format": DESCRIPTION_FORMAT, **known}
     text = json.dumps(description, indent=2) + "\n"  # before the weights: it may fail
     save_file({name: t.detach().contiguous() for name, t in state.items()}, folder / WEIGHTS_FILE)
     (folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
@@ -82,9 +77,8 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
         model = build_from_description(architecture, folder)
     state = read_weights(folder, device)
     if state and not any(name.startswith(HEAD_PREFIX) for name in state):
-        raise UserError(
-            f"{folder} holds an encoder, which has no heatmaps", "start a training from it: --train.init"
-        )
+        hint = "start a training from it: --train.init"
+        raise UserError(f"{folder} holds an encoder, which has no heatmaps", hint)
     load_weights(model, state, str(Path(folder) / WEIGHTS_FILE))
     return model.eval(), extra
 
@@ -105,7 +99,11 @@ def read_description(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]
         raise UserError(f"{path} has format {found}, this version reads format {DESCRIPTION_FORMAT}")
     if not isinstance(architecture, dict) or not isinstance(extra, dict):
         raise UserError(f"{path} does not describe a model: architecture and extra must be objects")
-    return with_new_names(architecture), extra
+    return {_NOT_SETTINGS.get(n, new_key("model", n)): value for n, value in architecture.items()}, extra
+
+
+_NOT_SETTINGS = {"num_joints": "num_keypoints"}
+"""Old name → new name of the arguments of ``build_model`` that are no settings."""
 
 
 def build_from_description(architecture: Mapping[str, Any], source: str | Path) -> MIPNet:
@@ -180,12 +178,9 @@ def warm_start(
     # A module is copied or stays random as a whole.
     left = {module_of(name) for name in optional - fitting}
     fresh = [name for name in expected if module_of(name) in left]
-    check_state_dict(
-        {name: t for name, t in expected.items() if name not in fresh},
-        {name: t for name, t in given.items() if name not in fresh},
-        source,
-    )
-    model.load_state_dict({**expected, **{n: t for n, t in given.items() if n not in fresh}})
+    copied = {name: t for name, t in given.items() if name not in fresh}
+    check_state_dict({name: t for name, t in expected.items() if name not in fresh}, copied, source)
+    model.load_state_dict({**expected, **copied})
     partly = {name for name, tensor in rows.items() if len(keypoint_pairs or ()) < len(tensor)}
     return [name for name in expected if name in fresh or name in partly]
 

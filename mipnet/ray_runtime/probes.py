@@ -39,12 +39,10 @@ def probe_files(uris: Sequence[str]) -> None:
     Raises:
         UserError: a node cannot.
     """
-    for node, problem in problems_by_node(
-        first_unreadable, [uri for uri in uris if not first_unreadable([uri])]
-    ):
-        raise UserError(
-            f"node {node} cannot read {problem}", "put it where all nodes see it: NFS, s3:// or gs://"
-        )
+    readable = [uri for uri in uris if not first_unreadable([uri])]
+    for node, problem in problems_by_node(first_unreadable, readable):
+        hint = "put it where all nodes see it: NFS, s3:// or gs://"
+        raise UserError(f"node {node} cannot read {problem}", hint)
 
 
 def problems_by_node(check: Callable[..., str], *args: Any) -> list[tuple[str, str]]:
@@ -59,15 +57,13 @@ def problems_by_node(check: Callable[..., str], *args: Any) -> list[tuple[str, s
     if len(nodes) == 1:
         return []
     task = ray.remote(num_cpus=0, max_retries=0)(check)
-    refs = {
-        task.options(label_selector={"ray.io/node-id": node["NodeID"]}).remote(*args): node for node in nodes
-    }
-    done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=PROBE_TIMEOUT_SECONDS)
-    answers = {
-        ref: ray.get(ref) if ref in done else f"did not answer within {PROBE_TIMEOUT_SECONDS} s"
-        for ref in refs
-    }
-    return [(refs[ref]["NodeManagerAddress"], problem) for ref, problem in answers.items() if problem]
+    tasks = [task.options(label_selector={"ray.io/node-id": node["NodeID"]}) for node in nodes]
+    refs = [task.remote(*args) for task in tasks]
+    done, _ = ray.wait(refs, num_returns=len(refs), timeout=PROBE_TIMEOUT_SECONDS)
+    late = f"did not answer within {PROBE_TIMEOUT_SECONDS} s"
+    problems = [ray.get(ref) if ref in done else late for ref in refs]
+    answers = zip(nodes, problems, strict=True)
+    return [(node["NodeManagerAddress"], problem) for node, problem in answers if problem]
 
 
 def readable_and_writable(storage: Folder, token: str) -> str:

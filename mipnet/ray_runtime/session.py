@@ -19,13 +19,8 @@ from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError, causes
 from mipnet.host import cores, memory
 from mipnet.logs import attach_libraries
-from mipnet.ray_runtime.resources import (
-    AutoscalerLimits,
-    autoscaler_limits,
-    check_resources,
-    local_gpu_count,
-    resolve_use_gpu,
-)
+from mipnet.ray_runtime import resources as cluster_resources
+from mipnet.ray_runtime.resources import AutoscalerLimits, check_resources
 
 logger = logging.getLogger(__name__)
 
@@ -73,23 +68,20 @@ def connect(
             ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if any("AuthToken" in str(cause) for cause in causes(error)):
-            raise UserError(
-                f"the Ray cluster at {address} demands a token, and takes none of ours",
-                "give it in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token",
-            ) from None
+            raise token_demanded(f"the Ray cluster at {address}") from None
         none_here = address == "auto" and isinstance(error, ConnectionError)
         reason = "none runs on this machine" if none_here else str(error).strip().splitlines()[0]
         raise _no_cluster(address, reason) from None
     attach_libraries()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler would print a stack trace
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's would print a stack trace
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         labels = (node["Labels"] for node in nodes)
-        autoscaler = AutoscalerLimits() if address == "local" else autoscaler_limits(labels)
+        autoscaler = AutoscalerLimits() if address == "local" else cluster_resources.autoscaler_limits(labels)
         gpus = max(ray.cluster_resources().get("GPU", 0), autoscaler.limits.get("GPU", 0))
         logger.info("connected to Ray at %s: %d node(s), %g GPU(s)", address, len(nodes), gpus)
-        resources = resolve_use_gpu(resources, int(gpus))
+        resources = cluster_resources.resolve_use_gpu(resources, int(gpus))
         check_resources(resources, [node["Resources"] for node in nodes], autoscaler)
         yield resources
     finally:
@@ -106,11 +98,10 @@ def _local_options(resources: ResourcesConfig, window_bytes: int) -> dict[str, A
     # do; Ray must only not refuse to place them.
     wanted = resources.workers + max(resources.stream_workers, resources.predict_workers)
     cpus = max(cores(), wanted + EXTRA_LOGICAL_CPUS)
-    object_store = resources.object_store_gb * 2**30 or local_object_store_bytes(
-        window_bytes, cpus - resources.workers
-    )
+    needed = local_object_store_bytes(window_bytes, tasks=cpus - resources.workers)
+    object_store = resources.object_store_gb * 2**30 or needed
     use_gpu = resources.gpu is True  # auto asks for nothing that is not there
-    node = {"CPU": cpus, "GPU": local_gpu_count() if use_gpu else 0}
+    node = {"CPU": cpus, "GPU": cluster_resources.local_gpu_count() if use_gpu else 0}
     check_resources(replace(resources, gpu=use_gpu), [node], AutoscalerLimits())
     os.environ.setdefault("RAY_worker_niceness", LOCAL_WORKER_NICENESS)
     return {"num_cpus": cpus, "object_store_memory": int(object_store), "include_dashboard": False}
@@ -140,11 +131,8 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_SECONDS).close()
     except OSError as error:
         raise _no_cluster(address, str(error.strerror or error)) from None
-    if os.environ.get("RAY_USE_TLS", "0") in ("", "0"):
-        _check_grpc(address, target)
-
-
-def _check_grpc(address: str, target: str) -> None:
+    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return
     import grpc
 
     with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
@@ -154,15 +142,14 @@ def _check_grpc(address: str, target: str) -> None:
             raise _no_cluster(address, "what listens there is not Ray") from None
 
 
+def token_demanded(cluster: str) -> UserError:
+    hint = "give it in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
+    return UserError(f"{cluster} demands a token, and takes none of ours", hint)
+
+
 def _no_cluster(address: str, reason: str) -> UserError:
-    return UserError(
-        f"no Ray cluster answers at {address} ({reason})",
-        "check RAY_ADDRESS, or unset it to use this machine",
-    )
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+    hint = "check RAY_ADDRESS, or unset it to use this machine"
+    return UserError(f"no Ray cluster answers at {address} ({reason})", hint)
 
 
 @contextmanager

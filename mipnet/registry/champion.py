@@ -8,8 +8,6 @@ twice.
 
 from __future__ import annotations
 
-import contextlib
-import getpass
 import json
 import logging
 from dataclasses import asdict
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mipnet.errors import UserError
 from mipnet.registry.judge import Judgement
 from mipnet.registry.store import CHAMPION, Registry, version_number
+from mipnet.tracking.provenance import user_name
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -54,9 +53,8 @@ def champions(registry: Registry, current: int = 0) -> list[Champion]:
     if CHAMPIONS_TAG in tags:
         return _with_current([Champion(*entry) for entry in json.loads(tags[CHAMPIONS_TAG])], current)
     history: list[Champion] = []
-    for move in [
-        json.loads(value) for name, value in sorted(tags.items()) if name.startswith(OLD_MOVE_TAG_PREFIX)
-    ]:
+    moves = sorted(tag for tag in tags.items() if tag[0].startswith(OLD_MOVE_TAG_PREFIX))
+    for move in (json.loads(value) for _, value in moves):
         history, how = _with_current(history, move["previous"]), move["decision"]
         if move["action"] == "rollback":
             how = f"rolled back from {move['previous']}"
@@ -141,12 +139,8 @@ def record_decision(
         "promotion.figures": "; ".join(judgement.lines),
     }
     figures = [asdict(figure) for figure in judgement.figures]
-    content = {
-        "version": version_number(version),
-        **decision_tags,
-        "figures": figures,
-        "table": table.splitlines(),
-    }
+    content = {"version": version_number(version), **decision_tags, "figures": figures}
+    content["table"] = table.splitlines()
     path = f"promotion/version-{version.version}-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}.json"
     decision_tags["promotion.record"] = registry.log_dict(version, path, content)
     for name, value in decision_tags.items():
@@ -179,7 +173,4 @@ def _move(registry: Registry, earlier: list[Champion], version: int, how: str, e
 
 def _stamp() -> tuple[str, str]:
     """Time (ISO 8601, UTC) and user name."""
-    user = "unknown"
-    with contextlib.suppress(OSError, KeyError, ImportError):  # a container may have no name for its user
-        user = getpass.getuser()
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", user
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", user_name() or "unknown"

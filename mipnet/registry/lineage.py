@@ -42,9 +42,7 @@ def _of_run(registry: Registry, version: ModelVersion, run: Run) -> list[tuple[s
     config, folder = f"{info.artifact_uri}/config.yaml", f"runs/{version.tags.get('run', '')}"
     if registry.storage.exists(f"{folder}/config.yaml"):
         config = registry.storage.path(f"{folder}/config.yaml")
-    packages = [
-        f"{name.partition('.')[2]} {tags[name]}" for name in sorted(tags) if name.startswith("version.")
-    ]
+    packages = [name.partition(".")[2] for name in sorted(tags) if name.startswith("version.")]
     aps = [
         f"{name.removeprefix('results/').removesuffix('/merged/AP')} {100 * metrics[name]:.1f}"
         for name in sorted(metrics)
@@ -65,7 +63,7 @@ def _of_run(registry: Registry, version: ModelVersion, run: Run) -> list[tuple[s
     rows += [
         ("git commit", tags.get("mlflow.source.git.commit", "")),
         ("by", ", ".join(filter(None, (tags.get("mlflow.user"), tags.get("cluster"))))),
-        ("packages", ", ".join(packages)),
+        ("packages", ", ".join(f"{name} {tags[f'version.{name}']}" for name in packages)),
         ("restarts", tags.get("restarts", "")),
     ]
     if OCCLUSION_AP_METRIC in metrics:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Mapping
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 from mipnet.registry.store import CANDIDATE
 from mipnet.storage import Folder
@@ -20,16 +20,9 @@ NETWORK_ARTIFACT = "network"
 PACKAGE_FOLDER = Path(__file__).parents[1]
 """Our code; each version carries a copy, because it is on no package index."""
 PREDICTOR_PACKAGES = (
-    "numpy",
-    "opencv-python-headless",
-    "platformdirs",
-    "pyarrow",
-    "pycocotools",
-    "pydantic",
-    "pyyaml",
-    "safetensors",
-    "torch",
-)
+    "numpy", "opencv-python-headless", "platformdirs", "pyarrow", "pycocotools",
+    "pydantic", "pyyaml", "safetensors", "torch",
+)  # fmt: skip
 """Distributions that ``mipnet.load_predictor`` imports."""
 
 logger = logging.getLogger(__name__)
@@ -71,7 +64,8 @@ def register_model(
         version = max(versions, key=lambda v: int(v.version)).version
         logger.info("run %s has registered %s version %s before", run_id, name, version)
     else:
-        with _silence(), mlflow.start_run(run_id=run_id):
+        # MLflow's progress, and its warning about a missing input example.
+        with redirect_stderr(io.StringIO()), catch_warnings(action="ignore"), mlflow.start_run(run_id=run_id):
             info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("served.py")),
@@ -122,11 +116,3 @@ def _signature() -> Any:
         inputs=Schema([ColSpec(DataType.string, "image"), boxes]),
         outputs=infer_signature(model_output=[[pose]]).outputs,
     )
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Suppress MLflow's progress on stderr and its warning about a missing input example."""
-    with redirect_stderr(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

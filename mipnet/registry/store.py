@@ -33,7 +33,7 @@ class Registry:
 
     Attributes:
         storage: of the runs.
-        where: the tracking store, for people.
+        display_uri: of the tracking store, without a password.
         client: MLflow's client.
         model: name of the registered model.
     """
@@ -150,10 +150,10 @@ def open_registry(storage: Folder, model: str) -> Iterator[Registry]:
         UserError: no store, no such model, or the store does not answer or raises an error.
     """
     where = tracking_uri(storage)
+    shown = without_password(where)
     if where.startswith(SQLITE_PREFIX) and not Path(where.removeprefix(SQLITE_PREFIX)).exists():
-        raise UserError(
-            f"no models are registered in {storage.uri}", "mipnet train registers them; name their --storage"
-        )
+        hint = "mipnet train registers them; name their --storage"
+        raise UserError(f"no models are registered in {storage.uri}", hint)
     prepare_mlflow(storage)
     check_server_answers(where)
     from mlflow import MlflowClient
@@ -163,15 +163,12 @@ def open_registry(storage: Folder, model: str) -> Iterator[Registry]:
         client = MlflowClient()
         if not client.search_registered_models(f"name = '{model}'"):
             names = [found.name for found in client.search_registered_models()]
-            raise UserError(
-                f"{without_password(where)} has no registered model {model!r}",
-                suggest(model, names) if names else "mipnet train registers one",
-            )
-        yield Registry(storage, without_password(where), client, model)
+            hint = suggest(model, names) if names else "mipnet train registers one"
+            raise UserError(f"{shown} has no registered model {model!r}", hint)
+        yield Registry(storage, shown, client, model)
     except MlflowException as error:
-        raise UserError(
-            f"the registry at {without_password(where)} refuses ({first_line(error)})", "try again", 1
-        ) from error
+        message = f"the registry at {shown} refuses ({first_line(error)})"
+        raise UserError(message, "try again", 1) from error
 
 
 def without_password(uri: str) -> str:
@@ -200,6 +197,5 @@ def check_server_answers(where: str, otherwise: str = "") -> None:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         reason = reason_of(reason) if isinstance(reason, OSError) else str(reason)
-        raise UserError(
-            f"no MLflow server answers at {where} ({reason})", f"check MLFLOW_TRACKING_URI{otherwise}"
-        ) from None
+        hint = f"check MLFLOW_TRACKING_URI{otherwise}"
+        raise UserError(f"no MLflow server answers at {where} ({reason})", hint) from None

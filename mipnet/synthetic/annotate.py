@@ -5,7 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from mipnet.skeletons import COCO17
 from mipnet.synthetic import rig
+from mipnet.synthetic.crowd_layout import SceneLayout
 from mipnet.synthetic.raster import HEIGHT, SS, WIDTH, Buffers
 from mipnet.synthetic.rig import BodyParts
 from mipnet.synthetic.schema import ScenePerson
@@ -32,11 +34,7 @@ _KEYPOINT_SIDE = np.array([-1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1])
 
 # An occluded keypoint is labelled if one of these is visible, because annotators can then guess its position.
 _NEIGHBOURS = np.zeros((17, 17), dtype=bool)
-for _a, _b in (
-    (0, 1), (0, 2), (1, 2), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10), (5, 11), (6, 12), (11, 12), (11,
-    13), (12, 14),
-    (13, 15), (14, 16),
-):  # fmt: skip
+for _a, _b in (limb for limb in COCO17.limbs if not {3, 4} & {*limb}):  # all but those to the ears
     _NEIGHBOURS[_a, _b] = _NEIGHBOURS[_b, _a] = True
 for _a, _b in ((3, 1), (4, 2), (3, 0), (4, 0)):  # the face locates the ear, but not the reverse
     _NEIGHBOURS[_a, _b] = True
@@ -64,11 +62,10 @@ def silhouette_boxes(buffers: Buffers) -> np.ndarray:
     return out / SS
 
 
-def label_keypoints(
-    buffers: Buffers, parts: BodyParts, anchors: np.ndarray, scales: np.ndarray
-) -> np.ndarray:
+def label_keypoints(buffers: Buffers, layout: SceneLayout) -> np.ndarray:
     """(people, 17, 3) float32 as ``ScenePerson.keypoints``."""
-    points = parts.keypoints * scales[:, None, None] + anchors[:, None]
+    parts, scales = layout.parts, layout.scales
+    points = parts.keypoints * scales[:, None, None] + layout.anchors[:, None]
     x, y, z = np.moveaxis(points, 2, 0)
     inside = (x >= 0.5) & (x <= WIDTH - 0.5) & (y >= 0.5) & (y <= HEIGHT - 0.5)
     column = np.clip(x * SS, 0, WIDTH * SS - 1).astype(np.intp)
@@ -132,11 +129,9 @@ def polygons(mask: np.ndarray, x: int, y: int) -> list[list[float]]:
     return out
 
 
-def annotate(
-    buffers: Buffers, parts: BodyParts, anchors: np.ndarray, scales: np.ndarray, visible: list[float]
-) -> tuple[ScenePerson, ...]:
+def annotate(buffers: Buffers, layout: SceneLayout, visible: list[float]) -> tuple[ScenePerson, ...]:
     """The annotations of all people, given their ``visible_fractions``."""
-    keypoints = label_keypoints(buffers, parts, anchors, scales)
+    keypoints = label_keypoints(buffers, layout)
     boxes = silhouette_boxes(buffers).astype(np.float32)
     return tuple(
         ScenePerson(

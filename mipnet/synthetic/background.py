@@ -161,15 +161,8 @@ def _street(image: np.ndarray, r: Random, floor: int, horizon: float) -> None:
     _perspective_floor(image, r, floor, horizon, pavement)
     for _ in range(r.randrange(0, 3)):
         x, base = r.uniform(5, WIDTH - 5), floor + r.uniform(1, 12)
-        rod(
-            image,
-            x,
-            base,
-            x,
-            base - r.uniform(70, 130),
-            hsv(0.6, 0.1, r.uniform(0.2, 0.4)),
-            width=r.uniform(2, 4),
-        )
+        top, grey = base - r.uniform(70, 130), hsv(0.6, 0.1, r.uniform(0.2, 0.4))
+        rod(image, x, base, x, top, grey, width=r.uniform(2, 4))
 
 
 def _beach(image: np.ndarray, r: Random, floor: int, horizon: float) -> None:
@@ -224,15 +217,8 @@ def _clutter(image: np.ndarray, r: Random, floor: int) -> None:
             rod(image, mx, my, end_x, end_y, colour, width=0.8 * width)
             rod(image, x, y, mx, my, r.choice((colour, r.choice(CLOTHES))), width=width)
         elif what < 0.55:  # leaning pole
-            rod(
-                image,
-                x,
-                base,
-                x + r.uniform(-30, 30),
-                base - r.uniform(50, 110),
-                colour,
-                width=r.uniform(2, 7),
-            )
+            tip, top = x + r.uniform(-30, 30), base - r.uniform(50, 110)
+            rod(image, x, base, tip, top, colour, width=r.uniform(2, 7))
         elif what < 0.68:  # hanging rope
             rod(image, x, 0, x + r.uniform(-4, 4), r.uniform(30, 100), colour, width=r.uniform(1.5, 3.5))
         elif what < 0.86:  # ball or balloon

@@ -44,10 +44,9 @@ def random_build(r: Random) -> Build:
     broad = r.gauss(0.0, 1.0)  # shoulders relative to hips
     girth = min(max(r.gauss(1.22, 0.15), 0.95), 1.6)  # silhouettes with about the aspect ratios of COCO's
     feminine = broad < 0.0
+    stature = r.uniform(0.68, 0.82) if child else min(max(r.gauss(0.995 + 0.012 * broad, 0.05), 0.87), 1.12)
     return Build(
-        stature=r.uniform(0.68, 0.82)
-        if child
-        else min(max(r.gauss(0.995 + 0.012 * broad, 0.05), 0.87), 1.12),
+        stature=stature,
         girth=girth,
         shoulder=0.176 + 0.009 * broad + 0.05 * (girth - 1),
         hip=0.095 - 0.005 * broad + 0.03 * (girth - 1),
@@ -67,8 +66,7 @@ def _rot(axis: int, degrees: np.ndarray) -> np.ndarray:
     out = np.zeros((*a.shape, 3, 3))
     i, j = (axis + 1) % 3, (axis + 2) % 3
     out[..., axis, axis] = 1.0
-    out[..., i, i] = c
-    out[..., j, j] = c
+    out[..., i, i] = out[..., j, j] = c
     out[..., i, j] = -s
     out[..., j, i] = s
     return out

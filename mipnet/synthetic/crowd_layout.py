@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -18,11 +17,8 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 # Largest box IoU of any two people in a scene; of the main pair in medium and hard scenes.
 IOU_BANDS = {"easy": (0.0, 0.1), "medium": (0.1, 0.5), "hard": (0.5, 0.9)}
-_CROWD = {
-    "easy": (30, 34, 22, 14),
-    "medium": (0, 46, 32, 22),
-    "hard": (0, 60, 27, 13),
-}  # weights of 1 to 4 people
+# Weights of 1 to 4 people.
+_CROWD = {"easy": (30, 34, 22, 14), "medium": (0, 46, 32, 22), "hard": (0, 60, 27, 13)}
 _MAX_EASY_IOU, _MAX_OTHER_IOU = 0.09, 0.45  # of further people with anyone, without and with a main pair
 _NEAR_PAIR = 0.7  # probability that a further person stands near the main pair
 
@@ -49,19 +45,11 @@ class SceneLayout:
     horizon: float
 
 
-def _wanted_iou(r: Random, difficulty: str) -> float:
-    low, high = IOU_BANDS[difficulty]
-    if difficulty == "hard":
-        return low + 0.02 + (high - low - 0.04) * r.betavariate(1.0, 1.55)
-    return r.uniform(low + 0.01, high - 0.01)
-
-
 @dataclass(frozen=True)
 class ScenePlan:
     """The requirements of a scene. Drawn once and kept over failed attempts, so that scenes that are hard to
     compose are not rarer."""
 
-    difficulty: str
     crowd: int
     facing: bool  # the main pair embraces
     wanted: float  # box IoU of the main pair; 0 without one
@@ -69,8 +57,11 @@ class ScenePlan:
 
 def draw_plan(r: Random, difficulty: str) -> ScenePlan:
     crowd = r.choices((1, 2, 3, 4), weights=_CROWD[difficulty])[0]
-    wanted = 0.0 if difficulty == "easy" else _wanted_iou(r, difficulty)
-    return ScenePlan(difficulty, crowd, difficulty == "hard" and r.random() < 0.5, wanted)
+    low, high = IOU_BANDS[difficulty]
+    if difficulty == "hard":
+        wanted = low + 0.02 + (high - low - 0.04) * r.betavariate(1.0, 1.55)
+        return ScenePlan(crowd, r.random() < 0.5, wanted)
+    return ScenePlan(crowd, False, 0.0 if difficulty == "easy" else r.uniform(low + 0.01, high - 0.01))
 
 
 @dataclass(frozen=True)
@@ -154,24 +145,33 @@ def _join(
     return None
 
 
-def _bisect(iou: Callable[[float], float], wanted: float, reach: float) -> float:
-    """The offset in 0..reach at which ``iou``, which decreases with it, is ``wanted``."""
-    low, high = 0.0, reach
+def _beside(first: Box, unit: Box, scale: float, y: float, step: int, wanted: float) -> float | None:
+    """The x at which the box IoU is ``wanted``, in direction ``step`` from where the centres coincide.
+
+    None if the IoU is lower even at the centre.
+    """
+    centre = 0.5 * (first[0] + first[2] - (unit[0] + unit[2]) * scale)
+
+    def iou(offset: float) -> float:  # decreases with the offset
+        return clipped_iou(first, _at(unit, scale, centre + step * offset, y))
+
+    if iou(0.0) <= wanted:
+        return None
+    low, high = 0.0, 0.5 * (first[2] - first[0] + (unit[2] - unit[0]) * scale)
     for _ in range(14):
         middle = 0.5 * (low + high)
         if iou(middle) > wanted:
             low = middle
         else:
             high = middle
-    return 0.5 * (low + high)
+    return centre + step * (0.5 * (low + high))
 
 
 @dataclass(frozen=True)
 class _Cast:
     """All people who may appear: the first person, candidate partners, then the others."""
 
-    builds: list[Build]
-    looks: list[Look]
+    people: list[tuple[Build, Look]]
     poses: list[Pose]
     parts: BodyParts
     outline: Outline
@@ -180,9 +180,8 @@ class _Cast:
 
 
 def _draw_cast(r: Random, plan: ScenePlan, side: int) -> _Cast:
-    partners = (
-        0 if not plan.wanted else 2 if plan.wanted < 0.6 else 4
-    )  # high IoU needs boxes of similar shape
+    # High IoU needs boxes of similar shape.
+    partners = 0 if not plan.wanted else 2 if plan.wanted < 0.6 else 4
     count = plan.crowd + max(partners - 1, 0)
     builds = [random_build(r) for _ in range(count)]
     if plan.facing:  # people who embrace may differ in height: a parent and a child
@@ -207,7 +206,8 @@ def _draw_cast(r: Random, plan: ScenePlan, side: int) -> _Cast:
     parts = build_parts(builds, looks, solve(builds, poses, yaws, r.uniform(-4, 12), r.gauss(0, 2.5)))
     shape = outline(parts)
     units: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in shape.boxes.tolist()]
-    return _Cast(builds, looks, poses, parts, shape, units, partners)
+    people = list(zip(builds, looks, strict=True))
+    return _Cast(people, poses, parts, shape, units, partners)
 
 
 def _partner(
@@ -222,16 +222,8 @@ def _partner(
         gap = r.uniform(-0.12, 0.12) if plan.facing else r.choice((-1, 1)) * r.uniform(0.22, 0.8)
         scale = stage.scale / (1.0 - gap / VIEW_DISTANCE)
         unit, y = cast.units[i], stage.feet_of(scale)
-        centre = 0.5 * (first.box[0] + first.box[2] - (unit[0] + unit[2]) * scale)
-
-        def iou(
-            offset: float, unit: Box = unit, scale: float = scale, centre: float = centre, y: float = y
-        ) -> float:
-            return clipped_iou(first.box, _at(unit, scale, centre + step * offset, y))
-
-        if iou(0.0) > plan.wanted:
-            reach = 0.5 * (first.box[2] - first.box[0] + (unit[2] - unit[0]) * scale)
-            x = centre + step * _bisect(iou, plan.wanted, reach)
+        x = _beside(first.box, unit, scale, y, step, plan.wanted)
+        if x is not None:
             # Bodies at one spot must not intersect: separate them in depth.
             closeness = max(0.0, 0.32 - abs(x - first.x) / scale)
             lift = max(0.0, closeness - abs(gap)) * (scale if gap > 0 else -scale)
@@ -258,13 +250,12 @@ def compose(r: Random, plan: ScenePlan) -> SceneLayout | None:
         places.append(other)
 
     shown = [p.index for p in places]
-    scales = np.array([p.scale for p in places])
     return SceneLayout(
         parts=cast.parts.only(shown),
         outline=cast.outline.only(shown),
-        people=[(cast.builds[i], cast.looks[i]) for i in shown],
+        people=[cast.people[i] for i in shown],
         poses=[cast.poses[i] for i in shown],
         anchors=np.array([(p.x, stage.feet_of(p.scale), stage.depth_of(p.scale) + p.lift) for p in places]),
-        scales=scales,
+        scales=np.array([p.scale for p in places]),
         horizon=stage.feet - stage.scale * stage.camera,
     )

@@ -15,7 +15,7 @@ import ray
 from mipnet.config.schema import ScenesConfig
 from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
-from mipnet.synthetic import DIFFICULTIES, detector_boxes, render_scene
+from mipnet.synthetic import DIFFICULTIES, ScenePerson, detector_boxes, render_scene
 
 BoxSource = Literal["det5", "union"]
 BOX_SOURCES: tuple[BoxSource, ...] = get_args(BoxSource)
@@ -78,7 +78,7 @@ def generate(
     rows = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map_batches(
         render_task,
         batch_size=1,
-        fn_kwargs={"tasks": tasks, "parts": parts, "seed": config.seed, "folder": folder},
+        fn_kwargs={"tasks": tasks, "config": config, "folder": folder},
         num_cpus=1,
     )
     records: dict[str, list[dict[str, Any]]] = {}
@@ -96,56 +96,49 @@ def generate(
 
 
 def render_task(
-    batch: dict[str, np.ndarray],
-    tasks: list[tuple[int, int, int]],
-    parts: list[Scenes],
-    seed: int,
-    folder: Folder,
+    batch: dict[str, np.ndarray], tasks: list[tuple[int, int, int]], config: ScenesConfig, folder: Folder
 ) -> dict[str, np.ndarray]:
     """Render and write the scenes of one task.
 
     Returns:
-        per scene: index of its ``Scenes`` in ``parts``, sort key, and record as JSON.
+        per scene: index of its ``Scenes`` in the plan, sort key, and record as JSON.
     """
     cv2.setNumThreads(1)  # tasks are the parallelism
     number, begin, end = tasks[int(batch["id"][0])]
-    part, records = parts[number], []
+    part, seed, records = plan_scenes(config)[number], config.seed, []
     for i in range(begin, end):
-        scene = render_scene(part.difficulty, seed, part.start + i)
+        index = part.start + i
+        scene = render_scene(part.difficulty, seed, index)
         name = f"{part.difficulty}_{i:06d}.jpg"
         bgr = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
         _, content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         folder.write(f"{part.split}/{name}", content.tobytes(), durable=False)
-        boxes = {kind: detector_boxes(scene, kind, seed, part.start + i) for kind in BOX_SOURCES}
-        records.append(
-            {
-                "name": name,
-                "size": scene.image.shape[1::-1],
-                "people": [
-                    {
-                        "bbox": np.round(person.box.astype(float), 2).tolist(),
-                        "area": round(float(person.area), 2),
-                        "keypoints": np.round(person.keypoints.astype(float), 2).ravel().tolist(),
-                        "num_keypoints": int((person.keypoints[:, 2] > 0).sum()),
-                        "segmentation": person.segmentation,
-                        "visible_fraction": round(float(person.visible_fraction), 4),
-                    }
-                    for person in scene.people
-                ],
-                "boxes": {
-                    kind: [
-                        {"bbox": np.round(b.astype(float), 2).tolist(), "score": round(float(s), 4)}
-                        for b, s in zip(found, scores, strict=True)
-                    ]
-                    for kind, (found, scores) in boxes.items()
-                },
-            }
-        )
+        boxes = {kind: _box_records(*detector_boxes(scene, kind, seed, index)) for kind in BOX_SOURCES}
+        people = [_person_record(person) for person in scene.people]
+        records.append({"name": name, "size": scene.image.shape[1::-1], "people": people, "boxes": boxes})
     return {
         "part": np.full(end - begin, number),
         "at": number * 10_000_000 + np.arange(begin, end),
         "record": np.array([json.dumps(record) for record in records]),
     }
+
+
+def _person_record(person: ScenePerson) -> dict[str, Any]:
+    return {
+        "bbox": np.round(person.box.astype(float), 2).tolist(),
+        "area": round(float(person.area), 2),
+        "keypoints": np.round(person.keypoints.astype(float), 2).ravel().tolist(),
+        "num_keypoints": int((person.keypoints[:, 2] > 0).sum()),
+        "segmentation": person.segmentation,
+        "visible_fraction": round(float(person.visible_fraction), 4),
+    }
+
+
+def _box_records(boxes: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+    return [
+        {"bbox": np.round(box.astype(float), 2).tolist(), "score": round(float(score), 4)}
+        for box, score in zip(boxes, scores, strict=True)
+    ]
 
 
 def _write_split(folder: Folder, split: str, records: list[dict[str, Any]]) -> None:

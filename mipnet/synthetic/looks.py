@@ -8,15 +8,12 @@ from random import Random
 from typing import NamedTuple
 
 RGB = tuple[float, float, float]
-Ellipsoid = tuple[
-    float, float, float, float, float, float
-]  # centre relative to the skull's, half-axes; metres
+# Centre relative to the skull's, half-axes; metres.
+Ellipsoid = tuple[float, float, float, float, float, float]
 
 
 def _hex(codes: str) -> tuple[RGB, ...]:
-    return tuple(
-        (float(int(c[:2], 16)), float(int(c[2:4], 16)), float(int(c[4:], 16))) for c in codes.split()
-    )
+    return tuple((float(r), float(g), float(b)) for r, g, b in map(bytes.fromhex, codes.split()))
 
 
 SKINS = _hex("f6d3bd efc3a4 e3b08c d69f78 c08560 a26a45 835334 623c27 4c2f20")
@@ -63,6 +60,27 @@ class Face:
     glasses: bool
 
 
+class Top(NamedTuple):
+    """What is worn above the waist; ``sleeve`` in 0 to 1 is the drawn sleeve length."""
+
+    shirt: Cloth
+    jacket: RGB | None  # what an open jacket shows
+    sleeve: float
+    upper_arm: Cloth
+    forearm: Cloth
+
+
+class Bottom(NamedTuple):
+    """What is worn below the waist."""
+
+    pelvis: Cloth
+    skirt: tuple[float, float] | None  # length and flare
+    skirt_cloth: Cloth
+    thigh: Cloth
+    shin: Cloth
+    shoe: Cloth
+
+
 @dataclass(frozen=True)
 class Look:
     """A person's appearance; lengths in metres are added to the body's."""
@@ -71,18 +89,10 @@ class Look:
     hair: tuple[Ellipsoid, ...]
     hair_colours: tuple[RGB, ...]
     ears: bool
-    shirt: Cloth
-    lower: Cloth  # on the pelvis
-    upper_arm: Cloth
-    forearm: Cloth
-    thigh: Cloth
-    shin: Cloth
-    shoe: Cloth
-    skirt: tuple[float, float] | None  # length and flare
-    skirt_cloth: Cloth
+    top: Top
+    bottom: Bottom
     pack: RGB | None
     neckline: float  # depth of the V, 0 for a round neck
-    jacket: RGB | None  # what an open jacket shows
     zip_line: bool
     emblem: RGB | None
     loose: float
@@ -174,45 +184,22 @@ def _head(r: Random, skin: RGB, feminine: bool) -> tuple[Face, str, tuple[RGB, .
     return face, style, (worn, shade(worn, 0.8) if style == "cap" else worn)
 
 
-class _Top(NamedTuple):
-    """What is worn above the waist; ``sleeve`` in 0 to 1 is the drawn sleeve length."""
-
-    colour: RGB
-    shirt: Cloth
-    jacket: RGB | None
-    sleeve: float
-    upper_arm: Cloth
-    forearm: Cloth
-
-
-def _random_top(r: Random, skin: RGB) -> _Top:
+def _random_top(r: Random, skin: RGB) -> Top:
     colour = _garment(r, CLOTHES, skin)
     shirt = _patterned(r, colour, _garment(r, CLOTHES, colour))
     jacket = shirt.alt if not shirt.duty and r.random() < 0.28 else None
     sleeve = 1.0 if jacket else r.random()
     upper_arm, forearm = shirt, replace(shirt, under=skin, cut=0.012)
     if sleeve < 0.55:  # none or short
-        upper_arm = replace(
-            shirt, under=skin, cut=r.uniform(0.2, 0.26) if sleeve < 0.12 else r.uniform(0.08, 0.17)
-        )
+        cut = r.uniform(0.2, 0.26) if sleeve < 0.12 else r.uniform(0.08, 0.17)
+        upper_arm = replace(shirt, under=skin, cut=cut)
         forearm = Cloth(skin, skin)
     elif sleeve < 0.65:  # rolled up
         forearm = replace(forearm, cut=r.uniform(0.1, 0.2))
-    return _Top(colour, shirt, jacket, sleeve, upper_arm, forearm)
+    return Top(shirt, jacket, sleeve, upper_arm, forearm)
 
 
-class _Bottom(NamedTuple):
-    """What is worn below the waist."""
-
-    colour: RGB
-    dress: bool
-    skirt: tuple[float, float] | None
-    thigh: Cloth
-    shin: Cloth
-    shoe: Cloth
-
-
-def _random_bottom(r: Random, skin: RGB, top: RGB, feminine: bool) -> _Bottom:
+def _random_bottom(r: Random, skin: RGB, shirt: Cloth, feminine: bool) -> Bottom:
     colour = _garment(r, TROUSERS, skin)
     shoe_colour = r.choice(SHOES)
     sole = (236.0, 234.0, 228.0) if r.random() < 0.5 else shade(shoe_colour, 0.6)
@@ -227,7 +214,7 @@ def _random_bottom(r: Random, skin: RGB, top: RGB, feminine: bool) -> _Bottom:
         if r.random() < 0.3:
             legs, shin = tights, Cloth(tights, tights)
         # The thigh has the skirt's colour over its length, because a thigh pierces the skirt in a long step.
-        thigh = Cloth(top if dress else colour, top, under=legs, cut=0.44 - skirt[0])
+        thigh = Cloth(shirt.base if dress else colour, shirt.base, under=legs, cut=0.44 - skirt[0])
     elif kind < 0.56:  # shorts
         thigh = Cloth(colour, colour, under=skin, cut=r.uniform(0.03, 0.22))
     else:
@@ -235,7 +222,13 @@ def _random_bottom(r: Random, skin: RGB, top: RGB, feminine: bool) -> _Bottom:
         shin = Cloth(colour, colour, under=shade(colour, 0.85), cut=0.02)
         if r.random() < 0.12:
             shin = Cloth(colour, colour, under=skin, cut=r.uniform(0.08, 0.16))
-    return _Bottom(colour, dress, skirt, thigh, shin, Cloth(shoe_colour, sole))
+    tail = 0.08 if r.random() < 0.35 else r.uniform(-0.06, 0.02)  # tucked in or hanging out
+    if dress:
+        pelvis = skirt_cloth = shirt
+    else:
+        pelvis = replace(shirt, under=colour, cut=tail)
+        skirt_cloth = Cloth(colour, shade(colour, 0.88), columns=18.0, duty=0.35)
+    return Bottom(pelvis, skirt, skirt_cloth, thigh, shin, Cloth(shoe_colour, sole))
 
 
 def random_look(r: Random, feminine: bool) -> Look:
@@ -243,32 +236,19 @@ def random_look(r: Random, feminine: bool) -> Look:
     skin = shade(r.choice(SKINS), r.uniform(0.95, 1.04))
     face, style, hair_colours = _head(r, skin, feminine)
     top = _random_top(r, skin)
-    bottom = _random_bottom(r, skin, top.colour, feminine)
-    shirt = top.shirt
+    bottom = _random_bottom(r, skin, top.shirt, feminine)
     bare_shins = bottom.shin.base == skin
-    tail = 0.08 if r.random() < 0.35 else r.uniform(-0.06, 0.02)  # tucked in or hanging out
-    lower = shirt if bottom.dress else replace(shirt, under=bottom.colour, cut=tail)
     return Look(
         face=face,
         hair=_STYLES[style],
         hair_colours=hair_colours,
         ears=style not in ("scarf", "bob", "afro"),
-        shirt=shirt,
-        lower=lower,
-        upper_arm=top.upper_arm,
-        forearm=top.forearm,
-        thigh=bottom.thigh,
-        shin=bottom.shin,
-        shoe=bottom.shoe,
-        skirt=bottom.skirt,
-        skirt_cloth=shirt
-        if bottom.dress
-        else Cloth(bottom.colour, shade(bottom.colour, 0.88), columns=18.0, duty=0.35),
+        top=top,
+        bottom=bottom,
         pack=_garment(r, CLOTHES) if r.random() < 0.09 else None,
         neckline=r.choice((0.0, 0.0, 0.05, 0.1)),
-        jacket=top.jacket,
         zip_line=r.random() < 0.3,
-        emblem=_garment(r, CLOTHES) if not shirt.duty and r.random() < 0.3 else None,
+        emblem=_garment(r, CLOTHES) if not top.shirt.duty and r.random() < 0.3 else None,
         loose=r.uniform(0.004, 0.016) + (0.006 if top.jacket else 0.0),
         cuff=0.0 if top.sleeve < 0.65 else r.uniform(0.006, 0.014),
         trouser=0.002 if bare_shins else r.uniform(0.003, 0.016),

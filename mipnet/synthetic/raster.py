@@ -6,12 +6,11 @@ interleave correctly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mipnet.synthetic.rig import BodyParts
+from mipnet.synthetic.rig import BodyParts, PartTable
 
 WIDTH, HEIGHT = 192, 160
 SS = 2  # supersampling: buffer pixels per image pixel
@@ -30,31 +29,20 @@ _POWERS = np.array(
 )
 
 
+_Part = tuple[bool, list[float], list[int]]  # is it an ellipsoid, coefficients of its surface, box
+
+
 @dataclass(frozen=True)
-class Outline:
+class Outline(PartTable):
     """Screen geometry of the n body parts at 1 px per metre from the anchors.
 
     Attributes:
         rows: (n, 17), x0, y0, x1, y1 of the part, first end and depth, then the coefficients of its surface.
-        ellipsoid: (n,) bool.
-        person: (n,) int.
         boxes: (people, 4) x0, y0, x1, y1 of the silhouettes.
     """
 
     rows: np.ndarray
-    ellipsoid: np.ndarray
-    person: np.ndarray
     boxes: np.ndarray
-
-    def only(self, people: Sequence[int]) -> Outline:
-        """The parts of some people, given in ascending order and renumbered from 0."""
-        keep = np.isin(self.person, people)
-        return Outline(
-            self.rows[keep],
-            self.ellipsoid[keep],
-            np.searchsorted(people, self.person[keep]),
-            self.boxes[list(people)],
-        )
 
 
 def outline(p: BodyParts) -> Outline:
@@ -102,7 +90,7 @@ def outline(p: BodyParts) -> Outline:
     rows[:, 7:] = np.where(p.ellipsoid, ellipsoid, sweep).T
     first = np.flatnonzero(np.diff(p.person, prepend=-1))
     boxes = np.hstack((np.minimum.reduceat(low, first), np.maximum.reduceat(high, first)))
-    return Outline(rows, p.ellipsoid, p.person, boxes)
+    return Outline(p.person, p.ellipsoid, rows, boxes)
 
 
 class Buffers:
@@ -134,40 +122,28 @@ class Buffers:
         rows[:, 4:7] += offset
         low = np.clip(np.floor(rows[:, 0:2] * SS), 0, (_W2, _H2)).astype(np.intp)
         high = np.clip(np.floor(rows[:, 2:4] * SS) + 1, 0, (_W2, _H2)).astype(np.intp)
-        stops = np.cumsum(np.bincount(shape.person)).tolist()
+        parts = list(
+            zip(shape.ellipsoid.tolist(), rows[:, 4:].tolist(), np.hstack((low, high)).tolist(), strict=True)
+        )
         start = 0
         with np.errstate(invalid="ignore"):
-            for stop in stops:
-                own = slice(start, stop)
-                (x0, y0), (x1, y1) = low[own].min(0).tolist(), high[own].max(0).tolist()
-                self._person(
-                    start, rows[own, 4:], shape.ellipsoid[own], low[own], high[own], np.s_[y0:y1, x0:x1]
-                )
+            for stop in np.cumsum(np.bincount(shape.person)).tolist():
+                (x0, y0), (x1, y1) = low[start:stop].min(0).tolist(), high[start:stop].max(0).tolist()
+                self._person(start, parts[start:stop], np.s_[y0:y1, x0:x1])
                 start = stop
 
-    def _person(
-        self,
-        start: int,
-        rows: np.ndarray,
-        ellipsoid: np.ndarray,
-        low: np.ndarray,
-        high: np.ndarray,
-        area: tuple[slice, slice],
-    ) -> None:
+    def _person(self, start: int, parts: list[_Part], area: tuple[slice, slice]) -> None:
         """Draw one person into separate buffers, for the full silhouette, and merge them by depth."""
         y0, x0 = area[0].start, area[1].start
         shape = (area[0].stop - y0, area[1].stop - x0)
         depth = np.full(shape, _FAR, dtype=np.float32)
         identity = np.zeros(shape, dtype=np.uint8)
-        boxes = np.hstack((low, high)).tolist()
-        for i, (ball, row, (bx0, by0, bx1, by1)) in enumerate(
-            zip(ellipsoid.tolist(), rows.tolist(), boxes, strict=True)
-        ):
+        for number, (ball, row, (bx0, by0, bx1, by1)) in enumerate(parts, start + 1):
             if bx0 < bx1 and by0 < by1:
                 inner = np.s_[by0 - y0 : by1 - y0, bx0 - x0 : bx1 - x0]
                 h = (_ellipsoid if ball else _sweep)(_GRID[bx0:bx1], _GRID[by0:by1, None], *row)
                 behind = depth[inner]
-                np.copyto(identity[inner], start + i + 1, where=h > behind)
+                np.copyto(identity[inner], number, where=h > behind)
                 np.fmax(behind, h, out=behind)  # NaN, outside the part, never wins
         self.areas.append(area)
         self.masks.append(identity > 0)
@@ -179,8 +155,7 @@ class Buffers:
 
 def _ellipsoid(
     x: np.ndarray, y: np.ndarray, px: float, py: float, pz: float, i11: float, i12: float, i22: float,
-    zx: float,
-    zy: float, up: float, *_: float,
+    zx: float, zy: float, up: float, *_: float,
 ) -> np.ndarray:  # fmt: skip
     """The depth of an ellipsoid over columns ``x`` (w,) and rows ``y`` (h, 1); NaN outside."""
     gx = x - px
@@ -195,8 +170,7 @@ def _ellipsoid(
 
 def _sweep(
     x: np.ndarray, y: np.ndarray, px: float, py: float, pz: float, ux: float, uy: float, length: float,
-    slope: float,
-    half: float, taper: float, cap0: float, cap1: float, shear: float, bulge: float,
+    slope: float, half: float, taper: float, cap0: float, cap1: float, shear: float, bulge: float,
 ) -> np.ndarray:  # fmt: skip
     """The depth of a tapered sweep over columns ``x`` (w,) and rows ``y`` (h, 1); NaN outside."""
     gx = x - px

@@ -8,7 +8,8 @@ Screen space: x right, y down, z toward the viewer, in pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import numpy as np
 
@@ -26,22 +27,40 @@ VIEW_DISTANCE = 5.5  # metres from the camera to a person; sets the perspective
 
 
 @dataclass(frozen=True)
-class BodyParts:
+class PartTable:
+    """Arrays with a row per body part; ``keypoints`` and ``boxes`` have a row per person.
+
+    Attributes:
+        person: (n,) int, person index.
+        ellipsoid: (n,) bool.
+    """
+
+    person: np.ndarray
+    ellipsoid: np.ndarray
+
+    def only(self, people: Sequence[int]) -> Self:
+        """The rows of some people, given in ascending order and renumbered from 0."""
+        keep = np.isin(self.person, people)
+        rows = {"keypoints": list(people), "boxes": list(people)}
+        kept = {f.name: getattr(self, f.name)[rows.get(f.name, keep)] for f in fields(self)}
+        return replace(self, **kept | {"person": np.searchsorted(people, kept["person"])})
+
+
+@dataclass(frozen=True)
+class BodyParts(PartTable):
     """The n body parts of all people of a scene, at 1 px per metre from each person's anchor on the ground.
 
     Attributes:
-        person, kind, side: (n,) int, person index, kind of part, and side: 0 left, 1 right, -1 neither.
+        kind, side: (n,) int, kind of part, and side: 0 left, 1 right, -1 neither.
         frames: (n, 3, 3), columns are the part's axes in screen space.
         ends: (n, 2, 3), ends of the segment.
         half: (n, 2), half width at both ends.
         shape: (n, 3), depth / width, and cap / width at both ends.
         half3: (n, 3), half-axes of ellipsoids.
-        ellipsoid: (n,) bool.
         unit: (n,), px of a local metre.
         keypoints: (people, 17, 3), COCO keypoints x, y and depth.
     """
 
-    person: np.ndarray
     kind: np.ndarray
     side: np.ndarray
     frames: np.ndarray
@@ -49,19 +68,8 @@ class BodyParts:
     half: np.ndarray
     shape: np.ndarray
     half3: np.ndarray
-    ellipsoid: np.ndarray
     unit: np.ndarray
     keypoints: np.ndarray
-
-    def only(self, people: Sequence[int]) -> BodyParts:
-        """The parts of some people, given in ascending order and renumbered from 0."""
-        keep = np.isin(self.person, people)
-        rest = {
-            f.name: getattr(self, f.name)[keep] for f in fields(self) if f.name not in ("person", "keypoints")
-        }
-        return BodyParts(
-            person=np.searchsorted(people, self.person[keep]), keypoints=self.keypoints[list(people)], **rest
-        )
 
 
 def _rows(b: Build, look: Look) -> list[tuple[float, ...]]:
@@ -81,9 +89,8 @@ def _rows(b: Build, look: Look) -> list[tuple[float, ...]]:
     for s in (0, 1):
         m = 1 - 2 * s
         rows += [
-            (TRAPEZIUS, s, B.CHEST, B.J_NECK, 0.022 * m, -0.018, -0.012, B.J_SHOULDER + s, -0.014 * m,
-            0.002, 0,
-             0.047 * g + 0.5 * loose, 0.05 * g + loose, 0.95, 1, 1),
+            (TRAPEZIUS, s, B.CHEST, B.J_NECK, 0.022 * m, -0.018, -0.012, B.J_SHOULDER + s,
+             -0.014 * m, 0.002, 0, 0.047 * g + 0.5 * loose, 0.05 * g + loose, 0.95, 1, 1),
             (UPPER_ARM, s, B.UPPER_ARM + s, B.J_ELBOW + s, 0, 0, 0, B.J_SHOULDER + s, 0, 0, 0,
              0.04 * g + loose, 0.052 * g + loose, 1, 1, 1),
             (FOREARM, s, B.FOREARM + s, B.J_WRIST + s, 0, 0, 0, B.J_ELBOW + s, 0, 0, 0,
@@ -111,8 +118,8 @@ def _rows(b: Build, look: Look) -> list[tuple[float, ...]]:
     if b.belly > 0.15:
         rows.append((CHEST, -1, B.CHEST, B.J_WAIST, 0, 0.04, 0.03 + 0.03 * b.belly, -1, 0, 0, 0,
                      0.13 * g, 0.13, 0.09 + 0.02 * b.belly, 0, 0))  # fmt: skip
-    if look.skirt:
-        length, flare = look.skirt
+    if look.bottom.skirt:
+        length, flare = look.bottom.skirt
         rows.append((SKIRT, -1, B.PELVIS, B.J_PELVIS, 0, -length, 0.01, B.J_WAIST, 0, -0.03, 0,
                      b.hip + 0.075 * g + flare, waist + loose + 0.006, 0.8, 0.14, 0.3))  # fmt: skip
     if look.pack:
@@ -149,8 +156,9 @@ def build_parts(builds: Sequence[Build], looks: Sequence[Look], skeletons: Skele
     near = stature[:, None] * (1.0 + points[:, :, 2] / VIEW_DISTANCE)
     unit = near.mean(1)
     return BodyParts(
-        person, kind, side, axes, project(points), table[:, 11:13] * near, np.maximum(table[:, 13:16], 1e-6),
-        table[:, 11:14] * unit[:, None], ellipsoid, unit, project(_keypoints(builds, skeletons)),
+        person, ellipsoid, kind, side, axes, project(points), table[:, 11:13] * near,
+        np.maximum(table[:, 13:16], 1e-6), table[:, 11:14] * unit[:, None], unit,
+        project(_keypoints(builds, skeletons)),
     )  # fmt: skip
 
 
@@ -172,8 +180,8 @@ def project(points: np.ndarray) -> np.ndarray:
 
 
 _FACE = np.array(
-    [(0, -0.014, 0.12), (0.035, 0.014, 0.096), (-0.035, 0.014, 0.096), (0.095, -0.004, -0.008), (-0.095,
-    -0.004, -0.008)]
+    [(0, -0.014, 0.12), (0.035, 0.014, 0.096), (-0.035, 0.014, 0.096), (0.095, -0.004, -0.008),
+     (-0.095, -0.004, -0.008)]
 )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def render_scene(difficulty: str, seed: int, index: int) -> Scene:
         visible = visible_fractions(buffers, layout.parts)
         if min(visible) >= MIN_VISIBLE and _fits(buffers, difficulty):
             break
-    people = annotate(buffers, layout.parts, layout.anchors, layout.scales, visible)
+    people = annotate(buffers, layout, visible)
     return Scene(_paint(r, layout, buffers), people)
 
 
@@ -79,24 +79,14 @@ def _paint(r: Random, layout: SceneLayout, buffers: Buffers) -> np.ndarray:
         scale = float(layout.scales[i])
         joints = layout.parts.keypoints[i, :, :2] * scale + (x, y)
         if pose.seat:
-            hips = 0.5 * (joints[_LEFT_HIP] + joints[_RIGHT_HIP])
-            paint_seat(
-                image, r, x=float(hips[0]), top=float(hips[1]) + 0.075 * scale, base=y, width=0.4 * scale
-            )
+            hips_x, hips_y = (0.5 * (joints[_LEFT_HIP] + joints[_RIGHT_HIP])).tolist()
+            paint_seat(image, r, x=hips_x, top=hips_y + 0.075 * scale, base=y, width=0.4 * scale)
         spots.append((x, y, 0.3 * scale, 0.06 * scale))
         for ankle in joints[[_LEFT_ANKLE, _RIGHT_ANKLE]].tolist():
             sole = min(max(ankle[1] + 0.07 * scale, y - 0.1 * scale), y + 0.1 * scale)
             spots.append((ankle[0], sole, 0.13 * scale, 0.04 * scale))
     canvas.cast_shadows(image, spots, r.uniform(0.25, 0.5))
-    people = shade_people(
-        buffers,
-        layout.parts,
-        layout.people,
-        layout.anchors,
-        layout.scales,
-        light=_light(r),
-        grain=canvas.folds(r),
-    )
+    people = shade_people(buffers, layout, _light(r), canvas.folds(r))
     return canvas.develop(_over(people, image), r)
 
 

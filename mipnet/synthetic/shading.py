@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,9 +10,9 @@ import numpy as np
 
 from mipnet.synthetic import rig
 from mipnet.synthetic.body import HEAD_HALF, Build
+from mipnet.synthetic.crowd_layout import SceneLayout
 from mipnet.synthetic.looks import Cloth, Look, shade
 from mipnet.synthetic.raster import HEIGHT, SS, WIDTH, Buffers
-from mipnet.synthetic.rig import BodyParts
 
 
 @dataclass(frozen=True)
@@ -32,15 +31,13 @@ class Light:
 
 def _cloths(kinds: list[int], ellipsoids: list[bool], look: Look) -> list[Cloth]:
     """One surface per part of a person, in the order of the parts."""
-    skin = Cloth(look.face.skin, look.face.skin)
-    ruddy = shade(look.face.skin, 1.04)
-    nose = Cloth(ruddy, ruddy)
+    top, bottom, tone = look.top, look.bottom, look.face.skin
+    skin, nose = Cloth(tone, tone), Cloth(shade(tone, 1.04), shade(tone, 1.04))
     by_kind = {
-        rig.CHEST: look.shirt, rig.PELVIS: look.lower, rig.NECK: skin, rig.NOSE: nose, rig.EAR: nose,
-        rig.TRAPEZIUS: Cloth(look.shirt.base, look.shirt.base), rig.HEAD: skin, rig.UPPER_ARM: look.upper_arm,
-        rig.FOREARM: look.forearm, rig.HAND: skin, rig.THIGH: look.thigh, rig.SHIN: look.shin, rig.FOOT:
-        look.shoe,
-        rig.SKIRT: look.skirt_cloth,
+        rig.CHEST: top.shirt, rig.TRAPEZIUS: Cloth(top.shirt.base, top.shirt.base), rig.PELVIS: bottom.pelvis,
+        rig.UPPER_ARM: top.upper_arm, rig.FOREARM: top.forearm, rig.SKIRT: bottom.skirt_cloth,
+        rig.THIGH: bottom.thigh, rig.SHIN: bottom.shin, rig.FOOT: bottom.shoe, rig.NECK: skin,
+        rig.HEAD: skin, rig.HAND: skin, rig.NOSE: nose, rig.EAR: nose,
     }  # fmt: skip
     if look.pack:
         by_kind[rig.PACK] = Cloth(look.pack, shade(look.pack, 0.75), stripes=9.0, duty=0.15)
@@ -51,22 +48,21 @@ def _cloths(kinds: list[int], ellipsoids: list[bool], look: Look) -> list[Cloth]
             tufts += 1
             out.append(Cloth(colour, colour))
         elif ellipsoid and kind == rig.SHIN:
-            out.append(Cloth(look.shin.base, look.shin.base))
+            out.append(Cloth(bottom.shin.base, bottom.shin.base))
         else:
             out.append(by_kind[kind])
     return out
 
 
-def _table(
-    parts: BodyParts, looks: Sequence[Look], anchors: np.ndarray, scales: np.ndarray, light: Light
-) -> tuple[np.ndarray, np.ndarray]:
+def _table(layout: SceneLayout, light: Light) -> tuple[np.ndarray, np.ndarray]:
     """Per-part shading parameters (27, parts + 1) and colours (3, 3 (parts + 1)): base, alt, under.
 
     Column 0 stands for the background.
     """
-    scale = scales[parts.person]
+    parts = layout.parts
+    scale = layout.scales[parts.person]
     inv = 1.0 / (scale * parts.unit)  # local metres per px
-    origin = parts.ends[:, 0] * scale[:, None] + anchors[parts.person]
+    origin = parts.ends[:, 0] * scale[:, None] + layout.anchors[parts.person]
     half, half3 = parts.half / parts.unit[:, None], parts.half3 / parts.unit[:, None]
     d = parts.ends[:, 1] - parts.ends[:, 0]
     length = np.sqrt((d * d).sum(1)) / parts.unit
@@ -80,7 +76,7 @@ def _table(
     to_light = (parts.frames * light.direction[:, None]).sum(1)
     kinds, ellipsoids = parts.kind.tolist(), parts.ellipsoid.tolist()
     cloths: list[Cloth] = []
-    for look, stop in zip(looks, np.cumsum(np.bincount(parts.person)).tolist(), strict=True):
+    for (_, look), stop in zip(layout.people, np.cumsum(np.bincount(parts.person)).tolist(), strict=True):
         start = len(cloths)
         cloths += _cloths(kinds[start:stop], ellipsoids[start:stop], look)
     axes = parts.frames.swapaxes(1, 2) * inv[:, None, None]  # local metres per px
@@ -139,12 +135,9 @@ def _samples(buffers: Buffers, fine: np.ndarray) -> _Samples:
     """
     ids, depth = buffers.identity, buffers.depth
     one = np.ascontiguousarray(ids[::2, ::2])
-    same = (
-        (one == ids[1::2, ::2])
-        & (one == ids[::2, 1::2])
-        & (one == ids[1::2, 1::2])
-        & (cv2.LUT(one, fine) == 0)
-    )
+    same = cv2.LUT(one, fine) == 0
+    for other in (ids[1::2, ::2], ids[::2, 1::2], ids[1::2, 1::2]):
+        same &= one == other
     spread = cv2.resize(same.view(np.uint8), (WIDTH * SS, HEIGHT * SS), interpolation=cv2.INTER_NEAREST)
     edge = np.flatnonzero((ids > 0) & (spread == 0))
     same &= one > 0
@@ -161,33 +154,21 @@ def _samples(buffers: Buffers, fine: np.ndarray) -> _Samples:
     )
 
 
-def shade_people(
-    buffers: Buffers,
-    parts: BodyParts,
-    people: Sequence[tuple[Build, Look]],
-    anchors: np.ndarray,
-    scales: np.ndarray,
-    *,
-    light: Light,
-    grain: np.ndarray,
-) -> np.ndarray:
+def shade_people(buffers: Buffers, layout: SceneLayout, light: Light, grain: np.ndarray) -> np.ndarray:
     """Colour the people's pixels.
 
     Args:
         buffers: which body part each buffer pixel shows, and its depth.
-        parts: the body parts.
-        people: build and look of each person.
-        anchors: (people, 3) ground points and depth in px.
-        scales: (people,) px per metre.
+        layout: the body parts, looks and places of the people.
         light: of the scene.
         grain: (HEIGHT, WIDTH) float32, smooth noise around 1 for the folds of cloth.
 
     Returns:
         (HEIGHT, WIDTH, 4) uint8, RGB premultiplied by the alpha in channel 3.
     """
-    table, palette = _table(parts, [look for _, look in people], anchors, scales, light)
+    table, palette = _table(layout, light)
     fine = np.zeros(256, dtype=np.uint8)
-    fine[1 : 1 + len(parts.kind)] = parts.kind == rig.HEAD
+    fine[1 : 1 + len(layout.parts.kind)] = layout.parts.kind == rig.HEAD
     samples = _samples(buffers, fine)
     part = samples.part.astype(np.intp)
     g = table.take(part, axis=1)  # (27, n)
@@ -197,7 +178,7 @@ def shade_people(
     lit, gain = _lighting(g, local, _occlusion(buffers.depth).take(samples.pixel))
     gain *= grain.ravel().take(samples.pixel)
     colour = _cloth_colours(g, local, part, palette)
-    _paint_details(colour, local, samples.part, parts, people)
+    _paint_details(colour, local, samples.part, layout)
     colour *= gain
     colour *= light.sky[:, None] + lit * (light.sun - light.sky)[:, None]
     return _downsample(samples, colour)
@@ -246,19 +227,16 @@ def _cloth_colours(
 
 
 def _paint_details(
-    colour: np.ndarray,
-    local: tuple[np.ndarray, ...],
-    part: np.ndarray,
-    parts: BodyParts,
-    people: Sequence[tuple[Build, Look]],
+    colour: np.ndarray, local: tuple[np.ndarray, ...], part: np.ndarray, layout: SceneLayout
 ) -> None:
     """Paint faces, necklines and shoes into ``colour`` (3, n)."""
+    parts = layout.parts
     for i, (kind, person) in enumerate(zip(parts.kind.tolist(), parts.person.tolist(), strict=True)):
         if kind in _DETAIL:
             own = (part == i + 1).nonzero()[0]
             if own.size:
-                build, look = people[person]
-                _DETAIL[kind](_Surface(colour, own, *(axis[own] for axis in local)), build, look)
+                surface = _Surface(colour, own, *(axis[own] for axis in local))
+                _DETAIL[kind](surface, *layout.people[person])
 
 
 def _downsample(samples: _Samples, colour: np.ndarray) -> np.ndarray:
@@ -312,10 +290,8 @@ def _head(at: _Surface, build: Build, look: Look) -> None:
     at.paint(front & (np.abs(side - 0.39) < 0.25) & (np.abs(uy - 0.345 + 0.1 * side) < 0.055), brow_hair)
     if face.glasses:
         ring = ((side - 0.4) * (1 / 0.3)) ** 2 + ((uy - 0.1) * (1 / 0.24)) ** 2
-        at.paint(
-            front & ((np.abs(ring - 1) < 0.32) | ((side < 0.1) & (np.abs(uy - 0.16) < 0.05))),
-            (30.0, 28.0, 30.0),
-        )
+        bridge = (side < 0.1) & (np.abs(uy - 0.16) < 0.05)
+        at.paint(front & ((np.abs(ring - 1) < 0.32) | bridge), (30.0, 28.0, 30.0))
     line = face.hairline + 0.16 * face.fringe * ux - 0.22 * side * side
     back = uz < -0.05 - 0.5 * (uy + 0.1)
     at.paint((uy > line) | (back & (uy > -0.62) & (line < 2)), look.hair_colours[0])
@@ -325,11 +301,11 @@ def _chest(at: _Surface, build: Build, look: Look) -> None:
     top = 0.36 * build.torso
     front = at.z > 0
     side = np.abs(at.x)
-    if look.jacket:
-        at.paint(front & (side < 0.035 + 0.05 * at.y), look.jacket)
+    if look.top.jacket:
+        at.paint(front & (side < 0.035 + 0.05 * at.y), look.top.jacket)
     elif look.zip_line:
-        at.paint(front & (side < 0.007), shade(look.shirt.base, 0.55))
-    if look.emblem and not look.jacket:
+        at.paint(front & (side < 0.007), shade(look.top.shirt.base, 0.55))
+    if look.emblem and not look.top.jacket:
         at.paint(front & (at.x * at.x + (at.y - 0.2) ** 2 < 0.055**2), look.emblem)
     at.paint(front & (at.y > top - look.neckline + 1.1 * side - 0.02), look.face.skin)
     if look.pack:
@@ -341,7 +317,7 @@ def _shoulder(at: _Surface, build: Build, look: Look) -> None:
 
 
 def _foot(at: _Surface, build: Build, look: Look) -> None:
-    at.paint(at.z > 0.019, look.shoe.alt)
+    at.paint(at.z > 0.019, look.bottom.shoe.alt)
 
 
 _DETAIL = {rig.HEAD: _head, rig.CHEST: _chest, rig.TRAPEZIUS: _shoulder, rig.FOOT: _foot}

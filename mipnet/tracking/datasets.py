@@ -39,9 +39,8 @@ def describe_datasets(
     root = folder.uri.rstrip("/").rpartition("/")[2]
     found = []
     for split, file in files.items():
-        people = [
-            a for a in file.annotations["annotations"] if not a.get("iscrowd") and a.get("num_keypoints", 1)
-        ]
+        annotated = file.annotations["annotations"]
+        people = [a for a in annotated if not a.get("iscrowd") and a.get("num_keypoints", 1)]
         size = {"people": len(people), "images": len(file.annotations["images"])}
         found.append(
             {
@@ -61,10 +60,8 @@ def dataset_inputs(datasets: Sequence[Mapping[str, str]]) -> list[Any]:
     """MLflow's ``DatasetInput`` entities of what ``describe_datasets`` returns."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    return [
-        DatasetInput(
-            Dataset(**{name: value for name, value in dataset.items() if name != "context"}),
-            [InputTag(CONTEXT_TAG, dataset["context"])],
-        )
-        for dataset in datasets
-    ]
+    inputs = []
+    for dataset in datasets:
+        fields = {name: value for name, value in dataset.items() if name != "context"}
+        inputs.append(DatasetInput(Dataset(**fields), [InputTag(CONTEXT_TAG, dataset["context"])]))
+    return inputs

@@ -16,24 +16,17 @@ from typing import Any
 
 COMMIT_ENV_VAR = "MIPNET_SOURCE_COMMIT"
 """Environment variable with the git commit, for copies of the code without git history (submitted jobs)."""
-RECORDED_PACKAGES = {
-    "mipnet": "mipnet",
-    "torch": "torch",
-    "ray": "ray",
-    "mlflow": "mlflow",
-    "numpy": "numpy",
-    "opencv": "opencv-python-headless",
-    "pycocotools": "pycocotools",
-}
-"""Name in tags -> name of the distribution."""
+RECORDED_PACKAGES = ("mipnet", "torch", "ray", "mlflow", "numpy", "opencv", "pycocotools")
+"""Names in tags; of ``DISTRIBUTIONS`` where that of the distribution differs."""
+DISTRIBUTIONS = {"opencv": "opencv-python-headless"}
 
 
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the installed packages of ``RECORDED_PACKAGES``."""
     found = {"python": platform.python_version()}
-    for name, distribution in RECORDED_PACKAGES.items():
+    for name in RECORDED_PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(distribution)
+            found[name] = version(DISTRIBUTIONS.get(name, name))
     return found
 
 
@@ -51,12 +44,15 @@ def source_tags(command: str, argv: Sequence[str]) -> dict[str, str]:
         "mlflow.source.name": f"mipnet {command}",
         "mlflow.source.type": "JOB" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else "LOCAL",
     }
-    with contextlib.suppress(OSError, KeyError, ImportError):  # a container may have no name for its user
-        tags["mlflow.user"] = getpass.getuser()
-    commit = source_commit()
-    if commit:
-        tags["mlflow.source.git.commit"] = commit
-    return tags
+    more = {"mlflow.user": user_name(), "mlflow.source.git.commit": source_commit()}
+    return tags | {name: value for name, value in more.items() if value}
+
+
+def user_name() -> str:
+    """Of this process's user; "" if there is none, as in a container."""
+    with contextlib.suppress(OSError, KeyError, ImportError):
+        return getpass.getuser()
+    return ""
 
 
 def source_commit() -> str:
@@ -97,12 +93,10 @@ def cluster_summary(nodes: Sequence[Mapping[str, Any]], cores: int) -> str:
     count = {kind: round(sum(node.get(kind, 0) for node in alive)) for kind in ("CPU", "GPU")}
     if len(alive) == 1:
         count["CPU"] = min(count["CPU"], cores)
-    models = sorted(
-        {name.partition(":")[2] for node in alive for name in node if name.startswith("accelerator_type:")}
-    )
-    return f"{_many(len(alive), 'node')}, {_many(count['CPU'], 'CPU')}, {_many(count['GPU'], 'GPU')}" + (
-        f" ({', '.join(models)})" if models else ""
-    )
+    kinds = {name for node in alive for name in node if name.startswith("accelerator_type:")}
+    models = ", ".join(sorted(name.partition(":")[2] for name in kinds))
+    counts = f"{_many(len(alive), 'node')}, {_many(count['CPU'], 'CPU')}, {_many(count['GPU'], 'GPU')}"
+    return f"{counts} ({models})" if models else counts
 
 
 def _many(count: int, thing: str) -> str:

@@ -125,9 +125,9 @@ class GpuNodeSamplers:
             for node in addresses
         }
         requests = {actor.sample.remote(): node for node, actor in self._actors.items()}
-        ready, _ = (
-            ray.wait(list(requests), num_returns=len(requests), timeout=timeout) if requests else ([], [])
-        )
+        if not requests:
+            return {}
+        ready, _ = ray.wait(list(requests), num_returns=len(requests), timeout=timeout)
         found = {}
         for ref in ready:
             node = requests[ref]

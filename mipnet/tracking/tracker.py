@@ -214,9 +214,8 @@ class Tracker:
         except Exception as error:  # a server's failure must not end the training
             self.last_error = first_line(error)
             delay = RETRY_DELAYS[min(self._failures, len(RETRY_DELAYS) - 1)]
-            logger.info(
-                "MLflow: %d records wait for %g s (%s)", len(self._unsent), delay, error, exc_info=True
-            )
+            waiting = len(self._unsent)
+            logger.info("MLflow: %d records wait for %g s (%s)", waiting, delay, error, exc_info=True)
             self._not_before = time.monotonic() + delay
             self._failures += 1
 
@@ -280,8 +279,7 @@ class Tracker:
     def last_step(self, key: str) -> int:
         """The last step of a metric on the server or in the spool; -1 if none is known."""
         spooled = [o["step"] for o in self._spooled if o["do"] == "metrics" and key in o["values"]]
-        step: int = max(self._step_on_server(key), *spooled, -1)
-        return step
+        return int(max(self._step_on_server(key), *spooled, -1))
 
     def _step_on_server(self, key: str) -> int:
         if not self.run_id:

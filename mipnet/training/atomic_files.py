@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
@@ -33,30 +34,30 @@ class AtomicFile(io.FileIO):
         """
         rest = memoryview(data).cast("B")
         size = len(rest)
-        try:
+        with self._discarded_on_error():
             while rest:
                 rest = rest[super().write(rest) :]
-        except OSError as error:
-            self._discard()
-            raise OSError(error.errno, error.strerror, self.path) from None
         return size
 
     def close(self) -> None:
         if self.closed:
             return
-        try:
+        with self._discarded_on_error():
             os.fsync(self.fileno())
             super().close()
             if not self.failed:
                 os.replace(self.temp_path, self.path)
-        except OSError as error:
-            self._discard()
-            raise OSError(error.errno, error.strerror, self.path) from None
 
-    def _discard(self) -> None:
-        self.failed = True
-        with contextlib.suppress(OSError):
-            os.unlink(self.temp_path)
+    @contextlib.contextmanager
+    def _discarded_on_error(self) -> Iterator[None]:
+        """Delete the file if the disk refuses, and name the right path in the error."""
+        try:
+            yield
+        except OSError as error:
+            self.failed = True
+            with contextlib.suppress(OSError):
+                os.unlink(self.temp_path)
+            raise OSError(error.errno, error.strerror, self.path) from None
 
 
 class AtomicFileSystem(LocalFileSystem):  # type: ignore[misc, unused-ignore]  # fsspec has no types

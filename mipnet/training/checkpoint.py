@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,22 +21,15 @@ from mipnet.training.step import TrainStep
 
 TRAINING_STATE_FILE = "training.pt"
 HISTORY_FILE = "history.json"
+HRNET_SETTINGS = ("width", "num_modules", "blocks", "stage1_blocks", "stem_channels")
+"""Settings of the model that are arguments of ``HRNet``, under the same names."""
 
 
 def model_from_config(config: Config) -> MIPNet:
     """A freshly initialized network as the configuration describes it."""
     m = config.model
-    arguments: dict[str, Any] = (
-        {
-            "width": m.width,
-            "num_modules": m.num_modules,
-            "blocks": m.blocks,
-            "stage1_blocks": m.stage1_blocks,
-            "stem_channels": m.stem_channels,
-        }
-        if m.backbone == "hrnet"
-        else {"depth": m.depth}
-    )
+    names = HRNET_SETTINGS if m.backbone == "hrnet" else ("depth",)
+    arguments = {name: getattr(m, name) for name in names}
     num_keypoints = config.data.joints.num_joints
     return build_model(m.backbone, num_keypoints, m.instances, m.mimb_stages, m.reduction, **arguments)
 
@@ -65,9 +57,8 @@ def load_checkpoint(folder: Path, step: TrainStep) -> list[dict[str, float]]:
         history: list[dict[str, float]] = json.loads((folder / HISTORY_FILE).read_text())
     except Exception as error:  # broken bytes make the unpickler raise almost anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"cannot continue from {folder} ({reason})", "start another run with --new"
-        ) from error
+        what = f"cannot continue from {folder} ({reason})"
+        raise UserError(what, "start another run with --new") from error
     return history
 
 

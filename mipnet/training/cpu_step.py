@@ -57,10 +57,9 @@ class CpuTrainStep(TrainStep):
         self._pool = ThreadPoolExecutor(parallel, "micro-batch", torch.set_num_threads, (threads,))
 
     def _run_micro_batches(self, micro_batches: Sequence[MicroBatch]) -> list[tuple[Tensor, Tensor]]:
-        networks: list[tuple[nn.Module, Tensor]] = [(self.network, self.bn_buffers)]
         for replica in self.replicas:
             replica.network.zero_grad(set_to_none=True)
-            networks.append((replica.network, replica.bn_buffers))
+        networks = [(self.network, self.bn_buffers), *((r.network, r.bn_buffers) for r in self.replicas)]
         futures = [
             self._pool.submit(self._run_micro_batch, *network, micro_batch, len(micro_batches))
             for network, micro_batch in zip(networks, micro_batches, strict=True)

@@ -34,10 +34,8 @@ def heatmap_loss(
         ValueError: shapes that do not fit, or unknown ``kind``.
     """
     if predictions.shape != targets.shape or predictions.shape[:3] != weights.shape:
-        raise ValueError(
-            f"predictions {tuple(predictions.shape)}, targets {tuple(targets.shape)} and "
-            f"weights {tuple(weights.shape)} do not fit"
-        )
+        p, t, w = (tuple(tensor.shape) for tensor in (predictions, targets, weights))
+        raise ValueError(f"predictions {p}, targets {t} and weights {w} do not fit")
     if kind not in ("mse", "peak"):
         raise ValueError(f"unknown kind of loss {kind!r}")
     # Weights are per keypoint, so they are applied after the mean over cells: one tensor of the maps' size.

@@ -47,12 +47,7 @@ class TrainStep:
     """
 
     def __init__(
-        self,
-        model: MIPNet,
-        config: Config,
-        total_steps: int,
-        device: torch.device,
-        precision: Precision = "fp32",
+        self, model: MIPNet, config: Config, total_steps: int, device: torch.device, precision: Precision
     ) -> None:
         self.config, self.total_steps, self.device, self.precision = config, total_steps, device, precision
         train = config.train
@@ -155,9 +150,8 @@ class TrainStep:
             if isinstance(network, DistributedDataParallel) and number < len(micro_batches):
                 no_sync = network.no_sync()  # all-reduce the gradients once, with the last micro-batch
             with no_sync:
-                results.append(
-                    self._run_micro_batch(network, self.bn_buffers, micro_batch, len(micro_batches))
-                )
+                result = self._run_micro_batch(network, self.bn_buffers, micro_batch, len(micro_batches))
+            results.append(result)
         return results
 
     def _run_micro_batch(

@@ -20,13 +20,13 @@ from mipnet.data.coco import PersonAnnotations
 from mipnet.data.crops import crop_settings
 from mipnet.data.dataset_formats import open_split
 from mipnet.data.sample_schedule import SampleSchedule
-from mipnet.data.stream import CropLoader, ScheduledDataConfig, dataset_factory
+from mipnet.data.stream import CropLoader, ScheduledDataConfig, window_dataset
 from mipnet.errors import UserError, as_user_error
 from mipnet.evaluation.occlusion import SELECTION_METRIC, occlusion_ap
+from mipnet.evaluation.predicted_poses import score_splits
 from mipnet.evaluation.result_rows import flat_metrics
-from mipnet.evaluation.scoring import score_splits
 from mipnet.host import cores
-from mipnet.inference.splits import predict_splits
+from mipnet.inference.pipeline import predict_splits
 from mipnet.run_folder import TRAINING_FOLDER, Run
 from mipnet.storage import Folder
 from mipnet.training.atomic_files import storage_options
@@ -95,10 +95,8 @@ class FailureReporter(UserCallback):  # type: ignore[misc, unused-ignore]  # Ray
 
 def make_schedule(config: Config, people: PersonAnnotations) -> SampleSchedule:
     """The order of all samples of the run."""
-    train = config.train
-    return SampleSchedule(
-        people.image_offsets, train.seed, train.epochs, train.batch_size, train.window_batches
-    )
+    t = config.train
+    return SampleSchedule(people.image_offsets, t.seed, t.epochs, t.batch_size, t.window_batches)
 
 
 def train(
@@ -178,19 +176,16 @@ def fit(
         UserError: as for ``train``.
     """
     crop_loader = ray.put(CropLoader(people, schedule, crop_settings(config)))
+    settings = {"config": to_dict(config), "threads": config.resources.cpus_per_worker}
+    settings |= {"schedule": schedule, "end_step": end_step, "crop_loader": crop_loader, "folder": folder}
+    settings |= {"metrics_actor": metrics_actor, "initial_weights": initial_weights}
+    best_is_highest = CheckpointConfig(
+        num_to_keep=1, checkpoint_score_attribute=SELECTION_METRIC, checkpoint_score_order="max"
+    )
     trainer = Trainer(
         train_loop_per_worker,
-        train_loop_config={
-            "config": to_dict(config),
-            "schedule": schedule,
-            "threads": config.resources.cpus_per_worker,
-            "metrics_actor": metrics_actor,
-            "initial_weights": initial_weights,
-            "end_step": end_step,
-            "folder": folder,
-            "crop_loader": crop_loader,
-        },
-        datasets={"train": dataset_factory(schedule, lambda: last_checkpoint_step(folder))},
+        train_loop_config=settings,
+        datasets={"train": lambda: window_dataset(schedule, last_checkpoint_step(folder))},
         dataset_config=ScheduledDataConfig(crop_loader, schedule, max_decoding_tasks),
         scaling_config=scaling_config(config.resources),
         run_config=RunConfig(
@@ -199,9 +194,7 @@ def fit(
             worker_runtime_env=TRAIN_WORKER_RUNTIME_ENV,
             failure_config=FailureConfig(max_failures=config.resources.max_failures),
             callbacks=[FailureReporter(metrics_actor)] if metrics_actor else [],
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute=SELECTION_METRIC, checkpoint_score_order="max"
-            ),
+            checkpoint_config=best_is_highest,
         ),
         validation_config=validation,
     )
@@ -211,7 +204,7 @@ def fit(
 def scaling_config(resources: ResourcesConfig) -> ScalingConfig:
     """Ray Train's workers and what each of them reserves; ``resources.gpu`` has to be resolved."""
     use_gpu = resources.gpu is True
-    reserved: dict[str, float] = {"CPU": max(resources.cpus_per_worker, 1), **({"GPU": 1} if use_gpu else {})}
+    reserved = {"CPU": max(resources.cpus_per_worker, 1), **({"GPU": 1} if use_gpu else {})}
     return ScalingConfig(num_workers=resources.workers, use_gpu=use_gpu, resources_per_worker=reserved)
 
 
@@ -293,9 +286,8 @@ def best_checkpoint_of(run: Run, steps: int, validate: Validate) -> TrainingResu
     result = restore_result(run.folder)
     if result is None or not result.best_checkpoints:
         raise UserError(f"run {run.name} has no checkpoint", "start it again with --new", 1)
-    checkpoints = [
-        (c, m if SELECTION_METRIC in m else {**m, **validate(c)}) for c, m in result.best_checkpoints
-    ]
+    found = result.best_checkpoints
+    checkpoints = [(c, m if SELECTION_METRIC in m else {**m, **validate(c)}) for c, m in found]
 
     def score(item: tuple[RayCheckpoint, dict[str, Any]]) -> float:
         value = item[1].get(SELECTION_METRIC, float("nan"))
@@ -332,23 +324,18 @@ def make_validate_fn(config: Config, checkpoints: Folder, data: Folder, metrics_
     def compute_metrics(checkpoint: RayCheckpoint) -> dict[str, Any]:
         # On a GPU only if the training leaves one: a validation that waits for it would come too late.
         spare_gpus = ray.cluster_resources().get("GPU", 0) - config.resources.workers
-        resources = replace(
-            config.resources,
-            gpu=config.resources.gpu is True and spare_gpus >= 1,
-            # One core less than there are: training uses all of them, and threads wait for one another.
-            cpus_per_worker=config.resources.cpus_per_worker or max(cores() - 1, 1),
-        )
+        gpu = config.resources.gpu is True and spare_gpus >= 1
+        # One core less than there are: training uses all of them, and threads wait for one another.
+        cpus = config.resources.cpus_per_worker or max(cores() - 1, 1)
+        resources = replace(config.resources, gpu=gpu, cpus_per_worker=cpus)
         name = folder_name_of(checkpoint)
         files = {config.data.val: open_split(config.data, data, config.data.val)}
-        poses = predict_splits(
-            checkpoints.join(name),
-            config,
-            data,
-            files,
-            sources=[source],
-            resources=resources,
-            on_corrupt_images=lambda names: metrics_actor.add.remote({"unreadable": names}),
-        )
+
+        def report(names: list[str]) -> None:
+            metrics_actor.add.remote({"unreadable": names})
+
+        given = (checkpoints.join(name), config, data, files)
+        poses = predict_splits(*given, sources=[source], resources=resources, on_corrupt_images=report)
         found = flat_metrics(score_splits(poses, config, files))
         metrics = {SELECTION_METRIC: occlusion_ap(config.data, found).value, **found}
         metrics_actor.add.remote({"step": step_from_path(name), **metrics})

@@ -27,7 +27,6 @@ from mipnet.errors import first_few
 from mipnet.host import cores, tune_malloc
 from mipnet.logs import worker_log
 from mipnet.models.initialization import warm_start_from_folder
-from mipnet.models.network import MIPNet
 from mipnet.models.precision import resolve_precision
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import checkpoint_name, load_checkpoint, model_from_config, save_checkpoint
@@ -63,16 +62,11 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     config = from_dict(settings["config"])
     schedule: SampleSchedule = settings["schedule"]
     end_step: int = settings["end_step"]
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
+    rank = ray.train.get_context().get_world_rank()
     worker_log(settings["folder"], rank)
     checkpoint = ray.train.get_checkpoint()
-    step = build_train_step(
-        config,
-        schedule.total_steps,
-        threads=settings["threads"],
-        initial_weights="" if checkpoint else settings["initial_weights"],
-    )
+    initial_weights = "" if checkpoint else settings["initial_weights"]
+    step = build_train_step(config, schedule.total_steps, settings["threads"], initial_weights)
     history: list[MetricsRow] = []
     if checkpoint:
         with local_folder(checkpoint) as folder:
@@ -81,19 +75,13 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
 
     metrics_actor = settings["metrics_actor"] if rank == 0 else None
     if metrics_actor is not None:
-        event = {"started": step.step, "precision": step.precision, "device": device_name(step.device)}
+        device = torch.cuda.get_device_name(step.device) if step.device.type == "cuda" else "the CPU"
+        event = {"started": step.step, "precision": step.precision, "device": device}
         metrics_actor.add.remote(event)
     log = MetricLogger(history, metrics_actor, schedule.batch_size)
     corrupt_images = CorruptImageTracker(settings["crop_loader"], settings["metrics_actor"])
     guard = Guard(config, schedule, corrupt_images, step.step)
-    batches = training_batches(
-        step,
-        schedule,
-        rank=rank,
-        local_batch_size=schedule.batch_size // world_size,
-        end_step=end_step,
-        corrupt_images=corrupt_images,
-    )
+    batches = training_batches(step, schedule, end_step, corrupt_images)
     for batch, waited in with_wait_seconds(batches):
         step(batch["image"], batch["keypoints"], batch["corrupt"])
         log.waited += waited
@@ -109,7 +97,7 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     return {"step": step.step, "stopped": "", "history": log.history}
 
 
-def build_train_step(config: Config, total_steps: int, *, threads: int, initial_weights: str) -> TrainStep:
+def build_train_step(config: Config, total_steps: int, threads: int, initial_weights: str) -> TrainStep:
     """The training step of this worker, on its device, with its share of the CPU threads.
 
     Args:
@@ -128,15 +116,13 @@ def build_train_step(config: Config, total_steps: int, *, threads: int, initial_
     torch.manual_seed(config.train.seed)
     model = model_from_config(config)
     if initial_weights:
-        load_initial_weights(model, initial_weights, config)
+        with tempfile.TemporaryDirectory() as scratch:
+            source = Folder(initial_weights).download(Path(scratch))
+            warm_start_from_folder(model, source, config.data.joints, config.train.init)
     precision = resolve_precision(config.train.precision, device)
     if parallel > 1:
         return CpuTrainStep(model, config, total_steps, precision, parallel)
     return TrainStep(model, config, total_steps, device, precision)
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
 
 
 @contextmanager
@@ -150,13 +136,7 @@ def local_folder(checkpoint: Checkpoint) -> Iterator[Path]:
 
 
 def training_batches(
-    step: TrainStep,
-    schedule: SampleSchedule,
-    *,
-    rank: int,
-    local_batch_size: int,
-    end_step: int,
-    corrupt_images: CorruptImageTracker,
+    step: TrainStep, schedule: SampleSchedule, end_step: int, corrupt_images: CorruptImageTracker
 ) -> Iterator[Batch]:
     """This rank's part of every global batch from ``step.step`` up to ``end_step``, on the device.
 
@@ -169,12 +149,14 @@ def training_batches(
     """
     if step.step >= end_step:
         return
+    context = ray.train.get_context()
+    rank, size = context.get_world_rank(), schedule.batch_size // context.get_world_size()
     shard = ray.train.get_dataset_shard("train")
-    stream = shard.iter_torch_batches(batch_size=local_batch_size, prefetch_batches=2, device="cpu")
+    stream = shard.iter_torch_batches(batch_size=size, prefetch_batches=2, device="cpu")
     expected = schedule.steps(schedule.window_of(step.step)).start
     for batch in stream:
         found = int(batch["step"][0]), int(batch["batch_position"][0]), len(batch["step"])
-        if found != (expected, rank * local_batch_size, local_batch_size):
+        if found != (expected, rank * size, size):
             raise RuntimeError(f"the stream is out of order: step {expected}, rank {rank}, got {found}")
         expected += 1
         if found[0] >= step.step:  # the stream begins with a window, at or before this step
@@ -217,12 +199,8 @@ class MetricLogger:
     def add(self, step: int, metrics: MetricsRow) -> None:
         now = time.perf_counter()
         seconds = max(now - self._since, 1e-9)
-        row = {
-            "step": step,
-            **metrics,
-            "samples_per_second": (step - self._last) * self.batch_size / seconds,
-            "waited_for_data": self.waited / seconds,
-        }
+        rate, waited = (step - self._last) * self.batch_size / seconds, self.waited / seconds
+        row = {"step": step, **metrics, "samples_per_second": rate, "waited_for_data": waited}
         self._since, self._last, self.waited = now, step, 0.0
         self.history.append(row)
         if metrics["skipped"]:
@@ -287,18 +265,14 @@ class Guard:
         self.skipped = self.skipped + metrics["skipped"] if all_skipped else 0.0
         self.corrupt += metrics["corrupt"]
         if self.skipped >= self.max_skipped:
-            return (
-                f"the last {self.skipped:g} updates were not finite; "
-                "lower --train.learning-rate or set --train.clip-norm"
-            )
+            hint = "lower --train.learning-rate or set --train.clip-norm"
+            return f"the last {self.skipped:g} updates were not finite; {hint}"
         # No sample comes twice within an epoch; in later epochs the same images count again, in more samples.
         seen = max(self.num_samples, (step - self.first_step) * self.batch_size)
         if self.corrupt > self.max_bad_share * seen:
             names = first_few(sorted(self.corrupt_images.names.values()))
-            return (
-                f"{self.corrupt:g} of {seen} samples have images that cannot be read ({names}); "
-                "mend them, or raise --data.max-bad-share"
-            )
+            what = f"{self.corrupt:g} of {seen} samples have images that cannot be read ({names})"
+            return f"{what}; mend them, or raise --data.max-bad-share"
         return ""
 
 
@@ -321,10 +295,3 @@ def report_checkpoint(step: TrainStep, history: list[MetricsRow], rank: int) -> 
         logger.info("saved %s", name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def load_initial_weights(model: MIPNet, uri: str, config: Config) -> None:
-    """Warm start from a model folder; the driver has reported what stays random."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Folder(uri).download(Path(scratch))
-        warm_start_from_folder(model, folder, config.data.joints, config.train.init)

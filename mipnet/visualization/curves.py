@@ -82,10 +82,8 @@ def validations(history: Rows, metric: str) -> dict[str, Line]:
     """By step, the metric of each instance mode; keys SELECTION_METRIC, SPLIT/SOURCE/INSTANCE_MODE/METRIC."""
     rows: list[dict[str, float]] = []
     for row in sorted((r for r in history if SELECTION_METRIC in r), key=lambda r: r["step"]):
-        instance_modes = {
-            key.split("/")[-2]: value for key, value in row.items() if key.endswith(f"/{metric}")
-        }
-        rows.append({"step": row["step"], **instance_modes, "merged": row[SELECTION_METRIC]})
+        modes = {key.split("/")[-2]: value for key, value in row.items() if key.endswith(f"/{metric}")}
+        rows.append({"step": row["step"], **modes, "merged": row[SELECTION_METRIC]})
     names = sorted({key for row in rows for key in row if key.startswith("lambda")})
     return {name.replace("lambda", "λ = "): line(rows, name) for name in ("merged", *names)}
 
@@ -150,24 +148,18 @@ def overview(points: Mapping[str, Mapping[str, float]], ceilings: Mapping[str, f
         points: label of a line -> instance mode -> AP from 0 to 1.
         ceilings: label of a line -> AP from 0 to 1.
     """
-    points = {label: instance_modes for label, instance_modes in points.items() if instance_modes}
+    points = {label: modes for label, modes in points.items() if modes}
     if not points:
         return None
-    names = list(
-        dict.fromkeys(instance_mode for instance_modes in points.values() for instance_mode in instance_modes)
-    )
+    names = list(dict.fromkeys(name for modes in points.values() for name in modes))
 
     def paint(axes: Axes) -> None:
-        for y, instance_modes in enumerate(points.values()):
-            low, high = min(instance_modes.values()), max(instance_modes.values())
+        for y, modes in enumerate(points.values()):
+            low, high = min(modes.values()), max(modes.values())
             axes.plot([100 * low, 100 * high], [y, y], color=RULE, lw=3, zorder=1, solid_capstyle="round")
         for i, name in enumerate(names):
             k = i % len(SERIES)
-            at = [
-                (100 * instance_modes[name], y)
-                for y, instance_modes in enumerate(points.values())
-                if name in instance_modes
-            ]
+            at = [(100 * modes[name], y) for y, modes in enumerate(points.values()) if name in modes]
             axes.plot(
                 *zip(*at, strict=True), ls="", marker=MARKERS[k], ms=6.5 if i else 8, mew=1.6,
                 color=SERIES[k], mfc="none" if i else SERIES[k], label=instance_mode_label(name),

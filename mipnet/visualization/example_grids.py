@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 
 from mipnet.data.box_ops import box_iou
@@ -17,7 +16,7 @@ from mipnet.evaluation.oks import oks_matrix
 from mipnet.evaluation.result_rows import ResultRow
 from mipnet.formats import instance_mode_label
 from mipnet.skeletons import Skeleton
-from mipnet.visualization.overlays import draw_poses, picture_grid
+from mipnet.visualization.overlays import draw_poses, fit, picture_grid
 
 ExampleKind = Literal["best", "worst", "first", "crowded"]
 Results = list[dict[str, Any]]
@@ -64,11 +63,11 @@ class Example:
         poses = np.array([r["keypoints"] for r in results]).reshape(len(results), len(self.sigmas), 3)
         similar = np.zeros((len(self.boxes), len(results)))
         for person, keypoints in enumerate(self.keypoints):
-            labelled = keypoints[:, 2] > 0
+            seen = keypoints[:, 2] > 0
             area = self.areas[[person]]  # as in COCO: the person's area, not the pose's
             areas = area.repeat(len(results))
             similar[person] = oks_matrix(
-                keypoints[None, labelled], area, poses[:, labelled], areas, self.sigmas[labelled]
+                keypoints[None, seen], area, poses[:, seen], areas, self.sigmas[seen]
             )
         return similar
 
@@ -100,10 +99,7 @@ def example_grid(
     Raises:
         DataError: none of the images can be read.
     """
-    instance_modes = [
-        *sorted(row.instance_mode for row in result_rows if row.instance_mode != MERGED),
-        MERGED,
-    ]
+    modes = [*sorted(row.instance_mode for row in result_rows if row.instance_mode != MERGED), MERGED]
     rows: list[list[np.ndarray]] = []
     captions: list[str] = []
     for example in ranked(examples(file, result_rows), which):
@@ -112,13 +108,12 @@ def example_grid(
         image = read_image(str(example.images.uris[example.index]))
         if image is None:
             continue
-        rows.append(draw_row(image, example, instance_modes, file.skeleton))
+        rows.append(draw_row(image, example, modes, file.skeleton))
         captions.append(caption(example))
     if not rows:
         raise DataError(f"{file.images_uri} has no image that can be drawn", "check the images")
-    return picture_grid(
-        rows, ["boxes", *map(instance_mode_label, instance_modes), "ground truth"], captions, CELL
-    )
+    titles = ["boxes", *map(instance_mode_label, modes), "ground truth"]
+    return picture_grid(rows, titles, captions, CELL)
 
 
 def examples(file: CocoKeypointFile, result_rows: Sequence[ResultRow]) -> list[Example]:
@@ -133,11 +128,9 @@ def examples(file: CocoKeypointFile, result_rows: Sequence[ResultRow]) -> list[E
     for index, image_id in enumerate(people.images.ids.tolist()):
         part = np.arange(people.image_offsets[index], people.image_offsets[index + 1])
         part = part[np.argsort(-areas[part], kind="stable")]  # large people get the most distinct colours
-        instance_modes = {
-            row.instance_mode: by_image.get((row.instance_mode, image_id), []) for row in result_rows
-        }
+        modes = {r.instance_mode: by_image.get((r.instance_mode, image_id), []) for r in result_rows}
         shown = people.boxes[part], people.keypoints[part], areas[part]
-        found.append(Example(people.images, index, *shown, instance_modes, np.array(file.skeleton.sigmas)))
+        found.append(Example(people.images, index, *shown, modes, np.array(file.skeleton.sigmas)))
     return found
 
 
@@ -170,17 +163,15 @@ def caption(example: Example) -> str:
     return text + (f"   largest box IoU {example.overlap():.2f}" if people > 1 else "")
 
 
-def draw_row(
-    image: np.ndarray, example: Example, instance_modes: Sequence[str], body: Skeleton
-) -> list[np.ndarray]:
+def draw_row(image: np.ndarray, example: Example, modes: Sequence[str], body: Skeleton) -> list[np.ndarray]:
     """The pictures of one image: boxes, the instance modes, ground truth."""
     boxes, truth = example.found_boxes(), example.keypoints.astype(np.float64)
     # Occluded keypoints (v = 1) are fainter, unlabelled ones are not drawn.
     truth[..., 2] = np.array([0, 0.5, 1])[example.keypoints[..., 2].astype(int)]
     alone = [{"keypoints": np.zeros(3 * body.num_joints), "box": box} for box in boxes]
     columns: list[tuple[Results, list[int]]] = [(alone, colours(box_iou(example.boxes, boxes)))]
-    for instance_mode in instance_modes:
-        poses = [{k: v for k, v in r.items() if k != "box"} for r in example.instance_modes[instance_mode]]
+    for mode in modes:
+        poses = [{k: v for k, v in r.items() if k != "box"} for r in example.instance_modes[mode]]
         columns.append((poses, colours(example.similar(poses))))
     columns.append(([{"keypoints": keypoints} for keypoints in truth], list(range(len(truth)))))
     left, top, right, bottom = shown_part(image, np.concatenate([boxes, example.boxes]))
@@ -191,10 +182,8 @@ def draw_row(
         # final size, because downscaling would make their thin lines vanish.
         side = DRAWING_SIZE if column else CELL
         scale = side / max(part.shape[:2])
-        size = tuple(max(1, round(scale * length)) for length in part.shape[1::-1])
-        resized = cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
         placed = [moved(result, left, top, scale) for result in results]
-        row.append(draw_poses(resized, placed, body, longer_side=side, colours=tints))
+        row.append(draw_poses(fit(part, side), placed, body, longer_side=side, colours=tints))
     return row
 
 
@@ -202,20 +191,18 @@ def moved(result: dict[str, Any], left: float, top: float, scale: float) -> dict
     """A pose and its box in an image region that starts at left, top (px) and is resized by ``scale``."""
     keypoints = np.array(result["keypoints"], np.float64).reshape(-1, 3)
     keypoints[:, :2] = (keypoints[:, :2] - (left, top) + 0.5) * scale - 0.5  # pixel corners keep their place
-    box = {}
+    placed = {**result, "keypoints": keypoints}
     if "box" in result:
         x, y, w, h = result["box"]
-        box = {"box": ((x - left) * scale, (y - top) * scale, w * scale, h * scale)}
-    return {**result, "keypoints": keypoints, **box}
+        placed["box"] = (x - left) * scale, (y - top) * scale, w * scale, h * scale
+    return placed
 
 
 def colours(similar: np.ndarray) -> list[int]:
     """Palette index of each column of (G, P) similarities: the most similar person's, or a new one."""
-    people = len(similar)
-    closest: list[int] = np.where(
-        similar.max(axis=0) < MIN_MATCH, people + np.arange(similar.shape[1]), similar.argmax(axis=0)
-    ).tolist()
-    return closest
+    new = len(similar) + np.arange(similar.shape[1])
+    tints: list[int] = np.where(similar.max(axis=0) < MIN_MATCH, new, similar.argmax(axis=0)).tolist()
+    return tints
 
 
 def shown_part(image: np.ndarray, boxes: np.ndarray) -> tuple[int, int, int, int]:

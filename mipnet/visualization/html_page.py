@@ -44,13 +44,11 @@ def render_report(
         package: as in ``render_template``.
         values: the template's variables, with ``name`` of the run or search.
     """
-    common_facts = [
-        ("date", f"{date or datetime.now().astimezone():%Y-%m-%d %H:%M}"),
-        ("preset", config.preset),
-    ]
+    shown_date = f"{date or datetime.now().astimezone():%Y-%m-%d %H:%M}"
+    facts = [("date", shown_date), ("preset", config.preset), *facts]
     if config.preset == "debug":
         notices = [*notices, "The preset debug only shows that everything runs: its figures mean nothing."]
-    values |= {"kind": kind, "preset": config.preset, "facts": [*common_facts, *facts], "notices": notices}
+    values |= {"kind": kind, "preset": config.preset, "facts": facts, "notices": notices}
     return render_template(f"{kind}.html.j2", package, **values)
 
 
@@ -70,10 +68,5 @@ def render_template(template: str, package: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "percent": percent,
-        "gain": gain,
-        "duration": duration,
-        "instance_mode_label": instance_mode_label,
-    }
+    environment.filters |= {f.__name__: f for f in (percent, gain, duration, instance_mode_label)}
     return environment.get_template(template).render(values)

@@ -22,6 +22,7 @@ PALETTE = np.array([
 ], np.float32)  # fmt: skip
 INK = np.array([18, 18, 24], np.float32)  # outlines and dark text
 PAPER = np.array([255, 255, 255], np.float32)  # hollow keypoints, light text, a contact sheet's background
+MIN_SCORE = 0.2  # of a keypoint that is drawn
 MARGIN = 12  # px around and between the pictures of a contact sheet
 
 _Pose = tuple[int, np.ndarray, dict[str, Any]]  # λ, colour, COCO result
@@ -32,21 +33,20 @@ def draw_poses(
     results: Sequence[dict[str, Any]],
     skeleton: Skeleton,
     *,
-    threshold: float = 0.2,
     longer_side: int = 512,
     colours: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Draw poses over their image: one colour per pose, left limbs lighter, right limbs darker.
 
     Poses of instance λ > 0 have dashed limbs, hollow keypoints and a tag with their λ. Keypoints fade and
-    shrink with their score. Boxes are thin; a box of several poses is drawn once.
+    shrink with their score; below ``MIN_SCORE`` they are not drawn, nor their limbs. Boxes are thin; a box of
+    several poses is drawn once.
 
     Args:
         image: (H, W, 3) uint8 RGB; not changed.
         results: this image's poses as COCO results: ``keypoints`` (x, y, score) · K in px of ``image``, and
             where known ``instance`` (0 if absent) and ``box`` (x, y, w, h).
         skeleton: of the K keypoints.
-        threshold: keypoints with a lower score are not drawn, nor their limbs; ``inf`` draws only the boxes.
         longer_side: a smaller image is enlarged by the integer factor that gives it at least so many px.
         colours: (len(results),) palette index of each pose, so that a person can keep its colour in several
             pictures; by default 0, 1, 2, …. Indices wrap around after ten colours.
@@ -69,29 +69,30 @@ def draw_poses(
         for result, number in zip(results, numbers, strict=True)
     ]
     _draw_boxes(canvas, poses, scale)
-    _draw_skeletons(canvas, poses, scale, skeleton, threshold)
+    _draw_skeletons(canvas, poses, scale, skeleton)
     return canvas
 
 
 def _draw_boxes(canvas: np.ndarray, poses: Sequence[_Pose], scale: int) -> None:
     boxes: dict[tuple[float, ...], np.ndarray] = {}
+    radius = max(0.6, max(canvas.shape[:2]) / 800)
     for _, tint, result in sorted(poses, key=lambda pose: pose[0]):  # a shared box has the colour of λ = 0
         if result.get("box") is not None:
             boxes.setdefault(tuple(result["box"]), tint)
     for (x, y, w, h), tint in boxes.items():
-        corners = np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h], [x, y]])
-        _draw_box(canvas, _enlarged(corners, scale), tint)
+        corners = _enlarged(np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h], [x, y]]), scale)
+        for outline, colour, alpha in ((0.7, INK, 0.4), (0, tint, 0.9)):
+            for k in range(4):
+                _stroke(canvas, corners[k : k + 2], radius + outline, colour, np.full(2, alpha))
 
 
-def _draw_skeletons(
-    canvas: np.ndarray, poses: Sequence[_Pose], scale: int, skeleton: Skeleton, threshold: float
-) -> None:
+def _draw_skeletons(canvas: np.ndarray, poses: Sequence[_Pose], scale: int, skeleton: Skeleton) -> None:
     """Draw the skeletons, then the tags of those with λ > 0."""
     tags: list[tuple[str, np.ndarray, np.ndarray]] = []
     for instance, tint, result in reversed(poses):  # the first, usually the most confident, is on top
         pose = np.array(result["keypoints"], np.float64).reshape(skeleton.num_joints, 3)
         pose[:, :2] = _enlarged(pose[:, :2], scale)
-        kept = np.isfinite(pose).all(axis=1) & (pose[:, 2] >= threshold)
+        kept = np.isfinite(pose).all(axis=1) & (pose[:, 2] >= MIN_SCORE)
         if kept.any():
             _draw_pose(canvas, pose, kept, skeleton, tint, hollow=instance > 0)
             if instance > 0:
@@ -122,24 +123,20 @@ def picture_grid(
     columns, most = len(titles), max((len(row) for row in rows), default=0)
     if not 0 < most <= columns or len(captions) not in (0, len(rows)):
         raise ValueError(f"rows of {most} pictures for {columns} titles, {len(captions)} captions")
-    fitted = [[_fit(picture, cell) for picture in row] for row in rows]
+    fitted = [[fit(picture, cell) for picture in row] for row in rows]
     height, width = np.max([p.shape[:2] for row in fitted for p in row], axis=0).tolist()
     large, small = max(15, cell // 24), max(13, cell // 30)
     head, above = 2 * large, 2 * small if captions else 0
-    sheet = np.full(
-        (head + len(rows) * (above + height + MARGIN), MARGIN + columns * (width + MARGIN), 3),
-        PAPER,
-        np.uint8,
-    )
+    size = head + len(rows) * (above + height + MARGIN), MARGIN + columns * (width + MARGIN)
+    sheet = np.full((*size, 3), PAPER, np.uint8)
     lefts = [MARGIN + column * (width + MARGIN) for column in range(columns)]
     for left, title in zip(lefts, titles, strict=True):
         _write(sheet, title, (left, round(1.4 * large)), width, large, 600)
     for number, row in enumerate(fitted):
         top = head + number * (above + height + MARGIN) + above
         if captions:
-            _write(
-                sheet, captions[number], (MARGIN, top - small // 2), lefts[-1] + width - MARGIN, small, 400
-            )
+            across = lefts[-1] + width - MARGIN
+            _write(sheet, captions[number], (MARGIN, top - small // 2), across, small, 400)
         for left, picture in zip(lefts, row, strict=False):
             h, w = picture.shape[:2]
             y, x = top + (height - h) // 2, left + (width - w) // 2
@@ -157,13 +154,6 @@ def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:
 def _enlarged(points: np.ndarray, scale: int) -> np.ndarray:
     """Points (..., 2) after ``cv2.resize``, which keeps the pixels' corners in place, not their centres."""
     return (points + 0.5) * scale - 0.5
-
-
-def _draw_box(canvas: np.ndarray, corners: np.ndarray, tint: np.ndarray) -> None:
-    radius = max(0.6, max(canvas.shape[:2]) / 800)
-    for outline, colour, alpha in ((0.7, INK, 0.4), (0, tint, 0.9)):
-        for k in range(4):
-            _stroke(canvas, corners[k : k + 2], radius + outline, colour, np.full(2, alpha))
 
 
 def _draw_pose(
@@ -246,13 +236,12 @@ def _stroke(
     view[:] = np.rint(view + (tint - view) * (opacity * (radius + 0.5 - distance).clip(0, 1))[..., None])
 
 
-def _fit(picture: np.ndarray, cell: int) -> np.ndarray:
-    h, w = picture.shape[:2]
-    scale = cell / max(h, w)
-    size = (max(1, round(w * scale)), max(1, round(h * scale)))
-    fitted: np.ndarray = cv2.resize(
-        picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    )
+def fit(picture: np.ndarray, longer_side: int) -> np.ndarray:
+    """A picture resized so that its longer side has ``longer_side`` px."""
+    scale = longer_side / max(picture.shape[:2])
+    size = tuple(max(1, round(length * scale)) for length in picture.shape[1::-1])
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    fitted: np.ndarray = cv2.resize(picture, size, interpolation=interpolation)
     return fitted
 
 

@@ -57,7 +57,6 @@ def write_report(
     """
     table = read_metrics(metrics)
     best = (state.get("trained") or {}).get("best") or {}
-    occlusion = occlusion_ap(config.data, metrics)
     return render_report(
         "run",
         config,
@@ -65,7 +64,8 @@ def write_report(
         facts(config, state, parameters),
         notices(config, table),
         name=name,
-        **_result_values(config, table, ceilings or {}, best, occlusion),
+        **_result_values(config, table, ceilings or {}),
+        tiles=tiles(table, ceilings or {}, best, occlusion_ap(config.data, metrics)),
         **_training_values(config, history, best),
         **_config_values(config),
         pictures=[embed(title, picture) for title, picture in (pictures or {}).items()],
@@ -77,17 +77,10 @@ def write_report(
     )
 
 
-def _result_values(
-    config: Config,
-    table: Table,
-    ceilings: Mapping[str, float],
-    best: Mapping[str, Any],
-    occlusion: OcclusionAP,
-) -> dict[str, Any]:
-    """Template values of the section with the results."""
+def _result_values(config: Config, table: Table, ceilings: Mapping[str, float]) -> dict[str, Any]:
+    """Template values of the section with the results, without its tiles."""
     splits = list(dict.fromkeys(split for split, _ in table))
     return {
-        "tiles": tiles(table, ceilings, best, occlusion),
         "overview": overview_of(table, ceilings),
         "columns": METRIC_NAMES[config.data.protocol],
         "rules": METRIC_DESCRIPTIONS[config.data.protocol],
@@ -143,14 +136,12 @@ def facts(config: Config, state: Mapping[str, Any], parameters: int) -> list[tup
 
 def notices(config: Config, table: Table) -> list[str]:
     """Warnings about how far the figures can be trusted."""
-    data, found = config.data, []
+    train, val, found = config.data.train, config.data.val, []
     splits = {split for split, _ in table}
-    if data.train in splits:
-        found.append(
-            f"{data.train} is the split that was trained on: its figures say how well it is remembered."
-        )
-    elif data.val in splits:
-        found.append(f"{data.val} also picked the checkpoint: its figures are a little too good.")
+    if train in splits:
+        found.append(f"{train} is the split that was trained on: its figures say how well it is remembered.")
+    elif val in splits:
+        found.append(f"{val} also picked the checkpoint: its figures are a little too good.")
     if not table:
         found.append("There are no results yet.")
     return found
@@ -170,10 +161,7 @@ def tiles(
         figures.setdefault((split, "AP"), f"{split}, {source} boxes")
     found = []
     for (split, metric), title in figures.items():
-        instance_modes = table[split, source]
-        merged, primary = (
-            instance_modes.get(instance_mode, {}).get(metric) for instance_mode in (MERGED, "lambda0")
-        )
+        merged, primary = (table[split, source].get(mode, {}).get(metric) for mode in (MERGED, "lambda0"))
         others = []
         if merged is not None and primary is not None:
             others.append(f"λ = 0 alone {percent(primary)} ({gain(merged - primary)} by merging)")
@@ -188,10 +176,8 @@ def tiles(
 
 def overview_of(table: Table, ceilings: Mapping[str, float]) -> Curve | None:
     lines = {
-        f"{split}, {source}": {
-            instance_mode: values["AP"] for instance_mode, values in instance_modes.items() if "AP" in values
-        }
-        for (split, source), instance_modes in table.items()
+        f"{split}, {source}": {mode: values["AP"] for mode, values in modes.items() if "AP" in values}
+        for (split, source), modes in table.items()
     }
     perfect = {f"{s}, {source}": ceilings[s] for s, source in table if s in ceilings and source == "gt"}
     return overview(lines, perfect)

@@ -52,14 +52,9 @@ def training_grid(
         near = people.slice_of_image(int(images[row]))
         rng = sample_rng(schedule.seed, int(epochs[row]), int(samples[row]))
         crop = np.empty((settings.size[1], settings.size[0], 3), np.uint8)
+        boxes, keypoints, primary = people.boxes[near], people.keypoints[near], int(samples[row]) - near.start
         keypoints, _ = make_training_crop(
-            image,
-            people.boxes[near],
-            people.keypoints[near],
-            primary=int(samples[row]) - near.start,
-            settings=settings,
-            rng=rng,
-            out=crop,
+            image, boxes, keypoints, primary=primary, settings=settings, rng=rng, out=crop
         )
         heatmaps = target_pictures(crop, keypoints, target) if target else []
         keypoints[..., 2] /= 2  # v in {0, 1, 2} as a score
@@ -87,9 +82,8 @@ def target_pictures(crop: np.ndarray, keypoints: np.ndarray, target: TargetConfi
     """
     height, width = crop.shape[:2]
     size = width // STRIDE, height // STRIDE
-    maps, _ = heatmap_targets(
-        torch.from_numpy(keypoints)[None], (width, height), size, target.sigma, target.kind
-    )
+    joints = torch.from_numpy(keypoints)[None]
+    maps, _ = heatmap_targets(joints, (width, height), size, target.sigma, target.kind)
     grey = crop.mean(axis=2, keepdims=True) * 0.6
     pictures = []
     for peak in maps[0].amax(1).numpy():

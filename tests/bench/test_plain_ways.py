@@ -11,9 +11,9 @@ import torch
 
 from mipnet.bench.device import choose_device
 from mipnet.bench.inference import difference, warmed_up_model, ways
-from mipnet.bench.plain import RepeatedImagesNetwork
 from mipnet.bench.step import (
     PLAIN_VARIANT,
+    RepeatedImagesNetwork,
     StepWorkload,
     gradient_difference,
     random_batch,

@@ -26,7 +26,7 @@ class Drift:
 def test_ratios_are_of_the_same_round_and_orders_alternate() -> None:
     clock = Drift()
     ways = {"plain": lambda: clock.work("p", 3), "fast": lambda: clock.work("f", 1)}
-    plain, fast = time_interleaved(ways, "plain", rounds=4, warmup=1, clock=clock)
+    plain, fast = time_interleaved(ways, "plain", rounds=4, clock=clock)
     assert clock.order == "pffppffppf"
     assert plain.ratios == (1.0,) * 4
     # Rounds in which the fast way comes first flatter it by 10 %, the others do the opposite.
@@ -41,7 +41,6 @@ def test_table_and_measurement_say_the_same() -> None:
         {"plain": lambda: clock.work("p", 2), "fast way": lambda: clock.work("f", 1)},
         "plain",
         2,
-        0,
         clock=clock,
     )
     header, plain, fast = table(timings, "samples").splitlines()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mipnet.errors import DataError
-from mipnet.experiment.prediction_inputs import Pictures, read_boxes
+from mipnet.experiment.prediction import Pictures, read_boxes
 
 NAMES = ["/p/day/0.jpg", "/p/day/1.jpg", "/p/night/0.jpg"]
 BOX = [10, 20, 30, 40]

@@ -19,9 +19,9 @@ from mipnet.cli.registry_options import tolerance_of
 from mipnet.config import Config
 from mipnet.errors import ConfigError
 from mipnet.evaluation.protocols import METRIC_NAMES
+from mipnet.experiment.arguments import copy_to_storage
 from mipnet.experiment.comparison import evaluation_key, evaluation_path
 from mipnet.experiment.datasets import open_splits
-from mipnet.experiment.model_source import copy_to_storage
 from mipnet.ray_runtime import session as session_module
 from mipnet.registry.champion import champions
 from mipnet.registry.store import open_registry, version_number

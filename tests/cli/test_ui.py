@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from mipnet.cli import ui
-from mipnet.cli.ui import is_loopback, main
+from mipnet.cli.main import run
+from mipnet.cli.ui import is_loopback
 from mipnet.errors import ConfigError, UserError
 from mipnet.ports import require_free_port
 from mipnet.storage import Folder
@@ -37,7 +38,7 @@ def test_a_port_in_use_is_one_line_with_another_port(storage: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UserError) as caught:
-            main("ui", ["--port", str(port), "--storage", str(storage)])
+            run(["ui", "--port", str(port), "--storage", str(storage)])
     said = re.fullmatch(
         rf"port {port} is in use by another program; choose another, e.g. --port (\d+)", str(caught.value)
     )
@@ -47,12 +48,12 @@ def test_a_port_in_use_is_one_line_with_another_port(storage: Path) -> None:
 
 def test_a_foreign_address_is_refused(storage: Path) -> None:
     with pytest.raises(UserError, match=r"--host: 203.0.113.7 is not an address of this machine; leave it"):
-        main("ui", ["--host", "203.0.113.7", "--storage", str(storage)])
+        run(["ui", "--host", "203.0.113.7", "--storage", str(storage)])
 
 
 def test_a_port_that_is_no_number() -> None:
     with pytest.raises(ConfigError, match=r"--port: 'http' is not a whole number"):
-        main("ui", ["--port", "http"])
+        run(["ui", "--port", "http"])
 
 
 def test_a_storage_without_runs_is_named_and_left_alone(
@@ -60,13 +61,13 @@ def test_a_storage_without_runs_is_named_and_left_alone(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UserError, match=r"no runs are recorded in .*nothing; mipnet train records them"):
-        main("ui", ["--storage", str(tmp_path / "nothing")])
+        run(["ui", "--storage", str(tmp_path / "nothing")])
     assert not (tmp_path / "nothing").exists()
 
 
 def test_a_server_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org")
-    assert main("ui", []) == 0
+    assert run(["ui"]) == 0
     assert capsys.readouterr().out == (
         "MLFLOW_TRACKING_URI names a server, open https://mlflow.example.org\n"
     )
@@ -85,7 +86,7 @@ def test_only_what_lets_others_in_is_warned_about(
     assert is_loopback(host) is not warned
     monkeypatch.setattr(ui, "require_free_port", lambda *_: None)
     monkeypatch.setattr(ui, "serve", lambda *_: 0)
-    assert main("ui", ["--host", host, "--storage", str(storage)]) == 0
+    assert run(["ui", "--host", host, "--storage", str(storage)]) == 0
     assert ("can read and change all runs" in capsys.readouterr().out) is warned
 
 
@@ -94,7 +95,7 @@ def test_a_server_that_does_not_start_says_why(storage: Path) -> None:
     (storage / "mlflow.db").write_text("this is not a database, and long enough to be seen as none" * 20)
     port = free_port()
     with pytest.raises(UserError, match=r"MLflow's server ended: .*not a database"):
-        main("ui", ["--port", str(port), "--storage", str(storage)])
+        run(["ui", "--port", str(port), "--storage", str(storage)])
 
 
 @pytest.mark.slow

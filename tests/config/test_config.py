@@ -13,11 +13,10 @@ import pytest
 import yaml
 from annotated_types import Le
 
-from mipnet.cli.train import parse_config
+from mipnet.cli.shared_options import read_flags
 from mipnet.config import PRESETS, Config, differences, digest, from_dict, preset, read_yaml, to_dict, to_yaml
-from mipnet.config.checks import Problem
 from mipnet.config.schema import ModelConfig, TrainConfig
-from mipnet.config.validation import validate
+from mipnet.config.validation import Problem, validate
 from mipnet.errors import ConfigError, DataError, UserError, suggest
 
 NAN, INF = float("nan"), float("inf")
@@ -397,8 +396,8 @@ def test_defaults_of_the_dataclasses_are_the_papers_recipe() -> None:
 
 def test_no_flags_at_all_is_the_default_preset() -> None:
     """The command that the README opens with."""
-    options, config = parse_config("train", [])
-    assert (options.preset, config) == ("tiny", preset("tiny"))
+    call = read_flags("train", [])[1]
+    assert (call.options.preset, call.config) == ("tiny", preset("tiny"))
 
 
 @pytest.mark.parametrize(
@@ -413,7 +412,7 @@ def test_no_flags_at_all_is_the_default_preset() -> None:
     ],
 )
 def test_gpu_is_yes_no_or_auto(argv: list[str], gpu: Any) -> None:
-    _, config = parse_config("train", argv)
+    config = read_flags("train", argv)[1].config
     assert config.resources.gpu == gpu
     assert type(config.resources.gpu) is type(gpu)
     assert from_dict(yaml.safe_load(to_yaml(config))) == config
@@ -437,10 +436,10 @@ def test_yaml_may_say_yes_and_no(tmp_path: Path) -> None:
 def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
     file = tmp_path / "some.yaml"
     file.write_text("preset: debug\ntrain: {epochs: 9, seed: 4}\n")
-    _, config = parse_config(
+    config = read_flags(
         "train", ["--config", str(file), "--epochs=7", "--model.mimb-stages", "1", "2", "--gpu"]
-    )
+    )[1].config
     assert (config.preset, config.train.epochs, config.train.seed) == ("debug", 7, 4)
     assert (config.model.mimb_stages, config.resources.gpu) == ((1, 2), True)
-    _, baseline = parse_config("train", ["--baseline"])
+    baseline = read_flags("train", ["--baseline"])[1].config
     assert (baseline.model.instances, baseline.model.mimb_stages) == (1, ())

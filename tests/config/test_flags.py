@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -14,11 +13,6 @@ from mipnet.config.flags import flag_value, option, parse
 from mipnet.errors import ConfigError
 
 
-class Colour(Enum):
-    RED = "red"
-    BLUE = "blue"
-
-
 @dataclass(frozen=True)
 class Options:
     pictures: tuple[str, ...] = option((), "what to look at", positional=True)
@@ -27,7 +21,6 @@ class Options:
     rounds: Annotated[int, Ge(1)] = option(5, "how often")
     rate: Annotated[float, Gt(0)] = option(0.5, "how fast, in %")
     kind: Literal["plain", "fancy"] = option("plain", "how")
-    colour: Colour = option(Colour.RED, "of the line")
     sizes: tuple[int, ...] = option((1, 2), "how large")
 
 
@@ -48,9 +41,9 @@ def test_parse_without_flags_gives_defaults() -> None:
 
 
 def test_parse_converts_values_to_the_types_of_options() -> None:
-    argv = "a b --name 3 --new --rounds 7 --rate 1e-2 --kind=fancy --colour blue --sizes 3 4"
+    argv = "a b --name 3 --new --rounds 7 --rate 1e-2 --kind=fancy --sizes 3 4"
     options, settings = read(*argv.split())
-    assert options == Options(("a", "b"), "3", True, 7, 0.01, "fancy", Colour.BLUE, (3, 4))
+    assert options == Options(("a", "b"), "3", True, 7, 0.01, "fancy", (3, 4))
     assert settings == {}
 
 
@@ -95,7 +88,6 @@ def test_parse_takes_only_the_sections_it_is_given() -> None:
         (["--rate", "fast"], "--rate: 'fast' is not a number"),
         (["--rate", "0"], "--rate: 0.0 is not above 0; use a number above 0"),
         (["--kind", "fanzy"], "--kind: 'fanzy' does not fit; did you mean 'fancy'?"),
-        (["--colour", "bleu"], "--colour: 'bleu' does not fit; did you mean 'blue'?"),
         (["--sizes", "1", "x"], "--sizes: 'x' is not a whole number"),
         (["--model.placess", "2"], "--model.placess: unknown flag; "),
         (
@@ -121,7 +113,6 @@ def test_help_shows_choices_and_defaults(capsys: pytest.CaptureFixture[str]) -> 
         "--rounds N how often [5]",
         "--rate X how fast, in % [0.5]",
         "--kind plain|fancy how ['plain']",
-        "--colour red|blue",
         "--resources.gpu [auto|true|false], --gpu [auto|true|false]",
         "--model.depth 18|34|50|101|152",
         "--train.learning-rate X, --learning-rate X global peak learning rate [0.005]",

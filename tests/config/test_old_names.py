@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mipnet.cli.train import parse_config
+from mipnet.cli.shared_options import read_flags
 from mipnet.config import Config, differences, from_dict, preset, read_yaml, to_dict, to_yaml
 from mipnet.config.old_names import NEW_NAMES, with_new_names, with_old_names
 from mipnet.errors import ConfigError
@@ -39,7 +39,7 @@ def storage(tmp_path: Path) -> Folder:
 @pytest.fixture
 def debug() -> Config:
     """What ``mipnet train --preset debug`` trains."""
-    return parse_config("train", ["--preset", "debug"])[1]
+    return read_flags("train", ["--preset", "debug"])[1].config
 
 
 def test_every_new_name_is_a_setting_and_no_old_one_is() -> None:
@@ -72,19 +72,19 @@ def test_flags_work_under_old_names_and_one_line_tells_the_new_one(
     flag: str, values: list[str], name: str, value: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     section, _, key = name.partition(".")
-    _, config = parse_config("train", [flag, *values])
+    config = read_flags("train", [flag, *values])[1].config
     assert getattr(getattr(config, section), key) == value
     told = capsys.readouterr()
     new = f"--{name.replace('_', '-')}"
     assert told.out == ""
     assert told.err == f"note: renamed settings: {flag.replace('_', '-')} is now {new}\n"
-    _, same = parse_config("train", [new, *values])
+    same = read_flags("train", [new, *values])[1].config
     assert same == config
     assert capsys.readouterr().err == ""
 
 
 def test_an_old_flag_with_equals_sign() -> None:
-    assert parse_config("train", ["--train.accumulate=4"])[1].train.gradient_accumulation_steps == 4
+    assert read_flags("train", ["--train.accumulate=4"])[1].config.train.gradient_accumulation_steps == 4
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_an_old_flag_with_equals_sign() -> None:
 def test_a_flag_under_both_names_is_an_error_in_one_line(new: str) -> None:
     argv = ["--train.accumulate", "4", new, *([] if "=" in new else ["2"])]
     with pytest.raises(ConfigError) as caught:
-        parse_config("train", argv)
+        read_flags("train", argv)
     assert str(caught.value) == (
         "--train.gradient-accumulation-steps: is given twice, once under its old name --train.accumulate; "
         "give --train.gradient-accumulation-steps only"
@@ -105,9 +105,9 @@ def test_yaml_works_under_old_names_and_one_line_tells_the_new_ones(
 ) -> None:
     path = tmp_path / "old.yaml"
     path.write_text("preset: debug\nmodel: {places: [3]}\ntrain: {accumulate: 4, recompute: yes}\n")
-    _, config = parse_config(
-        "train", ["--config", str(path), "--model.mimb-stages", "1"]
-    )  # flags win over the file
+    config = read_flags("train", ["--config", str(path), "--model.mimb-stages", "1"])[
+        1
+    ].config  # flags win over the file
     assert config.model.mimb_stages == (1,)
     assert (config.train.gradient_accumulation_steps, config.train.activation_checkpointing) == (4, True)
     assert capsys.readouterr().err == (
@@ -198,5 +198,5 @@ def test_the_same_command_goes_on_with_an_old_search(storage: Folder, debug: Con
 
 def test_the_best_of_an_old_search_is_a_config_file(storage: Folder) -> None:
     best = storage.local_path / "searches" / SEARCH / "best.yaml"
-    _, config = parse_config("train", ["--config", str(best)])
+    config = read_flags("train", ["--config", str(best)])[1].config
     assert (config.model.instances, config.model.mimb_stages) == (1, ())

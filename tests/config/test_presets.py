@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mipnet.cli.train import parse_config
+from mipnet.cli.shared_options import read_flags
 from mipnet.config import PRESETS, differences, from_dict, preset
 from mipnet.config.presets import DATASETS, baseline, describe, missing_start
 from mipnet.config.schema import AugmentConfig, ResourcesConfig
@@ -66,12 +66,12 @@ def test_a_baseline_keeps_a_schedule_that_is_not_the_papers() -> None:
 
 def test_flags_win_over_the_baselines_recipe(tmp_path: Path) -> None:
     argv = ["--preset", "coco-hrnet-w32-256x192", "--baseline"]
-    assert parse_config("train", argv)[1] == baseline(preset("coco-hrnet-w32-256x192"))
-    _, config = parse_config("train", [*argv, "--epochs", "140"])
+    assert read_flags("train", argv)[1].config == baseline(preset("coco-hrnet-w32-256x192"))
+    config = read_flags("train", [*argv, "--epochs", "140"])[1].config
     assert (config.train.epochs, config.train.milestones) == (140, (170, 200))
     file = tmp_path / "some.yaml"
     file.write_text("preset: coco-hrnet-w32-256x192\ntrain: {epochs: 9}\n")
-    _, config = parse_config("train", ["--config", str(file), "--baseline"])
+    config = read_flags("train", ["--config", str(file), "--baseline"])[1].config
     assert (config.train.epochs, config.model.instances) == (9, 1)
 
 
@@ -91,5 +91,5 @@ def test_all_are_described_in_a_few_lines(capsys: pytest.CaptureFixture[str]) ->
     for part in ("tiny", "debug", "coco", "crowdpose", *HRNET, *SIMPLE, "256x192", "384x288"):
         assert part in text
     with pytest.raises(SystemExit):
-        parse_config("train", ["--help"])
+        read_flags("train", ["--help"])
     assert text in capsys.readouterr().out

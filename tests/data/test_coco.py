@@ -147,7 +147,7 @@ def test_kinds_of_animals_are_one_category(small_coco, tmp_path):
         {"image_id": a["image_id"], "category_id": 4, "keypoints": a["keypoints"], "score": 1}
         for a in file.annotations["annotations"]
     ]
-    assert evaluate_poses("coco", file.annotations, perfect, file.skeleton.sigmas)["AP"] == pytest.approx(1)
+    assert evaluate_poses(DataConfig(), file.annotations, perfect)["AP"] == pytest.approx(1)
     boxes = [{"image_id": 1, "category_id": c, "bbox": [1, 2, 30, 40], "score": 0.5} for c in (4, 5, 6, 9)]
     Folder.of(tmp_path).write("boxes.json", json.dumps(boxes))
     assert len(file.detected_boxes(Folder.of(tmp_path), "boxes.json", 0)) == 3

@@ -11,7 +11,7 @@ import pytest
 from mipnet.data.coco import read_uri
 from mipnet.data.parquet import row_names, row_uris
 from mipnet.errors import DataError, UserError
-from mipnet.experiment.prediction_inputs import find_pictures
+from mipnet.experiment.prediction import find_pictures
 
 PICTURES = [f"picture {i}".encode() for i in range(12)]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mipnet.config import Config
 from mipnet.config.presets import DATASETS
 from mipnet.config.schema import DataConfig
 from mipnet.evaluation.ceiling import ceiling
@@ -33,7 +35,7 @@ def test_crowdpose_by_its_own_rules(shared: Path) -> None:
     joints = np.array([p["keypoints"] for p in people], np.float64).reshape(-1, 14, 3)
     joints[..., :2] += np.random.default_rng(0).normal(0, 6, joints[..., :2].shape)
     found = keypoint_results([p["image_id"] for p in people], joints, np.linspace(0, 1, len(people)))
-    metrics = evaluate_poses("crowdpose", data, found, CROWDPOSE14.sigmas)
+    metrics = evaluate_poses(DATASETS["crowdpose"], data, found)
     assert tuple(metrics) == METRIC_NAMES["crowdpose"]
     theirs = evaluate_crowdpose(data, found, CROWDPOSE14.sigmas)
     assert metrics == {name: theirs[name] for name in metrics}
@@ -47,7 +49,7 @@ def test_coco_with_the_overlapped_added(shared: Path) -> None:
     joints = np.array([p["keypoints"] for p in people], np.float64).reshape(-1, 17, 3)
     joints[..., :2] += np.random.default_rng(0).normal(0, 4, joints[..., :2].shape)
     found = keypoint_results([p["image_id"] for p in people], joints, np.linspace(0, 1, len(people)))
-    metrics = evaluate_poses("coco", data, found, COCO17.sigmas)
+    metrics = evaluate_poses(DATASETS["coco"], data, found)
     assert tuple(metrics) == METRIC_NAMES["coco"]
     assert metrics.pop("AP_overlap") == overlapped_ap(data, found, COCO17.sigmas)
     assert metrics == evaluate_keypoints(data, found, COCO17.sigmas)
@@ -57,6 +59,6 @@ def test_coco_with_the_overlapped_added(shared: Path) -> None:
 def test_the_ceiling_of_crowdpose(shared: Path) -> None:
     """Its annotations have no area, which COCO's rules need."""
     data = json.loads((shared / "data/crowdpose-sample/crowdpose_sample.json").read_text())
-    metrics = ceiling(data, CROWDPOSE14.sigmas, (192, 256), protocol="crowdpose")
+    metrics = ceiling(data, replace(Config(), data=DATASETS["crowdpose"]))
     assert tuple(metrics) == METRIC_NAMES["crowdpose"]
     assert 0.8 < metrics["AP"] <= 1

@@ -88,7 +88,7 @@ def one_rank(rank: int, folder: str, config: Config) -> None:
 
 def two_steps(rank: int, folder: str, config: Config) -> dict[str, Any]:
     torch.manual_seed(10 + rank)  # DDP makes the start the same
-    step = TrainStep(model_from_config(config), config, 40, CPU)
+    step = TrainStep(model_from_config(config), config, 40, CPU, "fp32")
     step.model.load_state_dict(torch.load(f"{folder}/start.pt", weights_only=True))
     images, joints = batch()
     mine = slice(2 * rank, 2 * rank + 2)

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from mipnet.models.build import build_model
-from mipnet.models.old_names import with_new_names
 from mipnet.models.weights import load_model, read_description, save_model
 
 
@@ -25,7 +24,3 @@ def test_load_model_reads_the_old_names(tmp_path: Path) -> None:
     found, _ = load_model(tmp_path)
     assert found.architecture == model.architecture
     assert all(torch.equal(t, model.state_dict()[name]) for name, t in found.state_dict().items())
-
-
-def test_with_new_names_keeps_what_has_its_name() -> None:
-    assert with_new_names({"backbone": "hrnet", "width": 8}) == {"backbone": "hrnet", "width": 8}

@@ -27,7 +27,7 @@ def balls(*radii: float) -> Outline:
     """A sphere for each person, at 1 px per metre around its anchor."""
     rows = np.array([[-a, -a, a, a, 0, 0, 0, a**-2, 0, a**-2, 0, 0, a, a, a, a, a] for a in radii])
     n = len(radii)
-    return Outline(rows, np.ones(n, dtype=bool), np.arange(n), rows[:, :4])
+    return Outline(np.arange(n), np.ones(n, dtype=bool), rows, rows[:, :4])
 
 
 def test_a_sphere_is_a_disc_of_the_right_size_and_depth() -> None:
@@ -66,7 +66,7 @@ def test_polygon_of_a_ring_keeps_its_hole() -> None:
 def test_visibility_follows_the_depth_buffer() -> None:
     hidden = 0
     for layout, b in drawn(25):
-        parts, labels = layout.parts, label_keypoints(b, layout.parts, layout.anchors, layout.scales)
+        parts, labels = layout.parts, label_keypoints(b, layout)
         for i, (scale, anchor) in enumerate(zip(layout.scales, layout.anchors, strict=True)):
             points = parts.keypoints[i] * scale + anchor
             for (x, y, z), (lx, ly, v) in zip(points, labels[i], strict=True):

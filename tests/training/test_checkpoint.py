@@ -35,7 +35,7 @@ def averaging(**sections: Any) -> Config:
 
 def make(config: Config, seed: int = 0) -> TrainStep:
     torch.manual_seed(seed)
-    return TrainStep(model_from_config(config), config, 20, torch.device("cpu"))
+    return TrainStep(model_from_config(config), config, 20, torch.device("cpu"), "fp32")
 
 
 def train(step: TrainStep, steps: int) -> None:

@@ -110,7 +110,7 @@ def take_a_step(config: Config, people: PersonAnnotations) -> TrainStep:
     assert joints.shape == (BATCH, config.model.instances, config.data.joints.num_joints, 3)
     assert (joints[..., 2] > 0).any()
     torch.manual_seed(config.train.seed)
-    step = TrainStep(model_from_config(config), config, schedule.total_steps, torch.device("cpu"))
+    step = TrainStep(model_from_config(config), config, schedule.total_steps, torch.device("cpu"), "fp32")
     step(images, joints)
     metrics = step.read_metrics()
     assert metrics["skipped"] == 0

@@ -172,7 +172,7 @@ def continue_from(step: TrainStep, file: Path) -> TrainStep:
     """As a new process would: another start, then the state from a file."""
     torch.save(step.state_dict(), file)
     torch.manual_seed(99)
-    other = TrainStep(model_from_config(step.config), step.config, step.total_steps, CPU)
+    other = TrainStep(model_from_config(step.config), step.config, step.total_steps, CPU, "fp32")
     other.load_state_dict(torch.load(file, weights_only=True))
     return other
 
@@ -307,7 +307,7 @@ def test_what_is_not_trained_stays() -> None:
     model = model_from_config(config)
     model.backbone.head.requires_grad_(False)
     head = model.backbone.head.weight.detach().clone()
-    step = TrainStep(model, config, 10, CPU)
+    step = TrainStep(model, config, 10, CPU, "fp32")
     step(*batch())
     assert torch.equal(model.backbone.head.weight, head)
     assert len(step.ema_state_dict()) == len(model.state_dict())

@@ -13,6 +13,7 @@ import ray
 from ray.tune.search import Searcher
 
 from mipnet.config.schema import ResourcesConfig
+from mipnet.console import say
 from mipnet.run_folder import Run
 from tune.driver import SearcherAdapter, trial_message, trials_at_once
 from tune.samplers import make_sampler
@@ -135,6 +136,19 @@ def test_errors_are_one_line_before_anything_is_written(argv, message: str, tmp_
     assert said.err.startswith(f"tune/search.py: {message}")
     assert len(said.err.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_search_keeps_a_log(tmp_path: Path, monkeypatch) -> None:
+    def run_search(search, options, space, argv, save_log) -> int:
+        say("searched")
+        save_log()
+        return 0
+
+    monkeypatch.setattr("tune.study.run_search", run_search)
+    for _ in range(2):
+        assert main(["--preset", "debug", "--storage", str(tmp_path)]) == 0
+    (log,) = tmp_path.glob("searches/*/logs/driver.log")
+    assert log.read_text().count("searched") == 2
 
 
 @pytest.mark.parametrize("script", [SCRIPT, SCRIPT.parents[1] / "jobs" / "search.py"])

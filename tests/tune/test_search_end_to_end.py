@@ -65,6 +65,7 @@ def test_a_killed_search_ends_with_all_its_trials_though_one_fails(ray_session, 
     assert [c["oks_nms"] for c in good["trial"]["choices"]] == [0.8, 0.9]
     assert {(row["split"], row["boxes"]) for row in found["held_out"]} == {("hard", "det5")}
     assert (folder / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert "failed (training stopped" in (folder / "logs" / "driver.log").read_text()
     check_mlflow(storage, found)
 
     third = start(storage, *flags)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mipnet.cli.train import parse_config
+from mipnet.cli.shared_options import read_flags
 from mipnet.config import from_dict, to_yaml
 from mipnet.run_folder import Run
 from tests.helpers.pages import EVIL, Page
@@ -82,7 +82,7 @@ def test_the_best_configuration_is_a_file_that_train_takes(many: Run, tmp_path: 
     config = best_config(many, summary.best)
     path = tmp_path / "best.yaml"
     path.write_text(to_yaml(config))
-    _, again = parse_config("train", ["--config", str(path)])
+    again = read_flags("train", ["--config", str(path)])[1].config
     assert again == config
     assert (again.model.mimb_stages, again.train.seed) == ((1, 2), 1)  # the better of the two seeds
     assert (again.evaluation.discount, again.evaluation.oks_nms) == (0.9, 0.9)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import shlex
 
+import pytest
+
+from mipnet.config import Config
 from mipnet.run_folder import Run
-from tune.study import pending_evaluations, summarise_search
+from mipnet.storage import Folder
+from tune.study import pending_evaluations, storage_of, summarise_search
 from tune.trial_folders import TRIAL_KEY
 
 
@@ -31,6 +35,12 @@ def test_tables_of_another_pair_are_made_again(search: Run, record) -> None:
     run = record((2,), 0.3, pairs={(0.5, 0.9): 0.3, (0.9, 0.9): 0.2})
     run.note(**{TRIAL_KEY: {**run.state[TRIAL_KEY], "evaluated": [0.9, 0.9]}})
     assert left(search) == [run.name]
+
+
+@pytest.mark.parametrize("uri", ["/data/a?b", "s3://bucket/runs?region=eu&scheme=http", "s3://bucket"])
+def test_a_search_knows_its_storage(uri: str) -> None:
+    storage = Folder(uri)
+    assert storage_of(Run("x", storage.join("searches").join("x"), Config())) == storage
 
 
 def test_the_next_command_finds_the_searchs_data(search: Run, record) -> None:

@@ -69,7 +69,8 @@ def test_joints_below_the_threshold_and_their_limbs_are_not_drawn() -> None:
     x, y = (PERSON[10] * 1.5 + (10, 20)).astype(int)
     near_wrist = (slice(y - 10, y + 10), slice(x - 10, x + 10))
     assert not changed(without)[near_wrist].any()
-    assert changed(draw_poses(GREY, [person], COCO17, threshold=0.18))[near_wrist].any()
+    person["keypoints"][3 * 10 + 2] = 0.21
+    assert changed(draw_poses(GREY, [person], COCO17))[near_wrist].any()
     halfway = ((PERSON[8] + PERSON[10]) / 2 * 1.5 + (10, 20)).astype(int)
     assert not changed(without)[halfway[1], halfway[0]]
 
@@ -98,9 +99,9 @@ def test_only_pixels_near_the_pose_and_the_box_change() -> None:
         assert mask[points[:, 1], points[:, 0]].all()
 
 
-def test_threshold_infinity_draws_boxes_alone() -> None:
-    person = result(180, 40, box=(150, 10, 180, 290), instance=1)
-    mask = changed(draw_poses(GREY, [person], COCO17, threshold=np.inf))
+def test_a_pose_without_sure_joints_is_its_box_alone() -> None:
+    person = result(180, 40, score=0.1, box=(150, 10, 180, 290), instance=1)
+    mask = changed(draw_poses(GREY, [person], COCO17))
     assert mask[100, 150]
     assert not mask[15:290, 155:325].any()
 

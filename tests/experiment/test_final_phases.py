@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from mipnet.config import preset
 from mipnet.errors import UserError
 from mipnet.evaluation.occlusion import SELECTION_METRIC
-from mipnet.experiment import registration_phase
+from mipnet.experiment import final_phases
 from mipnet.run_folder import MODEL_FOLDER, RESULTS_FOLDER, Run, open_run
 from mipnet.storage import Folder
 
@@ -44,13 +44,13 @@ def test_a_registry_that_fails_is_tried_again_by_the_same_command(
     def refuse(*arguments: object, **options: object) -> str:
         raise error
 
-    monkeypatch.setattr(registration_phase, "register_model", refuse)
-    assert not registration_phase.register_phase(run, run.folder)
+    monkeypatch.setattr(final_phases, "register_model", refuse)
+    assert not final_phases.register_phase(run, run.folder)
     assert capsys.readouterr().out == "not registered (busy); the same command tries again\n"
     assert "version" not in run.state
 
-    monkeypatch.setattr(registration_phase, "register_model", lambda *arguments, **options: "7")
-    assert registration_phase.register_phase(run, run.folder)
+    monkeypatch.setattr(final_phases, "register_model", lambda *arguments, **options: "7")
+    assert final_phases.register_phase(run, run.folder)
     assert run.state["version"] == "7"
 
 
@@ -58,6 +58,6 @@ def test_a_mistake_of_ours_at_the_registry_is_not_hidden(run: Run, monkeypatch: 
     def err(*arguments: object, **options: object) -> str:
         raise TypeError("a bug")
 
-    monkeypatch.setattr(registration_phase, "register_model", err)
+    monkeypatch.setattr(final_phases, "register_model", err)
     with pytest.raises(TypeError, match="a bug"):
-        registration_phase.register_phase(run, run.folder)
+        final_phases.register_phase(run, run.folder)

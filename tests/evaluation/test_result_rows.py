@@ -5,8 +5,7 @@ from __future__ import annotations
 from mipnet.config.presets import DATASETS
 from mipnet.config.schema import DataConfig
 from mipnet.evaluation.protocols import METRIC_NAMES
-from mipnet.evaluation.result_rows import ResultRow, flat_metrics
-from mipnet.evaluation.result_tables import results_table
+from mipnet.evaluation.result_rows import ResultRow, flat_metrics, results_table
 
 NAN = float("nan")
 

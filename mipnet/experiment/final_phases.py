@@ -1,31 +1,38 @@
-"""The evaluation phase of a run: predictions of the best weights, tables, pictures, report."""
+"""The last phases of a run: evaluation of the best weights (tables, pictures, report) and registration."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
-from mipnet.config import Config
 from mipnet.console import say
 from mipnet.data.coco import CocoKeypointFile
-from mipnet.evaluation.occlusion import occlusion_ap
-from mipnet.evaluation.result_rows import ResultRow, flat_metrics
-from mipnet.evaluation.result_tables import results_table
-from mipnet.evaluation.scoring import score_splits
-from mipnet.experiment.corrupt_images import CorruptImageLog
-from mipnet.experiment.results import ceilings, predict_all, write_results
+from mipnet.errors import UserError
+from mipnet.evaluation.occlusion import SELECTION_METRIC, occlusion_ap
+from mipnet.evaluation.predicted_poses import score_splits
+from mipnet.evaluation.result_rows import ResultRow, flat_metrics, results_table
+from mipnet.experiment.datasets import CorruptImageLog
+from mipnet.experiment.model_evaluation import ceilings, predict_all, write_results
 from mipnet.experiment.training_phase import read_history
 from mipnet.models.costs import count_parameters
+from mipnet.registry.register import register_model
 from mipnet.run_folder import MODEL_FOLDER, RESULTS_FOLDER, Run
 from mipnet.storage import Folder
-from mipnet.synthetic.generate import benchmark_name
 from mipnet.tracking.tracker import Tracker, tracking_uri
 from mipnet.training.checkpoint import model_from_config
 from mipnet.visualization.example_grids import ExampleKind, example_grid
 from mipnet.visualization.overlays import encode_jpeg
 from mipnet.visualization.run_report import write_report
+
+logger = logging.getLogger(__name__)
+
+STORE_PACKAGES = ("mlflow", "sqlalchemy", "boto3", "botocore", "google", "azure")
+"""Packages that speak to MLflow's server, its database and the stores of artifacts."""
 
 
 def evaluate_phase(
@@ -42,9 +49,8 @@ def evaluate_phase(
     files = {split: files[split] for split in config.data.evaluate}
     say(f"evaluating {', '.join(config.data.evaluate)} in boxes {', '.join(config.data.boxes)}")
     corrupt = CorruptImageLog(run.folder)
-    poses = predict_all(
-        run.folder.join(MODEL_FOLDER), config, data, files, report_corrupt=corrupt, plain=plain
-    )
+    model = run.folder.join(MODEL_FOLDER)
+    poses = predict_all(model, config, data, files, report_corrupt=corrupt, plain=plain)
     entries = score_splits(poses, config, files)
     limits = ceilings(config, files)
     text = results_table(config.data, entries, limits)
@@ -56,7 +62,9 @@ def evaluate_phase(
     for name, picture in pictures.items():
         results.write(f"pictures/{name.replace(' ', '-')}.jpg", encode_jpeg(picture))
     tracker.log_artifacts(results.join("pictures"), "results/pictures")
-    page = report_page(run, storage, metrics, limits, pictures)
+    place = data.uri if config.data.generated else config.data.root
+    places = {"data": place, "MLflow": tracking_uri(storage)}
+    page = report_page(run, places, metrics, limits, pictures)
     run.folder.write("report.html", page)
     tracker.log_text("report.html", page)
     run.note(evaluated=True)
@@ -86,12 +94,14 @@ def example_pictures(
 
 def report_page(
     run: Run,
-    storage: Folder,
+    places: dict[str, str],
     metrics: dict[str, float],
     limits: dict[str, float],
     pictures: dict[str, np.ndarray],
 ) -> str:
-    """The run's HTML report."""
+    """The run's HTML report; ``places`` are those outside of its folder."""
+    with torch.device("meta"):
+        parameters = count_parameters(model_from_config(run.config))
     history = read_history(run.folder, run.state["trained"]["steps"])
     model, seconds = run.folder.path(MODEL_FOLDER), run.state.get("seconds", {})
     return write_report(
@@ -103,28 +113,48 @@ def report_page(
         ceilings=limits,
         pictures=pictures,
         timings=seconds,
-        places={
-            "run": run.folder.uri,
-            "weights": model,
-            "data": data_uri(run, storage),
-            "MLflow": tracking_uri(storage),
-        },
-        parameters=parameter_count(run.config),
+        places={"run": run.folder.uri, "weights": model, **places},
+        parameters=parameters,
         next_command=f"mipnet predict PICTURES --model {model}",
     )
-
-
-def data_uri(run: Run, storage: Folder) -> str:
-    if not run.config.data.generated:
-        return run.config.data.root
-    return storage.path(f"data/{benchmark_name(run.config.scenes)}")
-
-
-def parameter_count(config: Config) -> int:
-    with torch.device("meta"):
-        return count_parameters(model_from_config(config))
 
 
 def code_block(text: str) -> str:
     """A Markdown code block, in which a table keeps its columns."""
     return f"```\n{text.strip()}\n```"
+
+
+def register_phase(run: Run, storage: Folder) -> bool:
+    """Register the best weights as the new candidate; False if the registry does not answer."""
+    if "version" in run.state:
+        return True
+    if "mlflow_run" not in run.state:
+        say("not registered: MLflow did not answer; the same command tries again")
+        return False
+
+    trained = run.state["trained"]
+    best = trained["best"]
+    table = run.folder.read(f"{RESULTS_FOLDER}/table.txt").decode()
+    about = f"Trained by the run {run.name}.\n\n{code_block(table)}"
+    tags = {"run": run.name, "preset": run.config.preset, SELECTION_METRIC: f"{best[SELECTION_METRIC]:.4f}"}
+    source, name, step = run.state["mlflow_run"], run.config.tracking.model_name, trained["steps"]
+    try:
+        with TemporaryDirectory() as scratch:
+            model = run.folder.join(MODEL_FOLDER).download(Path(scratch))
+            version = register_model(storage, source, model, name, step=step, description=about, tags=tags)
+    except Exception as error:
+        if not is_external_failure(error):
+            raise
+        # Not raised: the trained model is safe in the run's folder.
+        logger.warning("the registry refused the model", exc_info=True)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        say(f"not registered ({reason}); the same command tries again")
+        return False
+    run.note(version=version)
+    return True
+
+
+def is_external_failure(error: Exception) -> bool:
+    """Whether a server, a store or a disk failed, not this code; each client has own errors."""
+    package = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError | UserError) or package in STORE_PACKAGES

@@ -1,4 +1,4 @@
-"""The trained model that a command is given."""
+"""What a command's flags name, checked before the work begins: its model, and where it writes to."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 
 from mipnet.config import Config
 from mipnet.config.schema import ResourcesConfig
-from mipnet.errors import UserError
-from mipnet.storage import Folder
+from mipnet.errors import UserError, from_os_error
+from mipnet.storage import Folder, readable_storage
 
 
 def checked_model(uri: str, storage: Folder) -> tuple[Folder, Config]:
@@ -44,3 +44,49 @@ def copy_to_storage(model: Folder, storage: Folder) -> Folder:
         for name, content in files.items():  # model.json last: it marks the copy as complete
             copy.write(name, content)
     return copy
+
+
+def writable_storage(uri: str) -> Folder:
+    """The storage of ``--storage``, after a test write.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
+    storage = readable_storage(uri)
+    storage.write(".writable", "")
+    return storage
+
+
+def writable_folder(where: str) -> Folder:
+    """The folder of ``--out``, after a test write.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
+    folder = Folder.of(where)
+    try:
+        folder.write(".writable", "")
+        folder.remove(".writable")
+    except UserError as error:
+        raise UserError(error.what, error.hint.replace("--storage", "--out")) from None
+    return folder
+
+
+def check_json_writable(path: str) -> None:
+    """Check that the file of ``--json``, if one is named, can be written; its folder is made, an old file
+    stays as it is.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if not path:
+        return
+    file = Path(path)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new = not file.exists()
+        file.open("a").close()
+        if new:
+            file.unlink()
+    except OSError as error:
+        raise from_os_error(error, f"cannot write {path}", "choose another file with --json") from None
