@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,12 @@ class Run:
     @property
     def finished(self) -> bool:
         return bool(self.state.get("finished"))
+
+    @property
+    def best_metrics(self) -> dict[str, Any]:
+        """Metrics of the best checkpoint; nan where JSON had null."""
+        best: dict[str, Any] = self.state["trained"]["best"]
+        return {name: math.nan if value is None else value for name, value in best.items()}
 
     def reload(self) -> None:
         """Read run.json again: another process may have continued the run."""

@@ -33,7 +33,7 @@ SHORT_FLAGS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """Complaints are one line, with the flag that was probably meant."""
+    """Findings are one line, with the flag that was probably meant."""
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: "):

@@ -23,6 +23,9 @@ NEW_NAMES = {
 
 OLD_NAMES = {new: old for old, new in NEW_NAMES.items()}
 
+ADDED = ("data.category", "data.keep_area")
+"""Settings that earlier versions did not have; they did what the defaults do now."""
+
 VAL_SPLIT, OLD_VAL_SPLIT = "val", "tune"
 """The validation split of the generated benchmark: its name, and the one of earlier versions."""
 
@@ -76,11 +79,14 @@ def _renamed(values: Mapping[Any, Any], names: Mapping[str, str]) -> dict[Any, A
 
 
 def with_old_names(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Nested settings under the names of earlier versions.
+    """Nested settings under the names of earlier versions, without added ones that have their defaults.
 
     Digests of settings name runs, so they are taken over these: the same command goes on with an old run.
     """
-    named = _renamed(values, OLD_NAMES)
+    present = {
+        s: {k: v for k, v in keys.items() if f"{s}.{k}" not in ADDED or v} for s, keys in values.items()
+    }
+    named = _renamed(present, OLD_NAMES)
     return {**named, "data": _with_split(named["data"], VAL_SPLIT, OLD_VAL_SPLIT)}
 
 

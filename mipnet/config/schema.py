@@ -116,6 +116,10 @@ class DataConfig:
     skeleton: str | Skeleton = option(
         "coco17", "which joints are annotated: coco17, crowdpose14, or a YAML file that defines them"
     )
+    category: str = option("", "name or id of the people's category, where several have keypoints")
+    keep_area: bool = option(
+        False, "keep the file's areas of people, those that cannot be true (constants, over the box) included"
+    )
     train: str = option("train", "split to train on")
     val: str = option("val", "split that picks the best checkpoint while training")
     evaluate: tuple[str, ...] = option(("easy", "medium", "hard"), "splits for the final tables")

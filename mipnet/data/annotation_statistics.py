@@ -32,7 +32,6 @@ class SplitStatistics:
         boxes_outside_image, keypoints_outside_image: people whose box, or a labelled keypoint, lies
             outside the image.
         keypoints_outside_box: persons with more than half of their labelled keypoints outside their box.
-        annotated_twice: persons with the same keypoints as another of the image.
     """
 
     images: int
@@ -49,7 +48,6 @@ class SplitStatistics:
     boxes_outside_image: int
     keypoints_outside_image: int
     keypoints_outside_box: int
-    annotated_twice: int
 
 
 def split_statistics(file: CocoKeypointFile, input_size: tuple[int, int], padding: float) -> SplitStatistics:
@@ -70,7 +68,6 @@ def split_statistics(file: CocoKeypointFile, input_size: tuple[int, int], paddin
     overlap = np.zeros(len(people))
     second = np.zeros(len(people), bool)
     crowd = np.zeros(len(people.images))
-    twice = 0
     for image, (begin, end) in enumerate(
         zip(people.image_offsets[:-1], people.image_offsets[1:], strict=True)
     ):
@@ -84,7 +81,6 @@ def split_statistics(file: CocoKeypointFile, input_size: tuple[int, int], paddin
         second[begin:end] = [
             has_second_person(boxes, keypoints, i, input_size, padding) for i in range(len(boxes))
         ]
-        twice += len(keypoints) - len(np.unique(keypoints.reshape(len(keypoints), -1), axis=0))
     per_image = people.people_per_image
     boxes_outside_image, keypoints_outside_image, keypoints_outside_box = _count_outside(
         file, people, labelled, np.repeat(sizes, per_image, 0)
@@ -105,7 +101,6 @@ def split_statistics(file: CocoKeypointFile, input_size: tuple[int, int], paddin
         boxes_outside_image=boxes_outside_image,
         keypoints_outside_image=keypoints_outside_image,
         keypoints_outside_box=keypoints_outside_box,
-        annotated_twice=twice,
     )
 
 

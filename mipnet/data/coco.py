@@ -17,19 +17,24 @@ from typing import Any
 
 import numpy as np
 
+from mipnet.data.annotation_reading import Rules, labelled_count, place_annotations, read_annotations
+from mipnet.data.box_formats import FORMATS, box_format, to_xywh
 from mipnet.data.box_ops import box_nms
 from mipnet.data.geometry import clip_box
-from mipnet.data.image_sizes import fix_swapped_sizes
+from mipnet.data.image_headers import ImageHeader, read_header
+from mipnet.data.image_sizes import resolve_sizes
+from mipnet.data.json_values import id_key, number, numbers
 from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
 from mipnet.data.parquet import read_row
 from mipnet.data.shards import byte_ranges
-from mipnet.data.validation import check_image_entries, drop_invalid_annotations
+from mipnet.data.validation import Findings
 from mipnet.errors import DataError, reason_of
 from mipnet.skeletons import Skeleton
 from mipnet.storage import Folder, safe_relative_path, split_uri, without_byte_range
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_RULES = Rules()
 BOX_FORMAT_HINT = "give detections as [{image_id, category_id, bbox: [x, y, w, h], score}]"
 BOXES_OPTION_HINT = "give --data.boxes gt, NAME for ROOT/boxes/NAME_SPLIT.json, or NAME=FILE"
 
@@ -96,6 +101,9 @@ class Boxes:
         boxes: (B, 4) float64 x, y, w, h in px.
         scores: (B,) float64.
         source_index: (B,) int64, which split and box source a box comes from, when several are concatenated.
+        entry_ids: (B,) int64 id of the image entry of each box, where it is not that of ``images``: several
+            entries may have one file.
+        notes: a line about each kind of thing that was left out or turned while reading.
     """
 
     images: ImageIndex
@@ -103,14 +111,21 @@ class Boxes:
     boxes: np.ndarray
     scores: np.ndarray
     source_index: np.ndarray
+    entry_ids: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_index)
 
+    @property
+    def image_ids(self) -> np.ndarray:
+        """(B,) int64 id of the image entry of each box."""
+        return self.images.ids[self.image_index] if self.entry_ids is None else self.entry_ids
+
     def where(self, rows: np.ndarray) -> Boxes:
         """Only some of the boxes: (B,) bool, or indices."""
-        columns = (column[rows] for column in (self.image_index, self.boxes, self.scores, self.source_index))
-        return Boxes(self.images, *columns)
+        columns = (self.image_index, self.boxes, self.scores, self.source_index, self.image_ids)
+        return Boxes(self.images, *(column[rows] for column in columns))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Boxes]) -> Boxes:
@@ -130,6 +145,7 @@ class Boxes:
             np.concatenate([p.boxes for p in parts])[order],
             np.concatenate([p.scores for p in parts])[order],
             source_index[order],
+            np.concatenate([p.image_ids for p in parts])[order],
         )
 
 
@@ -139,8 +155,10 @@ class CocoKeypointFile:
     Attributes:
         annotations: the file's content in COCO's format, without the dropped annotations.
         invalid_annotations: what was dropped, and why.
-        fixes: one line for each fault that was corrected while reading.
-        person_category_ids: category ids that mean a person in detections and results of this data set.
+        fixes: one line for each kind of fault that was corrected, or decision that was made while reading.
+        oddities: what is used as it is but looks wrong.
+        person_category_ids: keys (``id_key``) of the category ids that mean a person.
+        image_ids: every spelling of an image id -> the id in ``annotations``.
         coco: pycocotools' index over ``annotations``.
 
     Args:
@@ -154,79 +172,68 @@ class CocoKeypointFile:
             were packed in a layout of an older version, which this one cannot read.
     """
 
-    def __init__(self, root: Folder, annotations: str, images: str, skeleton: Skeleton) -> None:
+    def __init__(
+        self, root: Folder, annotations: str, images: str, skeleton: Skeleton, rules: Rules = DEFAULT_RULES
+    ) -> None:
         self.path, self.images_uri, self.skeleton = root.path(annotations), root.path(images), skeleton
-        self.fixes: list[str] = []
         tiles = root.join(images).join(f"tiles-{PurePosixPath(annotations).stem}")
         if tiles.exists():
             raise DataError(
                 f"{tiles.uri} was packed with --tiles, which no longer exists", "pack the data set again"
             )
-        self.annotations: dict[str, Any] = read_json(root, annotations)
-        if is_ochuman(self.annotations):
-            self.annotations = ochuman_to_coco(self.annotations, self.path)
+        content = read_json(root, annotations)
+        if is_ochuman(content):
+            content = ochuman_to_coco(content, self.path)
         for key in ("images", "annotations", "categories"):
-            if not isinstance(self.annotations, dict) or not isinstance(self.annotations.get(key), list):
+            if not isinstance(content, dict) or not isinstance(content.get(key), list):
                 raise DataError(f"{self.path} has no list {key!r}", "give a COCO keypoint annotation file")
-        for category in self.annotations["categories"]:
-            if not isinstance(category, dict) or "id" not in category:
-                raise DataError(
-                    f"{self.path} has a category without id", "give a COCO keypoint annotation file"
-                )
-            count = len(category.get("keypoints") or ())
-            if count and count != skeleton.num_joints:
-                raise DataError(
-                    f"{self.path} annotates {count} keypoints but skeleton {skeleton.name} has "
-                    f"{skeleton.num_joints}",
-                    "choose the skeleton with --data.skeleton",
-                )
-        self.person_category_ids = self._merge_categories()
-        check_image_entries(self.annotations["images"], self.path)
-        if turned := fix_swapped_sizes(self.annotations):
-            self.fixes.append(f"{self.path}: width and height of {turned} images were swapped; turned back")
-        self.invalid_annotations = drop_invalid_annotations(self.annotations, skeleton.num_joints)
+        reading = read_annotations(content, skeleton, self.path, rules)
+        resolve_sizes(reading, self._header)
+        place_annotations(reading, rules)
+        self.annotations, self.image_ids = reading.content, reading.image_ids
+        self.invalid_annotations, self.person_category_ids = reading.left_out, reading.category.ids
+        self.oddities = reading.odd
+        self.fixes = [f"{self.path}: {line}" for line in (*reading.notes, *reading.mended.lines())]
         for line in self.fixes:
             logger.info("corrected: %s", line)
         for line in self.invalid_annotations.lines():
             logger.info("dropped from %s: %s", self.path, line)
         self.coco = coco_index(self.annotations)
 
-    def _merge_categories(self) -> set[Any]:
-        """Map all categories with keypoints (kinds of animals, say) to the first one.
+    def _header(self, name: str) -> ImageHeader | None:
+        try:
+            return read_header(read_uri(self._uri(name)))
+        except OSError as error:
+            logger.info("no header of %s: %s", name, error)
+            return None
 
-        The network does not predict categories; metrics by category would count nearly all poses as wrong.
+    def _uri(self, name: str) -> str:
+        name = safe_relative_path(name, self.images_uri)
+        return Folder(self.images_uri).path(self._packed.get(name, name))
 
-        Returns:
-            the ids of all these categories, as other files use them.
-        """
-        merged = [c for c in self.annotations["categories"] if c.get("keypoints")]
-        ids = {category["id"] for category in merged} or {1}
-        if len(ids) > 1:
-            for person in self.annotations["annotations"]:
-                if isinstance(person, dict) and person.get("category_id") in ids:
-                    person["category_id"] = merged[0]["id"]
-            self.annotations["categories"] = [
-                c for c in self.annotations["categories"] if c["id"] not in ids or c is merged[0]
-            ]
-            self.fixes.append(f"{self.path}: {len(ids)} categories with keypoints; they are taken for one")
-        return ids
+    @functools.cached_property
+    def _packed(self) -> dict[str, str]:
+        return byte_ranges(Folder(self.images_uri))
 
     @property
     def category_id(self) -> int:
-        """The person category: the first one with keypoints, else 1."""
-        categories = self.annotations["categories"]
-        return next((c["id"] for c in categories if c.get("keypoints")), 1)
+        """The person category."""
+        return int(self.annotations["categories"][0]["id"])
+
+    def is_person(self, category_id: Any) -> bool:
+        """Whether a category id of another file, in any spelling, means a person of this one."""
+        return id_key(category_id) in self.person_category_ids
 
     def images(self) -> ImageIndex:
-        """All images of the file, sorted by id."""
+        """All image entries of the file, sorted by id; several entries may have one file."""
         ids = sorted(self.coco.imgs)
-        names = [safe_relative_path(self.coco.imgs[i]["file_name"], self.images_uri) for i in ids]
-        folder = Folder(self.images_uri)
-        packed = byte_ranges(folder)
-        return ImageIndex(np.array([folder.path(packed.get(n, n)) for n in names]), np.array(ids, np.int64))
+        uris = [self._uri(self.coco.imgs[i]["file_name"]) for i in ids]
+        return ImageIndex(np.array(uris), np.array(ids, np.int64))
 
     def people(self) -> PersonAnnotations:
         """The persons with at least one labelled keypoint.
+
+        Persons of several entries of one image file are together, because they stand beside one another.
 
         Raises:
             DataError: there is none.
@@ -234,79 +241,123 @@ class CocoKeypointFile:
         return self._people
 
     @functools.cached_property
-    def _people(self) -> PersonAnnotations:
-        ids, boxes, keypoints, image_index = [], [], [], []
+    def _labelled(self) -> tuple[ImageIndex, np.ndarray, list[dict[str, Any]]]:
+        """All image entries; for each person with labelled keypoints (P,) its entry, and its annotation."""
         images = self.images()
+        entry: list[int] = []
+        people: list[dict[str, Any]] = []
         for index, image_id in enumerate(images.ids.tolist()):
-            info = self.coco.imgs[image_id]
-            for ann in self.coco.imgToAnns.get(image_id, []):
+            for person in self.coco.imgToAnns.get(image_id, []):
                 # Crowd regions and persons without keypoints are valid COCO, but no samples.
-                if ann.get("iscrowd") or not ann.get("keypoints") or not ann.get("num_keypoints", 1):
-                    continue
-                points = np.asarray(ann["keypoints"], np.float32).reshape(-1, 3)  # (K, 3)
-                if points[:, 2].max() <= 0:
-                    continue
-                ids.append(ann["id"])
-                boxes.append(clip_box(np.asarray(ann["bbox"], np.float64), info["width"], info["height"]))
-                keypoints.append(points)
-                image_index.append(index)
-        if not ids:
+                if not person["iscrowd"] and labelled_count(person["keypoints"]):
+                    people.append(person)
+                    entry.append(index)
+        return images, np.array(entry, np.int64), people
+
+    @functools.cached_property
+    def _people(self) -> PersonAnnotations:
+        images, entry, people = self._labelled
+        if not people:
             why = "; ".join(self.invalid_annotations.lines()) or "no annotation has labelled keypoints"
             raise DataError(f"{self.path} has no usable person ({why})", "label the keypoints of some people")
-        used, counts = np.unique(image_index, return_counts=True)
+        _, first, inverse = np.unique(images.uris, return_index=True, return_inverse=True)
+        image = first[inverse][entry]  # (P,) the first entry of each person's file
+        order = np.argsort(image, kind="stable")
+        if len(first) < len(images):
+            seen = {(image[i], *people[i]["keypoints"]): i for i in reversed(order.tolist())}
+            order = np.array([i for i in order.tolist() if i in set(seen.values())], np.int64)
+        used, counts = np.unique(image[order], return_counts=True)
+        chosen = [people[i] for i in order.tolist()]
+        keypoints = np.array([person["keypoints"] for person in chosen], np.float32)
         return PersonAnnotations(
             ImageIndex(images.uris[used], images.ids[used]),
             np.concatenate([[0], np.cumsum(counts)]),
-            np.array(ids, np.int64),
-            np.array(boxes),
-            np.array(keypoints, np.float32),
+            np.array([person["id"] for person in chosen], np.int64),
+            self._clipped_boxes(chosen),
+            keypoints.reshape(len(chosen), -1, 3),
         )
 
-    def ground_truth_boxes(self) -> Boxes:
-        """The boxes of ``people()``, each with score 1."""
-        people = self.people()
-        image_index = np.repeat(np.arange(len(people.images)), people.people_per_image)
-        source_index = np.zeros(len(people), np.int64)
-        return Boxes(people.images, image_index, people.boxes, np.ones(len(people)), source_index)
+    def _clipped_boxes(self, people: list[dict[str, Any]]) -> np.ndarray:
+        """(P, 4) float64 x, y, w, h in px, clipped to each person's image."""
+        boxes = np.array([person["bbox"] for person in people], np.float64).reshape(-1, 4)
+        infos = [self.coco.imgs[person["image_id"]] for person in people]
+        sizes = np.array([(info["width"], info["height"]) for info in infos], np.float64).reshape(-1, 2)
+        return clip_box(boxes, *sizes.T)
 
-    def detected_boxes(self, root: Folder, name: str, min_score: float, max_iou: float = 1.0) -> Boxes:
-        """A detector's boxes from a COCO-format list of {image_id, category_id, bbox, score}.
+    def ground_truth_boxes(self) -> Boxes:
+        """The boxes of the persons whom the evaluation measures, each with score 1."""
+        images, entry, people = self._labelled
+        measured = np.array([person["num_keypoints"] > 0 for person in people], bool)
+        boxes = self._clipped_boxes([p for p, yes in zip(people, measured, strict=True) if yes])
+        zeros = np.zeros(len(boxes), np.int64)
+        return Boxes(images, entry[measured], boxes, np.ones(len(boxes)), zeros)
+
+    def detected_boxes(
+        self, root: Folder, name: str, min_score: float, max_iou: float = 1.0, max_bad_share: float = 0.0
+    ) -> Boxes:
+        """A detector's boxes of persons from a COCO-format list of {image_id, category_id, bbox, score}.
 
         Args:
             root: folder of the list.
             name: its file in that folder.
             min_score: boxes with a lower score are dropped.
             max_iou: IoU threshold of box NMS; 1 keeps all boxes.
+            max_bad_share: single boxes that cannot be used are left out up to this share.
 
         Raises:
             DataError: the file is missing or broken, or refers to images that the annotations do not have.
         """
-        detections = read_json(root, name, BOXES_OPTION_HINT)
-        where = root.path(name)
+        detections, where = read_json(root, name, BOXES_OPTION_HINT), root.path(name)
         if not isinstance(detections, list):
             raise DataError(f"{where} is not a list", BOX_FORMAT_HINT)
-        images, person = self.images(), self.category_id
+        images, persons = self.images(), [d for d in detections if self._may_be_person(d)]
         index = {image_id: i for i, image_id in enumerate(images.ids.tolist())}
-        rows = []
-        for number, d in enumerate(detections):
-            try:
-                if d.get("category_id", person) not in self.person_category_ids or d["score"] < min_score:
-                    continue
-                x, y, w, h = map(float, d["bbox"])
-                if not (w > 0 and h > 0 and np.isfinite([x, y, w, h, d["score"]]).all()):
-                    raise ValueError
-                rows.append((index[d["image_id"]], x, y, w, h, float(d["score"])))
-            except (KeyError, TypeError, ValueError, AttributeError):
-                image_id = d.get("image_id") if isinstance(d, dict) else None
-                unknown = isinstance(image_id, int | str) and image_id not in index
-                what = f"names the unknown image {image_id!r:.50}" if unknown else "is not a usable box"
-                hint = f"the boxes must be of the images in {self.path}" if unknown else BOX_FORMAT_HINT
-                raise DataError(f"{where}: detection {number} {what}", hint) from None
+        rows: list[tuple[float, ...]] = []
+        unusable, below = Findings(), 0
+        for place, detection in enumerate(persons):
+            entry = detection if isinstance(detection, dict) else {}
+            box, score = numbers(entry.get("bbox"), 4), number(entry.get("score"))
+            if box is None or score is None or min(box[2:]) <= 0:
+                unusable.add("box that is not usable", f"number {place}")
+            elif score < min_score:
+                below += 1
+            elif (image_id := self.image_ids.get(entry.get("image_id"))) is None:
+                raise DataError(
+                    f"{where}: detection {place} names the unknown image {entry.get('image_id')!r:.50}",
+                    f"the boxes must be of the images in {self.path}",
+                )
+            else:
+                rows.append((index[image_id], *box.tolist(), score))
+        unusable.check(len(persons), max_bad_share, where, BOX_FORMAT_HINT)
         rows.sort(key=lambda row: row[0])
         table = np.array(rows, np.float64).reshape(-1, 6)
+        image_index = table[:, 0].astype(np.int64)
+        notes = [f"left out of {where}: {line}" for line in unusable.lines()]
+        if not rows:
+            others = len(detections) - len(persons)
+            notes.append(
+                f"{where} has no box to predict in: of {len(detections)} boxes {others} are not of persons "
+                f"(category {self.category_id}) and {below} are below the score threshold {min_score:g}"
+            )
+        sizes = np.array(
+            [(i["width"], i["height"]) for i in map(self.coco.imgs.get, images.ids.tolist())], np.float64
+        )
+        found = box_format(table[:, 1:5], sizes[image_index]) if rows else "xywh"
+        if found != "xywh":
+            table[:, 1:5] = to_xywh(table[:, 1:5], sizes[image_index], found)
+            notes.append(
+                f"boxes of {where} are {FORMATS[found]}; they were turned into x, y, width, height in px"
+            )
         table = table[box_nms(table[:, 0], table[:, 1:5], table[:, 5], max_iou)]
         image_index = table[:, 0].astype(np.int64)
-        return Boxes(images, image_index, table[:, 1:5], table[:, 5], np.zeros_like(image_index))
+        zeros = np.zeros_like(image_index)
+        return Boxes(images, image_index, table[:, 1:5], table[:, 5], zeros, notes=tuple(notes))
+
+    def _may_be_person(self, detection: Any) -> bool:
+        """Not a box of another category; what is no box at all is judged later."""
+        return not isinstance(detection, dict) or self.is_person(
+            detection.get("category_id", self.category_id)
+        )
 
 
 def read_uri(uri: str) -> bytes:

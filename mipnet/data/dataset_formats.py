@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mipnet.config.schema import Config, DataConfig
+from mipnet.data.annotation_reading import Rules
 from mipnet.data.coco import Boxes, CocoKeypointFile
 from mipnet.errors import DataError
 from mipnet.storage import Folder, split_uri
@@ -56,7 +57,9 @@ def open_split(data: DataConfig, root: Folder, split: str) -> CocoKeypointFile:
     known = DATASET_FORMATS[data.format]
     annotations = _find(root, split, data.annotations, known.annotations, "annotations")
     images = _find(root, split, data.images, known.images, "images")
-    return CocoKeypointFile(root, annotations, images, data.joints)
+    crowdpose = data.protocol == "crowdpose"
+    rules = Rules(data.category, data.keep_area, keep_num_keypoints=crowdpose, no_area=crowdpose)
+    return CocoKeypointFile(root, annotations, images, data.joints, rules)
 
 
 def _find(root: Folder, split: str, given: str, patterns: Sequence[str], kind: str) -> str:
@@ -88,4 +91,7 @@ def load_boxes(file: CocoKeypointFile, data: Folder, split: str, source: str, co
         return file.ground_truth_boxes()
     name, _, path = source.replace("{split}", split).partition("=")
     folder, file_name = split_uri(Folder.of(path).uri) if path else (data, f"boxes/{name}_{split}.json")
-    return file.detected_boxes(folder, file_name, config.data.box_score_threshold, config.data.box_nms)
+    wanted = config.data
+    return file.detected_boxes(
+        folder, file_name, wanted.box_score_threshold, wanted.box_nms, wanted.max_bad_share
+    )

@@ -1,48 +1,75 @@
-"""Corrects images whose annotations have width and height swapped, as in some releases of CrowdPose."""
+"""Sizes of images: decided by their headers where a file states none, or states them the wrong way round."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
-BORDER_TOLERANCE = 0.5  # px by which boxes may exceed the image because of rounding
+import numpy as np
+
+from mipnet.data.annotation_reading import Reading
+from mipnet.data.image_headers import ImageHeader
+
+TOLERANCE = 0.5
+"""px that boxes may stand over the border by rounding."""
+SWAPPED_RELEASE = 0.05
+"""Share of a file's images that must be proven to be turned before its annotations alone are believed."""
 
 
-def fix_swapped_sizes(annotations: dict[str, Any]) -> int:
-    """Swap ``width`` and ``height``, in place, of images whose persons fit only the swapped size.
+def resolve_sizes(reading: Reading, header: Callable[[str], ImageHeader | None]) -> None:
+    """Give every image a width and height; in place.
 
-    That is: a box or labelled keypoint lies outside the image of the stated size, and all of them lie inside
-    the image of the swapped size. Images whose persons fit both sizes stay, because nothing depends on it.
+    The header of a picture is read where no size is stated, and where a box or a labelled keypoint lies
+    outside of the image as stated but inside of the turned one. Without the pictures a size is turned only
+    if that is so in more than 5 % of the file's images, as in some releases of CrowdPose; and an image
+    without size reaches as far as its annotations.
 
-    Returns:
-        how many images were corrected.
+    Args:
+        reading: of a file.
+        header: file name -> header of the picture; None if it cannot be read.
     """
-    extents = _extents(annotations["annotations"])
-    fixed = 0
-    for image in annotations["images"]:
-        right, bottom = extents.get(image["id"], (0.0, 0.0))
-        width, height = image["width"] + BORDER_TOLERANCE, image["height"] + BORDER_TOLERANCE
-        if (right > width or bottom > height) and right <= height and bottom <= width:
-            image["width"], image["height"] = image["height"], image["width"]
-            fixed += 1
-    return fixed
+    reach = _reach(reading.content["annotations"])
+    by_annotations = []
+    for image in reading.content["images"]:
+        right, bottom = reach.get(image["id"], (0.0, 0.0))
+        if image["width"] is None:
+            found = header(image["file_name"])
+            size = found.displayed if found else (max(1, int(np.ceil(right))), max(1, int(np.ceil(bottom))))
+            image["width"], image["height"] = size
+            source = "picture" if found else "annotations"
+            reading.mended.add(f"image without width and height, taken from the {source}", image["file_name"])
+        elif _looks_turned(image, right, bottom):
+            found = header(image["file_name"])
+            if found is None:
+                by_annotations.append(image)
+            elif (image["height"], image["width"]) in (found.stored, found.displayed):
+                _turn(image, reading)
+    if len(by_annotations) > SWAPPED_RELEASE * len(reading.content["images"]):
+        for image in by_annotations:
+            _turn(image, reading)
 
 
-def _extents(people: list[dict[str, Any]]) -> dict[Any, tuple[float, float]]:
+def _looks_turned(image: Mapping[str, Any], right: float, bottom: float) -> bool:
+    width, height = image["width"] + TOLERANCE, image["height"] + TOLERANCE
+    return bool((right > width or bottom > height) and right <= height and bottom <= width)
+
+
+def _turn(image: dict[str, Any], reading: Reading) -> None:
+    image["width"], image["height"] = image["height"], image["width"]
+    reading.mended.add("image whose width and height were swapped, turned back", image["file_name"])
+
+
+def _reach(people: list[dict[str, Any]]) -> dict[int, tuple[float, float]]:
     """Image id -> the largest x and y of its boxes and labelled keypoints."""
-    extents: dict[Any, tuple[float, float]] = {}
+    reach: dict[int, tuple[float, float]] = {}
     for person in people:
-        try:
-            x, y, w, h = person["bbox"]
-            keypoints = person.get("keypoints") or []
-            labelled = [
-                (a, b)
-                for a, b, v in zip(keypoints[::3], keypoints[1::3], keypoints[2::3], strict=True)
-                if v > 0
-            ]
-            before = extents.get(person["image_id"], (0.0, 0.0))
-            right = max(before[0], x + w, *(a for a, _ in labelled))
-            bottom = max(before[1], y + h, *(b for _, b in labelled))
-        except (KeyError, TypeError, ValueError):
-            continue  # invalid: drop_invalid_annotations reports it
-        extents[person["image_id"]] = right, bottom
-    return extents
+        x, y, w, h = person["bbox"]
+        keypoints = person["keypoints"]
+        labelled = [
+            (a, b) for a, b, v in zip(keypoints[::3], keypoints[1::3], keypoints[2::3], strict=True) if v > 0
+        ]
+        right, bottom = reach.get(person["image_id"], (0.0, 0.0))
+        right = max(right, x + w, *(a for a, _ in labelled))
+        bottom = max(bottom, y + h, *(b for _, b in labelled))
+        reach[person["image_id"]] = right, bottom
+    return reach

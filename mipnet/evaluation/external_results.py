@@ -74,7 +74,7 @@ def read_results(folder: Folder, name: str, file: CocoKeypointFile) -> list[dict
             problem = f"has {len(pose['keypoints']) // 3} keypoints, {file.skeleton.name} {width // 3}"
         if problem:
             raise DataError(f"{uri}: result {number} {problem}", FORMAT_HELP)
-        known = pose.get("category_id", file.category_id) in file.person_category_ids
+        known = file.is_person(pose.get("category_id", file.category_id))
         category = file.category_id if known else pose["category_id"]
         results.append({**pose, "category_id": category, "image_id": ids[pose["image_id"]]})
     return results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from mipnet.data.coco import Boxes, CocoKeypointFile
 from mipnet.data.geometry import box_to_crop
 from mipnet.evaluation.coco import keypoint_results, with_boxes
 from mipnet.evaluation.merging import InstanceMode, merge_data_set, pose_scores
-from mipnet.evaluation.protocols import evaluate_poses
+from mipnet.evaluation.protocols import METRIC_NAMES, evaluate_poses
 from mipnet.evaluation.result_rows import ResultRow
 
 
@@ -53,7 +54,7 @@ def merged_results(
     _, sizes = box_to_crop(boxes.boxes, config.input.size, config.input.padding)
     scores = pose_scores(boxes.scores, poses.keypoints[..., 2], evaluation.keypoint_threshold)
     kept = merge_data_set(
-        boxes.image_index,
+        boxes.image_ids,
         poses.keypoints,
         scores,
         sizes.prod(axis=-1),  # OKS-NMS takes the areas of the padded crops
@@ -61,7 +62,7 @@ def merged_results(
         evaluation=evaluation,
         instance_mode=instance_mode,
     )
-    image_ids = boxes.images.ids[boxes.image_index[kept.boxes]]
+    image_ids = boxes.image_ids[kept.boxes]
     kept_poses = poses.keypoints[kept.boxes, kept.instances]
     results = keypoint_results(image_ids, kept_poses, kept.scores, category_id)
     return with_boxes(results, kept.instances, boxes.boxes[kept.boxes])
@@ -93,6 +94,11 @@ def score_splits(
 def score_predictions(
     poses: Predictions, config: Config, file: CocoKeypointFile, instance_mode: InstanceMode
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Merge the poses; returns (metrics by name, the merged poses in COCO's results format)."""
+    """Merge the poses; returns (metrics by name, the merged poses in COCO's results format).
+
+    Without a box nothing was measured: all metrics are nan.
+    """
+    if not len(poses.boxes):
+        return dict.fromkeys(METRIC_NAMES[config.data.protocol], math.nan), []
     results = merged_results(poses, config, instance_mode, file.category_id)
     return evaluate_poses(config.data, file.annotations, results), results

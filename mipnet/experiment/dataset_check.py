@@ -142,6 +142,7 @@ def dataset_report(config: Config, data: Folder, splits: Mapping[str, SplitInspe
     notes = [f"mended: {note}" for found in splits.values() for note in found.file.fixes]
     for split, found in splits.items():
         notes += [f"{split}, left out: {line}" for line in found.left_out]
+        notes += [f"{split}, look at this: {line}" for line in found.file.oddities.lines()]
         if found.pixels:
             notes += example_line(f"{split}, cannot be read", found.pixels.unreadable)
             notes += example_line(f"{split}, not of the size that is stated", found.pixels.resized)
@@ -176,7 +177,6 @@ def statistics_table(splits: Mapping[str, SplitInspection]) -> list[str]:
         "boxes beyond their image": lambda s: f"{s.boxes_outside_image:,}",
         "people with joints beyond it": lambda s: f"{s.keypoints_outside_image:,}",
         "  most joints outside the box": lambda s: f"{s.keypoints_outside_box:,}",
-        "  annotated twice": lambda s: f"{s.annotated_twice:,}",
     }
     seen: dict[str, Callable[[ImageInspection], Sized]] = {
         "images read": lambda p: p.names,

@@ -133,7 +133,7 @@ def register_phase(run: Run, storage: Folder) -> bool:
         return False
 
     trained = run.state["trained"]
-    best = trained["best"]
+    best = run.best_metrics
     table = run.folder.read(f"{RESULTS_FOLDER}/table.txt").decode()
     about = f"Trained by the run {run.name}.\n\n{code_block(table)}"
     tags = {"run": run.name, "preset": run.config.preset, SELECTION_METRIC: f"{best[SELECTION_METRIC]:.4f}"}

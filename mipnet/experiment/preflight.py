@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from mipnet.config import Config
 from mipnet.config.schema import DataConfig, ResourcesConfig
-from mipnet.console import say
+from mipnet.console import say, say_once
 from mipnet.data.coco import CocoKeypointFile, missing_files
 from mipnet.data.dataset_formats import load_boxes
 from mipnet.data.validation import check_readable
@@ -163,7 +163,8 @@ def check_split(
     check_readable(missing, len(people.images), config.data.max_bad_share)
     report_corrupt(missing)
     for source in sources:
-        load_boxes(file, data, split, source, config)
+        for note in load_boxes(file, data, split, source, config).notes:
+            say_once(f"warning: {note}")
     try:
         if sources:  # the evaluation of no poses
             evaluate_poses(config.data, file.annotations, [])

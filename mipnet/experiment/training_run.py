@@ -125,19 +125,23 @@ def check_initial(run: Run) -> None:
 
 
 def open_data(run: Run, data: Folder) -> dict[str, CocoKeypointFile]:
-    """Open and check the splits that the phases still need; notes what is left out for the summary."""
+    """Open and check the splits that the phases still need; notes what is left out or mended."""
     if "evaluated" in run.state:
         return {}
     corrupt = CorruptImageLog(run.folder)
     files = check_data(run.config, data, training="trained" not in run.state, report_corrupt=corrupt)
     invalid_annotations = {file.path: file.invalid_annotations.lines() for file in files.values()}
-    run.note(left_out={**run.state.get("left_out", {}), **invalid_annotations})
+    fixes = {file.path: file.fixes for file in files.values()}
+    run.note(
+        left_out={**run.state.get("left_out", {}), **invalid_annotations},
+        mended={**run.state.get("mended", {}), **fixes},
+    )
     return files
 
 
 def summarise(run: Run, storage: Folder) -> str:
     """The text of summary.txt."""
-    best = run.state["trained"]["best"]
+    best = run.best_metrics
     seconds = sum(run.state["seconds"].values())
     where = "" if storage == default_storage() else f" --storage {shlex.quote(storage.uri)}"
     lines = [
@@ -162,8 +166,9 @@ def summarise(run: Run, storage: Folder) -> str:
 
 
 def left_out_lines(run: Run) -> list[str]:
-    """A line for each kind of sample that could not be used, with the first examples."""
-    lines = [
+    """A line for each kind of sample that could not be used or was mended, with the first examples."""
+    lines = [f"mended    {line}" for fixes in run.state.get("mended", {}).values() for line in fixes]
+    lines += [
         f"left out  {line} (in {path})"
         for path, found in run.state.get("left_out", {}).items()
         for line in found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -287,16 +287,21 @@ def best_checkpoint_of(run: Run, steps: int, validate: Validate) -> TrainingResu
     if result is None or not result.best_checkpoints:
         raise UserError(f"run {run.name} has no checkpoint", "start it again with --new", 1)
     found = result.best_checkpoints
-    checkpoints = [(c, m if SELECTION_METRIC in m else {**m, **validate(c)}) for c, m in found]
+    checkpoints = [(c, without_nulls(m if SELECTION_METRIC in m else {**m, **validate(c)})) for c, m in found]
 
     def score(item: tuple[RayCheckpoint, dict[str, Any]]) -> float:
-        value = item[1].get(SELECTION_METRIC, float("nan"))
+        value = item[1].get(SELECTION_METRIC, math.nan)
         return -1.0 if math.isnan(value) else value
 
     checkpoint, metrics = max(checkpoints, key=score)
     name = folder_name_of(checkpoint)
     logger.info("best checkpoint: %s of %d", name, len(checkpoints))
     return TrainingResult(run.folder.join(f"{TRAINING_FOLDER}/{name}"), metrics, steps)
+
+
+def without_nulls(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics from Ray Train's snapshot, whose JSON has null where a metric is nan."""
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 def folder_name_of(checkpoint: RayCheckpoint) -> str:

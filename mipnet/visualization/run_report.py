@@ -44,7 +44,7 @@ def write_report(
     Args:
         name: of the run.
         config: its settings.
-        state: of run.json: ``trained`` (steps, best), ``seconds``, ``version``, ``events``.
+        state: of run.json: ``trained`` (steps, best), ``seconds``, ``version``, ``events``, ``mended``.
         metrics: ``split/source/instance_mode/metric`` -> value from 0 to 1.
         history: metric rows as in a checkpoint's history.json, training and validation.
         ceilings: AP of a perfect prediction by split, 0 to 1.
@@ -57,12 +57,13 @@ def write_report(
     """
     table = read_metrics(metrics)
     best = (state.get("trained") or {}).get("best") or {}
+    mended = [line for lines in state.get("mended", {}).values() for line in lines]
     return render_report(
         "run",
         config,
         date,
         facts(config, state, parameters),
-        notices(config, table),
+        [*notices(config, table), *(f"Mended: {line}" for line in mended)],
         name=name,
         **_result_values(config, table, ceilings or {}),
         tiles=tiles(table, ceilings or {}, best, occlusion_ap(config.data, metrics)),

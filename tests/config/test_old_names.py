@@ -17,7 +17,7 @@ import yaml
 
 from mipnet.cli.shared_options import read_flags
 from mipnet.config import Config, differences, from_dict, preset, read_yaml, to_dict, to_yaml
-from mipnet.config.old_names import NEW_NAMES, with_new_names, with_old_names
+from mipnet.config.old_names import ADDED, NEW_NAMES, with_new_names, with_old_names
 from mipnet.errors import ConfigError
 from mipnet.registry.resolve import model_config
 from mipnet.run_folder import default_name, load_run, open_run
@@ -130,7 +130,11 @@ def test_a_setting_under_both_names_is_an_error_in_one_line(tmp_path: Path) -> N
 
 def test_old_and_new_names_are_each_others_inverse() -> None:
     values = {k: v for k, v in to_dict(preset("coco-hrnet-w32-256x192")).items() if k != "preset"}
-    assert with_new_names(with_old_names(values)) == values
+    old = with_new_names(with_old_names(values))
+    added = {name.partition(".")[2]: values["data"][name.partition(".")[2]] for name in ADDED}
+    assert old | {"data": old["data"] | added} == values
+    assert not set(added) & set(old["data"])
+    assert "category" in with_old_names(values | {"data": values["data"] | {"category": "rider"}})["data"]
     assert list(with_old_names(values)["model"])[2] == "places"
 
 

@@ -107,13 +107,101 @@ def test_detections(small_coco):
     assert boxes.images.ids[boxes.image_index].tolist() == [2, 5]
     assert len(coco.detected_boxes(small_coco, "boxes/two_train.json", 0.5)) == 1
     for wrong, message in [
-        ({"image_id": 77, "bbox": [1, 2, 3, 4], "score": 1}, "names the unknown image 77"),
-        ({"image_id": 5, "bbox": [1, 2, -3, 4], "score": 1}, "is not a usable box"),
-        ({"image_id": 5, "score": 1}, "is not a usable box"),
+        ({"image_id": 77, "bbox": [1, 2, 3, 4], "score": 1}, "detection 2 names the unknown image 77"),
+        ({"image_id": 5, "bbox": [1, 2, -3, 4], "score": 1}, "1 x box that is not usable: number 2"),
+        ({"image_id": 5, "score": 1}, "1 x box that is not usable: number 2"),
     ]:
         small_coco.write("boxes/wrong_train.json", json.dumps([*good, wrong]))
-        with pytest.raises(DataError, match=f"detection 2 {message}"):
+        with pytest.raises(DataError, match=message):
             coco.detected_boxes(small_coco, "boxes/wrong_train.json", 0.0)
+
+
+def test_a_few_detections_that_are_no_boxes_are_left_out_and_counted(small_coco):
+    good = [{"image_id": i % 12, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5} for i in range(99)]
+    bad = [{"image_id": 1, "bbox": [1, 2, 0, 40], "score": 0.5}]
+    for wrong in (
+        *bad,
+        {**bad[0], "bbox": [1, 2, 3, 4], "score": float("nan")},
+        {**bad[0], "score": "high"},
+        7,
+    ):
+        small_coco.write("boxes/few_train.json", json.dumps([*good, wrong]))
+        boxes = open_train(small_coco).detected_boxes(small_coco, "boxes/few_train.json", 0.0, 1.0, 0.01)
+        assert len(boxes) == 99
+        (note,) = boxes.notes
+        assert note.endswith("boxes/few_train.json: 1 x box that is not usable: number 99")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (
+            {"category_id": 0},
+            "of 4 boxes 4 are not of persons (category 1) and 0 are below the score threshold 0.5",
+        ),
+        (
+            {"score": 0.4},
+            "of 4 boxes 0 are not of persons (category 1) and 4 are below the score threshold 0.5",
+        ),
+        (None, "of 0 boxes 0 are not of persons (category 1) and 0 are below the score threshold 0.5"),
+    ],
+)
+def test_a_source_without_a_box_says_why(small_coco, change, why):
+    box = {"image_id": "3", "category_id": 1.0, "bbox": [1, 2, 30, 40], "score": 0.9}
+    small_coco.write("boxes/none_train.json", json.dumps([box | change] * 4 if change else []))
+    boxes = open_train(small_coco).detected_boxes(small_coco, "boxes/none_train.json", 0.5)
+    assert len(boxes) == 0
+    (note,) = boxes.notes
+    assert note.endswith(f"has no box to predict in: {why}")
+
+
+def test_detections_of_two_corners_are_turned(small_coco):
+    corners = [{"image_id": i, "category_id": 1, "bbox": [60, 50, 118, 98], "score": 0.5} for i in range(12)]
+    small_coco.write("boxes/corners_train.json", json.dumps(corners))
+    boxes = open_train(small_coco).detected_boxes(small_coco, "boxes/corners_train.json", 0.0)
+    assert boxes.boxes.tolist() == [[60, 50, 58, 48]] * 12
+    assert "two corners" in boxes.notes[0]
+
+
+def test_boxes_of_one_picture_keep_their_entries(small_coco, tmp_path):
+    """One image entry a person, with new ids: people to train on are together, boxes are the entries'."""
+
+    def change(content):
+        for person in content["annotations"]:
+            image = content["images"][person["image_id"]]
+            content["images"].append({**image, "id": 1000 + person["id"]})
+            person["image_id"] = 1000 + person["id"]
+        content["images"] = content["images"][12:]
+
+    file = open_train(copy_with(small_coco, tmp_path, change))
+    assert file.people().people_per_image.tolist() == [1, 2, 3, 4] * 3
+    boxes = Boxes.concatenate([file.ground_truth_boxes(), open_train(small_coco).ground_truth_boxes()])
+    ours, theirs = (boxes.where(boxes.source_index == source) for source in (0, 1))
+    assert sorted(ours.image_ids.tolist()) == [1100 + i for i in range(30)]
+    assert sorted(set(theirs.image_ids.tolist())) == list(range(12))
+    assert len(boxes.images) == 24  # of two folders
+
+
+def test_splits_that_number_the_same_pictures_differently_keep_their_ids(small_coco, tmp_path):
+    def change(content):
+        for part, key in (("images", "id"), ("annotations", "image_id")):
+            for entry in content[part]:
+                entry[key] = 11 - entry[key]
+
+    root = Folder.of(tmp_path)
+    (tmp_path / "train").symlink_to(small_coco.local_path / "train")
+    content = json.loads(small_coco.read("annotations/person_keypoints_train.json"))
+    root.write("annotations/person_keypoints_train.json", json.dumps(content))
+    change(content)
+    root.write("annotations/person_keypoints_rev.json", json.dumps(content))
+    data = DataConfig(images="train")
+    first, second = (open_split(data, root, split).ground_truth_boxes() for split in ("train", "rev"))
+    boxes = Boxes.concatenate([first, second])
+    assert len(boxes.images) == 12  # each picture is decoded once
+    for source, given in ((0, first), (1, second)):
+        ours = boxes.where(boxes.source_index == source)
+        pairs = [sorted(zip(b.image_ids.tolist(), b.boxes.tolist(), strict=True)) for b in (ours, given)]
+        assert pairs[0] == pairs[1]
 
 
 def test_joined_boxes_share_images():

@@ -1,0 +1,365 @@
+"""One reading of a COCO keypoint file: what every command sees of it.
+
+Ids are whole numbers, entries are there once, keypoints are flat lists in the skeleton's order, boxes are x,
+y, w, h in px; the number of labelled keypoints and the area follow from these. What was left out, replaced or
+is odd is counted and named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mipnet.data.box_formats import FORMATS, box_format, to_xywh
+from mipnet.data.categories import Category, choose_category
+from mipnet.data.geometry import clip_box
+from mipnet.data.json_values import INT64, IdMap, flag, id_key, number, numbers, whole_number
+from mipnet.data.validation import Findings
+from mipnet.errors import DataError
+from mipnet.skeletons import Skeleton
+
+AREA_FRACTION = 0.53
+"""Of a box, in place of a segmentation's area where a file has none that can be true (CrowdPose's figure)."""
+LEAST_AREA, MOST_AREA = 0.01, 1.02
+"""Shares of its box between which a person's area can be true; tools round."""
+SLACK = 1.0
+"""px that a box or keypoint may stand over the image's border; tools round."""
+
+
+@dataclass
+class Reading:
+    """A COCO keypoint file as it is used.
+
+    Attributes:
+        content: images, annotations of people and the category, in COCO's format; images whose size nobody
+            states
+            have width and height None.
+        category: the people's.
+        image_ids: every spelling of an image id -> its number in ``content``.
+        left_out: people that cannot be used.
+        mended: fields that were replaced, entries that were united.
+        odd: what is used as it is but looks wrong.
+        notes: other decisions, one line each.
+    """
+
+    content: dict[str, Any]
+    category: Category
+    image_ids: IdMap
+    left_out: Findings = field(default_factory=Findings)
+    mended: Findings = field(default_factory=Findings)
+    odd: Findings = field(default_factory=Findings)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a file is read.
+
+    Attributes:
+        category: name or id of the people's category; "" takes whatever fits.
+        keep_area: use the file's areas, whatever they are.
+        keep_num_keypoints: use the file's number of labelled keypoints where it states one: CrowdPose's
+            evaluation
+            passes over people whose file says 0.
+        no_area: the protocol needs none.
+    """
+
+    category: str = ""
+    keep_area: bool = False
+    keep_num_keypoints: bool = False
+    no_area: bool = False
+
+
+def read_annotations(content: dict[str, Any], skeleton: Skeleton, where: str, rules: Rules) -> Reading:
+    """Read a file's content, which is not changed.
+
+    Args:
+        content: with lists of images, annotations and categories.
+        skeleton: K joints.
+        where: the file lies, for messages.
+        rules: see ``Rules``.
+
+    Raises:
+        DataError: an image that cannot be told from others, or no category that fits.
+    """
+    category = choose_category(content, skeleton, where, rules.category)
+    images, image_ids, united = _images(content["images"], where)
+    kept = [c for c in content["categories"] if id_key(c["id"]) not in category.ids]
+    number_of = whole_number(category.entry["id"])
+    entry = {**category.entry, "id": 1 if number_of is None else number_of}
+    reading = Reading(
+        {"images": images, "annotations": [], "categories": [entry, *kept]}, category, image_ids
+    )
+    reading.notes += category.notes
+    if image_ids.invented:
+        reading.mended.add("image id that is no whole number", *map(repr, image_ids.invented.values()))
+    if united:
+        reading.mended.add("image that is listed again", *united)
+    reading.content["annotations"] = _people(content["annotations"], reading, skeleton, rules)
+    return reading
+
+
+def place_annotations(reading: Reading, rules: Rules) -> None:
+    """What needs the images' sizes: boxes in px, areas, and who lies outside of the image; in place.
+
+    Args:
+        reading: whose images all have width and height.
+        rules: see ``Rules``.
+    """
+    images = {image["id"]: image for image in reading.content["images"]}
+    people = reading.content["annotations"]
+    sizes = np.array(
+        [(images[p["image_id"]]["width"], images[p["image_id"]]["height"]) for p in people], np.float64
+    )
+    sizes = sizes.reshape(-1, 2)
+    boxes = np.array([person["bbox"] for person in people], np.float64).reshape(-1, 4)
+    counted = np.array([bool(labelled_count(p["keypoints"])) and not p["iscrowd"] for p in people], bool)
+    points = [
+        np.asarray(p["keypoints"], np.float64).reshape(-1, 3)
+        for p, yes in zip(people, counted, strict=True)
+        if yes
+    ]
+    found = box_format(boxes[counted], sizes[counted], points)
+    if found != "xywh":
+        boxes = to_xywh(boxes, sizes, found)
+        for person, box in zip(people, boxes.tolist(), strict=True):
+            person["bbox"] = [_plain(value) for value in box]
+        reading.notes.append(f"boxes are {FORMATS[found]}; they were turned into x, y, width, height in px")
+    kept = []
+    cut = clip_box(boxes, *sizes.T) if len(people) else boxes
+    seen = iter(points)
+    for person, box, size, counts in zip(people, cut, sizes, counted, strict=True):
+        name = f"annotation {person['id']} of {images[person['image_id']]['file_name']}"
+        if counts:
+            xyv = next(seen)
+            beyond = (xyv[:, :2] < -SLACK) | (xyv[:, :2] > size + SLACK)
+            if (beyond.any(axis=1) & (xyv[:, 2] > 0)).any():
+                reading.odd.add("labelled keypoint outside of the image", name)
+            if min(box[2:]) <= 0:
+                reading.left_out.add("box outside its image", name)
+                continue
+        kept.append(person)
+    _areas(kept, reading, rules)
+    reading.content["annotations"] = kept
+
+
+def _images(entries: list[Any], where: str) -> tuple[list[dict[str, Any]], IdMap, list[str]]:
+    """The images, each once; the map of their ids; names of those that were listed again."""
+    hint = "give each image a number as id, file_name, width and height"
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not {"id", "file_name"} <= entry.keys():
+            shown = entry if isinstance(entry, dict) and len(str(entry)) < 200 else f"number {place}"
+            raise DataError(f"{where}: image {shown} lacks id, file_name, width or height", hint)
+        if id_key(entry["id"]) is None or not isinstance(entry["file_name"], str):
+            raise DataError(f"{where}: image number {place} has id {entry['id']!r:.50}", hint)
+    ids = IdMap(entry["id"] for entry in entries)
+    images: dict[int, dict[str, Any]] = {}
+    united = []
+    for entry in entries:
+        image_id = ids.get(entry["id"])
+        assert image_id is not None
+        sides = [number(entry.get(side)) for side in ("width", "height")]
+        known = all(side is not None and side > 0 for side in sides)
+        width, height = (_plain(side) for side in sides) if known else (None, None)
+        image = {**entry, "id": image_id, "width": width, "height": height}
+        if image_id not in images:
+            images[image_id] = image
+        elif all(images[image_id].get(k) == image.get(k) for k in ("file_name", "width", "height")):
+            united.append(entry["file_name"])
+        else:
+            raise DataError(
+                f"{where}: two images have the id {entry['id']!r:.50}", "give each an id of its own"
+            )
+    return list(images.values()), ids, united
+
+
+def _plain(value: float | None) -> float | int | None:
+    return int(value) if value is not None and float(value).is_integer() else value
+
+
+def _people(entries: list[Any], reading: Reading, skeleton: Skeleton, rules: Rules) -> list[dict[str, Any]]:
+    """The annotations of the people's category that can be used."""
+    images = {image["id"]: image for image in reading.content["images"]}
+    known = {id_key(c.get("id")) for c in reading.content["categories"]} | reading.category.ids
+    taken: dict[int, Any] = {}  # id -> the entry that has it
+    seen: dict[tuple[int, int], dict[str, Any]] = {}
+    people: list[dict[str, Any]] = []
+    nameless: list[tuple[dict[str, Any], str]] = []
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            reading.left_out.add("annotation without id, image_id or category_id", f"number {place}")
+            continue
+        key = id_key(entry.get("category_id"))
+        name = _name(entry, place, images, reading.image_ids)
+        if key not in reading.category.ids:
+            if key in known:
+                continue  # a thing, or a kind with other keypoints: counted by the notes
+            if entry.get("keypoints") is None:
+                reading.left_out.add("annotation without id, image_id or category_id", name)
+                continue
+            reading.mended.add("category_id that is not among the categories", name)
+        own = whole_number(entry.get("id"))
+        if own is not None and own in taken and taken[own] == entry:
+            reading.mended.add("person who is annotated again", name)
+            continue
+        person = _person(entry, name, reading, skeleton, images)
+        if person is None:
+            continue
+        if labelled := labelled_count(person["keypoints"]):
+            twin = seen.setdefault((person["image_id"], hash(tuple(person["keypoints"]))), person)
+            if twin is not person and all(twin[k] == person[k] for k in ("keypoints", "bbox", "iscrowd")):
+                reading.mended.add("person who is annotated again", name)
+                continue
+        _count_keypoints(person, labelled, name, reading, rules)
+        if own is None or own in taken or not INT64.min <= own <= INT64.max:
+            nameless.append((person, name))
+        else:
+            person["id"] = own
+            taken[own] = entry
+        people.append(person)
+    free = 1
+    for person, name in nameless:
+        while free in taken:
+            free += 1
+        person["id"] = free
+        taken[free] = None
+        reading.mended.add("annotation without an id of its own", name)
+    return people
+
+
+def _person(
+    entry: dict[str, Any], name: str, reading: Reading, skeleton: Skeleton, images: dict[int, dict[str, Any]]
+) -> dict[str, Any] | None:
+    """An annotation with ids, flag, keypoints and box as they are meant; None for what cannot be used."""
+    image_id = reading.image_ids.get(entry.get("image_id"))
+    if image_id is None:
+        reading.left_out.add("annotation without its image", name)
+        return None
+    iscrowd = flag(entry.get("iscrowd"))
+    if iscrowd is None:
+        reading.mended.add("iscrowd that is neither 0 nor 1, taken for 0", name)
+    person = {**entry, "image_id": image_id, "category_id": reading.content["categories"][0]["id"]}
+    person["iscrowd"] = iscrowd or 0
+    given = entry.get("keypoints")
+    if given is None or (isinstance(given, list) and not given):
+        if number(entry.get("num_keypoints")):
+            reading.left_out.add(f"0 keypoints instead of {skeleton.num_joints}", name)
+            return None
+        person["keypoints"] = []
+    else:
+        keypoints, problem = _keypoints(given, skeleton.num_joints)
+        if keypoints is None:
+            reading.left_out.add(problem, name)
+            return None
+        order = reading.category.orders.get(id_key(entry.get("category_id")) or 0)
+        if order is not None:
+            keypoints = keypoints[order]
+        if order is not None or not _is_plain(given):
+            person["keypoints"] = [_plain(value) for value in keypoints.ravel().tolist()]
+        _look_at_keypoints(person, keypoints, name, reading, images[image_id])
+    box = numbers(entry.get("bbox"), 4)
+    if box is None:
+        if not person["keypoints"]:
+            reading.mended.add("annotation without keypoints and box", name)
+        else:
+            reading.left_out.add("box that is not four numbers", name)
+        return None
+    if not _is_plain(entry["bbox"]):
+        person["bbox"] = [_plain(value) for value in box.tolist()]
+    return person
+
+
+def _keypoints(given: Any, count: int) -> tuple[np.ndarray | None, str]:
+    """(K, 3) of a flat list or of triples, nulls of what is not labelled as 0; or what is wrong."""
+    if not isinstance(given, list):
+        return None, "keypoints that are not numbers"
+    flat = [v for item in given for v in (item if isinstance(item, list) else [item])]
+    if len(flat) % 3 == 0 and any(v is None for v in flat):
+        for i in range(0, len(flat), 3):
+            if number(flat[i + 2]) in (None, 0.0):
+                flat[i : i + 3] = [0, 0, 0]
+    array = numbers(flat)
+    if array is None:
+        return None, "keypoints that are not numbers"
+    if array.size != 3 * count:
+        size = array.size / 3
+        return None, f"{size:g} keypoints instead of {count}"
+    return array.reshape(count, 3), ""
+
+
+def _is_plain(values: list[Any]) -> bool:
+    """Whether a list is flat and of numbers, so that it can stay as it is."""
+    return all(type(value) in (int, float) for value in values)
+
+
+def _look_at_keypoints(
+    person: dict[str, Any], keypoints: np.ndarray, name: str, reading: Reading, image: dict[str, Any]
+) -> None:
+    """Name what is odd about labelled keypoints; visibilities other than 0, 1 and 2 become one of these."""
+    visibility = keypoints[:, 2]
+    if not np.isin(visibility, (0, 1, 2)).all():
+        reading.odd.add("visibility that is not 0, 1 or 2", name)
+        mended = np.where(visibility > 0, np.clip(np.round(visibility), 1, 2), 0)
+        person["keypoints"] = [
+            _plain(v) for v in np.column_stack([keypoints[:, :2], mended]).ravel().tolist()
+        ]
+    labelled = keypoints[visibility > 0, :2]
+    if (labelled == 0).all(axis=1).any():
+        reading.odd.add("labelled keypoint at (0, 0)", name)
+
+
+def labelled_count(keypoints: list[Any]) -> int:
+    """How many keypoints [x, y, v] · K are labelled."""
+    return sum(v > 0 for v in keypoints[2::3])
+
+
+def _count_keypoints(
+    person: dict[str, Any], labelled: int, name: str, reading: Reading, rules: Rules
+) -> None:
+    """``num_keypoints``: of the file where the protocol demands that, else counted."""
+    stated = number(person.get("num_keypoints"))
+    if rules.keep_num_keypoints and stated is not None and stated >= 0:
+        person["num_keypoints"] = int(stated)
+        return
+    if "num_keypoints" in person and stated != labelled:
+        reading.mended.add("num_keypoints that is not the number of labelled keypoints", name)
+    person["num_keypoints"] = labelled
+
+
+def _areas(people: list[dict[str, Any]], reading: Reading, rules: Rules) -> None:
+    """Replace areas that cannot be true by a fraction of the box, unless the rules say otherwise."""
+    if rules.no_area or not people:
+        return
+    boxes = np.array([person["bbox"] for person in people], np.float64)
+    of_box = np.maximum(boxes[:, 2], 0) * np.maximum(boxes[:, 3], 0)
+    stated = np.array([_or_nan(person.get("area")) for person in people])
+    single = np.array([not person["iscrowd"] for person in people])
+    good = np.isfinite(stated) & (stated > 0)
+    if not rules.keep_area:
+        good &= ~single | ((stated >= LEAST_AREA * of_box) & (stated <= MOST_AREA * of_box))
+        alike = stated[good & single]
+        if len(alike) > 2 and np.ptp(alike) == 0 and np.ptp(of_box[good & single]) > 0:
+            good &= ~single  # a constant of the exporting tool
+    for index in np.flatnonzero(~good).tolist():
+        if people[index]["keypoints"]:  # else a region to ignore, whose area nothing depends on
+            reading.mended.add(
+                f"area that cannot be true, replaced by {AREA_FRACTION} of the box",
+                f"annotation {people[index]['id']}",
+            )
+        people[index]["area"] = float(AREA_FRACTION * of_box[index])
+
+
+def _or_nan(value: Any) -> float:
+    found = number(value)
+    return float("nan") if found is None else found
+
+
+def _name(entry: Any, place: int, images: dict[int, dict[str, Any]], ids: IdMap) -> str:
+    """An annotation for a message: its id, and its image's file."""
+    if not isinstance(entry, dict) or "id" not in entry:
+        return f"number {place}"
+    image_id = ids.get(entry.get("image_id"))
+    image = None if image_id is None else images[image_id]
+    return f"annotation {entry['id']!r:.50}" + (f" of {image['file_name']}" if image else "")

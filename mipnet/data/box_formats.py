@@ -1,0 +1,82 @@
+"""What four numbers a file's boxes are: COCO's x, y, width, height in px, or what other tools write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+BoxFormat = Literal["xywh", "xyxy", "cxcywh", "relative xywh", "relative xyxy", "relative cxcywh"]
+FORMATS: dict[BoxFormat, str] = {
+    "xywh": "x, y, width, height in px",
+    "xyxy": "two corners x, y, x, y in px",
+    "cxcywh": "centre x, centre y, width, height in px",
+    "relative xywh": "x, y, width, height as shares of the image",
+    "relative xyxy": "two corners x, y, x, y as shares of the image",
+    "relative cxcywh": "centre x, centre y, width, height as shares of the image",
+}
+SLACK = 2.0
+"""px that a box or keypoint may stand over a border; tools round."""
+DOUBT, PROOF = 0.1, 0.02
+"""A format is doubted where more than the first share of the boxes does not fit, and another one is taken
+where at most the second does not."""
+LARGEST_SHARE = 1.05
+"""Numbers up to this are shares of the image and not px."""
+
+
+def box_format(
+    boxes: np.ndarray, sizes: np.ndarray, keypoints: Sequence[np.ndarray] | None = None
+) -> BoxFormat:
+    """The format in which the boxes fit the images, and the keypoints the boxes; xywh unless another is
+    proven.
+
+    A box fits if it lies in its image and more than half of the labelled keypoints lie in it.
+
+    Args:
+        boxes: (B, 4).
+        sizes: (B, 2) width and height of each box's image in px.
+        keypoints: (K, 3) x, y, v in px for each box, if there are any.
+    """
+    if len(boxes) < 2 or boxes.max(initial=0) <= 0:
+        return "xywh"
+    relative = boxes.max() <= LARGEST_SHARE and sizes.min() > 4
+    plain = 1 - _fits(boxes, sizes, keypoints).mean()
+    if not relative and plain <= DOUBT:
+        return "xywh"
+    candidates: tuple[BoxFormat, ...] = ("xyxy", "cxcywh")
+    if relative:
+        candidates = ("relative xywh", "relative cxcywh", "relative xyxy")
+    wrong = {c: 1 - _fits(to_xywh(boxes, sizes, c), sizes, keypoints).mean() for c in candidates}
+    best = min(candidates, key=lambda c: wrong[c])
+    return best if wrong[best] <= PROOF and (relative or wrong[best] < plain) else "xywh"
+
+
+def to_xywh(boxes: np.ndarray, sizes: np.ndarray, given: BoxFormat) -> np.ndarray:
+    """Boxes of any format as x, y, width, height in px.
+
+    Args:
+        boxes: (B, 4).
+        sizes: (B, 2) width and height of each box's image in px.
+        given: their format.
+    """
+    boxes = np.array(boxes, np.float64)
+    if given.startswith("relative "):
+        boxes = boxes * np.tile(sizes, 2)
+    if given.endswith("xyxy"):
+        boxes[:, 2:] -= boxes[:, :2]
+    elif given.endswith("cxcywh"):
+        boxes[:, :2] -= boxes[:, 2:] / 2
+    return boxes
+
+
+def _fits(boxes: np.ndarray, sizes: np.ndarray, keypoints: Sequence[np.ndarray] | None) -> np.ndarray:
+    """(B,) bool, see ``box_format``."""
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    fits: np.ndarray = (boxes[:, 2:] > 0).all(1) & (low >= -SLACK).all(1) & (high <= sizes + SLACK).all(1)
+    if keypoints is not None:
+        for index, xyv in enumerate(keypoints):
+            xy = xyv[xyv[:, 2] > 0, :2]
+            inside = ((xy >= low[index] - SLACK) & (xy <= high[index] + SLACK)).all(1)
+            fits[index] &= len(xy) == 0 or inside.mean() > 0.5
+    return fits

@@ -1,0 +1,157 @@
+"""The category of a COCO file whose keypoints a skeleton describes, and the order of these keypoints."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mipnet.data.json_values import id_key
+from mipnet.errors import DataError, suggest
+from mipnet.skeletons import Skeleton
+
+SAME_JOINT = {"tophead": "head", "headtop": "head"}
+SIDES = {"l": "left", "r": "right"}
+
+
+@dataclass(frozen=True)
+class Category:
+    """The people's category.
+
+    Attributes:
+        entry: as it stands in the file, its keypoints' names in the skeleton's order.
+        ids: all ids that stand for it, see ``id_key``: kinds of animals with the same keypoints are taken
+            for one.
+        orders: id -> (K,) indices that bring keypoints of the file into the skeleton's order; only where
+            they differ.
+        notes: what was decided, one line each.
+    """
+
+    entry: dict[str, Any]
+    ids: frozenset[int | str]
+    orders: dict[int | str, np.ndarray]
+    notes: tuple[str, ...]
+
+
+def choose_category(content: dict[str, Any], skeleton: Skeleton, where: str, wanted: str = "") -> Category:
+    """The category whose keypoints are the skeleton's.
+
+    Args:
+        content: of a COCO file, with lists of categories and annotations.
+        skeleton: K joints.
+        where: the file lies, for messages.
+        wanted: name or id of the category (``data.category``); "" takes whatever fits.
+
+    Raises:
+        DataError: a category without id, none of that name, or none that fits; shows both lists of joints.
+    """
+    categories = content["categories"]
+    for category in categories:
+        if not isinstance(category, dict) or id_key(category.get("id")) is None:
+            raise DataError(f"{where} has a category without id", "give a COCO keypoint annotation file")
+    candidates = _named(categories, where, wanted) if wanted else categories
+    named = [c for c in candidates if joint_names(c)]
+    if not named:
+        return _without_names(content, candidates, skeleton, bool(wanted))
+    notes, orders, fitting, problems = [], {}, [], []
+    for category in named:
+        order, problem = joint_order(joint_names(category), skeleton)
+        if problem:
+            problems.append(problem)
+            continue
+        fitting.append(category)
+        if order is not None:
+            orders[_key(category)] = order
+            notes.append(f"keypoints of category {_label(category)} were brought into the skeleton's order")
+    if not fitting:
+        raise DataError(f"{where} {problems[0]}", "choose the skeleton with --data.skeleton")
+    if len(fitting) > 1:
+        notes.append(f"{len(fitting)} categories with keypoints; they are taken for one")
+    others = len(named) - len(fitting)
+    if others:
+        notes.append(f"categories with other keypoints than skeleton {skeleton.name}, left out: {others}")
+    entry = {**fitting[0], "keypoints": list(skeleton.joints)}
+    return Category(entry, frozenset(_key(c) for c in fitting), orders, tuple(notes))
+
+
+def joint_order(names: Sequence[str], skeleton: Skeleton) -> tuple[np.ndarray | None, str]:
+    """How a file's keypoints come into the skeleton's order.
+
+    Args:
+        names: of the file's keypoints.
+        skeleton: the order that is wanted.
+
+    Returns:
+        (K,) indices into the file's keypoints, None where they are in order; what is wrong, "" for nothing.
+    """
+    if len(names) != skeleton.num_joints:
+        return None, (
+            f"annotates {len(names)} keypoints but skeleton {skeleton.name} has {skeleton.num_joints}: "
+            f"{', '.join(names)} in the file, {', '.join(skeleton.joints)} in the skeleton"
+        )
+    ours, theirs = ([fold(name) for name in each] for each in (skeleton.joints, names))
+    if ours == theirs or not any(re.search("[a-z]{3}", name) for name in theirs):
+        return None, ""  # equal, or numbers in place of names
+    if sorted(ours) == sorted(theirs):
+        return np.array([theirs.index(name) for name in ours]), ""
+    only = [name for name, folded in zip(names, theirs, strict=True) if folded not in ours]
+    lacking = [name for name, folded in zip(skeleton.joints, ours, strict=True) if folded not in theirs]
+    return None, (
+        f"annotates other joints than skeleton {skeleton.name}: {', '.join(only) or 'one of them twice'} in "
+        f"place of {', '.join(lacking)}"
+    )
+
+
+def fold(name: str) -> str:
+    """A joint's name without case, spaces, ``_``, ``-``, and with sides written out."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)
+    folded = "".join(SIDES.get(word.lower(), word.lower()) for word in words)
+    return SAME_JOINT.get(folded, folded)
+
+
+def joint_names(category: dict[str, Any]) -> list[str]:
+    """The names of a category's keypoints, [] if it has none."""
+    names = category.get("keypoints")
+    return [str(name) for name in names] if isinstance(names, list | tuple) else []
+
+
+def _named(categories: list[dict[str, Any]], where: str, wanted: str) -> list[dict[str, Any]]:
+    found = [c for c in categories if wanted == str(c.get("name")) or id_key(wanted) == _key(c)]
+    if not found:
+        choices = [str(c.get("name", c["id"])) for c in categories]
+        raise DataError(f"{where} has no category {wanted!r}", suggest(wanted, choices))
+    return found
+
+
+def _without_names(
+    content: dict[str, Any], candidates: list[dict[str, Any]], skeleton: Skeleton, chosen: bool
+) -> Category:
+    """No category names its joints: the one that people bear, of all or of those that were chosen."""
+    count = Counter(
+        id_key(a.get("category_id"))
+        for a in content["annotations"]
+        if isinstance(a, dict) and isinstance(a.get("keypoints"), list) and a["keypoints"]
+    )
+    persons = [
+        c for c in candidates if fold(str(c.get("name"))) in ("person", "people", "human", "pedestrian")
+    ]
+    if not chosen and persons:
+        candidates = persons
+    entry = max(candidates, key=lambda c: count[_key(c)], default={"id": 1, "name": "person"})
+    note = f"no category names its keypoints; they are taken in the order of skeleton {skeleton.name}"
+    known = {**entry, "keypoints": list(skeleton.joints)}
+    return Category(known, frozenset([_key(entry)]), {}, (note,) if count else ())
+
+
+def _key(category: dict[str, Any]) -> int | str:
+    key = id_key(category["id"])
+    assert key is not None  # checked by choose_category
+    return key
+
+
+def _label(category: dict[str, Any]) -> str:
+    return f"{category['id']} {str(category.get('name', ''))!r:.50}".strip()
