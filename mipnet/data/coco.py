@@ -18,16 +18,13 @@ from typing import Any
 import numpy as np
 
 from mipnet.data.annotation_reading import Rules, labelled_count, place_annotations, read_annotations
-from mipnet.data.box_formats import FORMATS, box_format, to_xywh
-from mipnet.data.box_ops import box_nms
 from mipnet.data.geometry import clip_box
 from mipnet.data.image_headers import ImageHeader, read_header
 from mipnet.data.image_sizes import resolve_sizes
-from mipnet.data.json_values import id_key, number, numbers
+from mipnet.data.json_values import id_key
 from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
 from mipnet.data.parquet import read_row
 from mipnet.data.shards import byte_ranges
-from mipnet.data.validation import Findings
 from mipnet.errors import DataError, reason_of
 from mipnet.skeletons import Skeleton
 from mipnet.storage import Folder, safe_relative_path, split_uri, without_byte_range
@@ -35,8 +32,6 @@ from mipnet.storage import Folder, safe_relative_path, split_uri, without_byte_r
 logger = logging.getLogger(__name__)
 
 DEFAULT_RULES = Rules()
-BOX_FORMAT_HINT = "give detections as [{image_id, category_id, bbox: [x, y, w, h], score}]"
-BOXES_OPTION_HINT = "give --data.boxes gt, NAME for ROOT/boxes/NAME_SPLIT.json, or NAME=FILE"
 
 
 @dataclass(frozen=True)
@@ -291,73 +286,6 @@ class CocoKeypointFile:
         boxes = self._clipped_boxes([p for p, yes in zip(people, measured, strict=True) if yes])
         zeros = np.zeros(len(boxes), np.int64)
         return Boxes(images, entry[measured], boxes, np.ones(len(boxes)), zeros)
-
-    def detected_boxes(
-        self, root: Folder, name: str, min_score: float, max_iou: float = 1.0, max_bad_share: float = 0.0
-    ) -> Boxes:
-        """A detector's boxes of persons from a COCO-format list of {image_id, category_id, bbox, score}.
-
-        Args:
-            root: folder of the list.
-            name: its file in that folder.
-            min_score: boxes with a lower score are dropped.
-            max_iou: IoU threshold of box NMS; 1 keeps all boxes.
-            max_bad_share: single boxes that cannot be used are left out up to this share.
-
-        Raises:
-            DataError: the file is missing or broken, or refers to images that the annotations do not have.
-        """
-        detections, where = read_json(root, name, BOXES_OPTION_HINT), root.path(name)
-        if not isinstance(detections, list):
-            raise DataError(f"{where} is not a list", BOX_FORMAT_HINT)
-        images, persons = self.images(), [d for d in detections if self._may_be_person(d)]
-        index = {image_id: i for i, image_id in enumerate(images.ids.tolist())}
-        rows: list[tuple[float, ...]] = []
-        unusable, below = Findings(), 0
-        for place, detection in enumerate(persons):
-            entry = detection if isinstance(detection, dict) else {}
-            box, score = numbers(entry.get("bbox"), 4), number(entry.get("score"))
-            if box is None or score is None or min(box[2:]) <= 0:
-                unusable.add("box that is not usable", f"number {place}")
-            elif score < min_score:
-                below += 1
-            elif (image_id := self.image_ids.get(entry.get("image_id"))) is None:
-                raise DataError(
-                    f"{where}: detection {place} names the unknown image {entry.get('image_id')!r:.50}",
-                    f"the boxes must be of the images in {self.path}",
-                )
-            else:
-                rows.append((index[image_id], *box.tolist(), score))
-        unusable.check(len(persons), max_bad_share, where, BOX_FORMAT_HINT)
-        rows.sort(key=lambda row: row[0])
-        table = np.array(rows, np.float64).reshape(-1, 6)
-        image_index = table[:, 0].astype(np.int64)
-        notes = [f"left out of {where}: {line}" for line in unusable.lines()]
-        if not rows:
-            others = len(detections) - len(persons)
-            notes.append(
-                f"{where} has no box to predict in: of {len(detections)} boxes {others} are not of persons "
-                f"(category {self.category_id}) and {below} are below the score threshold {min_score:g}"
-            )
-        sizes = np.array(
-            [(i["width"], i["height"]) for i in map(self.coco.imgs.get, images.ids.tolist())], np.float64
-        )
-        found = box_format(table[:, 1:5], sizes[image_index]) if rows else "xywh"
-        if found != "xywh":
-            table[:, 1:5] = to_xywh(table[:, 1:5], sizes[image_index], found)
-            notes.append(
-                f"boxes of {where} are {FORMATS[found]}; they were turned into x, y, width, height in px"
-            )
-        table = table[box_nms(table[:, 0], table[:, 1:5], table[:, 5], max_iou)]
-        image_index = table[:, 0].astype(np.int64)
-        zeros = np.zeros_like(image_index)
-        return Boxes(images, image_index, table[:, 1:5], table[:, 5], zeros, notes=tuple(notes))
-
-    def _may_be_person(self, detection: Any) -> bool:
-        """Not a box of another category; what is no box at all is judged later."""
-        return not isinstance(detection, dict) or self.is_person(
-            detection.get("category_id", self.category_id)
-        )
 
 
 def read_uri(uri: str) -> bytes:

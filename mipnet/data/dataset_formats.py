@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mipnet.config.schema import Config, DataConfig
 from mipnet.data.annotation_reading import Rules
 from mipnet.data.coco import Boxes, CocoKeypointFile
+from mipnet.data.detections import read_detections
 from mipnet.errors import DataError
 from mipnet.storage import Folder, split_uri
 
@@ -92,6 +93,11 @@ def load_boxes(file: CocoKeypointFile, data: Folder, split: str, source: str, co
     name, _, path = source.replace("{split}", split).partition("=")
     folder, file_name = split_uri(Folder.of(path).uri) if path else (data, f"boxes/{name}_{split}.json")
     wanted = config.data
-    return file.detected_boxes(
-        folder, file_name, wanted.box_score_threshold, wanted.box_nms, wanted.max_bad_share
+    return read_detections(
+        file,
+        folder,
+        file_name,
+        wanted.box_score_threshold,
+        max_iou=wanted.box_nms,
+        max_bad_share=wanted.max_bad_share,
     )

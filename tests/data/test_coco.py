@@ -10,6 +10,7 @@ import pytest
 from mipnet.config.schema import DataConfig
 from mipnet.data.coco import Boxes, CocoKeypointFile, ImageIndex
 from mipnet.data.dataset_formats import open_split
+from mipnet.data.detections import read_detections
 from mipnet.errors import DataError
 from mipnet.evaluation.protocols import evaluate_poses
 from mipnet.storage import Folder
@@ -102,10 +103,10 @@ def test_detections(small_coco):
     ]
     small_coco.write("boxes/two_train.json", json.dumps(good))
     with pytest.raises(DataError, match=r"boxes/one_train.json does not exist; give --data.boxes gt"):
-        coco.detected_boxes(small_coco, "boxes/one_train.json", 0.0)
-    boxes = coco.detected_boxes(small_coco, "boxes/two_train.json", 0.0)
+        read_detections(coco, small_coco, "boxes/one_train.json", 0.0)
+    boxes = read_detections(coco, small_coco, "boxes/two_train.json", 0.0)
     assert boxes.images.ids[boxes.image_index].tolist() == [2, 5]
-    assert len(coco.detected_boxes(small_coco, "boxes/two_train.json", 0.5)) == 1
+    assert len(read_detections(coco, small_coco, "boxes/two_train.json", 0.5)) == 1
     for wrong, message in [
         ({"image_id": 77, "bbox": [1, 2, 3, 4], "score": 1}, "detection 2 names the unknown image 77"),
         ({"image_id": 5, "bbox": [1, 2, -3, 4], "score": 1}, "1 x box that is not usable: number 2"),
@@ -113,7 +114,7 @@ def test_detections(small_coco):
     ]:
         small_coco.write("boxes/wrong_train.json", json.dumps([*good, wrong]))
         with pytest.raises(DataError, match=message):
-            coco.detected_boxes(small_coco, "boxes/wrong_train.json", 0.0)
+            read_detections(coco, small_coco, "boxes/wrong_train.json", 0.0)
 
 
 def test_a_few_detections_that_are_no_boxes_are_left_out_and_counted(small_coco):
@@ -126,7 +127,9 @@ def test_a_few_detections_that_are_no_boxes_are_left_out_and_counted(small_coco)
         7,
     ):
         small_coco.write("boxes/few_train.json", json.dumps([*good, wrong]))
-        boxes = open_train(small_coco).detected_boxes(small_coco, "boxes/few_train.json", 0.0, 1.0, 0.01)
+        boxes = read_detections(
+            open_train(small_coco), small_coco, "boxes/few_train.json", 0.0, max_bad_share=0.01
+        )
         assert len(boxes) == 99
         (note,) = boxes.notes
         assert note.endswith("boxes/few_train.json: 1 x box that is not usable: number 99")
@@ -149,7 +152,7 @@ def test_a_few_detections_that_are_no_boxes_are_left_out_and_counted(small_coco)
 def test_a_source_without_a_box_says_why(small_coco, change, why):
     box = {"image_id": "3", "category_id": 1.0, "bbox": [1, 2, 30, 40], "score": 0.9}
     small_coco.write("boxes/none_train.json", json.dumps([box | change] * 4 if change else []))
-    boxes = open_train(small_coco).detected_boxes(small_coco, "boxes/none_train.json", 0.5)
+    boxes = read_detections(open_train(small_coco), small_coco, "boxes/none_train.json", 0.5)
     assert len(boxes) == 0
     (note,) = boxes.notes
     assert note.endswith(f"has no box to predict in: {why}")
@@ -158,7 +161,7 @@ def test_a_source_without_a_box_says_why(small_coco, change, why):
 def test_detections_of_two_corners_are_turned(small_coco):
     corners = [{"image_id": i, "category_id": 1, "bbox": [60, 50, 118, 98], "score": 0.5} for i in range(12)]
     small_coco.write("boxes/corners_train.json", json.dumps(corners))
-    boxes = open_train(small_coco).detected_boxes(small_coco, "boxes/corners_train.json", 0.0)
+    boxes = read_detections(open_train(small_coco), small_coco, "boxes/corners_train.json", 0.0)
     assert boxes.boxes.tolist() == [[60, 50, 58, 48]] * 12
     assert "two corners" in boxes.notes[0]
 
@@ -238,4 +241,4 @@ def test_kinds_of_animals_are_one_category(small_coco, tmp_path):
     assert evaluate_poses(DataConfig(), file.annotations, perfect)["AP"] == pytest.approx(1)
     boxes = [{"image_id": 1, "category_id": c, "bbox": [1, 2, 30, 40], "score": 0.5} for c in (4, 5, 6, 9)]
     Folder.of(tmp_path).write("boxes.json", json.dumps(boxes))
-    assert len(file.detected_boxes(Folder.of(tmp_path), "boxes.json", 0)) == 3
+    assert len(read_detections(file, Folder.of(tmp_path), "boxes.json", 0)) == 3

@@ -13,6 +13,7 @@ from mipnet.config.presets import DATASETS
 from mipnet.config.schema import DataConfig
 from mipnet.data.crops import decode_image
 from mipnet.data.dataset_formats import open_split
+from mipnet.data.detections import read_detections
 from mipnet.errors import DataError
 from mipnet.skeletons import SKELETONS
 from mipnet.storage import Folder
@@ -117,7 +118,7 @@ def test_the_category_of_the_people_is_the_files(tmp_path: Path) -> None:
     assert file.category_id == 5
     found = [{"image_id": 7, "category_id": c, "bbox": [1, 1, 9, 9], "score": c / 9} for c in (1, 5)]
     root.write("boxes.json", json.dumps(found))
-    assert file.detected_boxes(root, "boxes.json", 0).scores.tolist() == [5 / 9]
+    assert read_detections(file, root, "boxes.json", 0).scores.tolist() == [5 / 9]
 
 
 @pytest.mark.shared
