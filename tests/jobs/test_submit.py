@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -178,9 +179,13 @@ def test_whoever_goes_on_after_ctrl_c_reads_no_line_twice(
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def cluster() -> Iterator[dict[str, str]]:
     """The environment of whoever may use a cluster of one node that demands a token."""
-    folder = tmp_path_factory.mktemp("r")
+    with TemporaryDirectory(prefix="ray-") as folder:  # pytest's are too long for the names of Ray's sockets
+        yield from run_cluster(Path(folder))
+
+
+def run_cluster(folder: Path) -> Iterator[dict[str, str]]:
     (folder / "token").write_text("0123456789abcdef" * 4)
     gcs, dashboard, agent = free_ports(3)
     clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
