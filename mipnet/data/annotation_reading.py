@@ -61,8 +61,7 @@ class Rules:
         category: name or id of the people's category; "" takes whatever fits.
         keep_area: use the file's areas, whatever they are.
         keep_num_keypoints: use the file's number of labelled keypoints where it states one: CrowdPose's
-            evaluation
-            passes over people whose file says 0.
+            evaluation passes over people whose file says 0.
         no_area: the protocol needs none.
     """
 
