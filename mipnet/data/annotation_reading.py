@@ -33,9 +33,8 @@ class Reading:
     """A COCO keypoint file as it is used.
 
     Attributes:
-        content: images, annotations of people and the category, in COCO's format; images whose size nobody
-            states
-            have width and height None.
+        content: images, annotations of people and the category, in COCO's format; width and height are None
+            where nobody states them.
         category: the people's.
         image_ids: every spelling of an image id -> its number in ``content``.
         left_out: people that cannot be used.
