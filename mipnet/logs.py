@@ -112,7 +112,9 @@ def uninstall(handler: logging.Handler) -> None:
     for name in (None, *OUR_LOGGERS, *LIBRARY_LOGGERS):
         logging.getLogger(name).removeHandler(handler)
     for name in OUR_LOGGERS:
-        logging.getLogger(name).propagate = True
+        ours = logging.getLogger(name)
+        ours.propagate = True
+        ours.setLevel(logging.NOTSET)
     if logging.lastResort:
         logging.getLogger().removeHandler(logging.lastResort)
     handler.close()

@@ -18,7 +18,7 @@ import fcntl
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,8 +55,7 @@ class Run:
     @property
     def best_metrics(self) -> dict[str, Any]:
         """Metrics of the best checkpoint; nan where JSON had null."""
-        best: dict[str, Any] = self.state["trained"]["best"]
-        return {name: math.nan if value is None else value for name, value in best.items()}
+        return without_nulls(self.state["trained"]["best"])
 
     def reload(self) -> None:
         """Read run.json again: another process may have continued the run."""
@@ -67,6 +66,11 @@ class Run:
         """Write values to run.json."""
         self.state.update(values)
         self.folder.write("run.json", json.dumps(self.state, indent=2) + "\n")
+
+
+def without_nulls(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics from JSON, which may have null where a metric is nan: Ray Train's snapshot does."""
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 def default_name(config: Config) -> str:

@@ -7,21 +7,22 @@ is odd is counted and named.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mipnet.data.box_formats import FORMATS, box_format, to_xywh
 from mipnet.data.categories import Category, choose_category
-from mipnet.data.geometry import clip_box
+from mipnet.data.geometry import BOX_AREA_FRACTION, clip_box
 from mipnet.data.json_values import INT64, IdMap, flag, id_key, number, numbers, whole_number
 from mipnet.data.validation import Findings
 from mipnet.errors import DataError
 from mipnet.skeletons import Skeleton
 
-AREA_FRACTION = 0.53
-"""Of a box, in place of a segmentation's area where a file has none that can be true (CrowdPose's figure)."""
 LEAST_AREA, MOST_AREA = 0.01, 1.02
 """Shares of its box between which a person's area can be true; tools round."""
 SLACK = 1.0
@@ -59,15 +60,13 @@ class Rules:
     Attributes:
         category: name or id of the people's category; "" takes whatever fits.
         keep_area: use the file's areas, whatever they are.
-        keep_num_keypoints: use the file's number of labelled keypoints where it states one: CrowdPose's
-            evaluation passes over people whose file says 0.
-        no_area: the protocol needs none.
+        crowdpose: CrowdPose's rules: ``num_keypoints`` is the file's where it states one, because the
+            evaluation passes over people with 0; areas are not needed.
     """
 
     category: str = ""
     keep_area: bool = False
-    keep_num_keypoints: bool = False
-    no_area: bool = False
+    crowdpose: bool = False
 
 
 def read_annotations(content: dict[str, Any], skeleton: Skeleton, where: str, rules: Rules) -> Reading:
@@ -108,37 +107,31 @@ def place_annotations(reading: Reading, rules: Rules) -> None:
     """
     images = {image["id"]: image for image in reading.content["images"]}
     people = reading.content["annotations"]
-    sizes = np.array(
-        [(images[p["image_id"]]["width"], images[p["image_id"]]["height"]) for p in people], np.float64
-    )
-    sizes = sizes.reshape(-1, 2)
+    infos = [images[person["image_id"]] for person in people]
+    sizes = np.array([(info["width"], info["height"]) for info in infos], np.float64).reshape(-1, 2)
     boxes = np.array([person["bbox"] for person in people], np.float64).reshape(-1, 4)
     counted = np.array([bool(labelled_count(p["keypoints"])) and not p["iscrowd"] for p in people], bool)
-    points = [
-        np.asarray(p["keypoints"], np.float64).reshape(-1, 3)
-        for p, yes in zip(people, counted, strict=True)
-        if yes
-    ]
-    found = box_format(boxes[counted], sizes[counted], points)
+    rows = np.flatnonzero(counted)
+    keypoints = np.array([people[row]["keypoints"] for row in rows.tolist()], np.float64)
+    keypoints = keypoints.reshape(len(rows), len(reading.category.entry["keypoints"]), 3)
+    found = box_format(boxes[rows], sizes[rows], keypoints)
     if found != "xywh":
         boxes = to_xywh(boxes, sizes, found)
         for person, box in zip(people, boxes.tolist(), strict=True):
             person["bbox"] = [_plain(value) for value in box]
         reading.notes.append(f"boxes are {FORMATS[found]}; they were turned into x, y, width, height in px")
-    kept = []
-    cut = clip_box(boxes, *sizes.T) if len(people) else boxes
-    seen = iter(points)
-    for person, box, size, counts in zip(people, cut, sizes, counted, strict=True):
-        name = f"annotation {person['id']} of {images[person['image_id']]['file_name']}"
-        if counts:
-            xyv = next(seen)
-            beyond = (xyv[:, :2] < -SLACK) | (xyv[:, :2] > size + SLACK)
-            if (beyond.any(axis=1) & (xyv[:, 2] > 0)).any():
-                reading.odd.add("labelled keypoint outside of the image", name)
-            if min(box[2:]) <= 0:
-                reading.left_out.add("box outside its image", name)
-                continue
-        kept.append(person)
+
+    def report(findings: Findings, kind: str, chosen: np.ndarray) -> None:
+        for row in rows[chosen].tolist():
+            findings.add(kind, f"annotation {people[row]['id']} of {infos[row]['file_name']}")
+
+    xy, labelled = keypoints[..., :2], keypoints[..., 2] > 0
+    beyond = ((xy < -SLACK) | (xy > sizes[rows, None] + SLACK)).any(-1) & labelled
+    report(reading.odd, "labelled keypoint outside of the image", np.any(beyond, axis=-1))
+    outside = np.any(clip_box(boxes[rows], *sizes[rows].T)[:, 2:] <= 0, axis=-1)
+    report(reading.left_out, "box outside its image", outside)
+    dropped = set(rows[outside].tolist())
+    kept = [person for row, person in enumerate(people) if row not in dropped]
     _areas(kept, reading, rules)
     reading.content["annotations"] = kept
 
@@ -190,89 +183,95 @@ def _people(entries: list[Any], reading: Reading, skeleton: Skeleton, rules: Rul
             reading.left_out.add("annotation without id, image_id or category_id", f"number {place}")
             continue
         key = id_key(entry.get("category_id"))
-        name = _name(entry, place, images, reading.image_ids)
+        name = partial(_name, entry, place, images, reading.image_ids)  # made only for what is reported
         if key not in reading.category.ids:
             if key in known:
                 continue  # a thing, or a kind with other keypoints: counted by the notes
             if entry.get("keypoints") is None:
-                reading.left_out.add("annotation without id, image_id or category_id", name)
+                reading.left_out.add("annotation without id, image_id or category_id", name())
                 continue
-            reading.mended.add("category_id that is not among the categories", name)
+            reading.mended.add("category_id that is not among the categories", name())
         own = whole_number(entry.get("id"))
         if own is not None and own in taken and taken[own] == entry:
-            reading.mended.add("person who is annotated again", name)
+            reading.mended.add("person who is annotated again", name())
             continue
-        person = _person(entry, name, reading, skeleton, images)
+        person = _person(entry, name, reading, skeleton)
         if person is None:
             continue
         if labelled := labelled_count(person["keypoints"]):
             twin = seen.setdefault((person["image_id"], hash(tuple(person["keypoints"]))), person)
             if twin is not person and all(twin[k] == person[k] for k in ("keypoints", "bbox", "iscrowd")):
-                reading.mended.add("person who is annotated again", name)
+                reading.mended.add("person who is annotated again", name())
                 continue
         _count_keypoints(person, labelled, name, reading, rules)
         if own is None or own in taken or not INT64.min <= own <= INT64.max:
-            nameless.append((person, name))
+            nameless.append((person, name()))
         else:
             person["id"] = own
             taken[own] = entry
         people.append(person)
     free = 1
-    for person, name in nameless:
+    for person, label in nameless:
         while free in taken:
             free += 1
         person["id"] = free
         taken[free] = None
-        reading.mended.add("annotation without an id of its own", name)
+        reading.mended.add("annotation without an id of its own", label)
     return people
 
 
 def _person(
-    entry: dict[str, Any], name: str, reading: Reading, skeleton: Skeleton, images: dict[int, dict[str, Any]]
+    entry: dict[str, Any], name: Callable[[], str], reading: Reading, skeleton: Skeleton
 ) -> dict[str, Any] | None:
     """An annotation with ids, flag, keypoints and box as they are meant; None for what cannot be used."""
     image_id = reading.image_ids.get(entry.get("image_id"))
     if image_id is None:
-        reading.left_out.add("annotation without its image", name)
+        reading.left_out.add("annotation without its image", name())
         return None
     iscrowd = flag(entry.get("iscrowd"))
     if iscrowd is None:
-        reading.mended.add("iscrowd that is neither 0 nor 1, taken for 0", name)
+        reading.mended.add("iscrowd that is neither 0 nor 1, taken for 0", name())
     person = {**entry, "image_id": image_id, "category_id": reading.content["categories"][0]["id"]}
     person["iscrowd"] = iscrowd or 0
     given = entry.get("keypoints")
     if given is None or (isinstance(given, list) and not given):
         if number(entry.get("num_keypoints")):
-            reading.left_out.add(f"0 keypoints instead of {skeleton.num_joints}", name)
+            reading.left_out.add(f"0 keypoints instead of {skeleton.num_joints}", name())
             return None
         person["keypoints"] = []
     else:
-        keypoints, problem = _keypoints(given, skeleton.num_joints)
-        if keypoints is None:
-            reading.left_out.add(problem, name)
+        problem = _read_keypoints(person, given, skeleton.num_joints)
+        if problem:
+            reading.left_out.add(problem, name())
             return None
         order = reading.category.orders.get(id_key(entry.get("category_id")) or 0)
         if order is not None:
-            keypoints = keypoints[order]
-        if order is not None or not _is_plain(given):
-            person["keypoints"] = [_plain(value) for value in keypoints.ravel().tolist()]
-        _look_at_keypoints(person, keypoints, name, reading, images[image_id])
-    box = numbers(entry.get("bbox"), 4)
-    if box is None:
-        if not person["keypoints"]:
-            reading.mended.add("annotation without keypoints and box", name)
-        else:
-            reading.left_out.add("box that is not four numbers", name)
-        return None
-    if not _is_plain(entry["bbox"]):
+            triples = np.array(person["keypoints"], object).reshape(-1, 3)
+            person["keypoints"] = triples[order].ravel().tolist()
+        _look_at_keypoints(person, name, reading)
+    given = entry.get("bbox")
+    if not _is_plain(given, 4):
+        box = numbers(given, 4)
+        if box is None:
+            findings, kind = reading.left_out, "box that is not four numbers"
+            if not person["keypoints"]:
+                findings, kind = reading.mended, "annotation without keypoints and box"
+            findings.add(kind, name())
+            return None
         person["bbox"] = [_plain(value) for value in box.tolist()]
     return person
 
 
-def _keypoints(given: Any, count: int) -> tuple[np.ndarray | None, str]:
-    """(K, 3) of a flat list or of triples, nulls of what is not labelled as 0; or what is wrong."""
+def _read_keypoints(person: dict[str, Any], given: Any, count: int) -> str:
+    """Give a person [x, y, v] · K, from a flat list or triples, nulls of what is not labelled as 0.
+
+    Returns:
+        what is wrong with them; "" if nothing is.
+    """
+    if _is_plain(given, 3 * count):
+        return ""  # stays as it is
     if not isinstance(given, list):
-        return None, "keypoints that are not numbers"
+        return "keypoints that are not numbers"
     flat = [v for item in given for v in (item if isinstance(item, list) else [item])]
     if len(flat) % 3 == 0 and any(v is None for v in flat):
         for i in range(0, len(flat), 3):
@@ -280,32 +279,32 @@ def _keypoints(given: Any, count: int) -> tuple[np.ndarray | None, str]:
                 flat[i : i + 3] = [0, 0, 0]
     array = numbers(flat)
     if array is None:
-        return None, "keypoints that are not numbers"
+        return "keypoints that are not numbers"
     if array.size != 3 * count:
-        size = array.size / 3
-        return None, f"{size:g} keypoints instead of {count}"
-    return array.reshape(count, 3), ""
+        return f"{array.size / 3:g} keypoints instead of {count}"
+    person["keypoints"] = [_plain(value) for value in array.tolist()]
+    return ""
 
 
-def _is_plain(values: list[Any]) -> bool:
-    """Whether a list is flat and of numbers, so that it can stay as it is."""
-    return all(type(value) in (int, float) for value in values)
+def _is_plain(values: Any, count: int) -> bool:
+    """Whether values are a flat list of so many finite numbers, which can stay as it is."""
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and {type(value) for value in values} <= {int, float}
+        and math.isfinite(sum(values))
+    )
 
 
-def _look_at_keypoints(
-    person: dict[str, Any], keypoints: np.ndarray, name: str, reading: Reading, image: dict[str, Any]
-) -> None:
+def _look_at_keypoints(person: dict[str, Any], name: Callable[[], str], reading: Reading) -> None:
     """Name what is odd about labelled keypoints; visibilities other than 0, 1 and 2 become one of these."""
-    visibility = keypoints[:, 2]
-    if not np.isin(visibility, (0, 1, 2)).all():
-        reading.odd.add("visibility that is not 0, 1 or 2", name)
-        mended = np.where(visibility > 0, np.clip(np.round(visibility), 1, 2), 0)
-        person["keypoints"] = [
-            _plain(v) for v in np.column_stack([keypoints[:, :2], mended]).ravel().tolist()
-        ]
-    labelled = keypoints[visibility > 0, :2]
-    if (labelled == 0).all(axis=1).any():
-        reading.odd.add("labelled keypoint at (0, 0)", name)
+    keypoints = person["keypoints"]
+    if not {*keypoints[2::3]} <= {0, 1, 2}:
+        reading.odd.add("visibility that is not 0, 1 or 2", name())
+        keypoints = person["keypoints"] = [*keypoints]  # the file's own list stays
+        keypoints[2::3] = [min(max(round(v), 1), 2) if v > 0 else 0 for v in keypoints[2::3]]
+    if any(v and not x and not y for x, y, v in zip(*[iter(keypoints)] * 3, strict=True)):
+        reading.odd.add("labelled keypoint at (0, 0)", name())
 
 
 def labelled_count(keypoints: list[Any]) -> int:
@@ -314,21 +313,21 @@ def labelled_count(keypoints: list[Any]) -> int:
 
 
 def _count_keypoints(
-    person: dict[str, Any], labelled: int, name: str, reading: Reading, rules: Rules
+    person: dict[str, Any], labelled: int, name: Callable[[], str], reading: Reading, rules: Rules
 ) -> None:
     """``num_keypoints``: of the file where the protocol demands that, else counted."""
     stated = number(person.get("num_keypoints"))
-    if rules.keep_num_keypoints and stated is not None and stated >= 0:
+    if rules.crowdpose and stated is not None and stated >= 0:
         person["num_keypoints"] = int(stated)
         return
     if "num_keypoints" in person and stated != labelled:
-        reading.mended.add("num_keypoints that is not the number of labelled keypoints", name)
+        reading.mended.add("num_keypoints that is not the number of labelled keypoints", name())
     person["num_keypoints"] = labelled
 
 
 def _areas(people: list[dict[str, Any]], reading: Reading, rules: Rules) -> None:
     """Replace areas that cannot be true by a fraction of the box, unless the rules say otherwise."""
-    if rules.no_area or not people:
+    if rules.crowdpose or not people:
         return
     boxes = np.array([person["bbox"] for person in people], np.float64)
     of_box = np.maximum(boxes[:, 2], 0) * np.maximum(boxes[:, 3], 0)
@@ -343,10 +342,10 @@ def _areas(people: list[dict[str, Any]], reading: Reading, rules: Rules) -> None
     for index in np.flatnonzero(~good).tolist():
         if people[index]["keypoints"]:  # else a region to ignore, whose area nothing depends on
             reading.mended.add(
-                f"area that cannot be true, replaced by {AREA_FRACTION} of the box",
+                f"area that cannot be true, replaced by {BOX_AREA_FRACTION} of the box",
                 f"annotation {people[index]['id']}",
             )
-        people[index]["area"] = float(AREA_FRACTION * of_box[index])
+        people[index]["area"] = float(BOX_AREA_FRACTION * of_box[index])
 
 
 def _or_nan(value: Any) -> float:

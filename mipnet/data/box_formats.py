@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -25,18 +24,15 @@ LARGEST_SHARE = 1.05
 """Numbers up to this are shares of the image and not px."""
 
 
-def box_format(
-    boxes: np.ndarray, sizes: np.ndarray, keypoints: Sequence[np.ndarray] | None = None
-) -> BoxFormat:
-    """The format in which the boxes fit the images, and the keypoints the boxes; xywh unless another is
-    proven.
+def box_format(boxes: np.ndarray, sizes: np.ndarray, keypoints: np.ndarray | None = None) -> BoxFormat:
+    """The format in which boxes fit their images and keypoints their boxes; xywh unless another is proven.
 
     A box fits if it lies in its image and more than half of the labelled keypoints lie in it.
 
     Args:
         boxes: (B, 4).
         sizes: (B, 2) width and height of each box's image in px.
-        keypoints: (K, 3) x, y, v in px for each box, if there are any.
+        keypoints: (B, K, 3) x, y, v in px of each box's person, if they are known.
     """
     if len(boxes) < 2 or boxes.max(initial=0) <= 0:
         return "xywh"
@@ -70,13 +66,12 @@ def to_xywh(boxes: np.ndarray, sizes: np.ndarray, given: BoxFormat) -> np.ndarra
     return boxes
 
 
-def _fits(boxes: np.ndarray, sizes: np.ndarray, keypoints: Sequence[np.ndarray] | None) -> np.ndarray:
+def _fits(boxes: np.ndarray, sizes: np.ndarray, keypoints: np.ndarray | None) -> np.ndarray:
     """(B,) bool, see ``box_format``."""
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     fits: np.ndarray = (boxes[:, 2:] > 0).all(1) & (low >= -SLACK).all(1) & (high <= sizes + SLACK).all(1)
     if keypoints is not None:
-        for index, xyv in enumerate(keypoints):
-            xy = xyv[xyv[:, 2] > 0, :2]
-            inside = ((xy >= low[index] - SLACK) & (xy <= high[index] + SLACK)).all(1)
-            fits[index] &= len(xy) == 0 or inside.mean() > 0.5
+        xy, labelled = keypoints[..., :2], keypoints[..., 2] > 0
+        inside = ((xy >= low[:, None] - SLACK) & (xy <= high[:, None] + SLACK)).all(-1) & labelled
+        fits &= ~labelled.any(1) | (2 * inside.sum(1) > labelled.sum(1))
     return fits

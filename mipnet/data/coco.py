@@ -259,8 +259,10 @@ class CocoKeypointFile:
         image = first[inverse][entry]  # (P,) the first entry of each person's file
         order = np.argsort(image, kind="stable")
         if len(first) < len(images):
-            seen = {(image[i], *people[i]["keypoints"]): i for i in reversed(order.tolist())}
-            order = np.array([i for i in order.tolist() if i in set(seen.values())], np.int64)
+            first_with: dict[tuple[Any, ...], int] = {}
+            for i in order.tolist():
+                first_with.setdefault((image[i], *people[i]["keypoints"]), i)
+            order = np.array([*first_with.values()], np.int64)
         used, counts = np.unique(image[order], return_counts=True)
         chosen = [people[i] for i in order.tolist()]
         keypoints = np.array([person["keypoints"] for person in chosen], np.float32)

@@ -58,8 +58,7 @@ def open_split(data: DataConfig, root: Folder, split: str) -> CocoKeypointFile:
     known = DATASET_FORMATS[data.format]
     annotations = _find(root, split, data.annotations, known.annotations, "annotations")
     images = _find(root, split, data.images, known.images, "images")
-    crowdpose = data.protocol == "crowdpose"
-    rules = Rules(data.category, data.keep_area, keep_num_keypoints=crowdpose, no_area=crowdpose)
+    rules = Rules(data.category, data.keep_area, data.protocol == "crowdpose")
     return CocoKeypointFile(root, annotations, images, data.joints, rules)
 
 

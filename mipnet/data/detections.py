@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,11 @@ def read_detections(
     detections, where = read_json(root, name, BOXES_OPTION_HINT), root.path(name)
     if not isinstance(detections, list):
         raise DataError(f"{where} is not a list", BOX_FORMAT_HINT)
-    persons = [
-        d
-        for d in detections
+    persons = {
+        place: d
+        for place, d in enumerate(detections)
         if not isinstance(d, dict) or file.is_person(d.get("category_id", file.category_id))
-    ]
+    }
     rows, unusable = _rows(file, persons, min_score, where)
     unusable.check(len(persons), max_bad_share, where, BOX_FORMAT_HINT)
     notes = [f"left out of {where}: {line}" for line in unusable.lines()]
@@ -73,13 +74,14 @@ def read_detections(
 
 
 def _rows(
-    file: CocoKeypointFile, persons: list[Any], min_score: float, where: str
+    file: CocoKeypointFile, persons: Mapping[int, Any], min_score: float, where: str
 ) -> tuple[np.ndarray, Findings]:
-    """(B, 6) image index, the box's four numbers and score, sorted by image; and what cannot be used."""
+    """Of detections by their place in the list: (B, 6) image index, the box's four numbers and score, sorted
+    by image; and what cannot be used."""
     index = {image_id: i for i, image_id in enumerate(sorted(file.coco.imgs))}
     rows: list[tuple[float, ...]] = []
     unusable = Findings()
-    for place, detection in enumerate(persons):
+    for place, detection in persons.items():
         entry = detection if isinstance(detection, dict) else {}
         box, score = numbers(entry.get("bbox"), 4), number(entry.get("score"))
         if box is None or score is None or min(box[2:]) <= 0:

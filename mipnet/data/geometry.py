@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+BOX_AREA_FRACTION = 0.53  # of a box, in place of a segmentation's area where there is none; CrowdPose's rule
 PADDING = 1.25  # side of a crop / side of its box, so that limbs at the border stay inside
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mipnet.data.geometry import BOX_AREA_FRACTION
 from mipnet.errors import DataError
 from mipnet.skeletons import COCO17
 
@@ -21,7 +22,6 @@ OCHUMAN_KEYPOINTS = (
 )  # fmt: skip
 COCO17_TO_OCHUMAN = [OCHUMAN_KEYPOINTS.index(name) for name in COCO17.joints]
 COCO_VISIBILITY = np.array([0, 2, 1, 1])  # by OCHuman's; 0 unlabelled, 1 occluded, 2 visible
-BOX_AREA_FRACTION = 0.53  # person's area / box area where there is no mask; CrowdPose's rule
 
 
 def is_ochuman(content: Any) -> bool:

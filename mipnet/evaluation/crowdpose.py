@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from mipnet.data.geometry import BOX_AREA_FRACTION
 from mipnet.errors import DataError
 from mipnet.evaluation import coco
 from mipnet.evaluation.coco import ALL_AREAS, Annotations
 from mipnet.evaluation.oks import Sigmas
 
-BOX_AREA_FRACTION = 0.53  # of a person's box, replaces the segmentation's area
 EASY_CROWD_INDEX, MEDIUM_CROWD_INDEX = 0.2, 0.8  # upper bounds, exclusive
 
 

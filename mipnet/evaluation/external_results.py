@@ -58,14 +58,18 @@ def read_results(folder: Folder, name: str, file: CocoKeypointFile) -> list[dict
     found = read_json(folder, name, "give --results NAME=FILE")
     if not isinstance(found, list):
         raise DataError(f"{uri} is not a list", FORMAT_HELP)
-    ids = ids_by_name(file)
+    names = ids_by_name(file)
     width = 3 * file.skeleton.num_joints
     results = []
     for number, pose in enumerate(found):
-        problem = ""
+        problem, image_id = "", None
+        if isinstance(pose, dict):
+            given = pose.get("image_id")
+            image_id = names.get(given) if isinstance(given, str) else None
+            image_id = file.image_ids.get(given) if image_id is None else image_id
         if not isinstance(pose, dict) or not {"image_id", "keypoints", "score"} <= pose.keys():
             problem = "lacks image_id, keypoints or score"
-        elif not isinstance(pose["image_id"], int | str) or pose["image_id"] not in ids:
+        elif image_id is None:
             image = f"{pose['image_id']!r:.50}"
             problem = f"is of image {image}, which {file.path} does not have, or not only once"
         elif not is_finite_list(pose["keypoints"]) or not is_finite_list([pose["score"]]):
@@ -76,20 +80,19 @@ def read_results(folder: Folder, name: str, file: CocoKeypointFile) -> list[dict
             raise DataError(f"{uri}: result {number} {problem}", FORMAT_HELP)
         known = file.is_person(pose.get("category_id", file.category_id))
         category = file.category_id if known else pose["category_id"]
-        results.append({**pose, "category_id": category, "image_id": ids[pose["image_id"]]})
+        results.append({**pose, "category_id": category, "image_id": image_id})
     return results
 
 
-def ids_by_name(file: CocoKeypointFile) -> dict[int | str, int]:
-    """Image id by id, by file name, and by base name with and without ending where it is unique."""
+def ids_by_name(file: CocoKeypointFile) -> dict[str, int]:
+    """Image id by file name, and by base name with and without ending where it is unique."""
     short: dict[str, set[int]] = {}
     for number, info in file.coco.imgs.items():
         path = PurePosixPath(info["file_name"])
         for name in (path.name, path.stem):
             short.setdefault(name, set()).add(number)
-    ids: dict[int | str, int] = {name: min(owners) for name, owners in short.items() if len(owners) == 1}
-    ids |= {info["file_name"]: number for number, info in file.coco.imgs.items()}
-    return ids | {number: number for number in file.coco.imgs}
+    ids = {name: min(owners) for name, owners in short.items() if len(owners) == 1}
+    return ids | {info["file_name"]: number for number, info in file.coco.imgs.items()}
 
 
 def is_finite_list(values: Any) -> bool:

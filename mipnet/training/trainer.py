@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from mipnet.evaluation.predicted_poses import score_splits
 from mipnet.evaluation.result_rows import flat_metrics
 from mipnet.host import cores
 from mipnet.inference.pipeline import predict_splits
-from mipnet.run_folder import TRAINING_FOLDER, Run
+from mipnet.run_folder import TRAINING_FOLDER, Run, without_nulls
 from mipnet.storage import Folder
 from mipnet.training.atomic_files import storage_options
 from mipnet.training.checkpoint import step_from_path
@@ -297,11 +297,6 @@ def best_checkpoint_of(run: Run, steps: int, validate: Validate) -> TrainingResu
     name = folder_name_of(checkpoint)
     logger.info("best checkpoint: %s of %d", name, len(checkpoints))
     return TrainingResult(run.folder.join(f"{TRAINING_FOLDER}/{name}"), metrics, steps)
-
-
-def without_nulls(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics from Ray Train's snapshot, whose JSON has null where a metric is nan."""
-    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 def folder_name_of(checkpoint: RayCheckpoint) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from mipnet.data.box_ops import box_iou
 from mipnet.data.coco import CocoKeypointFile, ImageIndex
 from mipnet.data.crops import read_image
+from mipnet.data.geometry import BOX_AREA_FRACTION
 from mipnet.errors import DataError
 from mipnet.evaluation.oks import oks_matrix
 from mipnet.evaluation.result_rows import ResultRow
@@ -137,7 +138,7 @@ def examples(file: CocoKeypointFile, result_rows: Sequence[ResultRow]) -> list[E
 def area_of(annotation: dict[str, Any]) -> float:
     """Area of a person in px²; without one, as in CrowdPose, 0.53 of the box."""
     _, _, width, height = annotation["bbox"]
-    return float(annotation.get("area") or 0.53 * width * height)
+    return float(annotation.get("area") or BOX_AREA_FRACTION * width * height)
 
 
 def ranked(found: Sequence[Example], which: ExampleKind) -> list[Example]:

@@ -57,6 +57,12 @@ def test_images_by_file_name_and_no_category(file: CocoKeypointFile, tmp_path: P
     assert read_results(write(tmp_path, poses), "poses.json", file) == perfect(file)
 
 
+@pytest.mark.parametrize("spell", [float, lambda number: f"{number:012d}"])
+def test_image_ids_in_other_spellings(file: CocoKeypointFile, tmp_path: Path, spell: Any) -> None:
+    poses = [{**pose, "image_id": spell(pose["image_id"])} for pose in perfect(file)]
+    assert read_results(write(tmp_path, poses), "poses.json", file) == perfect(file)
+
+
 def test_a_short_name_of_two_images_is_of_neither(small_coco: Folder, tmp_path: Path) -> None:
     content = json.loads(small_coco.read("annotations/person_keypoints_train.json"))
     content["images"][1]["file_name"] = "day/0.jpg"  # the image before it is 0.jpg
@@ -69,7 +75,7 @@ def test_a_short_name_of_two_images_is_of_neither(small_coco: Folder, tmp_path: 
     ids = ids_by_name(file)
     assert (ids["0.jpg"], ids["day/0.jpg"], ids["day/2.jpg"], ids["night/2.jpg"]) == (0, 1, 2, 3)
     assert not {"0", "2", "2.jpg"} & ids.keys()
-    assert ids["4"] == ids["4.jpg"] == ids[4] == 4
+    assert ids["4"] == ids["4.jpg"] == file.image_ids.get(4) == 4
     poses = [{**perfect(file)[0], "image_id": "2.jpg"}]
     with pytest.raises(
         DataError, match=r"result 0 is of image '2\.jpg', which .* does not have, or not only"

@@ -186,6 +186,7 @@ def cluster() -> Iterator[dict[str, str]]:
 
 
 def run_cluster(folder: Path) -> Iterator[dict[str, str]]:
+    """Start that cluster with its files in a folder, and end it."""
     (folder / "token").write_text("0123456789abcdef" * 4)
     gcs, dashboard, agent = free_ports(3)
     clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
