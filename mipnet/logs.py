@@ -9,6 +9,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -128,10 +129,18 @@ def attach_libraries() -> None:
     files = [handler for handler in logging.getLogger().handlers if isinstance(handler, RunLogHandler)]
     for name in LIBRARY_LOGGERS if files else ():
         library = logging.getLogger(name)
-        for handler in library.handlers:
-            if not isinstance(handler, RunLogHandler):
-                handler.setLevel(max(handler.level, library.getEffectiveLevel()))
-        library.setLevel(min(library.getEffectiveLevel(), logging.WARNING))
+        level = library.getEffectiveLevel()
+        if level > logging.WARNING:
+            for handler in library.handlers:
+                if not isinstance(handler, RunLogHandler):
+                    # A filter, not the handler's level, because Ray's logger shares the root's handlers.
+                    handler.addFilter(partial(shown_before, name, level))
+            library.setLevel(logging.WARNING)
         if not library.propagate:
             for file in files:
                 library.addHandler(file)  # nothing happens if it is there already
+
+
+def shown_before(library: str, level: int, record: logging.LogRecord) -> bool:
+    """Whether a library's logger passed the record on when its level was still ``level``."""
+    return record.levelno >= level or not f"{record.name}.".startswith(f"{library}.")

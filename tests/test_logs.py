@@ -85,17 +85,21 @@ def test_attach_libraries_keeps_their_screen_as_it_was(
 ) -> None:
     library = logging.getLogger("mlflow")
     kept = library.handlers, library.level, library.propagate
-    library.handlers, library.propagate = [logging.StreamHandler()], False
+    shared = logging.StreamHandler()  # as Ray's logger has those of the root
+    library.handlers, library.propagate = [shared], False
     library.setLevel(logging.ERROR)
     try:
         with driver_log(Folder.of(tmp_path)):
             attach_libraries()
             library.warning("only in the file")
             library.error("on the screen, too")
+        shared.handle(
+            logging.makeLogRecord({"name": "mlflows.own", "levelno": logging.INFO, "msg": "as before"})
+        )
     finally:
         library.handlers, library.level, library.propagate = kept
     assert lines_of(tmp_path) == ["WARNING mlflow: only in the file", "ERROR   mlflow: on the screen, too"]
-    assert capfd.readouterr().err == "on the screen, too\n"
+    assert capfd.readouterr().err == "on the screen, too\nas before\n"
 
 
 def test_worker_log_has_the_rank_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
