@@ -19,6 +19,10 @@ import yaml
 from safetensors.numpy import load_file
 
 from mipnet.cli.main import main
+from mipnet.config import preset, to_dict
+from mipnet.config.presets import baseline
+from mipnet.models.weights import save_model
+from mipnet.training.checkpoint import model_from_config
 from tests.helpers.commands import clean_environment, command
 
 TRAIN = ["train", "--preset", "debug", "--epochs", "6", "--train.checkpoint-steps", "20"]
@@ -319,13 +323,13 @@ def test_a_run_starts_from_another_models_weights(trained, ray_address, tmp_path
     """A single-instance start for MIPNet: what the source lacks stays random, and that is said."""
     storage, _ = trained
     (data,) = (storage / "data").iterdir()
-    common = ["train", "--preset", "debug", "--epochs", "1", "--data", str(data), "--storage", str(tmp_path)]
-    common += [*EVALUATE_LITTLE, "--tracking.register", "false"]
-    baseline = command(*common, "--baseline", "--name", "baseline", address=ray_address)
-    assert baseline.returncode == 0, baseline.stderr
-    done = command(*common, "--train.init", "baseline", "--name", "mipnet", address=ray_address)
+    config = baseline(preset("debug"))
+    source = save_model(tmp_path / "baseline", model_from_config(config), {"config": to_dict(config)})
+    argv = ["train", "--preset", "debug", "--epochs", "1", "--data", str(data), "--storage", str(tmp_path)]
+    argv += [*EVALUATE_LITTLE, "--tracking.register", "false", "--train.init", str(source)]
+    done = command(*argv, address=ray_address)
     assert done.returncode == 0, done.stderr
-    line = next(line for line in done.stdout.splitlines() if line.startswith("starting from baseline"))
+    line = next(line for line in done.stdout.splitlines() if line.startswith(f"starting from {source};"))
     assert "random: 4 MIMBs at places 2 and 3" in line
     assert "stages" not in line
 
@@ -461,7 +465,7 @@ def test_a_small_network_overfits_real_photographs(shared, ray_address, tmp_path
         "input": {"width": 96, "height": 128},
         "target": {"sigma": 2},
         "augment": {"flip": 0, "scale": 0, "rotation": 0, "shift": 0, "colour": 0},
-        "train": {"epochs": 160, "checkpoint_steps": 2000},
+        "train": {"epochs": 80, "checkpoint_steps": 2000},
         "evaluation": {"flip_test": False},
         "tracking": {"register": False},
     }
