@@ -70,6 +70,19 @@ def test_an_encoder_says_what_is_unused_and_what_stays_random(
     assert "mipnet train --train.init" in said
 
 
+def test_what_was_decided_about_a_file_is_said(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the import, and by a training that starts from the file."""
+    content = torch.load(published, weights_only=True)
+    torch.save({**content, "state_dict_ema": content["state_dict"]}, published)
+    note = "weights of 'state_dict_ema' are used, not those of 'state_dict'"
+    assert main(["models", "import", str(published), "--out", str(tmp_path / "model")]) == 0
+    assert f"\n{note}\n" in capsys.readouterr().out
+    initial_weights(run_from(str(published), tmp_path))
+    assert capsys.readouterr().out.startswith(f"{published}: {note}\n")
+
+
 def run_from(init: str, tmp_path: Path, skeleton: str = "coco17") -> Run:
     config = from_dict(
         {
