@@ -178,7 +178,9 @@ def test_mistakes_get_one_line(
 def test_a_group_lists_its_verbs(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 0
     said = capsys.readouterr().out
-    verbs = {"models": ["import", "export", "summary"], "data": ["generate", "check", "pack"]}[argv[0]]
+    verbs = {"models": ["import", "export", "summary"], "data": ["generate", "check", "import", "pack"]}[
+        argv[0]
+    ]
     assert [line.split()[2] for line in said.splitlines()] == verbs
 
 
