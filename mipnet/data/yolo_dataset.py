@@ -128,6 +128,8 @@ class _Conversion:
     done: int = 0
     people: int = 0
     turned: list[str] = field(default_factory=list)
+    labels: dict[Path, Path] = field(default_factory=dict)
+    shared: list[str] = field(default_factory=list)
 
     def run(self, paths: Mapping[str, list[Path]]) -> None:
         dataset, count = self.dataset, Counter(path for found in paths.values() for path in found)
@@ -147,6 +149,10 @@ class _Conversion:
         notes += [f"there is no split {name!r}" for name in ("train", "val") if name not in paths]
         if shared := [self._short(path) for path, times in count.items() if times > 1]:
             notes.append(f"pictures in more than one split: {len(shared)}, such as {shared[0]}")
+        if self.shared:
+            notes.append(
+                f"label files of more than one picture: {len(self.shared)}, such as {self.shared[0]}"
+            )
         if self.turned:
             what = f"pictures that EXIF turns: {len(self.turned)}, such as {self.turned[0]}"
             notes.append(f"{what}; labels refer to them as displayed")
@@ -168,6 +174,8 @@ class _Conversion:
             images.append({"id": self.done, "file_name": name, "width": size[0], "height": size[1]})
             label = label_of(path)
             content = label.read_bytes() if label.is_file() else b""
+            if content and self.labels.setdefault(label, path) != path:
+                self.shared.append(self._short(label))
             self.dataset.empty[split] += not content.strip()
             for person in self.dataset.reader.read(content, self._short(label)):
                 self.people += 1

@@ -59,13 +59,14 @@ def find_network(state: Mapping[str, Tensor]) -> FoundNetwork:
         UserError: a network that is not supported, two networks, or tensors that nothing explains.
     """
     state = _without_wrappers(state)
-    if kind := network_kind(state):
-        raise UserError(f"this is {kind}, which is not supported yet", SUPPORTED)
     notes = _preprocessing_notes(state)
     unused = [name for name in state if _BESIDE.search(name)]
     state = {name: tensor for name, tensor in state.items() if not _BESIDE.search(name)}
     trunks = [n.removesuffix(mark) for n in state for mark in _LANDMARKS if _ends_with(n, mark)]
     trunk = _one_of(trunks, "networks")
+    outer = re.sub(rf"(^|\.)((\w+_)?({'|'.join(_BODIES)})\.)+$", r"\1", trunk or "")
+    if kind := network_kind(name for name in state if name.startswith(outer)):
+        raise UserError(f"this is {kind}, which is not supported yet", SUPPORTED)
     if trunk is None:
         return FoundNetwork(dict(state), unused, notes)
     averaged = _is_average(trunk)
@@ -78,7 +79,6 @@ def find_network(state: Mapping[str, Tensor]) -> FoundNetwork:
         return FoundNetwork(_from_our_names(state, trunk, unused), unused, notes)
     found, others = _reference_part(state, trunk)
     with_head = any(name.startswith("final_layer.") for name in found)
-    outer = re.sub(rf"(^|\.)(\w+_)?({'|'.join(_BODIES)})\.$", r"\1", trunk)
     for name in others:
         if name.startswith(outer) and (with_head or not _CLASSIFIER.match(name.removeprefix(outer))):
             what = f"has more than a pose network: {first_few(others, MAX_NAMES_IN_MESSAGE)}"

@@ -129,9 +129,13 @@ def _is_of_mmengine(content: Mapping[str, Any]) -> bool:
     return "message_hub" in content or (isinstance(meta, Mapping) and "mmengine_version" in meta)
 
 
+def _is_optimizer_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and {"state", "param_groups"} <= value.keys()
+
+
 def _has_tensors(value: Any, depth: int = 3) -> bool:
     """Whether a mapping, or one inside of it, holds tensors under names."""
-    if not isinstance(value, Mapping) or {"state", "param_groups"} <= value.keys():
+    if not isinstance(value, Mapping) or _is_optimizer_state(value):
         return False
     return any(
         isinstance(name, str)
@@ -151,7 +155,7 @@ def _floats(path: Path, content: Any, notes: list[str]) -> dict[str, Tensor]:
     """A checked state_dict, floating-point tensors as float32."""
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state_dict", _MEND)
-    if {"state", "param_groups"} <= content.keys():
+    if any(map(_is_optimizer_state, (content, *content.values()))) and not _has_tensors(content, 0):
         raise UserError(f"{path} is an optimizer state, without weights", _MEND)
     others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if others or not content:

@@ -109,6 +109,7 @@ CONVENTIONS: dict[str, tuple[Any, str]] = {
                 **prefixed("net.", STATE),
                 "criterion.weight": torch.ones(17),
                 "val_oks.sum": torch.ones(1),
+                "perceptual.features.0.weight": torch.ones(1),
             }
         },
         "",
@@ -286,6 +287,7 @@ FOREIGN: dict[str, tuple[Any, str]] = {
         "whole numbers, as of a quantised network",
     ),
     "an optimizer state": (OPTIMIZER, "an optimizer state, without weights"),
+    "an optimizer state with its epoch": ({"optimizer": OPTIMIZER, "epoch": 3}, "an optimizer state"),
     "sparse": ({"a": torch.zeros(2, 2).to_sparse()}, "quantised, sparse or empty: a"),
     "meta": ({"a": torch.zeros(2, device="meta")}, "quantised, sparse or empty: a"),
     "NumPy arrays": ({"model": {"a": np.zeros(2)}}, "NumPy arrays as pickled objects"),
