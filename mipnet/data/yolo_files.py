@@ -60,8 +60,8 @@ class YoloFiles:
         folder = Path(os.path.abspath(yaml)).parent
         place = str(content.get("path") or "").replace("\\", "/")
         self.base = Path(os.path.abspath(folder / os.path.expanduser(place)))
-        if not self.base.is_dir():
-            self.notes.append(f"path {place!r} is not there; {folder}, where data.yaml lies, is taken")
+        if not os.path.isdir(self.base):
+            self.notes.append(f"path {place!r:.100} is not there; {folder}, where data.yaml lies, is taken")
             self.base = folder
         self.folders = list(dict.fromkeys((self.base, folder)))
 
@@ -82,7 +82,7 @@ class YoloFiles:
             if place is None:
                 raise DataError(f"{where} is not there", f"looked in {' and '.join(map(str, self.folders))}")
             if not exact:
-                self.notes.append(f"{keys[0]} {entry!r} is not there; {place} is taken")
+                self.notes.append(f"{keys[0]} {entry!r:.100} is not there; {place} is taken")
             if place.is_file() and place.suffix != ".txt":
                 raise DataError(
                     f"{where} is no folder", "give a folder of pictures, or a list of them (.txt)"
