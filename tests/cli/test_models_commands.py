@@ -159,6 +159,7 @@ def test_summary_of_the_papers_networks(capsys: pytest.CaptureFixture[str]) -> N
         (["models", "export"], "mipnet models export MODEL --out FILE"),
         (["models", "export", "/nowhere/model", "--out", "x.pth"], "no model at '/nowhere/model'"),
         (["models", "summary", "/nowhere/model"], "no model at '/nowhere/model'"),
+        (["models", "summary", __file__], f"mipnet models import {__file__} --out FOLDER makes one"),
         (["models", "summary", "--model.mimb-stages", "5"], "5 is not a MIMB stage of hrnet"),
         (["models", "sumary"], "unknown command 'models sumary'; did you mean 'models summary'?"),
     ],
