@@ -92,7 +92,7 @@ def read_yolo(
         DataError: no data.yaml for pose, no pictures, or no labels.
         ConfigError: a file that is not YAML.
     """
-    yaml = find_yaml(Path(where).expanduser())
+    yaml = find_yaml(Path(os.path.expanduser(where)))
     content = yaml_of(yaml)
     if not isinstance(content, Mapping):
         raise DataError(f"{yaml} is no data.yaml of YOLO-pose", "give one with train, val and kpt_shape")
@@ -146,7 +146,8 @@ class _Conversion:
             content["categories"] = categories
         self._look_for_orphans(count)
         notes = dataset.notes
-        notes += [f"there is no split {name!r}" for name in ("train", "val") if name not in paths]
+        missing = [name for name in ("train", "val") if name not in paths]
+        notes += [f"there is no split {name!r}; {next(iter(paths))} stands in for it" for name in missing]
         if shared := [self._short(path) for path, times in count.items() if times > 1]:
             notes.append(f"pictures in more than one split: {len(shared)}, such as {shared[0]}")
         if self.shared:

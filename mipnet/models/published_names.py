@@ -8,7 +8,7 @@ precedes the name of that tensor precedes those of all the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -52,8 +52,8 @@ class FoundNetwork(NamedTuple):
 def find_network(state: Mapping[str, Tensor]) -> FoundNetwork:
     """The network in a state_dict, without prefixes, copies and what training scripts keep beside it.
 
-    Of a network and its moving average in one state_dict the average is taken. A state_dict without any
-    landmark comes back whole: ``from_reference`` says what is missing.
+    Of a network and its moving average in one state_dict the average is taken, if it is whole. A state_dict
+    without any landmark comes back as it is: ``from_reference`` says what is missing.
 
     Raises:
         UserError: a network that is not supported, two networks, or tensors that nothing explains.
@@ -63,7 +63,7 @@ def find_network(state: Mapping[str, Tensor]) -> FoundNetwork:
     unused = [name for name in state if _BESIDE.search(name)]
     state = {name: tensor for name, tensor in state.items() if not _BESIDE.search(name)}
     trunks = [n.removesuffix(mark) for n in state for mark in _LANDMARKS if _ends_with(n, mark)]
-    trunk = _one_of(trunks, "networks")
+    trunk = _one_of(trunks, "networks", state)
     outer = re.sub(rf"(^|\.)((\w+_)?({'|'.join(_BODIES)})\.)+$", r"\1", trunk or "")
     if kind := network_kind(name for name in state if name.startswith(outer)):
         raise UserError(f"this is {kind}, which is not supported yet", SUPPORTED)
@@ -74,7 +74,7 @@ def find_network(state: Mapping[str, Tensor]) -> FoundNetwork:
     if copies:
         which = ("the moving average is used, the last weights are", "a moving average of the weights is")
         notes.append(f"{which[not averaged]} not used ({len(copies)} tensors such as {copies[0]})")
-    state = {name: tensor for name, tensor in state.items() if name not in set(copies)}
+    state = {name: tensor for name, tensor in state.items() if _is_average(name) == averaged}
     if f"{trunk}{_OURS}" in state:
         return FoundNetwork(_from_our_names(state, trunk, unused), unused, notes)
     found, others = _reference_part(state, trunk)
@@ -90,7 +90,7 @@ def _without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     short: dict[str, Tensor] = {}
     for name, tensor in state.items():
         bare = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-        if bare in short and not torch.equal(short[bare], tensor):
+        if bare in short and not (short[bare].dtype == tensor.dtype and torch.equal(short[bare], tensor)):
             raise UserError(
                 f"two tensors are called {bare} and differ", "save the network's state_dict alone"
             )
@@ -103,7 +103,7 @@ def _reference_part(state: Mapping[str, Tensor], trunk: str) -> tuple[dict[str, 
     found = {name.removeprefix(trunk): t for name, t in state.items() if name.startswith(trunk)}
     others = [name for name in state if not name.startswith(trunk)]
     heads = [n.removesuffix("final_layer.weight") for n in others if _ends_with(n, "final_layer.weight")]
-    head = None if "final_layer.weight" in found else _one_of(heads, "heads")
+    head = None if "final_layer.weight" in found else _one_of(heads, "heads", state)
     if head is not None:
         layers = (f"{head}final_layer.", f"{head}deconv_layers.")
         found |= {name.removeprefix(head): state[name] for name in others if name.startswith(layers)}
@@ -119,11 +119,13 @@ def _from_our_names(state: Mapping[str, Tensor], trunk: str, unused: list[str]) 
     return to_reference({"backbone": backbone}, ours)
 
 
-def _one_of(prefixes: list[str], what: str) -> str | None:
-    """The only prefix, or the moving average's of two; None if there is none."""
-    averages = [prefix for prefix in prefixes if _is_average(prefix)]
-    if len(prefixes) == 2 and len(averages) == 1:
-        return averages[0]
+def _one_of(prefixes: list[str], what: str, names: Iterable[str]) -> str | None:
+    """The only prefix, or of two the moving average's, if it is whole; None if there is none."""
+    last, averaged = (tuple(p for p in prefixes if _is_average(p) == kind) for kind in (False, True))
+    if len(last) == len(averaged) == 1:
+        known = [name for name in names if not name.endswith("num_batches_tracked")]
+        whole = sum(n.startswith(last) for n in known if not _is_average(n))
+        return (last if sum(n.startswith(averaged) for n in known) < whole else averaged)[0]
     if len(prefixes) > 1:
         names = first_few([prefix.rstrip(".") or "without prefix" for prefix in prefixes])
         raise UserError(f"this state_dict has {len(prefixes)} {what}: {names}", "save that of one of them")

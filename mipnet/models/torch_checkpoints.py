@@ -19,7 +19,7 @@ from mipnet.errors import UserError, first_few, reason_of
 from mipnet.models.foreign_checkpoints import file_kind, object_kind
 
 AVERAGE_KEYS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
-"""Keys of a moving average of the weights: what is evaluated and published, so it comes first."""
+"""Keys of a moving average of the weights: what is evaluated and published, so a whole one comes first."""
 STATE_DICT_KEYS = ("latest_state_dict", "state_dict", "model", "best_state_dict")
 """Keys of the weights in the checkpoints of training scripts, beside optimizer, epoch and so on."""
 OTHER_KEYS = ("model_state_dict", "model_state", "net", "network", "module", "weights", "params")
@@ -39,6 +39,8 @@ _SAFE_TYPES: list[Any] = [
 
 _MEND = f"give a file with a state_dict, bare or under {', '.join(STATE_DICT_KEYS[:3])}"
 _MOST_KINDS_OF_OBJECTS = 100
+_DEEPEST = 5
+"""Mappings inside of one another that are looked into."""
 
 
 class Checkpoint(NamedTuple):
@@ -106,14 +108,20 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _innermost(content: Any, notes: list[str]) -> Any:
-    """The state_dict inside of a training checkpoint; appends which one was chosen of several."""
-    while isinstance(content, Mapping):
+    """The state_dict inside of a training checkpoint; appends which one was chosen of several.
+
+    An average of the parameters alone, without the statistics of batch norm, comes last.
+    """
+    for _ in range(_DEEPEST):
+        if not isinstance(content, Mapping):
+            break
         keys = [*AVERAGE_KEYS, *STATE_DICT_KEYS, *OTHER_KEYS]
         if _is_of_mmengine(content):
             keys.insert(0, "state_dict")  # it exchanges the two when it saves: this is the average
-        found = [key for key in dict.fromkeys(keys) if _has_tensors(content.get(key))]
+        sizes = {key: size for key in dict.fromkeys(keys) if (size := _size(content.get(key)))}
+        found = sorted(sizes, key=lambda key: key in AVERAGE_KEYS and sizes[key] < max(sizes.values()))
         if not found and not any(isinstance(value, Tensor) for value in content.values()):
-            others = [k for k, v in content.items() if _has_tensors(v) and not _NOT_WEIGHTS.search(str(k))]
+            others = [k for k, v in content.items() if _size(v) and not _NOT_WEIGHTS.search(str(k))]
             empty = [key for key in keys if isinstance(content.get(key), Mapping)]
             found = (others if len(others) == 1 else []) or empty[:1]
         if not found:
@@ -133,21 +141,17 @@ def _is_optimizer_state(value: Any) -> bool:
     return isinstance(value, Mapping) and {"state", "param_groups"} <= value.keys()
 
 
-def _has_tensors(value: Any, depth: int = 3) -> bool:
-    """Whether a mapping, or one inside of it, holds tensors under names."""
-    if not isinstance(value, Mapping) or _is_optimizer_state(value):
-        return False
-    return any(
-        isinstance(name, str)
-        and (isinstance(inner, Tensor) or (depth > 0 and _has_tensors(inner, depth - 1)))
-        for name, inner in value.items()
-    )
+def _size(value: Any, depth: int = _DEEPEST) -> int:
+    """How many floating-point tensors a mapping, and those inside of it, hold under names."""
+    if isinstance(value, Mapping) and depth and not _is_optimizer_state(value):
+        return sum(_size(inner, depth - 1) for name, inner in value.items() if isinstance(name, str))
+    return int(isinstance(value, Tensor) and value.is_floating_point())
 
 
-def _opaque_name(content: Any) -> str:
+def _opaque_name(content: Any, depth: int = _DEEPEST) -> str:
     """The class or function of the first object that stands where weights should; "" without any."""
-    if isinstance(content, Mapping):
-        return next(filter(None, map(_opaque_name, content.values())), "")
+    if isinstance(content, Mapping) and depth:
+        return next(filter(None, (_opaque_name(inner, depth - 1) for inner in content.values())), "")
     return content.name if isinstance(content, _Opaque) else ""
 
 
@@ -155,7 +159,7 @@ def _floats(path: Path, content: Any, notes: list[str]) -> dict[str, Tensor]:
     """A checked state_dict, floating-point tensors as float32."""
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state_dict", _MEND)
-    if any(map(_is_optimizer_state, (content, *content.values()))) and not _has_tensors(content, 0):
+    if any(map(_is_optimizer_state, (content, *content.values()))) and not _size(content):
         raise UserError(f"{path} is an optimizer state, without weights", _MEND)
     others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if others or not content:

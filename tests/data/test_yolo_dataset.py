@@ -281,6 +281,12 @@ def test_pictures_of_two_splits_are_said(tmp_path: Path) -> None:
     assert "pictures in more than one split: 1, such as images/train/a.png" in dataset.notes
 
 
+def test_a_split_that_is_missing_is_said(tmp_path: Path) -> None:
+    dataset = small(tmp_path, train=None)
+    assert list(dataset.splits) == ["val"]
+    assert "there is no split 'train'; val stands in for it" in dataset.notes
+
+
 def test_pictures_that_share_a_label_file_are_said(tmp_path: Path) -> None:
     labels: dict[str, str | bytes | None] = {"images/train/a.png": LINE, "images/train/a.jpg": LINE}
     dataset = read_yolo(write(tmp_path, {**labels, "images/val/b.png": LINE}))

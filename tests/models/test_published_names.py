@@ -136,6 +136,17 @@ CONVENTIONS: dict[str, tuple[Any, str]] = {
         {**mmpose(OTHER), **mmpose(STATE, "ema_keypoint_head.", "ema_backbone.")},
         "the moving average is used",
     ),
+    "EMA of the parameters alone": (
+        {"model": STATE, "model_ema": {n: t for n, t in OTHER.items() if "running" not in n}},
+        "weights of 'model' are used, not those of 'model_ema'",
+    ),
+    "EMA of the parameters alone, in the same state_dict": (
+        {
+            **prefixed("model.", STATE),
+            **{f"ema_model.{n}": t for n, t in OTHER.items() if "running" not in n},
+        },
+        "a moving average of the weights is not used",
+    ),
     "torch's AveragedModel": ({"n_averaged": torch.tensor(3), **prefixed("module.", STATE)}, ""),
     "under model, with the optimizer": (
         {"model": STATE, "optimizer": OPTIMIZER, "best": np.float64(0.7)},
@@ -265,7 +276,10 @@ def pickled(kind: type, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 VIT = tensors("backbone.patch_embed.proj.weight", "backbone.blocks.0.attn.qkv.weight")
+ENDLESS: dict[str, Any] = {"state_dict": {}}
+ENDLESS["state_dict"]["model"] = ENDLESS
 FOREIGN: dict[str, tuple[Any, str]] = {
+    "a mapping in itself": (ENDLESS, "holds no state_dict but"),
     "ViTPose": ({"state_dict": VIT}, "ViTPose or another ViT, which is not supported yet"),
     "ViT, compiled, in Lightning": (prefixed("model._orig_mod.", VIT), "ViTPose or another ViT"),
     "YOLO's state_dict": (tensors("model.0.conv.weight", "model.22.cv2.0.0.conv.weight"), "Ultralytics"),
@@ -278,6 +292,10 @@ FOREIGN: dict[str, tuple[Any, str]] = {
     "HigherHRNet": ({**STATE, **tensors("final_layers.0.weight")}, "a bottom-up network"),
     "SimCC on HRNet": ({**mmpose(STATE, "head."), **tensors("head.cls_x.weight")}, "SimCC head"),
     "two networks": ({**prefixed("a.", STATE), **prefixed("b.", OTHER)}, "has 2 networks: a, b"),
+    "a name twice": (
+        {**STATE, "module.conv1.weight": STATE["conv1.weight"] + 1},
+        "two tensors are called conv1.weight and differ",
+    ),
     "more than a network": (
         {**mmpose(STATE), **tensors("neck.0.weight")},
         "has more than a pose network: neck.0.weight",
