@@ -64,8 +64,11 @@ def file_kind(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(64)
     if start.startswith(b"PK") and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, ValueError, NotImplementedError):  # broken: loading it says how
+            return ""
         kinds = (kind for pattern, kind in _ARCHIVES if any(re.search(pattern, name) for name in names))
         known = any(name.endswith("data.pkl") for name in names)
         return next(kinds, "" if known else "a ZIP archive")

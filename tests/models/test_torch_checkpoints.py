@@ -85,6 +85,7 @@ BROKEN = {
     "empty": (b"", "is cut off"),
     "truncated": (WHOLE[: len(WHOLE) // 2], "is cut off"),
     "last byte missing": (WHOLE[:-1], "is cut off"),
+    "a list of members that is broken": (WHOLE.replace(b"PK\x01\x02", b"PK\x01\xff"), "is cut off"),
     "truncated old format": (OLD[: len(OLD) // 2], "is cut off"),
     "last byte of the old format missing": (OLD[:-1], "is cut off"),
     "a web page": (b"<html><body>sign in</body></html>", "no PyTorch checkpoint but a web page"),
