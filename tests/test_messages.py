@@ -354,7 +354,7 @@ MESSAGES: dict[str, tuple[Break, str, str]] = {
     "checkpoint that is no checkpoint": (
         write("start.pth", "<html>"),
         "models import {0}/start.pth --out {0}/out",
-        r"{0}/start.pth is no PyTorch checkpoint, or is cut off \(.*\); fetch it again",
+        r"{0}/start.pth is no PyTorch checkpoint but a web page; give a file with a state_dict",
     ),
     "pictures missing": (
         nothing,

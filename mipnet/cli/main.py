@@ -22,6 +22,7 @@ COMMANDS = {
     "registry rollback": "make the champion before the present one champion again",
     "data generate": "render the generated crowd benchmark",
     "data check": "what a data set holds, what is wrong with it, what the network will see",
+    "data import": "a YOLO-pose data set as COCO's JSON, skeleton and settings",
     "data pack": "a data set's images in few large files",
     "models import": "published weights as a model folder",
     "models export": "a model's weights under the reference code's names",

@@ -24,7 +24,9 @@ SECTIONS = ("input",)
 class Options:
     """Flags of ``mipnet models import``."""
 
-    file: str = option("", "checkpoint of MIPNet, HRNet, SimpleBaseline or a ResNet (.pth)", positional=True)
+    file: str = option(
+        "", "checkpoint of MIPNet, HRNet, SimpleBaseline or a ResNet (.pth, .safetensors)", positional=True
+    )
     out: str = option("", "folder for the model")
     skeleton: str = option("", "whose joints: coco17, crowdpose14 or a YAML file [that with as many joints]")
 
@@ -56,6 +58,8 @@ def run(options: Options, call: Call) -> int:
     with torch.device("meta"):
         model = build_from_description(done.architecture, options.file)
     say(describe_network(done.config))
+    for note in done.notes:
+        say(note)
     if done.uninitialized:
         say(f"random in what starts from it: {done.uninitialized}")
     else:

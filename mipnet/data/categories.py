@@ -16,6 +16,8 @@ from mipnet.skeletons import Skeleton
 
 SAME_JOINT = {"tophead": "head", "headtop": "head"}
 SIDES = {"l": "left", "r": "right"}
+PERSON_NAMES = ("person", "people", "human", "pedestrian")
+"""Names of the people's category, folded."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,7 @@ def _without_names(
         for a in content["annotations"]
         if isinstance(a, dict) and isinstance(a.get("keypoints"), list) and a["keypoints"]
     )
-    persons = [
-        c for c in candidates if fold(str(c.get("name"))) in ("person", "people", "human", "pedestrian")
-    ]
+    persons = [c for c in candidates if fold(str(c.get("name"))) in PERSON_NAMES]
     if not chosen and persons:
         candidates = persons
     entry = max(candidates, key=lambda c: count[_key(c)], default={"id": 1, "name": "person"})

@@ -136,7 +136,10 @@ def fetch_initial(run: Run) -> str:
     with TemporaryDirectory() as scratch:
         if not folder.exists("model.json"):
             if is_checkpoint(init):
-                source = Folder.of(import_checkpoint(init, scratch, run.config.input.size).folder)
+                done = import_checkpoint(init, scratch, run.config.input.size)
+                for note in done.notes:
+                    say(f"{init}: {note}")
+                source = Folder.of(done.folder)
             else:
                 source = resolve_model(init, Folder(run.folder.uri.rpartition("/runs/")[0]))
             copy_model(source, folder)

@@ -18,8 +18,9 @@ from mipnet.config.skeleton_files import skeleton_of
 from mipnet.errors import UserError
 from mipnet.models import weights
 from mipnet.models.initialization import describe_uninitialized
+from mipnet.models.published_names import find_network
 from mipnet.models.reference_names import from_reference, to_reference
-from mipnet.models.torch_checkpoints import read_state_dict
+from mipnet.models.torch_checkpoints import read_checkpoint
 from mipnet.models.weights import HEAD_PREFIX, build_from_description
 from mipnet.skeletons import COCO17, SKELETONS, Skeleton
 
@@ -37,14 +38,15 @@ class ImportedCheckpoint:
         config: what to evaluate it with, or to train from it with.
         unused: names of tensors that a pose network does not have.
         uninitialized: modules that the checkpoint lacks and that stay random, as a line for the user.
+        notes: what was decided about the file, one line each.
     """
 
     folder: Path
     architecture: dict[str, Any]
     config: Config
     unused: list[str]
-
     uninitialized: str
+    notes: tuple[str, ...]
 
 
 def is_checkpoint(where: str) -> bool:
@@ -55,15 +57,15 @@ def is_checkpoint(where: str) -> bool:
 def import_checkpoint(
     file: str | Path, out: str | Path, input_size: tuple[int, int] = DEFAULT_INPUT_SIZE, joints: str = ""
 ) -> ImportedCheckpoint:
-    """Write a checkpoint of the reference implementation as a model folder.
+    """Write a checkpoint of the reference implementation, or of one with its names, as a model folder.
 
-    The network is inferred from names and shapes alone.
+    The network is inferred from names and shapes alone, whatever other projects put in front of the names.
 
     MIPNet, HRNet and SimpleBaseline checkpoints become models; ImageNet classifiers (HRNet, torchvision's
     ResNet) become encoders: folders without a head, to start a training from.
 
     Args:
-        file: a ``state_dict``, bare or inside of a training checkpoint, see ``read_state_dict``.
+        file: a ``state_dict``, bare or inside of a training checkpoint, see ``read_checkpoint``.
         out: folder to write; files of an earlier model in it are replaced.
         input_size: (w, h) of the crops that it was trained on, in px.
         joints: the skeleton, by name or as a YAML file; by default the known one with as many joints.
@@ -74,9 +76,10 @@ def import_checkpoint(
     """
     file = Path(file).expanduser()
     wanted = skeleton_of(joints) if joints else COCO17
-    state = read_state_dict(file)
+    read = read_checkpoint(file)
     try:
-        found = from_reference(state, wanted.num_joints)
+        network = find_network(read.state)
+        found = from_reference(network.state, wanted.num_joints)
     except UserError as error:
         raise UserError(f"{file}: {error.what}", error.hint) from None
     people = _skeleton(found.architecture, joints, file)
@@ -87,7 +90,8 @@ def import_checkpoint(
     extra = {"config": to_dict(config), "imported_from": file.name}
     folder = weights.save_weights(out, found.architecture, state, extra)
     missing = describe_uninitialized([name for name in expected if name not in state])
-    return ImportedCheckpoint(folder, found.architecture, config, found.unused, missing)
+    unused, notes = found.unused + network.unused, (*read.notes, *network.notes)
+    return ImportedCheckpoint(folder, found.architecture, config, unused, missing, notes)
 
 
 def export_checkpoint(folder: str | Path, file: str | Path) -> list[str]:

@@ -47,12 +47,12 @@ _RENAMES: dict[str, list[tuple[str, str]]] = {
 
 #: tensors of published classifiers that no pose network has, by backbone
 _CLASSIFIER: dict[str, str] = {
-    # Two generations of classifiers; their last exchange module ({last}) fuses every branch, while a pose
-    # network only fuses the highest resolution.
-    "hrnet": r"incre_modules\.|downsamp_modules\.|final_layer\.\d|classifier\.|head\.|fc\."
-    r"|{last}\.fuse_layers\.[1-9]",
+    # two generations of classifiers
+    "hrnet": r"incre_modules\.|downsamp_modules\.|final_layer\.\d|classifier\.|head\.|fc\.",
     "simplebaseline": r"fc\.",
 }
+_UNREAD_FUSION = r"{last}\.fuse_layers\.[1-9]"
+"""Where the last exchange module fuses every branch; a pose network reads the highest resolution only."""
 
 
 class RecognizedNetwork(NamedTuple):
@@ -73,9 +73,8 @@ def from_reference(state: Mapping[str, Tensor], num_keypoints: int = 17) -> Reco
     """Infer the architecture of a published network and rename its weights.
 
     Pose networks (MIPNet, HRNet, SimpleBaseline) have to match in every name. ImageNet classifiers (HRNet,
-    torchvision's ResNet) and bare encoders give everything but the head. The prefix ``module.`` of
-    data-parallel wrappers is removed. ``num_batches_tracked``, which old files lack and nothing reads, is 0
-    where it is missing.
+    torchvision's ResNet) and bare encoders give everything but the head. ``num_batches_tracked``, which old
+    files lack and nothing reads, is 0 where it is missing.
 
     Args:
         state: the reference's state_dict.
@@ -84,8 +83,6 @@ def from_reference(state: Mapping[str, Tensor], num_keypoints: int = 17) -> Reco
     Raises:
         UserError: not such a network, or names or shapes that do not fit the one recognised.
     """
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         what = f"this is not a state_dict: {first_few(others, MAX_NAMES_IN_MESSAGE)} is not a tensor"
         raise UserError(what, "pick the entry that is one")
@@ -95,16 +92,20 @@ def from_reference(state: Mapping[str, Tensor], num_keypoints: int = 17) -> Reco
     with torch.device("meta"):
         expected = build_model(**architecture).state_dict()  # type: ignore[arg-type]
     names = {ours: _reference_name(backbone, ours) for ours in expected}
-    unused: list[str] = []
+    last = [theirs for theirs in names.values() if ".fuse_layers." in theirs]
+    surplus = _UNREAD_FUSION.format(last=last[-1].partition(".fuse")[0]) if last else "$^"
     if not any(theirs in state for ours, theirs in names.items() if ours.startswith(HEAD_PREFIX)):
         names = {ours: theirs for ours, theirs in names.items() if not ours.startswith(HEAD_PREFIX)}
-        last = [theirs for theirs in names.values() if ".fuse_layers." in theirs]
-        classifier = _CLASSIFIER[backbone].format(last=last[-1].partition(".fuse")[0] if last else "")
-        unused = [name for name in state if re.match(classifier, name)]
+        surplus += f"|{_CLASSIFIER[backbone]}"
+    unused = [name for name in state if re.match(surplus, name)]
     counters = {name: torch.tensor(0) for name in names.values() if name.endswith("num_batches_tracked")}
     state = {**counters, **{name: state[name] for name in state.keys() - set(unused)}}
     wanted = {theirs: expected[ours] for ours, theirs in names.items()}
     check_state_dict(wanted, state, f"the state_dict of this {backbone}")
+    whole = [n for n, t in wanted.items() if t.is_floating_point() and not state[n].is_floating_point()]
+    if whole:
+        what = f"these weights are whole numbers, as of a quantised network: {first_few(whole)}"
+        raise UserError(what, "give those in floating point")
     return RecognizedNetwork(architecture, {ours: state[theirs] for ours, theirs in names.items()}, unused)
 
 

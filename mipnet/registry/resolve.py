@@ -32,6 +32,8 @@ def resolve_model(uri: str, storage: Folder) -> Folder:
         for folder in (candidate, candidate.join("model")):
             if folder.exists("model.json"):
                 return folder
+    if "://" not in uri and Path(uri).expanduser().is_file():
+        raise UserError(f"{uri} is a file, not a model", f"mipnet models import {uri} --out FOLDER makes one")
     runs = storage.join("runs").names()
     if uri in runs:
         raise UserError(f"run {uri} has no weights yet", "give its mipnet train command again")

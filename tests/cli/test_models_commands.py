@@ -70,6 +70,19 @@ def test_an_encoder_says_what_is_unused_and_what_stays_random(
     assert "mipnet train --train.init" in said
 
 
+def test_what_was_decided_about_a_file_is_said(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the import, and by a training that starts from the file."""
+    content = torch.load(published, weights_only=True)
+    torch.save({**content, "state_dict_ema": content["state_dict"]}, published)
+    note = "weights of 'state_dict_ema' are used, not those of 'state_dict'"
+    assert main(["models", "import", str(published), "--out", str(tmp_path / "model")]) == 0
+    assert f"\n{note}\n" in capsys.readouterr().out
+    initial_weights(run_from(str(published), tmp_path))
+    assert capsys.readouterr().out.startswith(f"{published}: {note}\n")
+
+
 def run_from(init: str, tmp_path: Path, skeleton: str = "coco17") -> Run:
     config = from_dict(
         {
@@ -146,6 +159,7 @@ def test_summary_of_the_papers_networks(capsys: pytest.CaptureFixture[str]) -> N
         (["models", "export"], "mipnet models export MODEL --out FILE"),
         (["models", "export", "/nowhere/model", "--out", "x.pth"], "no model at '/nowhere/model'"),
         (["models", "summary", "/nowhere/model"], "no model at '/nowhere/model'"),
+        (["models", "summary", __file__], f"mipnet models import {__file__} --out FOLDER makes one"),
         (["models", "summary", "--model.mimb-stages", "5"], "5 is not a MIMB stage of hrnet"),
         (["models", "sumary"], "unknown command 'models sumary'; did you mean 'models summary'?"),
     ],
@@ -165,7 +179,9 @@ def test_mistakes_get_one_line(
 def test_a_group_lists_its_verbs(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 0
     said = capsys.readouterr().out
-    verbs = {"models": ["import", "export", "summary"], "data": ["generate", "check", "pack"]}[argv[0]]
+    verbs = {"models": ["import", "export", "summary"], "data": ["generate", "check", "import", "pack"]}[
+        argv[0]
+    ]
     assert [line.split()[2] for line in said.splitlines()] == verbs
 
 
