@@ -166,6 +166,19 @@ class Folder:
             infos = fs.get_file_info(FileSelector(target, allow_not_found=True))
         return sorted(info.base_name for info in infos)
 
+    def sizes(self) -> dict[str, int]:
+        """Name -> bytes of the files directly in this folder; empty if it does not exist.
+
+        Raises:
+            UserError: the folder cannot be listed.
+        """
+        from pyarrow.fs import FileSelector, FileType
+
+        fs, root = self.filesystem()
+        with _os_errors_as_user_errors(root):
+            infos = fs.get_file_info(FileSelector(root, allow_not_found=True))
+        return {info.base_name: info.size for info in infos if info.type == FileType.File}
+
     def files(self) -> list[str]:
         """Sorted names of all files in this folder and its subfolders.
 
@@ -222,6 +235,12 @@ BYTE_RANGE = re.compile(r"\.parquet(#(\d+)\+(\d+))$")
 def byte_range_name(name: str, offset: int, size: int) -> str:
     """The name under which ``read`` gives ``size`` bytes of the Parquet file ``name`` from ``offset`` on."""
     return f"{name}#{offset}+{size}"
+
+
+def byte_range_size(name: str) -> int | None:
+    """The bytes of a byte range; None for the name of a whole file."""
+    found = BYTE_RANGE.search(name)
+    return int(found[3]) if found else None
 
 
 def without_byte_range(name: str) -> str:

@@ -46,12 +46,15 @@ def test_a_sound_data_set(splits: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert check(splits, "--pictures", str(tmp_path / "pictures")) == 0
     text = capsys.readouterr().out
     found = rows(text)
-    assert found["images"] == ["8", "4"]
-    assert found["people with labelled joints"] == ["20", "10"]
-    assert found["people in an image, mean"] == ["2.50", "2.50"]
-    assert found["images read"] == ["8", "4"]
-    assert found["missing or corrupt"] == ["0", "0"]
+    assert found["images"] == ["8", "4", "fine"]
+    assert found["people with labelled joints"] == ["20", "10", "look", "at", "this"]
+    assert found["people in an image, mean"] == ["2.50", "2.50", "fine"]
+    assert found["images read"] == ["8", "4", "fine"]
+    assert found["missing or corrupt"] == ["0", "0", "fine"]
     assert text.rstrip().endswith("ready to train")
+    assert found["boxes of gt"] == ["–", "10", "fine"]
+    assert found["  people found at IoU 0.5".strip()] == ["–", "100.0", "%", "fine"]
+    assert "look at this: train, people with labelled joints: 20; few to learn from" in text
     assert len(text.splitlines()) < 40  # one screen
     for split in ("train", "val"):
         picture = cv2.imread(str(tmp_path / "pictures" / f"{split}.jpg"))
@@ -101,9 +104,9 @@ def test_what_would_stop_a_training(
     splits: Path, capsys: pytest.CaptureFixture[str], what: str, words: str
 ) -> None:
     broken(splits, what)
-    assert check(splits) == 2
+    assert check(splits) == 1
     text = capsys.readouterr().out
-    stops = [line for line in text.splitlines() if line.startswith("training would stop: ")]
+    stops = [line for line in text.splitlines() if line.startswith("will not train: ")]
     assert len(stops) == 1
     assert words in stops[0]
     assert "ready to train" not in text
@@ -117,8 +120,8 @@ def test_within_the_limit_faults_are_named_and_training_goes_on(
     broken(splits, "joints are missing")
     assert check(splits, "--data.max-bad-share", "0.2") == 0
     text = capsys.readouterr().out
-    assert "train, cannot be read: 1 (train/3.jpg)" in text
-    assert "train, left out: 1 x 1 keypoints instead of 17" in text
+    assert "look at this: train, missing or corrupt: 1 (train/3.jpg); they are left out" in text
+    assert "look at this: train, people who cannot be used: 1 (1 x 1 keypoints instead of 17" in text
 
 
 def test_few_images_or_none_are_read(splits: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +129,7 @@ def test_few_images_or_none_are_read(splits: Path, capsys: pytest.CaptureFixture
     assert check(splits, "--images", "0") == 0
     assert "images read" not in capsys.readouterr().out
     check(splits, "--images", "2")
-    assert rows(capsys.readouterr().out)["images read"] == ["2", "2"]
+    assert rows(capsys.readouterr().out)["images read"] == ["2", "2", "fine"]
 
 
 def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
