@@ -11,7 +11,7 @@ from mipnet.config.presets import dataset
 from mipnet.console import say
 from mipnet.experiment.arguments import writable_folder
 
-ABOUT = "Read a data set as training would, and report."
+ABOUT = "Read a data set as training would, and report; with --data alone, propose settings for a folder."
 SECTIONS = ("data", "input", "target", "augment", "model.instances", "resources.stream_workers")
 
 
@@ -30,13 +30,21 @@ class Options:
 
 
 def run(options: Options, call: Call) -> int:
-    """Report on all splits that a training would use; exit status 1 if it would not start."""
+    """Report on all splits that a training would use; exit status 1 if it would not start.
+
+    Of a folder in another layout it lists what is in it, and proposes settings.
+    """
     base = replace(call.base, data=dataset(options.dataset)) if options.dataset else call.base
     config = from_dict(call.settings, base)
     from mipnet.experiment import dataset_check as check
     from mipnet.experiment.dataset_verdicts import STOP
 
     data = check.existing_dataset(config, options.storage)
+    only_root = not options.config and not options.dataset and set(call.settings.get("data", ())) == {"root"}
+    if only_root and (missing := check.missing_split(config, data)):
+        # The list and the settings are one YAML file, for `> FILE`.
+        say(check.proposed_settings(data, options.preset if options.preset != "tiny" else "small", missing))
+        return 0
     pictures = writable_folder(options.pictures) if options.pictures else None
 
     problems: list[str] = []

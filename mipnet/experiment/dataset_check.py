@@ -13,11 +13,13 @@ from mipnet.config.schema import AugmentConfig
 from mipnet.data.annotation_statistics import box_statistics, split_statistics
 from mipnet.data.coco import ImageIndex
 from mipnet.data.crops import crop_settings
-from mipnet.data.dataset_formats import load_boxes, open_split
+from mipnet.data.dataset_formats import find_split, load_boxes, open_split
 from mipnet.data.image_inspection import Columns, inspection_of, read_columns, read_columns_on_ray
 from mipnet.data.shared_pictures import SHARED_PICTURES_HINT
 from mipnet.data.validation import check_readable
-from mipnet.errors import UserError, first_few
+from mipnet.errors import DataError, UserError, first_few
+from mipnet.experiment.dataset_proposal import proposal_text, propose
+from mipnet.experiment.dataset_survey import require_survey
 from mipnet.experiment.dataset_verdicts import LOOK, SplitInspection, judge
 from mipnet.experiment.datasets import dataset_location
 from mipnet.experiment.preflight import box_sources_by_split, check_evaluation, check_split
@@ -47,6 +49,31 @@ def existing_dataset(config: Config, storage: str) -> Folder:
         hint = "mipnet data generate renders it, or give --data"
         raise UserError(f"the benchmark is not in {home.uri} yet", hint)
     return folder
+
+
+def missing_split(config: Config, data: Folder) -> str:
+    """Which split that a training would use is not where its format has it; "" if all are there."""
+    try:
+        for split in box_sources_by_split(config.data, training=True):
+            find_split(config.data, data, split)
+    except DataError as error:
+        return error.what
+    return ""
+
+
+def proposed_settings(data: Folder, preset: str, missing: str) -> str:
+    """YAML for ``--config``, from what lies in a data set's folder.
+
+    Args:
+        data: the folder.
+        preset: to train with.
+        missing: why the folder cannot be used as it is.
+
+    Raises:
+        DataError: no people to train on lie in it.
+    """
+    found = require_survey(data)
+    return f"# {missing}\n# {data.uri} holds\n{proposal_text(found, propose(found, preset))}"
 
 
 def inspect_split_annotations(

@@ -139,3 +139,23 @@ def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "mipnet data generate renders it" in capsys.readouterr().err
     assert main(["data", "check", "--dataset", "cocoa", "--data", str(tmp_path)]) == 2
     assert "did you mean 'coco'" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+def test_many_images_are_decoded_on_ray_with_the_same_report(
+    on_ray: None, splits: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(splits, "an image is corrupt")
+    broken(splits, "an image is missing")
+    assert check(splits) == 1
+    here = without_progress(capsys.readouterr().out)
+    monkeypatch.setattr("mipnet.experiment.dataset_check.FEW_IMAGES", 0)
+    monkeypatch.setattr("mipnet.data.image_inspection.IMAGES_PER_TASK", 3)
+    assert check(splits, "--resources.stream-workers", "1") == 1
+    there = capsys.readouterr().out
+    assert "image 12/12" in there
+    assert without_progress(there) == here
+
+
+def without_progress(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.startswith("image ")]

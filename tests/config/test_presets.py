@@ -14,7 +14,7 @@ from mipnet.config.schema import AugmentConfig, ResourcesConfig
 
 HRNET = {"hrnet-w32": 32, "hrnet-w48": 48}
 SIMPLE = {"simplebaseline-r50": 50, "simplebaseline-r101": 101, "simplebaseline-r152": 152}
-PAPER_PRESETS = sorted(set(PRESETS) - {"tiny", "debug"})
+PAPER_PRESETS = sorted(set(PRESETS) - {"tiny", "small", "debug"})
 
 
 def test_there_is_one_for_each_data_set_network_and_size() -> None:
@@ -52,7 +52,7 @@ def test_the_papers_recipe(name: str) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_baseline_has_one_instance_no_place_and_the_recipe_from_imagenet(name: str) -> None:
-    blocks = {"tiny": "[2, 3]", "debug": "[2, 3]"}.get(name, "[3, 4]")
+    blocks = "[3, 4]" if name in PAPER_PRESETS else "[2, 3]"
     expected = ["model.instances: 2 -> 1", f"model.mimb_stages: {blocks} -> []"]
     if name in PAPER_PRESETS:
         expected += ["train.epochs: 110 -> 210", "train.milestones: [70.0, 100.0] -> [170.0, 200.0]"]
