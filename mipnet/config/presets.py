@@ -51,18 +51,6 @@ def tiny() -> Config:
     )
 
 
-def small() -> Config:
-    """One's own small data set: tiny's network on crops of 96x128 px, minutes to an hour on a CPU."""
-    base = tiny()
-    return replace(
-        base,
-        preset="small",
-        input=InputConfig(width=96, height=128),
-        data=DataConfig(root="data", evaluate=("val",), boxes=("gt",)),
-        train=replace(base.train, epochs=60, checkpoint_steps=250, log_steps=25, window_batches=8),
-    )
-
-
 def debug() -> Config:
     """The whole path in about a minute on a few dozen scenes; its figures mean nothing."""
     base = tiny()
@@ -74,6 +62,18 @@ def debug() -> Config:
         scenes=schema.ScenesConfig(easy=16, medium=16, hard=32, validation=8),
         train=replace(base.train, epochs=3, checkpoint_steps=12, log_steps=4, window_batches=2),
         evaluation=replace(base.evaluation, batch_size=16),
+    )
+
+
+def small() -> Config:
+    """One's own small data set: tiny's network on crops of 96x128 px, minutes to an hour on a CPU."""
+    base = tiny()
+    return replace(
+        base,
+        preset="small",
+        input=InputConfig(width=96, height=128),
+        data=DataConfig(root="data", evaluate=("val",), boxes=("gt",)),
+        train=replace(base.train, epochs=60, checkpoint_steps=250, log_steps=25, window_batches=8),
     )
 
 
@@ -140,8 +140,8 @@ def papers(data: str, backbone: str, size: str) -> Config:
 PAPER_PRESETS = {"-".join(choice): choice for choice in product(TRAINED_ON, BACKBONES, SIZES)}
 PRESETS: dict[str, Callable[[], Config]] = {
     "tiny": tiny,
-    "small": small,
     "debug": debug,
+    "small": small,
     **{name: partial(papers, *choice) for name, choice in PAPER_PRESETS.items()},
 }
 
@@ -192,8 +192,8 @@ def describe() -> str:
     """The presets, for ``--help``."""
     return f"""\
   tiny       {tiny.__doc__}
-  small      {small.__doc__}
   debug      {debug.__doc__}
+  small      {small.__doc__}
   DATA-NETWORK-SIZE, e.g. coco-hrnet-w32-256x192
              {papers.__doc__}
              DATA: {", ".join(TRAINED_ON)}

@@ -153,15 +153,15 @@ def read_coco(name: str, content: dict[str, Any]) -> JsonFile:
     return JsonFile(
         name,
         "keypoints",
-        [entry["file_name"] for entry in images if isinstance(entry.get("file_name"), str)],
-        frozenset(id_key(entry.get("id")) for entry in images),
-        count,
-        max(by_image[category_id, num_joints].values()),
-        joints,
-        num_joints,
-        str(own[0].get("name", "")),
-        read_limbs(own[0].get("skeleton"), joints),
-        any("crowdIndex" in entry for entry in images),
+        images=[entry["file_name"] for entry in images if isinstance(entry.get("file_name"), str)],
+        image_ids=frozenset(id_key(entry.get("id")) for entry in images),
+        people=count,
+        most_people=max(by_image[category_id, num_joints].values()),
+        joints=joints,
+        num_joints=num_joints,
+        category=str(own[0].get("name", "")),
+        limbs=read_limbs(own[0].get("skeleton"), joints),
+        crowdpose=any("crowdIndex" in entry for entry in images),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 
 from mipnet.cli.main import main
@@ -139,6 +140,148 @@ def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "mipnet data generate renders it" in capsys.readouterr().err
     assert main(["data", "check", "--dataset", "cocoa", "--data", str(tmp_path)]) == 2
     assert "did you mean 'coco'" in capsys.readouterr().err
+
+
+def spoil(root: Path, what: str) -> None:
+    """Spoil one thing about every person (a), or about the content (c), of a split; or a file."""
+    edits: dict[str, tuple[str, Any]] = {
+        "single people": ("train", lambda c: c.update(annotations=one_each(c["annotations"]))),
+        "an odd joint": (
+            "val",
+            lambda c: c["annotations"][1]["keypoints"].__setitem__(slice(0, 3), [0, 0, 2]),
+        ),
+        "joints beyond": ("val", lambda c: c["annotations"][1]["keypoints"].__setitem__(0, 900)),
+        "no elbows": (
+            "train",
+            lambda c: [a["keypoints"].__setitem__(slice(21, 24), [0, 0, 0]) for a in c["annotations"]],
+        ),
+        "few joints": (
+            "val",
+            lambda c: [a["keypoints"].__setitem__(slice(9, 51), [0] * 42) for a in c["annotations"]],
+        ),
+        "boxes over the border": (
+            "train",
+            lambda c: [a["bbox"].__setitem__(3, 110) for a in c["annotations"][:2]],
+        ),
+        "boxes elsewhere": (
+            "train",
+            lambda c: [a.update(bbox=[100, 0, 15, 15]) for a in c["annotations"][:2]],
+        ),
+        "areas": ("val", lambda c: c["annotations"][0].update(area=0)),
+    }
+    if what == "another size":
+        cv2.imwrite(str(root / "train" / "3.jpg"), np.zeros((50, 60, 3), np.uint8))
+    elif what == "twice":
+        shutil.copy(root / "train" / "3.jpg", root / "train" / "5.jpg")
+    else:
+        split, edit = edits[what]
+        path = root / FILE.format(split)
+        content = json.loads(path.read_text())
+        edit(content)
+        path.write_text(json.dumps(content))
+
+
+def one_each(people: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list({person["image_id"]: person for person in people}.values())
+
+
+@pytest.mark.parametrize(
+    ("what", "row", "words"),
+    [
+        (
+            "single people",
+            "crops with a second person",
+            "0.0 %; hardly any crop shows a neighbour: --baseline",
+        ),
+        ("an odd joint", "labelled keypoint at (0, 0)", "(0, 0): 1 (annotation 121 of 9.jpg); mend them"),
+        ("joints beyond", "labelled keypoint outside of", "image: 1 (annotation 121 of 9.jpg); mend them"),
+        ("no elbows", "joints that nobody has", "train, joints that nobody has: 1 (left_elbow); the network"),
+        ("few joints", "joints of a person, mean", "val, joints of a person, mean: 3.0; few of each person"),
+        (
+            "boxes over the border",
+            "boxes beyond their image",
+            "train, boxes beyond their image: 2; they are clipped",
+        ),
+        (
+            "boxes elsewhere",
+            "most joints outside the box",
+            "train, most joints outside the box: 2; check that",
+        ),
+        (
+            "areas",
+            "",
+            "look at this: mended: annotations/person_keypoints_val.json: 1 x area that cannot be true",
+        ),
+        ("another size", "not of the stated size", "train, not of the stated size: 1 (train/3.jpg); restore"),
+        ("twice", "the same picture twice", "1 (train/3.jpg = train/5.jpg); it counts twice: remove one"),
+    ],
+)
+def test_each_figure_gets_a_verdict_and_a_mend(
+    splits: Path, capsys: pytest.CaptureFixture[str], what: str, row: str, words: str
+) -> None:
+    check(splits)
+    before = rows(capsys.readouterr().out)
+    spoil(splits, what)
+    assert check(splits) == 0
+    text = capsys.readouterr().out
+    assert [words in line for line in text.splitlines() if line.startswith("look at this: ")].count(True) == 1
+    if row:
+        assert row not in before or before[row][-1] == "fine"
+        assert rows(text)[row][-3:] == ["look", "at", "this"]
+    assert text.rstrip().endswith("ready to train")
+
+
+def detections(root: Path, shift: float = 0, category: int = 1) -> Path:
+    """Of the people of val: their boxes, moved to the right."""
+    people = json.loads((root / FILE.format("val")).read_text())["annotations"]
+    found = [
+        {
+            "image_id": person["image_id"],
+            "category_id": category,
+            "bbox": [person["bbox"][0] + shift, *person["bbox"][1:]],
+            "score": 0.9,
+        }
+        for person in people
+    ]
+    (root / "boxes.json").write_text(json.dumps(found))
+    return root / "boxes.json"
+
+
+@pytest.mark.parametrize(
+    ("options", "cells", "words"),
+    [
+        ({}, (["10"], ["2.50"], ["100.0", "%"]), ""),
+        (
+            {"shift": 60},
+            (["10"], ["2.50"], ["0.0", "%"]),
+            "0.0 %; most people get no box: check that the boxes",
+        ),
+        ({"category": 0}, (["0"], ["0.00"], ["0.0", "%"]), "boxes of det: 0; no pose can be predicted"),
+    ],
+)
+def test_boxes_of_each_source_are_counted(
+    splits: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: dict[str, Any],
+    cells: tuple[list[str], ...],
+    words: str,
+) -> None:
+    assert check(splits, "--data.boxes", "gt", f"det={detections(splits, **options)}") == 0
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith("boxes of det"))
+    for line, cell in zip(lines[begin:], cells, strict=False):
+        assert line[28:].split()[: 1 + len(cell)] == ["–", *cell]  # nothing is predicted in train
+    assert words in text
+    assert ("look at this: val, " in text.split("few to measure with")[1]) is bool(words)
+
+
+def test_boxes_that_are_not_there_stop_a_training(splits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(splits, "--data.boxes", "gt", "det") == 1
+    text = capsys.readouterr().out
+    assert rows(text)["boxes of det"] == ["–", "–", "will", "not", "train"]
+    (line,) = [line for line in text.splitlines() if line.startswith("will not train: ")]
+    assert "boxes/det_val.json does not exist" in line
 
 
 @pytest.mark.ray
