@@ -55,16 +55,16 @@ def open_split(data: DataConfig, root: Folder, split: str) -> CocoKeypointFile:
     Raises:
         DataError: the file or folder does not exist, with all paths tried; or as ``CocoKeypointFile``.
     """
-    annotations, images = find_split(data, root, split)
+    annotations, images = split_location(data, root, split)
     rules = Rules(data.category, data.keep_area, data.protocol == "crowdpose")
     return CocoKeypointFile(root, annotations, images, data.joints, rules)
 
 
-def find_split(data: DataConfig, root: Folder, split: str) -> tuple[str, str]:
-    """The names of a split's annotation file and image folder in the data set's folder.
+def split_location(data: DataConfig, root: Folder, split: str) -> tuple[str, str]:
+    """The names in the data set's folder of a split's annotation file and image folder.
 
     Raises:
-        DataError: the file or folder does not exist, with all paths tried.
+        DataError: one does not exist, with all paths tried.
     """
     known = DATASET_FORMATS[data.format]
     annotations = _find(root, split, data.annotations, known.annotations, "annotations")

@@ -74,7 +74,7 @@ def file_sizes(uris: np.ndarray) -> np.ndarray:
     """
     places = [split_uri(uri) for uri in uris.tolist()]
     folders = dict.fromkeys(folder for folder, name in places if byte_range_size(name) is None)
-    listed = {folder: folder.sizes() for folder in folders}
+    listed = {folder: {name: stat.size for name, stat in folder.stats().items()} for folder in folders}
     known = [(byte_range_size(name), folder, name) for folder, name in places]
     return np.array([listed[f].get(name, -1) if n is None else n for n, f, name in known], np.int64)
 

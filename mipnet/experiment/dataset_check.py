@@ -13,7 +13,7 @@ from mipnet.config.schema import AugmentConfig
 from mipnet.data.annotation_statistics import box_statistics, split_statistics
 from mipnet.data.coco import ImageIndex
 from mipnet.data.crops import crop_settings
-from mipnet.data.dataset_formats import find_split, load_boxes, open_split
+from mipnet.data.dataset_formats import load_boxes, open_split, split_location
 from mipnet.data.image_inspection import Columns, inspection_of, read_columns, read_columns_on_ray
 from mipnet.data.shared_pictures import SHARED_PICTURES_HINT
 from mipnet.data.validation import check_readable
@@ -22,7 +22,7 @@ from mipnet.experiment.dataset_proposal import proposal_text, propose
 from mipnet.experiment.dataset_survey import require_survey
 from mipnet.experiment.dataset_verdicts import LOOK, SplitInspection, judge
 from mipnet.experiment.datasets import dataset_location
-from mipnet.experiment.preflight import box_sources_by_split, check_evaluation, check_split
+from mipnet.experiment.preflight import box_sources_by_split, check_evaluation, check_people, check_split
 from mipnet.experiment.progress import Progress
 from mipnet.formats import aligned
 from mipnet.storage import Folder, readable_storage
@@ -55,7 +55,7 @@ def missing_split(config: Config, data: Folder) -> str:
     """Which split that a training would use is not where its format has it; "" if all are there."""
     try:
         for split in box_sources_by_split(config.data, training=True):
-            find_split(config.data, data, split)
+            split_location(config.data, data, split)
     except DataError as error:
         return error.what
     return ""
@@ -93,7 +93,9 @@ def inspect_split_annotations(
             file = open_split(config.data, data, split)
             statistics = split_statistics(file, config.input.size, config.input.padding)
             splits[split] = found = SplitInspection(split, config, file, statistics)
-            check_split(config, data, split, file, pictures=pictures)
+            check_people(config, file)
+            if pictures:
+                check_split(config, data, split, file)
         except UserError as error:
             problems.append(str(error))
         if split in splits:

@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from mipnet.data.categories import fold, joint_order
 from mipnet.experiment.dataset_survey import JsonFile, Survey, image_folder
 from mipnet.skeletons import SKELETONS
@@ -15,6 +17,8 @@ from mipnet.skeletons import SKELETONS
 SPLIT = "{split}"
 SIGMA = 0.05
 """OKS constant of a joint that no built-in skeleton has."""
+SAMPLES, EPOCHS = 27_000, (20, 200)
+"""Crops that the preset small trains on (60 epochs of 450 people), and the range of epochs for them."""
 MOST_LINES = 20
 """Files or folders in the list."""
 
@@ -54,7 +58,12 @@ def propose(found: Survey, preset: str) -> Proposal:
     data |= {"annotations": pattern, "images": images} if images else {"annotations": pattern}
     data |= {"skeleton": skeleton} if skeleton != "coco17" else {}
     data |= {"train": train, "val": val, "evaluate": [test], "boxes": ["gt", *box_sources(found, used)]}
-    settings = {"preset": preset, "data": data}
+    settings: dict[str, Any] = {"preset": preset, "data": data}
+    if isinstance(skeleton, dict) and not skeleton["flip_pairs"]:
+        settings |= {"augment": {"flip": 0.0}, "evaluation": {"flip_test": False}}
+        notes.append("no joints of left and right are known: nothing is mirrored; else give flip_pairs")
+    if preset == "small":
+        settings["train"] = {"epochs": int(np.clip(SAMPLES / splits[train].people, *EPOCHS))}
     single = all(file.most_people == 1 for file in used.values())
     return Proposal(settings, [*look, *lines, *notes], single)
 
@@ -146,8 +155,7 @@ def choose_skeleton(file: JsonFile) -> tuple[str | dict[str, Any], list[str]]:
                 f"{file.name} does not name its {file.num_joints} joints; are they those of {name}?"
             ]
         joints = [f"joint_{number}" for number in range(1, file.num_joints + 1)]
-        note = f"{file.name} does not name its joints: give their names, and flip_pairs of left and right"
-        return definition(file, joints), [note]
+        return definition(file, joints), [f"{file.name} does not name its joints: give their names"]
     for known in SKELETONS.values():
         if not joint_order(file.joints, known)[1]:
             return known.name, []
@@ -217,4 +225,6 @@ def proposal_text(found: Survey, proposal: Proposal) -> str:
     end += ["  mipnet train --config FILE" + (" --baseline" if proposal.single else "")]
     if proposal.single:
         end += ["(--baseline: the network for one person a crop, because no image shows several)"]
-    return "\n".join([*(f"# {line}" for line in lines), settings.rstrip(), *(f"# {line}" for line in end)])
+    comments, last = ("\n".join(f"# {' '.join(line.splitlines())}" for line in part) for part in (lines, end))
+    text = f"{comments}\n{settings}{last}"
+    return text.encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8

@@ -14,7 +14,7 @@ from mipnet.evaluation.external_results import external_result_rows
 from mipnet.evaluation.predicted_poses import PredictionsBySplit, score_splits
 from mipnet.evaluation.result_rows import ResultRow, flat_metrics, results_table
 from mipnet.experiment.datasets import CorruptImageLog
-from mipnet.experiment.preflight import check_data, check_split, notices, prepared
+from mipnet.experiment.preflight import check_data, check_people, notices, prepared
 from mipnet.experiment.progress import Progress
 from mipnet.storage import Folder
 
@@ -71,8 +71,8 @@ def tables_of_others(config: Config, results: Sequence[str]) -> tuple[list[Resul
     """Rows and table of other methods' results, without a model and without Ray."""
     data = Folder.of(config.data.root)
     files = {split: open_split(config.data, data, split) for split in dict.fromkeys(config.data.evaluate)}
-    for split, file in files.items():
-        check_split(config, data, split, file, pictures=False)
+    for file in files.values():
+        check_people(config, file)
     result_rows = external_result_rows(results, files, config)
     return result_rows, results_table(config.data, result_rows) + data_notices(files)
 

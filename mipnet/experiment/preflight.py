@@ -144,7 +144,6 @@ def check_split(
     file: CocoKeypointFile,
     *,
     sources: tuple[str, ...] = (),
-    pictures: bool = True,
     report_corrupt: ReportCorrupt = lambda names: None,
 ) -> None:
     """Check a split's annotations, whether its image files exist, its boxes, and that it can be evaluated.
@@ -155,23 +154,31 @@ def check_split(
         split: its name.
         file: its annotations.
         sources: of the boxes to predict poses in.
-        pictures: whether the image files are needed.
         report_corrupt: called with the names of missing images.
 
     Raises:
         DataError: as ``check_data``.
     """
-    people, invalid_annotations = file.people(), file.invalid_annotations
-    invalid_annotations.check(len(people) + invalid_annotations.total, config.data.max_bad_share, file.path)
-    if pictures:
-        missing = missing_files(people.images)
-        check_readable(missing, len(people.images), config.data.max_bad_share)
-        report_corrupt(missing)
+    check_people(config, file)
+    images = file.people().images
+    missing = missing_files(images)
+    check_readable(missing, len(images), config.data.max_bad_share)
+    report_corrupt(missing)
     for source in sources:
         for note in load_boxes(file, data, split, source, config).notes:
             say_once(f"warning: {note}")
     if sources:
         check_evaluation(config, file)
+
+
+def check_people(config: Config, file: CocoKeypointFile) -> None:
+    """Check that a file has people of whom few enough are left out.
+
+    Raises:
+        DataError: there is nobody, or more than ``data.max_bad_share`` are left out.
+    """
+    people, left_out = file.people(), file.invalid_annotations
+    left_out.check(len(people) + left_out.total, config.data.max_bad_share, file.path)
 
 
 def check_evaluation(config: Config, file: CocoKeypointFile) -> None:

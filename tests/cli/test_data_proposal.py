@@ -79,7 +79,8 @@ def test_joints_of_ones_own(small_coco: Folder, tmp_path: Path, capsys: pytest.C
     assert skeleton.flip_pairs == ((1, 2), (3, 4))
     assert skeleton.limbs == ((0, 1), (0, 2))
     assert skeleton.sigmas == (0.079, 0.05, 0.05, 0.107, 0.107, 0.05)  # head and hips as elsewhere
-    assert (config.preset, config.input.size, config.train.epochs) == ("small", (96, 128), 60)
+    assert (config.preset, config.input.size, config.train.epochs) == ("small", (96, 128), 200)
+    assert (config.augment.flip, config.evaluation.flip_test) == (0.5, True)
 
 
 def test_a_folder_for_each_split_with_its_file_beside_the_pictures(
@@ -151,7 +152,10 @@ def test_what_cannot_be_guessed_is_said(
     text = capsys.readouterr().out
     assert "look at this: 1 of the 8 images of train.json are not in all" in text
     assert "look at this: train.json does not name its joints" in text
-    skeleton = yaml.safe_load(text)["data"]["skeleton"]
+    assert "look at this: no joints of left and right are known: nothing is mirrored" in text
+    settings = yaml.safe_load(text)
+    skeleton = settings["data"]["skeleton"]
+    assert (settings["augment"]["flip"], settings["evaluation"]["flip_test"]) == (0, False)
     assert skeleton["joints"] == [f"joint_{i}" for i in range(1, 7)]
     assert skeleton["flip_pairs"] == []
 
