@@ -93,3 +93,13 @@ def test_all_are_described_in_a_few_lines(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         read_flags("train", ["--help"])
     assert text in capsys.readouterr().out
+
+
+def test_ones_own_data_need_no_more_than_its_folder() -> None:
+    config = read_flags("train", ["--preset", "small", "--data", "/data/mine"])[1].config
+    data = config.data
+    assert (data.root, data.train, data.val, data.evaluate) == ("/data/mine", "train", "val", ("val",))
+    assert (data.boxes, data.format, data.joints.num_joints) == (("gt",), "coco", 17)
+    assert (config.input.width, config.input.height, config.train.epochs) == (96, 128, 60)
+    assert config.model == preset("tiny").model
+    assert read_flags("train", ["--preset", "small", "--baseline"])[1].config.model.instances == 1
