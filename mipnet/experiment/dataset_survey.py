@@ -108,7 +108,7 @@ def read_file(root: Folder, name: str) -> JsonFile:
             coco = b'"images"' in text and b'"annotations"' in text
             return JsonFile(name, "no keypoints" if coco else "other")
         content = json.loads(text)
-    except (OSError, ValueError):  # ValueError: not JSON, or not UTF-8
+    except (OSError, ValueError, RecursionError):  # not readable, not JSON, not UTF-8, or nested without end
         return JsonFile(name, "other")
     if is_ochuman(content):
         return JsonFile(name, "ochuman")

@@ -109,7 +109,7 @@ def judge(splits: Mapping[str, SplitInspection]) -> tuple[list[list[str]], list[
         rows.append([figure.name, *("–" if cell is None else cell for cell in cells), verdict])
     for split in splits.values():
         lines += [f"{LOOK}: mended: {note}; {FIXES_HINT}" for note in split.file.fixes]
-        lines += [f"{LOOK}: {split.name}, {note}" for note in split.notes]
+        lines += [f"{LOOK}: {split.name}, {note}; {FIXES_HINT}" for note in split.notes]
     return rows, lines
 
 
@@ -143,7 +143,8 @@ def statistic(
 def few_people(split: SplitInspection) -> str:
     people = split.statistics.people
     if split.trains and people < FEW_TO_TRAIN:
-        return "few to learn from: label more, or start from trained weights (--train.init)"
+        start = "" if split.config.train.init else ", or start from trained weights (--train.init)"
+        return f"few to learn from: label more{start}"
     if not split.trains and people < FEW_TO_MEASURE:
         return "few to measure with: AP changes by several points with each person"
     return ""
@@ -161,7 +162,8 @@ def unlabelled(split: SplitInspection) -> str:
 
 def no_crowd(split: SplitInspection) -> str:
     single = split.trains and split.config.model.instances > 1 and split.statistics.second_person < 0.01
-    return "hardly any crop shows a neighbour: --baseline trains the network for one person" if single else ""
+    hint = "hardly any crop shows a neighbour: mipnet train --baseline is the network for one person"
+    return hint if single else ""
 
 
 def other_crowd_index(split: SplitInspection) -> str:

@@ -191,7 +191,7 @@ def one_each(people: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (
             "single people",
             "crops with a second person",
-            "0.0 %; hardly any crop shows a neighbour: --baseline",
+            "0.0 %; hardly any crop shows a neighbour: mipnet train --baseline",
         ),
         ("an odd joint", "labelled keypoint at (0, 0)", "(0, 0): 1 (annotation 121 of 9.jpg); mend them"),
         ("joints beyond", "labelled keypoint outside of", "image: 1 (annotation 121 of 9.jpg); mend them"),
@@ -282,6 +282,27 @@ def test_boxes_that_are_not_there_stop_a_training(splits: Path, capsys: pytest.C
     assert rows(text)["boxes of det"] == ["–", "–", "will", "not", "train"]
     (line,) = [line for line in text.splitlines() if line.startswith("will not train: ")]
     assert "boxes/det_val.json does not exist" in line
+
+
+def test_a_mend_that_is_taken_already_is_not_offered(
+    splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(splits, "single people")
+    config = tmp_path / "own.yaml"
+    config.write_text("train: {init: some-run}\nmodel: {instances: 1, mimb_stages: []}\n")
+    assert check(splits, "--config", str(config)) == 0
+    text = capsys.readouterr().out
+    assert "people with labelled joints: 8; few to learn from: label more\n" in text
+    assert "--baseline" not in text
+    found = detections(splits, shift=60)
+    boxes = json.loads(found.read_text())
+    found.write_text(json.dumps([*boxes, *({**box, "score": 0.1} for box in boxes)]))
+    for threshold, offered in (("0", False), ("0.5", True)):
+        options = ("--data.boxes", f"det={found}", "--data.box-score-threshold", threshold)
+        assert check(splits, *options) == 0
+        text = capsys.readouterr().out
+        assert "most people get no box" in text
+        assert ("or lower --data.box-score-threshold (0.5)" in text) is offered
 
 
 @pytest.mark.ray
