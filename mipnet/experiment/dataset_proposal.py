@@ -8,8 +8,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from mipnet.data.categories import fold, joint_order
 from mipnet.experiment.dataset_survey import JsonFile, Survey, image_folder
 from mipnet.skeletons import SKELETONS
@@ -17,8 +15,6 @@ from mipnet.skeletons import SKELETONS
 SPLIT = "{split}"
 SIGMA = 0.05
 """OKS constant of a joint that no built-in skeleton has."""
-SAMPLES, EPOCHS = 27_000, (20, 200)
-"""Crops that the preset small trains on (60 epochs of 450 people), and the range of epochs for them."""
 MOST_LINES = 20
 """Files or folders in the list."""
 
@@ -62,8 +58,6 @@ def propose(found: Survey, preset: str) -> Proposal:
     if isinstance(skeleton, dict) and not skeleton["flip_pairs"]:
         settings |= {"augment": {"flip": 0.0}, "evaluation": {"flip_test": False}}
         notes.append("no joints of left and right are known: nothing is mirrored; else give flip_pairs")
-    if preset == "small":
-        settings["train"] = {"epochs": int(np.clip(SAMPLES / splits[train].people, *EPOCHS))}
     single = all(file.most_people == 1 for file in used.values())
     return Proposal(settings, [*look, *lines, *notes], single)
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from mipnet.data.categories import joint_names
 from mipnet.data.json_values import id_key, numbers
 from mipnet.data.ochuman import is_ochuman
+from mipnet.data.shards import MANIFEST, byte_ranges
 from mipnet.errors import DataError
 from mipnet.storage import Folder
 
@@ -90,10 +91,19 @@ class Survey:
 
 
 def survey(root: Folder) -> Survey:
-    """Look at everything in a folder and below."""
+    """Look at everything in a folder and below; packed pictures have their own names.
+
+    Raises:
+        DataError: a folder of packed pictures is broken.
+    """
     names = [name for name in root.files() if not any(p.startswith(HIDDEN) for p in name.split("/"))]
-    files = [read_file(root, name) for name in names if name.lower().endswith(".json")]
-    return Survey(root, files, [name for name in names if is_picture(name)])
+    packed = [posixpath.dirname(name) for name in names if posixpath.basename(name) == MANIFEST]
+    jsons = [name for name in names if name.lower().endswith(".json")]
+    files = [read_file(root, name) for name in jsons if posixpath.basename(name) != MANIFEST]
+    pictures = [name for name in names if is_picture(name)]
+    for folder in packed:
+        pictures += [posixpath.join(folder, name) for name in byte_ranges(root.join(folder or "."))]
+    return Survey(root, files, pictures)
 
 
 def is_picture(name: str) -> bool:

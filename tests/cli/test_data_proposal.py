@@ -79,7 +79,7 @@ def test_joints_of_ones_own(small_coco: Folder, tmp_path: Path, capsys: pytest.C
     assert skeleton.flip_pairs == ((1, 2), (3, 4))
     assert skeleton.limbs == ((0, 1), (0, 2))
     assert skeleton.sigmas == (0.079, 0.05, 0.05, 0.107, 0.107, 0.05)  # head and hips as elsewhere
-    assert (config.preset, config.input.size, config.train.epochs) == ("small", (96, 128), 200)
+    assert (config.preset, config.input.size, config.train.epochs) == ("small", (96, 128), 60)
     assert (config.augment.flip, config.evaluation.flip_test) == (0.5, True)
 
 
@@ -138,6 +138,22 @@ def test_boxes_of_a_detector_and_pictures_in_folders_named_like_the_splits(
     assert "#   yolo_val2017.json  detections, 10 boxes of 4 images" in text.splitlines()
     assert config.data.images == "my_{split}"
     assert config.data.boxes == ("gt", f"yolo={tmp_path}/yolo_{{split}}.json")
+
+
+def test_a_packed_data_set(small_coco: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split, part in {"train": (0, 8), "val": (8, 12)}.items():
+        write(tmp_path / "plain" / "labels" / f"{split}.json", content_of(small_coco, *part))
+    shutil.copytree(small_coco.local_path / "train", tmp_path / "plain" / "pictures")
+    places = ["--data.annotations", "labels/{split}.json", "--data.images", "pictures"]
+    splits = ["--data.val", "val", "--data.evaluate", "val"]
+    root = ["--data", str(tmp_path / "plain")]
+    assert main(["data", "pack", str(tmp_path / "packed"), *root, *places, *splits]) == 0
+    capsys.readouterr()
+    text, config = proposed(tmp_path / "packed", capsys)
+    assert "#   pictures  12 pictures" in text.splitlines()
+    assert "pack.json" not in text
+    assert "look at this" not in text
+    assert config.data.images == "pictures"
 
 
 def test_what_cannot_be_guessed_is_said(
