@@ -49,11 +49,17 @@ def propose(found: Survey, preset: str) -> Proposal:
         look.append(f"{train} is trained on and measured; label others to measure with: these are remembered")
     images, lines = choose_images(used, found.pictures)
     skeleton, notes = choose_skeleton(splits[train])
-    data: dict[str, Any] = {"root": found.root.uri}
-    data |= {"format": "crowdpose"} if splits[train].crowdpose else {}
-    data |= {"annotations": pattern, "images": images} if images else {"annotations": pattern}
-    data |= {"skeleton": skeleton} if skeleton != "coco17" else {}
-    data |= {"train": train, "val": val, "evaluate": [test], "boxes": ["gt", *box_sources(found, used)]}
+    data: dict[str, Any] = {
+        "root": found.root.uri,
+        "format": "crowdpose" if splits[train].crowdpose else "coco",
+        "annotations": pattern,
+        **({"images": images} if images else {}),
+        "skeleton": skeleton,
+        "train": train,
+        "val": val,
+        "evaluate": [test],
+        "boxes": ["gt", *box_sources(found, used)],
+    }
     settings: dict[str, Any] = {"preset": preset, "data": data}
     if isinstance(skeleton, dict) and not skeleton["flip_pairs"]:
         settings |= {"augment": {"flip": 0.0}, "evaluation": {"flip_test": False}}

@@ -91,11 +91,11 @@ def test_a_folder_for_each_split_with_its_file_beside_the_pictures(
         write(tmp_path / split / "_annotations.coco.json", content)
         for image in content["images"]:
             shutil.copy(small_coco.local_path / "train" / image["file_name"], tmp_path / split)
-    _, config = proposed(tmp_path, capsys, "--preset", "coco-hrnet-w32-256x192")
+    _, config = proposed(tmp_path, capsys, "--preset", "crowdpose-hrnet-w32-256x192")
     data = config.data
     assert (data.annotations, data.images) == ("{split}/_annotations.coco.json", "{split}")
     assert (data.train, data.val, data.evaluate, data.skeleton) == ("train", "valid", ("test",), "coco17")
-    assert config.preset == "coco-hrnet-w32-256x192"
+    assert (config.preset, data.format) == ("crowdpose-hrnet-w32-256x192", "coco")
 
 
 def test_one_file_of_single_people_beside_pictures_in_the_root(
