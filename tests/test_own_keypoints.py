@@ -61,11 +61,15 @@ def test_it_trains_and_the_model_needs_no_skeleton_file(ray_address: str, climbe
     where = ("--storage", str(climbers / "storage"), "--name", "climb")
     done = command("train", "--config", "climbers.yaml", *where, address=ray_address, cwd=climbers)
     assert done.returncode == 0, done.stderr
+    same = "the same picture in train and in val: 12 (pictures/0.jpg = pictures/0.jpg, "
+    assert f"look at this: {same}" in done.stdout
+    assert f"look at   {same}" in done.stdout  # in the summary
     run = climbers / "storage" / "runs" / "climb"
     results = json.loads((run / "results" / "coco" / "val-gt-merged.json").read_text())
     assert {len(result["keypoints"]) for result in results} == {18}
     (climbers / "climber.yaml").unlink()
     argv = ("predict", "data/pictures", *where[:2], "--model", "climb")
+    assert f"Look at this: {same}" in (run / "report.html").read_text()
     again = command(*argv, address=ray_address, cwd=climbers)
     assert again.returncode == 0, again.stderr
     assert np.isfinite(json.loads((run / "results" / "metrics.json").read_text())["val/gt/merged/AP"])

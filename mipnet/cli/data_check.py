@@ -11,8 +11,8 @@ from mipnet.config.presets import dataset
 from mipnet.console import say
 from mipnet.experiment.arguments import writable_folder
 
-ABOUT = "Read a data set as training would, and report."
-SECTIONS = ("data", "input", "target", "augment", "model.instances")
+ABOUT = "Read a data set as training would, and report; with --data alone, propose settings for a folder."
+SECTIONS = ("data", "input", "target", "augment", "model.instances", "resources.stream_workers")
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,26 @@ class Options:
 
 
 def run(options: Options, call: Call) -> int:
-    """Report on all splits that a training would use; exit status 2 if it would stop."""
+    """Report on all splits that a training would use; exit status 1 if it would not start.
+
+    Of a folder in another layout it lists what is in it, and proposes settings.
+    """
     base = replace(call.base, data=dataset(options.dataset)) if options.dataset else call.base
     config = from_dict(call.settings, base)
     from mipnet.experiment import dataset_check as check
+    from mipnet.experiment.dataset_verdicts import STOP
 
     data = check.existing_dataset(config, options.storage)
+    only_root = not options.config and not options.dataset and set(call.settings.get("data", ())) == {"root"}
+    if only_root and (missing := check.missing_split(config, data)):
+        # The list and the settings are one YAML file, for `> FILE`.
+        say(check.proposed_settings(data, options.preset if options.preset != "tiny" else "small", missing))
+        return 0
     pictures = writable_folder(options.pictures) if options.pictures else None
 
     problems: list[str] = []
-    splits = check.inspect_split_annotations(config, data, problems)
-    if options.images:
+    splits = check.inspect_split_annotations(config, data, problems, pictures=options.images >= 0)
+    if options.images and splits:
         check.inspect_split_images(config, splits, options.images, problems)
     say("\n".join(check.dataset_report(config, data, splits)))
     if pictures:
@@ -49,7 +58,7 @@ def run(options: Options, call: Call) -> int:
         say(f"\npictures: {options.pictures}")
     say()
     for problem in problems:
-        say(f"training would stop: {problem}")
+        say(f"{STOP}: {problem}")
     if not problems:
         say("ready to train")
-    return 2 if problems else 0
+    return 1 if problems else 0

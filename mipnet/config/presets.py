@@ -1,4 +1,5 @@
-"""Named starting points: two on generated data, and the paper's, one for each data set, network and size."""
+"""Named starting points: two on generated data, one for one's own, and the paper's for each data set, network
+and size."""
 
 from __future__ import annotations
 
@@ -61,6 +62,18 @@ def debug() -> Config:
         scenes=schema.ScenesConfig(easy=16, medium=16, hard=32, validation=8),
         train=replace(base.train, epochs=3, checkpoint_steps=12, log_steps=4, window_batches=2),
         evaluation=replace(base.evaluation, batch_size=16),
+    )
+
+
+def small() -> Config:
+    """One's own small data set: tiny's network on crops of 96x128 px, minutes to an hour on a CPU."""
+    base = tiny()
+    return replace(
+        base,
+        preset="small",
+        input=InputConfig(width=96, height=128),
+        data=DataConfig(root="data", evaluate=("val",), boxes=("gt",)),
+        train=replace(base.train, epochs=60, checkpoint_steps=250, log_steps=25, window_batches=8),
     )
 
 
@@ -128,6 +141,7 @@ PAPER_PRESETS = {"-".join(choice): choice for choice in product(TRAINED_ON, BACK
 PRESETS: dict[str, Callable[[], Config]] = {
     "tiny": tiny,
     "debug": debug,
+    "small": small,
     **{name: partial(papers, *choice) for name, choice in PAPER_PRESETS.items()},
 }
 
@@ -179,6 +193,7 @@ def describe() -> str:
     return f"""\
   tiny       {tiny.__doc__}
   debug      {debug.__doc__}
+  small      {small.__doc__}
   DATA-NETWORK-SIZE, e.g. coco-hrnet-w32-256x192
              {papers.__doc__}
              DATA: {", ".join(TRAINED_ON)}

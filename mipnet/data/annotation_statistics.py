@@ -1,4 +1,4 @@
-"""SplitStatistics of a split's annotations: number of persons, crowding, suspicious annotations."""
+"""Statistics of a split's annotations and boxes: persons, crowding, suspicious annotations, recall."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mipnet.data.box_ops import box_iou
-from mipnet.data.coco import CocoKeypointFile, PersonAnnotations
+from mipnet.data.coco import Boxes, CocoKeypointFile, PersonAnnotations
 from mipnet.data.crops import assign_instances
 from mipnet.data.geometry import box_to_crop, crop_affine, transform_keypoints
 
 BORDER_TOLERANCE = 1.0
 """px by which a box or keypoint may exceed its image, because annotation tools round."""
+RECALL_IOU = 0.5
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,13 @@ class SplitStatistics:
         people_images: images with at least one person with labelled keypoints.
         people: persons with labelled keypoints.
         mean_keypoints: labelled keypoints per person.
+        unlabelled: names of the joints that no person has labelled.
         mean_people_per_image, max_people_per_image: over ``people_images``.
         near, close: fraction with a neighbour above box IoU 0.1 and 0.5.
         second_person: fraction of crops, not augmented, with a second instance (``assign_instances``).
         crowd_index: mean over the images of ``crowd_index``.
         stated_crowd_index: mean of the file's own crowdIndex; nan without any.
-        boxes_outside_image, keypoints_outside_image: people whose box, or a labelled keypoint, lies
-            outside the image.
+        boxes_outside_image: people whose box lies outside the image.
         keypoints_outside_box: persons with more than half of their labelled keypoints outside their box.
     """
 
@@ -38,6 +39,7 @@ class SplitStatistics:
     people_images: int
     people: int
     mean_keypoints: float
+    unlabelled: tuple[str, ...]
     mean_people_per_image: float
     max_people_per_image: int
     near: float
@@ -46,8 +48,33 @@ class SplitStatistics:
     crowd_index: float
     stated_crowd_index: float
     boxes_outside_image: int
-    keypoints_outside_image: int
     keypoints_outside_box: int
+
+
+@dataclass(frozen=True)
+class BoxStatistics:
+    """Of a box source of one split.
+
+    Attributes:
+        boxes: their number.
+        per_image: over all images of the file.
+        recall: fraction of the labelled persons with a box of IoU 0.5 or more; nan without any person.
+    """
+
+    boxes: int
+    per_image: float
+    recall: float
+
+
+def box_statistics(file: CocoKeypointFile, boxes: Boxes) -> BoxStatistics:
+    """The statistics of the boxes in which a split's poses are predicted."""
+    truth, found = file.ground_truth_boxes(), 0
+    of_person, of_box = truth.image_ids, boxes.image_ids  # both sorted: boxes are sorted by image
+    for image_id in np.unique(of_person).tolist():
+        here, there = (slice(*np.searchsorted(ids, [image_id, image_id + 1])) for ids in (of_person, of_box))
+        found += int((box_iou(truth.boxes[here], boxes.boxes[there]) >= RECALL_IOU).any(1).sum())
+    recall = found / len(truth) if len(truth) else float("nan")
+    return BoxStatistics(len(boxes), len(boxes) / max(len(boxes.images), 1), recall)
 
 
 def split_statistics(file: CocoKeypointFile, input_size: tuple[int, int], padding: float) -> SplitStatistics:
@@ -82,7 +109,7 @@ def split_statistics(file: CocoKeypointFile, input_size: tuple[int, int], paddin
             has_second_person(boxes, keypoints, i, input_size, padding) for i in range(len(boxes))
         ]
     per_image = people.people_per_image
-    boxes_outside_image, keypoints_outside_image, keypoints_outside_box = _count_outside(
+    boxes_outside_image, keypoints_outside_box = _count_outside(
         file, people, labelled, np.repeat(sizes, per_image, 0)
     )
     stated = [info["crowdIndex"] for info in file.annotations["images"] if "crowdIndex" in info]
@@ -91,6 +118,7 @@ def split_statistics(file: CocoKeypointFile, input_size: tuple[int, int], paddin
         people_images=len(people.images),
         people=len(people),
         mean_keypoints=float(labelled.sum(1).mean()),
+        unlabelled=tuple(np.array(file.skeleton.joints)[~labelled.any(0)].tolist()),
         mean_people_per_image=float(per_image.mean()),
         max_people_per_image=int(per_image.max()),
         near=float((overlap > 0.1).mean()),
@@ -99,7 +127,6 @@ def split_statistics(file: CocoKeypointFile, input_size: tuple[int, int], paddin
         crowd_index=float(crowd.mean()),
         stated_crowd_index=float(np.mean(stated)) if stated else float("nan"),
         boxes_outside_image=boxes_outside_image,
-        keypoints_outside_image=keypoints_outside_image,
         keypoints_outside_box=keypoints_outside_box,
     )
 
@@ -134,16 +161,15 @@ def has_second_person(
 
 def _count_outside(
     file: CocoKeypointFile, people: PersonAnnotations, labelled: np.ndarray, sizes: np.ndarray
-) -> tuple[int, int, int]:
-    """``boxes_outside_image``, ``keypoints_outside_image`` and ``keypoints_outside_box``."""
+) -> tuple[int, int]:
+    """``boxes_outside_image`` and ``keypoints_outside_box``."""
     stated = np.array([file.coco.anns[i]["bbox"] for i in people.ids.tolist()], np.float64)
     beyond = (stated[:, :2] < -BORDER_TOLERANCE) | (stated[:, :2] + stated[:, 2:] > sizes + BORDER_TOLERANCE)
     xy = people.keypoints[..., :2]
-    off_image = ((xy < -BORDER_TOLERANCE) | (xy > sizes[:, None] + BORDER_TOLERANCE)).any(-1) & labelled
     low, high = (
         stated[:, None, :2] - BORDER_TOLERANCE,
         stated[:, None, :2] + stated[:, None, 2:] + BORDER_TOLERANCE,
     )
     off_box = ((xy < low) | (xy > high)).any(-1) & labelled
     mostly = off_box.sum(1) * 2 > labelled.sum(1)
-    return int(beyond.any(1).sum()), int(off_image.any(1).sum()), int(mostly.sum())
+    return int(beyond.any(1).sum()), int(mostly.sum())

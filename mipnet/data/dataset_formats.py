@@ -55,11 +55,20 @@ def open_split(data: DataConfig, root: Folder, split: str) -> CocoKeypointFile:
     Raises:
         DataError: the file or folder does not exist, with all paths tried; or as ``CocoKeypointFile``.
     """
-    known = DATASET_FORMATS[data.format]
-    annotations = _find(root, split, data.annotations, known.annotations, "annotations")
-    images = _find(root, split, data.images, known.images, "images")
+    annotations, images = split_location(data, root, split)
     rules = Rules(data.category, data.keep_area, data.protocol == "crowdpose")
     return CocoKeypointFile(root, annotations, images, data.joints, rules)
+
+
+def split_location(data: DataConfig, root: Folder, split: str) -> tuple[str, str]:
+    """The names in the data set's folder of a split's annotation file and image folder.
+
+    Raises:
+        DataError: one does not exist, with all paths tried.
+    """
+    known = DATASET_FORMATS[data.format]
+    annotations = _find(root, split, data.annotations, known.annotations, "annotations")
+    return annotations, _find(root, split, data.images, known.images, "images")
 
 
 def _find(root: Folder, split: str, given: str, patterns: Sequence[str], kind: str) -> str:

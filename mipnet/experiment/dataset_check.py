@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sized
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 
 from mipnet.config import Config
 from mipnet.config.schema import AugmentConfig
-from mipnet.data.annotation_statistics import SplitStatistics, split_statistics
-from mipnet.data.coco import CocoKeypointFile, ImageIndex
+from mipnet.data.annotation_statistics import box_statistics, split_statistics
+from mipnet.data.coco import ImageIndex
 from mipnet.data.crops import crop_settings
-from mipnet.data.dataset_formats import open_split
-from mipnet.data.image_inspection import ImageInspection, inspect_images
+from mipnet.data.dataset_formats import load_boxes, open_split, split_location
+from mipnet.data.image_inspection import Columns, inspection_of, read_columns, read_columns_on_ray
+from mipnet.data.shared_pictures import SHARED_PICTURES_HINT
 from mipnet.data.validation import check_readable
-from mipnet.errors import UserError, first_few
+from mipnet.errors import DataError, UserError, first_few
+from mipnet.experiment.dataset_proposal import proposal_text, propose
+from mipnet.experiment.dataset_survey import require_survey
+from mipnet.experiment.dataset_verdicts import LOOK, SplitInspection, judge
 from mipnet.experiment.datasets import dataset_location
-from mipnet.experiment.preflight import box_sources_by_split, check_split
+from mipnet.experiment.preflight import box_sources_by_split, check_evaluation, check_people, check_split
 from mipnet.experiment.progress import Progress
 from mipnet.formats import aligned
 from mipnet.storage import Folder, readable_storage
 
 NOT_AUGMENTED = AugmentConfig(flip=0, scale=0, rotation_probability=0, shift=0, half_body=0, colour=0)
-
-
-@dataclass
-class SplitInspection:
-    """What ``mipnet data check`` found in one split.
-
-    Attributes:
-        file: the annotations.
-        statistics: of the annotations.
-        left_out: a line about each kind of person that cannot be used.
-        problem: that would stop a training, or "".
-        pixels: of the images that were decoded; None if none were.
-    """
-
-    file: CocoKeypointFile
-    statistics: SplitStatistics
-    left_out: list[str] = field(default_factory=list)
-    problem: str = ""
-    pixels: ImageInspection | None = None
+FEW_IMAGES = 5000
+"""Up to so many are decoded in this process: a Ray on this machine takes longer to start."""
 
 
 def existing_dataset(config: Config, storage: str) -> Folder:
@@ -64,51 +51,118 @@ def existing_dataset(config: Config, storage: str) -> Folder:
     return folder
 
 
+def missing_split(config: Config, data: Folder) -> str:
+    """Which split that a training would use is not where its format has it; "" if all are there."""
+    try:
+        for split in box_sources_by_split(config.data, training=True):
+            split_location(config.data, data, split)
+    except DataError as error:
+        return error.what
+    return ""
+
+
+def proposed_settings(data: Folder, preset: str, missing: str) -> str:
+    """YAML for ``--config``, from what lies in a data set's folder.
+
+    Args:
+        data: the folder.
+        preset: to train with.
+        missing: why the folder cannot be used as it is.
+
+    Raises:
+        DataError: no people to train on lie in it.
+    """
+    found = require_survey(data)
+    return f"# {missing}\n# {data.uri} holds\n{proposal_text(found, propose(found, preset))}"
+
+
 def inspect_split_annotations(
-    config: Config, data: Folder, problems: list[str]
+    config: Config, data: Folder, problems: list[str], pictures: bool = True
 ) -> dict[str, SplitInspection]:
-    """Open every split; appends what would stop a training to ``problems``."""
+    """Open every split; appends what would stop a training to ``problems``.
+
+    Args:
+        config: of the training.
+        data: the data set's folder.
+        problems: see above.
+        pictures: whether to look for missing images; not needed where all are decoded afterwards.
+    """
     splits: dict[str, SplitInspection] = {}
     for split, sources in box_sources_by_split(config.data, training=True).items():
         try:
             file = open_split(config.data, data, split)
-            found = SplitInspection(file, split_statistics(file, config.input.size, config.input.padding))
+            statistics = split_statistics(file, config.input.size, config.input.padding)
+            splits[split] = found = SplitInspection(split, config, file, statistics)
+            check_people(config, file)
+            if pictures:
+                check_split(config, data, split, file)
+        except UserError as error:
+            problems.append(str(error))
+        if split in splits:
+            inspect_boxes(found, data, sources, problems)
+    return splits
+
+
+def inspect_boxes(
+    found: SplitInspection, data: Folder, sources: tuple[str, ...], problems: list[str]
+) -> None:
+    """Count the boxes of each source in which a split's poses are predicted; appends to ``problems``."""
+    for source in sources:
+        found.boxes[source] = None
+        try:
+            boxes = load_boxes(found.file, data, found.name, source, found.config)
         except UserError as error:
             problems.append(str(error))
             continue
-        splits[split] = found
+        found.boxes[source] = box_statistics(found.file, boxes)
+        found.notes += boxes.notes
+    if sources:
         try:
-            found.left_out = check_split(config, data, split, file, sources=sources)
+            check_evaluation(found.config, found.file)
         except UserError as error:
-            found.problem = str(error)
-            problems.append(found.problem)
-    return splits
+            problems.append(str(error))
 
 
 def inspect_split_images(
     config: Config, splits: Mapping[str, SplitInspection], count: int, problems: list[str]
 ) -> None:
     """Decode images of every split: all, or ``count`` evenly spread ones; appends to ``problems``."""
-    chosen_images = {split: evenly_spaced(found.file.images(), count) for split, found in splits.items()}
-    with Progress("reading", "image", total=sum(map(len, chosen_images.values()))) as progress:
-        before = 0
-        for split, images in chosen_images.items():
-            infos = [splits[split].file.coco.imgs[i] for i in images.ids.tolist()]
-            sizes = [(info["width"], info["height"]) for info in infos]
-            seen = inspect_images(images, sizes, progress_after(progress, before))
-            splits[split].pixels = seen
-            before += len(images)
-            if splits[split].problem:
-                continue
-            try:
-                check_readable(seen.unreadable, len(images), config.data.max_bad_share)
-            except UserError as error:
-                problems.append(f"{split}: {error}")
+    chosen = {split: evenly_spaced(found.file.images(), count) for split, found in splits.items()}
+    uris, place = np.unique(np.concatenate([images.uris for images in chosen.values()]), return_inverse=True)
+    columns = decode(config, uris)
+    begin = 0
+    for split, images in chosen.items():
+        rows = place[begin : begin + len(images)]
+        begin += len(images)
+        infos = [splits[split].file.coco.imgs[i] for i in images.ids.tolist()]
+        sizes = [(info["width"], info["height"]) for info in infos]
+        own = {name: column[rows] for name, column in columns.items()}
+        splits[split].pixels = inspection_of(images, sizes, own)
+        try:
+            check_readable(*splits[split].unreadable, config.data.max_bad_share)
+        except UserError as error:
+            problems.append(f"{split}: {error}")
 
 
-def progress_after(progress: Progress, before: int) -> Callable[[int], None]:
-    """The progress callback of a split that follows ``before`` images of others."""
-    return lambda done: progress.update(before + done, progress.total)
+def decode(config: Config, uris: np.ndarray) -> Columns:
+    """Decode images: few in this process, many on all CPUs of Ray; the result is the same.
+
+    Raises:
+        UserError: no Ray can be used, or a node of it does not see the images.
+    """
+    with Progress("reading", "image", total=len(uris)) as progress:
+
+        def update(done: int) -> None:
+            progress.update(done, len(uris))
+
+        if len(uris) <= FEW_IMAGES:
+            return read_columns(uris, update)
+        from mipnet.ray_runtime.probes import probe_files
+        from mipnet.ray_runtime.session import connect
+
+        with connect(replace(config.resources, workers=1, gpu=False)) as resources:
+            probe_files([str(uris[0])])
+            return read_columns_on_ray(uris, update, resources.stream_workers)
 
 
 def evenly_spaced(images: ImageIndex, count: int) -> ImageIndex:
@@ -134,76 +188,33 @@ def write_samples(config: Config, split: str, found: SplitInspection, folder: Fo
 
 
 def dataset_report(config: Config, data: Folder, splits: Mapping[str, SplitInspection]) -> list[str]:
-    """The lines of the report: a table with a column for each split, then examples of what is wrong."""
+    """The lines of the report: a table with a column for each split and one for the verdict, and a line for
+    each thing to look at."""
     joints = config.data.joints
     crop = f"{config.input.width}x{config.input.height}"
-    lines = [f"{data.uri}", f"{joints.name}, {joints.num_joints} joints; crops {crop} (width x height)", ""]
-    lines += statistics_table(splits)
-    notes = [f"mended: {note}" for found in splits.values() for note in found.file.fixes]
-    for split, found in splits.items():
-        notes += [f"{split}, left out: {line}" for line in found.left_out]
-        notes += [f"{split}, look at this: {line}" for line in found.file.oddities.lines()]
-        if found.pixels:
-            notes += example_line(f"{split}, cannot be read", found.pixels.unreadable)
-            notes += example_line(f"{split}, not of the size that is stated", found.pixels.resized)
-            twice = map(" = ".join, found.pixels.duplicates())
-            notes += example_line(f"{split}, the same picture twice", twice)
+    rows, notes = judge(splits)
     notes += leakage_lines(splits)
     notes = [note.replace(f"{data.uri.rstrip('/')}/", "") for note in notes]
-    return [*lines, *([""] if notes else []), *notes]
-
-
-def statistics_table(splits: Mapping[str, SplitInspection]) -> list[str]:
-    """SplitStatistics with a column for each split."""
-
-    def share(value: float) -> str:
-        return f"{100 * value:.1f} %"
-
-    def index(value: float) -> str:
-        return "-" if np.isnan(value) else f"{value:.2f}"
-
-    rows: dict[str, Callable[[SplitStatistics], str]] = {
-        "images": lambda s: f"{s.images:,}",
-        "  with people to learn from": lambda s: f"{s.people_images:,}",
-        "people with labelled joints": lambda s: f"{s.people:,}",
-        "  joints of a person, mean": lambda s: f"{s.mean_keypoints:.1f}",
-        "  people in an image, mean": lambda s: f"{s.mean_people_per_image:.2f}",
-        "  people in an image, most": lambda s: f"{s.max_people_per_image}",
-        "neighbour above IoU 0.1": lambda s: share(s.near),
-        "neighbour above IoU 0.5": lambda s: share(s.close),
-        "crops with a second person": lambda s: share(s.second_person),
-        "crowd index, mean": lambda s: index(s.crowd_index),
-        "  as the file states it": lambda s: index(s.stated_crowd_index),
-        "boxes beyond their image": lambda s: f"{s.boxes_outside_image:,}",
-        "people with joints beyond it": lambda s: f"{s.keypoints_outside_image:,}",
-        "  most joints outside the box": lambda s: f"{s.keypoints_outside_box:,}",
-    }
-    seen: dict[str, Callable[[ImageInspection], Sized]] = {
-        "images read": lambda p: p.names,
-        "  missing or corrupt": lambda p: p.unreadable,
-        "  not of the stated size": lambda p: p.resized,
-        "  the same picture twice": lambda p: p.duplicates(),
-    }
-    cells = [[name, *(get(split.statistics) for split in splits.values())] for name, get in rows.items()]
-    cells += [
-        [name, *(f"{len(get(split.pixels)):,}" if split.pixels else "-" for split in splits.values())]
-        for name, get in seen.items()
+    return [
+        f"{data.uri}",
+        f"{joints.name}, {joints.num_joints} joints; crops {crop} (width x height)",
+        "",
+        *(aligned([["", *splits, "verdict"], *rows], 1) if splits else []),
+        *([""] if notes else []),
+        *notes,
     ]
-    known = [row for row in cells if any(cell != "-" for cell in row[1:])]
-    return aligned([["", *splits], *known], 1)
 
 
 def leakage_lines(splits: Mapping[str, SplitInspection]) -> list[str]:
     """A line about the images of one split that are in another as well, under any name."""
-    notes: list[str] = []
+    notes = [
+        f"{LOOK}: {split} is trained on and measured; label others to measure with: these are remembered"
+        for split, found in splits.items()
+        if found.trains and split in (found.config.data.val, *found.config.data.evaluate)
+    ]
     for (ours, mine), (theirs, others) in combinations(splits.items(), 2):
-        if mine.pixels and others.pixels:
-            same = mine.pixels.duplicates_in(others.pixels)
-            notes += example_line(f"leakage: in {ours} and in {theirs}", map(" = ".join, same))
+        if mine.pixels and others.pixels and (same := mine.pixels.duplicates_in(others.pixels)):
+            names = first_few([" = ".join(pair) for pair in same])
+            what = f"leakage: in {ours} and in {theirs}: {len(same)} ({names})"
+            notes.append(f"{LOOK}: {what}; {SHARED_PICTURES_HINT}")
     return notes
-
-
-def example_line(what: str, names: Iterable[str]) -> list[str]:
-    """A line with the number of images and the first of them; none without any."""
-    found = list(names)
-    return [f"{what}: {len(found)} ({first_few(found)})"] if found else []

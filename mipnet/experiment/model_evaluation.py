@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from mipnet.config import Config, to_yaml
 from mipnet.console import say
 from mipnet.data.coco import CocoKeypointFile
+from mipnet.data.dataset_formats import open_split
 from mipnet.evaluation.external_results import external_result_rows
 from mipnet.evaluation.predicted_poses import PredictionsBySplit, score_splits
 from mipnet.evaluation.result_rows import ResultRow, flat_metrics, results_table
-from mipnet.experiment.datasets import CorruptImageLog, open_splits
-from mipnet.experiment.preflight import check_data, prepared
+from mipnet.experiment.datasets import CorruptImageLog
+from mipnet.experiment.preflight import check_data, check_people, notices, prepared
 from mipnet.experiment.progress import Progress
 from mipnet.storage import Folder
 
@@ -24,7 +25,7 @@ class Evaluation:
 
     Attributes:
         result_rows: of the table, those of other methods last.
-        text: the table.
+        text: the table, and what was left out of the data, mended in it, or is odd.
         poses: of the model.
         files: split -> annotations.
     """
@@ -62,14 +63,24 @@ def evaluate_model(
         files = ready.files
         poses = predict_all(model, ready.config, ready.data, files, report_corrupt=corrupt, plain=verbose)
     entries = score_splits(poses, config, files) + others
-    return Evaluation(entries, results_table(config.data, entries, ceilings(config, files)), poses, files)
+    text = results_table(config.data, entries, ceilings(config, files)) + data_notices(files)
+    return Evaluation(entries, text, poses, files)
 
 
 def tables_of_others(config: Config, results: Sequence[str]) -> tuple[list[ResultRow], str]:
     """Rows and table of other methods' results, without a model and without Ray."""
-    files = open_splits(config, Folder.of(config.data.root), config.data.evaluate)
+    data = Folder.of(config.data.root)
+    files = {split: open_split(config.data, data, split) for split in dict.fromkeys(config.data.evaluate)}
+    for file in files.values():
+        check_people(config, file)
     result_rows = external_result_rows(results, files, config)
-    return result_rows, results_table(config.data, result_rows)
+    return result_rows, results_table(config.data, result_rows) + data_notices(files)
+
+
+def data_notices(files: Mapping[str, CocoKeypointFile]) -> str:
+    """What stands below a table: what was left out of the annotations, mended in them, or is odd."""
+    lines = [line for file in files.values() for line in notices(file)]
+    return "".join(f"\n{line}" for line in ["", *lines]) if lines else ""
 
 
 def report_robustness(evaluation: Evaluation, config: Config, out: Folder | None) -> str:

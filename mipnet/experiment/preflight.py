@@ -96,7 +96,11 @@ def prepared(
 
 
 def check_data(
-    config: Config, data: Folder, *, training: bool = True, report_corrupt: ReportCorrupt = lambda names: None
+    config: Config,
+    data: Folder,
+    *,
+    training: bool = True,
+    report_corrupt: ReportCorrupt = lambda names: None,
 ) -> dict[str, CocoKeypointFile]:
     """Open the splits that a command uses and check all that it will do with them, except decoding images.
 
@@ -121,8 +125,9 @@ def check_data(
     files = open_splits(config, data, list(sources))
     for split, file in files.items():
         boxes = sources[split]
-        for line in check_split(config, data, split, file, sources=boxes, report_corrupt=report_corrupt):
-            say(f"left out: {line} (in {file.path})")
+        check_split(config, data, split, file, sources=boxes, report_corrupt=report_corrupt)
+        for line in notices(file, mended=False):  # open_splits has said what was
+            say(line)
     return files
 
 
@@ -138,9 +143,9 @@ def check_split(
     split: str,
     file: CocoKeypointFile,
     *,
-    sources: tuple[str, ...],
+    sources: tuple[str, ...] = (),
     report_corrupt: ReportCorrupt = lambda names: None,
-) -> list[str]:
+) -> None:
     """Check a split's annotations, whether its image files exist, its boxes, and that it can be evaluated.
 
     Args:
@@ -151,23 +156,46 @@ def check_split(
         sources: of the boxes to predict poses in.
         report_corrupt: called with the names of missing images.
 
-    Returns:
-        a line about each kind of person that is left out.
-
     Raises:
         DataError: as ``check_data``.
     """
-    people, invalid_annotations = file.people(), file.invalid_annotations
-    invalid_annotations.check(len(people) + invalid_annotations.total, config.data.max_bad_share, file.path)
-    missing = missing_files(people.images)
-    check_readable(missing, len(people.images), config.data.max_bad_share)
+    check_people(config, file)
+    images = file.people().images
+    missing = missing_files(images)
+    check_readable(missing, len(images), config.data.max_bad_share)
     report_corrupt(missing)
     for source in sources:
         for note in load_boxes(file, data, split, source, config).notes:
             say_once(f"warning: {note}")
+    if sources:
+        check_evaluation(config, file)
+
+
+def check_people(config: Config, file: CocoKeypointFile) -> None:
+    """Check that a file has people of whom few enough are left out.
+
+    Raises:
+        DataError: there is nobody, or more than ``data.max_bad_share`` are left out.
+    """
+    people, left_out = file.people(), file.invalid_annotations
+    left_out.check(len(people) + left_out.total, config.data.max_bad_share, file.path)
+
+
+def check_evaluation(config: Config, file: CocoKeypointFile) -> None:
+    """Check that a split can be evaluated, by evaluating no poses.
+
+    Raises:
+        DataError: it cannot.
+    """
     try:
-        if sources:  # the evaluation of no poses
-            evaluate_poses(config.data, file.annotations, [])
+        evaluate_poses(config.data, file.annotations, [])
     except DataError as error:
         raise DataError(f"{file.path}: {error.what}", error.hint or "mend the annotations") from None
-    return invalid_annotations.lines()
+
+
+def notices(file: CocoKeypointFile, mended: bool = True) -> list[str]:
+    """What stands beside the figures of a split: a line for each kind of thing that was mended in it (unless
+    that is not wanted), left out of it, or is odd."""
+    found = {"left out": file.invalid_annotations, "look at this": file.oddities}
+    lines = [f"{what}: {line} (in {file.path})" for what, kinds in found.items() for line in kinds.lines()]
+    return [*(f"mended: {fix}" for fix in file.fixes if mended), *lines]

@@ -11,6 +11,7 @@ from typing import Any
 from mipnet.config import Config, to_dict, to_yaml
 from mipnet.console import say
 from mipnet.data.coco import CocoKeypointFile
+from mipnet.data.shared_pictures import shared_pictures, shared_pictures_lines
 from mipnet.errors import as_user_error, first_few
 from mipnet.evaluation.occlusion import SELECTION_METRIC
 from mipnet.experiment.datasets import CORRUPT_IMAGES_FILE, CorruptImageLog, read_corrupt_images
@@ -130,12 +131,18 @@ def open_data(run: Run, data: Folder) -> dict[str, CocoKeypointFile]:
         return {}
     corrupt = CorruptImageLog(run.folder)
     files = check_data(run.config, data, training="trained" not in run.state, report_corrupt=corrupt)
-    invalid_annotations = {file.path: file.invalid_annotations.lines() for file in files.values()}
-    fixes = {file.path: file.fixes for file in files.values()}
-    run.note(
-        left_out={**run.state.get("left_out", {}), **invalid_annotations},
-        mended={**run.state.get("mended", {}), **fixes},
-    )
+    odd = {file.path: file.oddities.lines() for file in files.values()}
+    if "trained" not in run.state and not run.config.data.generated:
+        found = shared_pictures({split: file.people().images for split, file in files.items()})
+        odd[data.uri] = shared_pictures_lines(found, data.uri)
+        for line in odd[data.uri]:
+            say(f"look at this: {line}")
+    notes = {
+        "left_out": {file.path: file.invalid_annotations.lines() for file in files.values()},
+        "mended": {file.path: file.fixes for file in files.values()},
+        "odd": odd,
+    }
+    run.note(**{kind: {**run.state.get(kind, {}), **lines} for kind, lines in notes.items()})
     return files
 
 
@@ -166,11 +173,12 @@ def summarise(run: Run, storage: Folder) -> str:
 
 
 def left_out_lines(run: Run) -> list[str]:
-    """A line for each kind of sample that could not be used or was mended, with the first examples."""
+    """A line for each kind of sample that is left out, mended or odd, with the first examples."""
     lines = [f"mended    {line}" for fixes in run.state.get("mended", {}).values() for line in fixes]
     lines += [
-        f"left out  {line} (in {path})"
-        for path, found in run.state.get("left_out", {}).items()
+        f"{label}  {line} (in {path})"
+        for label, kind in (("left out", "left_out"), ("look at ", "odd"))
+        for path, found in run.state.get(kind, {}).items()
         for line in found
     ]
     if names := read_corrupt_images(run.folder):

@@ -23,6 +23,7 @@ from ray.train import Checkpoint
 from mipnet.config import Config, from_dict
 from mipnet.data.coco import PersonAnnotations
 from mipnet.data.sample_schedule import SampleSchedule
+from mipnet.data.validation import bad_share_hint
 from mipnet.errors import first_few
 from mipnet.host import cores, tune_malloc
 from mipnet.logs import worker_log
@@ -268,11 +269,12 @@ class Guard:
             hint = "lower --train.learning-rate or set --train.clip-norm"
             return f"the last {self.skipped:g} updates were not finite; {hint}"
         # No sample comes twice within an epoch; in later epochs the same images count again, in more samples.
-        seen = max(self.num_samples, (step - self.first_step) * self.batch_size)
+        samples = (step - self.first_step) * self.batch_size
+        seen = max(self.num_samples, samples)
         if self.corrupt > self.max_bad_share * seen:
             names = first_few(sorted(self.corrupt_images.names.values()))
             what = f"{self.corrupt:g} of {seen} samples have images that cannot be read ({names})"
-            return f"{what}; mend them, or raise --data.max-bad-share"
+            return f"{what}; {bad_share_hint(int(self.corrupt), samples, 'mend them')}"
         return ""
 
 

@@ -44,7 +44,8 @@ def write_report(
     Args:
         name: of the run.
         config: its settings.
-        state: of run.json: ``trained`` (steps, best), ``seconds``, ``version``, ``events``, ``mended``.
+        state: of run.json: ``trained`` (steps, best), ``seconds``, ``version``, ``events``, ``mended``,
+            ``left_out``, ``odd``.
         metrics: ``split/source/instance_mode/metric`` -> value from 0 to 1.
         history: metric rows as in a checkpoint's history.json, training and validation.
         ceilings: AP of a perfect prediction by split, 0 to 1.
@@ -57,13 +58,18 @@ def write_report(
     """
     table = read_metrics(metrics)
     best = (state.get("trained") or {}).get("best") or {}
-    mended = [line for lines in state.get("mended", {}).values() for line in lines]
+    about_data = [
+        f"{label}: {line}"
+        for label, kind in (("Mended", "mended"), ("Left out", "left_out"), ("Look at this", "odd"))
+        for lines in state.get(kind, {}).values()
+        for line in lines
+    ]
     return render_report(
         "run",
         config,
         date,
         facts(config, state, parameters),
-        [*notices(config, table), *(f"Mended: {line}" for line in mended)],
+        [*notices(config, table), *about_data],
         name=name,
         **_result_values(config, table, ceilings or {}),
         tiles=tiles(table, ceilings or {}, best, occlusion_ap(config.data, metrics)),

@@ -14,7 +14,7 @@ from mipnet.config.schema import AugmentConfig, ResourcesConfig
 
 HRNET = {"hrnet-w32": 32, "hrnet-w48": 48}
 SIMPLE = {"simplebaseline-r50": 50, "simplebaseline-r101": 101, "simplebaseline-r152": 152}
-PAPER_PRESETS = sorted(set(PRESETS) - {"tiny", "debug"})
+PAPER_PRESETS = sorted(set(PRESETS) - {"tiny", "small", "debug"})
 
 
 def test_there_is_one_for_each_data_set_network_and_size() -> None:
@@ -52,7 +52,7 @@ def test_the_papers_recipe(name: str) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_baseline_has_one_instance_no_place_and_the_recipe_from_imagenet(name: str) -> None:
-    blocks = {"tiny": "[2, 3]", "debug": "[2, 3]"}.get(name, "[3, 4]")
+    blocks = "[3, 4]" if name in PAPER_PRESETS else "[2, 3]"
     expected = ["model.instances: 2 -> 1", f"model.mimb_stages: {blocks} -> []"]
     if name in PAPER_PRESETS:
         expected += ["train.epochs: 110 -> 210", "train.milestones: [70.0, 100.0] -> [170.0, 200.0]"]
@@ -93,3 +93,13 @@ def test_all_are_described_in_a_few_lines(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         read_flags("train", ["--help"])
     assert text in capsys.readouterr().out
+
+
+def test_ones_own_data_need_no_more_than_its_folder() -> None:
+    config = read_flags("train", ["--preset", "small", "--data", "/data/mine"])[1].config
+    data = config.data
+    assert (data.root, data.train, data.val, data.evaluate) == ("/data/mine", "train", "val", ("val",))
+    assert (data.boxes, data.format, data.joints.num_joints) == (("gt",), "coco", 17)
+    assert (config.input.width, config.input.height, config.train.epochs) == (96, 128, 60)
+    assert config.model == preset("tiny").model
+    assert read_flags("train", ["--preset", "small", "--baseline"])[1].config.model.instances == 1

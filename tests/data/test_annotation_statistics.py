@@ -67,11 +67,8 @@ def test_figures_of_a_split_counted_by_hand(tmp_path: Path) -> None:
     assert found.close == pytest.approx(2 / 5)
     # λ = 1 needs more than 3 joints of another: the crops of the first three show a neighbour, the rest none.
     assert found.second_person == pytest.approx(3 / 5)
-    assert (
-        found.boxes_outside_image,
-        found.keypoints_outside_image,
-        found.keypoints_outside_box,
-    ) == (1, 1, 1)
+    assert (found.boxes_outside_image, found.keypoints_outside_box) == (1, 1)
+    assert found.unlabelled == COCO17.joints[4:]
     assert np.isnan(found.stated_crowd_index)
 
 

@@ -10,7 +10,14 @@ import pytest
 
 from mipnet.data.coco import ImageIndex
 from mipnet.data.crops import decode_image
-from mipnet.data.image_inspection import MAX_DUPLICATE_BITS, ImageInspection, fingerprint, inspect_images
+from mipnet.data.image_inspection import (
+    MAX_DUPLICATE_BITS,
+    ImageInspection,
+    fingerprint,
+    inspection_of,
+    read_columns,
+    read_columns_on_ray,
+)
 
 
 def scene(seed: int, width: int = 160, height: int = 120) -> np.ndarray:
@@ -27,7 +34,7 @@ def folder_of(root: Path, pictures: dict[str, np.ndarray | bytes]) -> ImageIndex
 
 
 def look(images: ImageIndex, size: tuple[int, int] = (160, 120)) -> ImageInspection:
-    return inspect_images(images, [size] * len(images))
+    return inspection_of(images, [size] * len(images), read_columns(images.uris))
 
 
 def test_unreadable_and_resized_files_are_named(tmp_path: Path) -> None:
@@ -37,7 +44,7 @@ def test_unreadable_and_resized_files_are_named(tmp_path: Path) -> None:
         np.append(images.uris, [str(tmp_path / "d.jpg"), str(tmp_path / "e.jpg")]), np.arange(5)
     )
     done: list[int] = []
-    seen = inspect_images(images, [(160, 120)] * 5, done.append)
+    seen = inspection_of(images, [(160, 120)] * 5, read_columns(images.uris, done.append))
     assert seen.unreadable == [str(tmp_path / f"{name}.jpg") for name in "bde"]
     assert seen.resized == [str(tmp_path / "c.jpg")]
     assert done == [1, 2, 3, 4, 5]
@@ -82,3 +89,21 @@ def test_fingerprints_tell_real_photographs_apart(shared: Path) -> None:
         saved = decode_image(cv2.imencode(".jpg", half, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes())
         again.append(np.bitwise_count(fingerprint(saved)[0] ^ known).sum())
     assert np.mean(np.array(again) < MAX_DUPLICATE_BITS) > 0.97
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("tasks", [0, 1])
+def test_tasks_on_ray_find_the_same_in_the_same_order(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tasks: int
+) -> None:
+    pictures: dict[str, np.ndarray | bytes] = {f"{i}.jpg": scene(i, 80 + i) for i in range(9)}
+    images = folder_of(tmp_path, {**pictures, "x.jpg": b"no picture", "y.jpg": scene(3)})
+    monkeypatch.setattr("mipnet.data.image_inspection.IMAGES_PER_TASK", 2)
+    done: list[int] = []
+    expected = read_columns(images.uris)
+    found = read_columns_on_ray(images.uris, done.append, tasks)
+    assert found.keys() == expected.keys()
+    for name, column in expected.items():
+        np.testing.assert_array_equal(found[name], column)
+    assert done[-1] == 11
+    assert done == sorted(done)

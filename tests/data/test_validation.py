@@ -23,3 +23,16 @@ def test_more_unreadable_images_than_the_limit() -> None:
     check_readable([], 0, 0.0)
     with pytest.raises(DataError, match=r"7 of 100 images .*\(0.jpg, .*, 4.jpg and 2 more\); mend them"):
         check_readable(names, 100, 0.06)
+
+
+@pytest.mark.parametrize(("bad", "raised"), [(12, False), (11, True)])
+def test_a_limit_is_only_offered_where_something_would_be_left(bad: int, raised: bool) -> None:
+    invalid = Findings()
+    invalid.add("box outside its image", *map(str, range(bad)))
+    with pytest.raises(DataError) as people:
+        invalid.check(12, 0.01, "a.json")
+    with pytest.raises(DataError) as images:
+        check_readable([f"{i}.jpg" for i in range(bad)], 12, 0.01)
+    for error in (people.value, images.value):
+        assert ("raise --data.max-bad-share" in error.hint) is raised
+        assert error.hint.startswith("mend them")

@@ -82,6 +82,11 @@ def test_guard_stops_within_the_epoch_at_too_many_corrupt_samples(
     assert reason == message
 
 
+def test_guard_offers_no_limit_where_no_sample_could_be_read(tracker: CorruptImageTracker) -> None:
+    reason = guard(tracker, 0.2).reason_to_stop(1, metrics(corrupt=5))
+    assert reason.endswith("; mend them")
+
+
 def test_guard_allows_the_same_images_in_every_epoch(tracker: CorruptImageTracker) -> None:
     stop_guard = guard(tracker, 0.2)
     assert not any(stop_guard.reason_to_stop(step, metrics(corrupt=1)) for step in range(1, 41))
