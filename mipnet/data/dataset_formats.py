@@ -58,7 +58,7 @@ def open_split(data: DataConfig, root: Folder, split: str) -> CocoKeypointFile:
     known = DATASET_FORMATS[data.format]
     annotations = _find(root, split, data.annotations, known.annotations, "annotations")
     images = _find(root, split, data.images, known.images, "images")
-    rules = Rules(data.category, data.keep_area, data.protocol == "crowdpose")
+    rules = Rules(data.category, data.keep_area, data.protocol == "crowdpose", data.exif)
     return CocoKeypointFile(root, annotations, images, data.joints, rules)
 
 

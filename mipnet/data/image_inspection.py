@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from mipnet.data.coco import ImageIndex
-from mipnet.data.crops import read_image
+from mipnet.data.crops import labelled_image
 
 FINGERPRINT_SIZE = 16
 """S: a fingerprint (difference hash) has S² bits: is a cell of a small grey image brighter than the next?"""
@@ -87,7 +87,7 @@ def inspect_images(
     resized: list[str] = []
 
     def inspect(index: int) -> tuple[int, int] | None:
-        image = read_image(str(images.uris[index]))
+        image = labelled_image(images, index)
         if image is None:
             return None
         prints[index], has_content[index] = fingerprint(image)

@@ -116,7 +116,7 @@ def evenly_spaced(images: ImageIndex, count: int) -> ImageIndex:
     if count < 0 or count >= len(images):
         return images
     chosen = np.linspace(0, len(images) - 1, count).round().astype(int)
-    return ImageIndex(images.uris[chosen], images.ids[chosen])
+    return images.where(chosen)
 
 
 def write_samples(config: Config, split: str, found: SplitInspection, folder: Folder) -> None:

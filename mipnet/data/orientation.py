@@ -1,0 +1,193 @@
+"""Which frame a picture's labels are in, if its EXIF orientation shows it otherwise than it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+
+from mipnet.data.image_headers import (
+    SIDEWAYS,
+    ImageHeader,
+    Read,
+    header_of,
+    is_deep,
+    is_tiff,
+    orientation_of,
+    read_head,
+)
+from mipnet.data.validation import Findings
+from mipnet.errors import DataError, first_few
+
+Exif = Literal["auto", "displayed", "stored"]
+DISPLAYED, STORED, UNDECIDED = 0, 1, 2
+"""Frames of labels: as people see the picture; as its pixels are stored; nobody knows."""
+LOOKED_AT = 1000
+"""So many pictures of a file, evenly spread, are looked at before they are decoded."""
+AGREEMENT = 0.9
+"""Share of a file's pictures with labels in one frame above which the others' are taken to be in it, too."""
+READERS = 8
+EXIF_HINT = "say which frame the labels are in with --data.exif displayed (as people see it) or stored"
+
+
+KINDS = {
+    DISPLAYED: "picture with an EXIF orientation, turned as people see it",
+    STORED: "picture with an EXIF orientation, used as it is stored",
+    UNDECIDED: "picture with an EXIF orientation that its labels may follow or not, left out",
+}
+GUESSED = " (its size decides nothing, the other pictures or the rule did; --data.exif decides)"
+
+
+class Frame(NamedTuple):
+    """What is known of the frame that a picture's labels are in.
+
+    Attributes:
+        width, height: in px as they are stated for the labels; 0 where nobody states them.
+        otherwise: the frame where these decide nothing.
+    """
+
+    width: float = 0
+    height: float = 0
+    otherwise: float = DISPLAYED
+
+    def of(self, header: ImageHeader) -> int:
+        """DISPLAYED, STORED or UNDECIDED; the stated size decides where a picture is turned sideways."""
+        if header.orientation == 1 or not self.width or not _sideways(header):
+            return int(self.otherwise)
+        if (self.width, self.height) == header.stored:
+            return STORED
+        return DISPLAYED if (self.width, self.height) == header.displayed else UNDECIDED
+
+
+AS_DISPLAYED = Frame()
+
+
+def to_frame(pixels: np.ndarray, content: bytes, frame: Frame) -> np.ndarray | None:
+    """Decoded pixels in the frame of the labels; None if that is undecided.
+
+    Args:
+        pixels: (H, W, C) as OpenCV decodes them without orientation; but TIFF is displayed already.
+        content: the encoded picture.
+        frame: see ``Frame``.
+    """
+    orientation = orientation_of(content)
+    if orientation == 1:
+        return pixels
+    tiff = is_tiff(content)
+    height, width = pixels.shape[:2]
+    if tiff and orientation in SIDEWAYS:
+        height, width = width, height
+    wanted = frame.of(ImageHeader(width, height, orientation))
+    if wanted == UNDECIDED:
+        return None
+    if tiff:
+        return _turn(pixels, {6: 8, 8: 6}.get(orientation, orientation)) if wanted == STORED else pixels
+    return _turn(pixels, orientation) if wanted == DISPLAYED else pixels
+
+
+def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored pixels as they are displayed."""
+    if orientation in SIDEWAYS:
+        pixels = cv2.transpose(pixels)
+    if orientation in (3, 4, 7, 8):
+        pixels = cv2.flip(pixels, 0)
+    if orientation in (2, 3, 6, 7):
+        pixels = cv2.flip(pixels, 1)
+    return pixels
+
+
+def _sideways(header: ImageHeader) -> bool:
+    return header.stored != header.displayed
+
+
+@dataclass(frozen=True)
+class Orientations:
+    """The frames of a file's labels.
+
+    Attributes:
+        frames: (I, 3) float64, a ``Frame`` of each image.
+        looked_at: how many pictures were looked at.
+        undecided: names of those that are left out.
+    """
+
+    frames: np.ndarray
+    looked_at: int
+    undecided: list[str]
+
+    def check(self, limit: float) -> None:
+        """Check that not too many pictures are undecided.
+
+        Raises:
+            DataError: more than ``limit`` of those that were looked at are.
+        """
+        if len(self.undecided) > limit * self.looked_at:
+            raise DataError(
+                f"the labels of {len(self.undecided)} of {self.looked_at} images do not tell whether they "
+                f"follow the EXIF orientation ({first_few(self.undecided)})",
+                f"{EXIF_HINT}, or raise --data.max-bad-share",
+            )
+
+
+def label_frames(
+    images: Sequence[dict[str, Any]], reader: Callable[[str], Read], exif: Exif, found: Findings
+) -> Orientations:
+    """The frame that the labels of each image are in.
+
+    A stated size is that of the labels' frame. Where it decides nothing (a picture that is square, mirrored
+    or upside down), a file's other pictures do, if at least 90 % of them agree; without such, labels are
+    as people see the picture, because tools show it so.
+
+    Args:
+        images: a file's entries, with file_name, width and height. With ``exif`` given, the size of every
+            turned picture becomes that of its frame, in place.
+        reader: file name -> what reads the file.
+        exif: ``data.exif``.
+        found: gets what is turned, left as stored, and left out.
+    """
+    step = 1 if exif != "auto" else max(1, -(-len(images) // LOOKED_AT))
+    chosen = images[::step]
+    with ThreadPoolExecutor(READERS) as threads:
+        heads = threads.map(lambda image: _look(reader(image["file_name"])), chosen)
+        looks = list(zip(chosen, heads, strict=True))
+    turned = [(image, look.header) for image, look in looks if look.header]
+    stated = [Frame(image["width"], image["height"], UNDECIDED).of(header) for image, header in turned]
+    votes = [stated.count(frame) for frame in (DISPLAYED, STORED)]
+    winner = int(np.argmax(votes))
+    otherwise = winner if votes[winner] >= AGREEMENT * sum(votes) else UNDECIDED
+    frames = np.zeros((len(images), 3))
+    if exif == "auto":
+        frames[:] = [(image["width"], image["height"], otherwise) for image in images]
+    else:
+        frames[:, 2] = STORED if exif == "stored" else DISPLAYED
+        for image, header in turned:
+            image["width"], image["height"] = getattr(header, exif)
+    undecided = []
+    rows = frames[::step][[bool(look.header) for _, look in looks]].tolist()
+    for (image, header), own, row in zip(turned, stated, rows, strict=True):
+        frame = Frame(*row).of(header)
+        guessed = exif == "auto" and own == UNDECIDED != frame
+        found.add(KINDS[frame] + (GUESSED if guessed else ""), image["file_name"])
+        if frame == UNDECIDED:
+            undecided.append(image["file_name"])
+    if deep := [image["file_name"] for image, look in looks if look.deep]:
+        found.add("picture of 16 bits a channel, scaled by the bits that it uses", *deep)
+    return Orientations(frames, len(chosen), undecided)
+
+
+class _Look(NamedTuple):
+    """The header of a picture, if its orientation is not 1; and whether it has 16 bits a channel."""
+
+    header: ImageHeader | None = None
+    deep: bool = False
+
+
+def _look(read: Read) -> _Look:
+    try:
+        head = read_head(read)
+        return _Look(header_of(read) if orientation_of(head) != 1 else None, is_deep(head))
+    except OSError:
+        return _Look()  # a missing picture, which the check of the files says
