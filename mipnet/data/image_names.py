@@ -89,7 +89,7 @@ def match_names(
 
 def _below_root(name: str) -> str:
     """A name as a path without scheme, root and backslashes."""
-    path = legible(name).replace("\\", "/").rpartition("://")[2].lstrip("/")
+    path = legible(name.replace("\\", "/")).rpartition("://")[2].lstrip("/")
     return posixpath.normpath(path)
 
 
