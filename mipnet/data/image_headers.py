@@ -113,6 +113,12 @@ def is_deep(content: bytes) -> bool:
     return is_tiff(content) and _tag(content, BITS, 8) == 16
 
 
+def is_heic(content: bytes) -> bool:
+    """Whether a file is a picture of HEIF's family that is not AVIF, as iPhones write under any name."""
+    brands = content[8 : int.from_bytes(content[:4], "big")]
+    return content[4:8] == b"ftyp" and any(b in brands for b in (b"hei", b"hev")) and b"avi" not in brands
+
+
 def _valid(orientation: int) -> int:
     return orientation if orientation in range(1, 9) else 1
 

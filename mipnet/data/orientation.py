@@ -16,11 +16,12 @@ from mipnet.data.image_headers import (
     Read,
     header_of,
     is_deep,
+    is_heic,
     is_tiff,
     orientation_of,
     read_head,
 )
-from mipnet.data.validation import Findings
+from mipnet.data.validation import Findings, bad_share_hint
 from mipnet.errors import DataError, first_few
 
 Exif = Literal["auto", "displayed", "stored"]
@@ -39,7 +40,7 @@ KINDS = {
     STORED: "picture with an EXIF orientation, used as it is stored",
     UNDECIDED: "picture with an EXIF orientation that its labels may follow or not, left out",
 }
-GUESSED = " (its size decides nothing, the other pictures or the rule did; --data.exif decides)"
+GUESSED = "; its size does not tell that, the other pictures do or --data.exif"
 
 
 class Frame(NamedTuple):
@@ -128,7 +129,7 @@ class Orientations:
             raise DataError(
                 f"the labels of {len(self.undecided)} of {self.looked_at} images do not tell whether they "
                 f"follow the EXIF orientation ({first_few(self.undecided)})",
-                f"{EXIF_HINT}, or raise --data.max-bad-share",
+                bad_share_hint(len(self.undecided), self.looked_at, EXIF_HINT),
             )
 
 
@@ -142,8 +143,8 @@ def label_frames(
     as people see the picture, because tools show it so.
 
     Args:
-        images: a file's entries, with file_name, width and height. With ``exif`` given, the size of every
-            turned picture becomes that of its frame, in place.
+        images: a file's entries, with file_name, width and height. With ``exif`` given, a size that is of
+            the other frame is exchanged, in place.
         reader: file name -> what reads the file.
         exif: ``data.exif``.
         found: gets what is turned, left as stored, and left out.
@@ -164,7 +165,8 @@ def label_frames(
     else:
         frames[:, 2] = STORED if exif == "stored" else DISPLAYED
         for image, header in turned:
-            image["width"], image["height"] = getattr(header, exif)
+            if (image["height"], image["width"]) == getattr(header, exif):  # the other frame's
+                image["width"], image["height"] = image["height"], image["width"]
     undecided = []
     rows = frames[::step][[bool(look.header) for _, look in looks]].tolist()
     for (image, header), own, row in zip(turned, stated, rows, strict=True):
@@ -173,21 +175,26 @@ def label_frames(
         found.add(KINDS[frame] + (GUESSED if guessed else ""), image["file_name"])
         if frame == UNDECIDED:
             undecided.append(image["file_name"])
-    if deep := [image["file_name"] for image, look in looks if look.deep]:
-        found.add("picture of 16 bits a channel, scaled by the bits that it uses", *deep)
+    for image, look in looks:
+        if look.oddity:
+            found.add(look.oddity, image["file_name"])
     return Orientations(frames, len(chosen), undecided)
 
 
 class _Look(NamedTuple):
-    """The header of a picture, if its orientation is not 1; and whether it has 16 bits a channel."""
+    """The header of a picture, if its orientation is not 1; and what else is to be said of its format."""
 
     header: ImageHeader | None = None
-    deep: bool = False
+    oddity: str = ""
 
 
 def _look(read: Read) -> _Look:
     try:
         head = read_head(read)
-        return _Look(header_of(read) if orientation_of(head) != 1 else None, is_deep(head))
+        header = header_of(read) if orientation_of(head) != 1 else None
     except OSError:
         return _Look()  # a missing picture, which the check of the files says
+    if is_heic(head):
+        return _Look(None, "HEIC picture, which cannot be decoded; convert it to JPEG or PNG")
+    deep = "picture of 16 bits a channel, scaled by the bits that it uses"
+    return _Look(header, deep if is_deep(head) else "")

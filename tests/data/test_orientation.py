@@ -153,7 +153,7 @@ def test_labels_as_people_see_the_picture(make: Make, upright: Crops, orientatio
     assert_same(turned, upright)
     (note,) = notes(turned)
     assert "12 x picture with an EXIF orientation, turned as people see it" in note
-    assert ("--data.exif decides" in note) == (orientation < 5)
+    assert ("--data.exif" in note) == (orientation < 5)
     assert turned.orientations.undecided == []
 
 
@@ -284,3 +284,20 @@ def test_a_long_header_and_many_pictures_are_read_alike(tmp_path: Path) -> None:
     image = labelled_image(found.people().images, 0)
     assert image is not None
     assert image.shape == (60, 40, 3)
+
+
+def test_what_is_said_of_formats(make: Make) -> None:
+    """16 bits, and an iPhone's HEIC under another name."""
+    file = make()
+    root = Path(file.images_uri)
+    cv2.imwrite(str(root / "3.png"), np.full((100, 120, 3), 4000, np.uint16))
+    (root / "4.png").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+    again = open_split(DataConfig(), Folder.of(root.parent), "train")
+    assert [note.partition(": ")[2] for note in again.fixes] == [
+        "1 x picture of 16 bits a channel, scaled by the bits that it uses: 3.png",
+        "1 x HEIC picture, which cannot be decoded; convert it to JPEG or PNG: 4.png",
+    ]
+    scan, phone = (labelled_image(again.images(), i) for i in (3, 4))
+    assert scan is not None
+    assert scan.max() == 250
+    assert phone is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,10 @@ STORED_FROM_DISPLAYED = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_270,
 }
-LOSSLESS = {"WEBP": {"lossless": True, "exact": True}, "JPEG": {"quality": 100, "subsampling": 0}}
+LOSSLESS: dict[str, dict[str, Any]] = {
+    "WEBP": {"lossless": True, "exact": True},
+    "JPEG": {"quality": 100, "subsampling": 0},
+}
 
 
 def stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -32,6 +36,6 @@ def encoded(pixels: np.ndarray, orientation: int, kind: str = "PNG") -> bytes:
     file, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = orientation
     picture = Image.fromarray(stored(pixels, orientation))
-    tags = {"tiffinfo": {0x0112: orientation}} if kind == "TIFF" else {"exif": exif.tobytes()}
+    tags: dict[str, Any] = {"tiffinfo": {0x0112: orientation}} if kind == "TIFF" else {"exif": exif.tobytes()}
     picture.save(file, kind, **(tags if orientation > 1 else {}), **LOSSLESS.get(kind, {}))
     return file.getvalue()
