@@ -171,7 +171,7 @@ class Folder:
         fs, target = self._locate(name)
         with _os_errors_as_user_errors(target):
             if self.is_local:  # pyarrow stops at a name that is not UTF-8
-                return sorted(os.listdir(target)) if os.path.exists(target) else []
+                return sorted(os.listdir(target)) if os.path.isdir(target) else []
             infos = fs.get_file_info(FileSelector(target, allow_not_found=True))
         return sorted(info.base_name for info in infos)
 

@@ -19,7 +19,7 @@ from mipnet.data.geometry import (
     transform_keypoints,
     warp_crop,
 )
-from mipnet.data.image_headers import is_deep
+from mipnet.data.image_headers import is_deep, is_tiff, orientation_of
 from mipnet.data.orientation import AS_DISPLAYED, Frame, to_frame
 from mipnet.skeletons import Skeleton
 
@@ -66,14 +66,17 @@ def decode_image(content: bytes, frame: Frame = AS_DISPLAYED) -> np.ndarray | No
         corrupt, or its frame undecided.
     """
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    orientation, deep = orientation_of(content), is_deep(content)
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-        if pixels is not None and is_deep(content):
+        if deep and pixels is not None:
             pixels = _brightened(pixels, content)
     except cv2.error as error:
         logger.debug("cannot decode an image of %d bytes: %s", len(content), error)
         return None
-    return None if pixels is None else to_frame(pixels, content, frame)
+    if orientation == 1 or pixels is None:
+        return pixels
+    return to_frame(pixels, orientation, is_tiff(content), frame)
 
 
 def _brightened(pixels: np.ndarray, content: bytes) -> np.ndarray:

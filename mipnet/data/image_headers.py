@@ -16,6 +16,8 @@ HEAD_BYTES = 1 << 16
 ORIENTATION, WIDTH, HEIGHT, BITS = 0x0112, 0x0100, 0x0101, 0x0102
 """Tags of TIFF, which EXIF's are, too."""
 JPEG, PNG, RIFF = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF"
+JPEG_METADATA = frozenset(bytes((0xFF, kind)) for kind in (*range(0xE0, 0xF0), 0xFE))
+"""Markers of the segments that come before all others: applications' and comments."""
 BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}
 
 
@@ -125,9 +127,9 @@ def _valid(orientation: int) -> int:
 
 def _jpeg_exif(content: bytes) -> bytes:
     at = len(JPEG)
-    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":  # up to the pixels
+    while (marker := content[at : at + 2]) in JPEG_METADATA:
         end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-        if content[at + 1 : at + 2] == b"\xe1" and content[at + 4 : at + 10] == b"Exif\0\0":
+        if marker == b"\xff\xe1" and content[at + 4 : at + 10] == b"Exif\0\0":
             return content[at + 10 : end]
         at = end
     return b""

@@ -17,7 +17,6 @@ from mipnet.data.image_headers import (
     header_of,
     is_deep,
     is_heic,
-    is_tiff,
     orientation_of,
     read_head,
 )
@@ -67,25 +66,22 @@ class Frame(NamedTuple):
 AS_DISPLAYED = Frame()
 
 
-def to_frame(pixels: np.ndarray, content: bytes, frame: Frame) -> np.ndarray | None:
+def to_frame(pixels: np.ndarray, orientation: int, displayed: bool, frame: Frame) -> np.ndarray | None:
     """Decoded pixels in the frame of the labels; None if that is undecided.
 
     Args:
-        pixels: (H, W, C) as OpenCV decodes them without orientation; but TIFF is displayed already.
-        content: the encoded picture.
+        pixels: (H, W, C).
+        orientation: EXIF's, of their file.
+        displayed: they are turned already, as OpenCV turns those of TIFF and of no other format.
         frame: see ``Frame``.
     """
-    orientation = orientation_of(content)
-    if orientation == 1:
-        return pixels
-    tiff = is_tiff(content)
     height, width = pixels.shape[:2]
-    if tiff and orientation in SIDEWAYS:
+    if displayed and orientation in SIDEWAYS:
         height, width = width, height
     wanted = frame.of(ImageHeader(width, height, orientation))
     if wanted == UNDECIDED:
         return None
-    if tiff:
+    if displayed:
         return _turn(pixels, {6: 8, 8: 6}.get(orientation, orientation)) if wanted == STORED else pixels
     return _turn(pixels, orientation) if wanted == DISPLAYED else pixels
 

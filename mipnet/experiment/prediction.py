@@ -25,7 +25,7 @@ from mipnet.experiment.datasets import CorruptImageLog
 from mipnet.experiment.progress import Progress
 from mipnet.inference import output_shards
 from mipnet.skeletons import Skeleton
-from mipnet.storage import Folder, split_uri
+from mipnet.storage import Folder, is_text, legible, split_uri
 from mipnet.visualization.overlays import draw_poses, encode_jpeg
 
 BOXES_HINT = "give detections as [{image_id or file_name, bbox: [x, y, w, h], score}]"
@@ -53,6 +53,8 @@ def find_pictures(paths: Sequence[str]) -> Pictures:
     found: dict[str, str] = {}  # URI -> name
     for path in paths:
         folder = Folder.of(path)
+        if not is_text(folder.uri):
+            raise UserError(f"the name {legible(path)} is not UTF-8", "rename it")
         parent, name = split_uri(folder.uri)
         if name.lower().endswith(".parquet") and parent.exists(name):
             uris = row_uris(folder.uri)
