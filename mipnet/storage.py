@@ -232,7 +232,8 @@ def _local_files(root: str) -> Iterator[str]:
         raise error
 
     for folder, _, names in os.walk(root, onerror=stop, followlinks=True):
-        yield from (os.path.relpath(os.path.join(folder, name), root) for name in names)
+        inside = folder[len(root) :].strip("/")
+        yield from (posixpath.join(inside, name) for name in names)
 
 
 def is_text(name: str) -> bool:

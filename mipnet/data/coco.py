@@ -210,9 +210,9 @@ class CocoKeypointFile:
         reading = read_annotations(content, skeleton, self.path, rules)
         names = [image["file_name"] for image in reading.content["images"]]
         self.image_names = match_names(names, Folder(self.images_uri), self._packed, reading.mended)
-        resolve_sizes(reading, self._header)
+        fits = resolve_sizes(reading, self._header)
         entries = reading.content["images"]
-        self.orientations = label_frames(entries, self._reader, rules.exif, reading.mended)
+        self.orientations = label_frames(entries, self._reader, rules.exif, reading.mended, fits)
         place_annotations(reading, rules)
         self.annotations, self.image_ids = reading.content, reading.image_ids
         self.invalid_annotations, self.person_category_ids = reading.left_out, reading.category.ids

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -70,12 +69,13 @@ def read_header(content: bytes) -> ImageHeader | None:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(content)) as picture:
-            warnings.simplefilter("ignore")  # of tags that are odd; the size is all that counts
+        with Image.open(io.BytesIO(content)) as picture:
             width, height = picture.size
             # Of AVIF, whose boxes Pillow translates to EXIF; others would be asked for their XMP, too.
             avif = picture.getexif().get(ORIENTATION, 1) if picture.format == "AVIF" else 0
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    except RuntimeError:  # libavif's, of a damaged AVIF
         return None
     if is_tiff(content):  # Pillow gives the displayed size
         width, height = _tag(content, WIDTH, width), _tag(content, HEIGHT, height)

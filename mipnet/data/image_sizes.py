@@ -16,7 +16,7 @@ SWAPPED_RELEASE = 0.05
 """Share of a file's images that must be proven to be turned before its annotations alone are believed."""
 
 
-def resolve_sizes(reading: Reading, header: Callable[[str], ImageHeader | None]) -> None:
+def resolve_sizes(reading: Reading, header: Callable[[str], ImageHeader | None]) -> dict[int, bool]:
     """Give every image a width and height; in place.
 
     The header of a picture is read where no size is stated, and where a box or a labelled keypoint lies
@@ -28,9 +28,14 @@ def resolve_sizes(reading: Reading, header: Callable[[str], ImageHeader | None])
     Args:
         reading: of a file.
         header: file name -> header of the picture; None if it cannot be read.
+
+    Returns:
+        image id -> whether the labelled keypoints only fit the size as it was stated (True), or only the
+        other one of the two that an EXIF orientation allows (False); without those that fit both.
     """
     reach = _reach(reading.content["annotations"])
     by_annotations = []
+    fits: dict[int, bool] = {}
     for image in reading.content["images"]:
         joints, (right, bottom) = reach.get(image["id"], ((0.0, 0.0), (0.0, 0.0)))
         if image["width"] is None:
@@ -50,9 +55,13 @@ def resolve_sizes(reading: Reading, header: Callable[[str], ImageHeader | None])
                 found.stored == found.displayed or joints == (0, 0) or _looks_turned(image, *joints)
             ):  # where an EXIF orientation allows both sizes, one bad box does not decide
                 _turn(image, reading)
+                fits |= {image["id"]: False} if found.stored != found.displayed else {}
+        elif joints[0] > image["height"] + TOLERANCE or joints[1] > image["width"] + TOLERANCE:
+            fits[image["id"]] = True
     if len(by_annotations) > SWAPPED_RELEASE * len(reading.content["images"]):
         for image in by_annotations:
             _turn(image, reading)
+    return fits
 
 
 def _looks_turned(image: Mapping[str, Any], right: float, bottom: float) -> bool:

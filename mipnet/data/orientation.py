@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -130,11 +131,16 @@ class Orientations:
 
 
 def label_frames(
-    images: Sequence[dict[str, Any]], reader: Callable[[str], Read], exif: Exif, found: Findings
+    images: Sequence[dict[str, Any]],
+    reader: Callable[[str], Read],
+    exif: Exif,
+    found: Findings,
+    fits: Mapping[int, bool] = MappingProxyType({}),
 ) -> Orientations:
     """The frame that the labels of each image are in.
 
-    A stated size is that of the labels' frame. Where it decides nothing (a picture that is square, mirrored
+    A stated size is that of the labels' frame, unless labelled keypoints show for the file's other pictures
+    that it is not. Where it decides nothing (a picture that is square, mirrored
     or upside down), a file's other pictures do, if at least 90 % of them agree; without such, labels are
     as people see the picture, because tools show it so.
 
@@ -144,14 +150,17 @@ def label_frames(
         reader: file name -> what reads the file.
         exif: ``data.exif``.
         found: gets what is turned, left as stored, and left out.
+        fits: of ``resolve_sizes``.
     """
-    step = 1 if exif != "auto" else max(1, -(-len(images) // LOOKED_AT))
+    step = 1 if exif != "auto" or not all(fits.values()) else max(1, -(-len(images) // LOOKED_AT))
     chosen = images[::step]
     with ThreadPoolExecutor(READERS) as threads:
         heads = threads.map(lambda image: _look(reader(image["file_name"])), chosen)
         looks = list(zip(chosen, heads, strict=True))
     turned = [(image, look.header) for image, look in looks if look.header]
-    stated = [Frame(image["width"], image["height"], UNDECIDED).of(header) for image, header in turned]
+    if exif == "auto":
+        _follow_keypoints(turned, fits)
+    stated = [_by_size(image, header) for image, header in turned]
     votes = [stated.count(frame) for frame in (DISPLAYED, STORED)]
     winner = int(np.argmax(votes))
     otherwise = winner if votes[winner] >= AGREEMENT * sum(votes) else UNDECIDED
@@ -161,8 +170,8 @@ def label_frames(
     else:
         frames[:, 2] = STORED if exif == "stored" else DISPLAYED
         for image, header in turned:
-            if (image["height"], image["width"]) == getattr(header, exif):  # the other frame's
-                image["width"], image["height"] = image["height"], image["width"]
+            if (image["height"], image["width"]) == getattr(header, exif):
+                _exchange(image)
     undecided = []
     rows = frames[::step][[bool(look.header) for _, look in looks]].tolist()
     for (image, header), own, row in zip(turned, stated, rows, strict=True):
@@ -175,6 +184,26 @@ def label_frames(
         if look.oddity:
             found.add(look.oddity, image["file_name"])
     return Orientations(frames, len(chosen), undecided)
+
+
+def _follow_keypoints(turned: Sequence[tuple[dict[str, Any], ImageHeader]], fits: Mapping[int, bool]) -> None:
+    """Exchange the sizes of pictures whose keypoints fit either frame, where those of others contradict."""
+    against = [_by_size(image, header) for image, header in turned if fits.get(image["id"]) is False]
+    frame = max((DISPLAYED, STORED), key=against.count)  # of the labels, where sizes are the other's
+    others = [image for image, header in turned if _by_size(image, header) == 1 - frame]
+    confirmed = sum(image["id"] in fits for image in others)
+    if against and len(against) >= AGREEMENT * (len(against) + confirmed):
+        for image in others:
+            if image["id"] not in fits:
+                _exchange(image)
+
+
+def _by_size(image: Mapping[str, Any], header: ImageHeader) -> int:
+    return Frame(image["width"], image["height"], UNDECIDED).of(header)
+
+
+def _exchange(image: dict[str, Any]) -> None:
+    image["width"], image["height"] = image["height"], image["width"]
 
 
 class _Look(NamedTuple):

@@ -223,6 +223,23 @@ def test_joints_beyond_the_stated_size_show_that_it_is_the_stored_one(make: Make
     assert "12 x picture with an EXIF orientation, turned" in "".join(notes(file))
 
 
+@pytest.mark.parametrize("exif_frame", ["displayed", "stored"])
+def test_keypoints_of_some_pictures_show_what_the_sizes_of_all_are_worth(make: Make, exif_frame: str) -> None:
+    """All sizes are of the other frame than the labels, which most pictures' labels do not contradict."""
+
+    def change(content: Content, swap: bool = True) -> None:
+        for image in content["images"]:
+            if swap:
+                image["width"], image["height"] = 100, 120
+        for person in content["annotations"]:
+            x = person["keypoints"][0::3]
+            person["keypoints"][0::3] = [118, *x[1:]] if person["image_id"] == 7 else [min(v, 99) for v in x]
+
+    file = make(lambda i: 6, change, shown=exif_frame == "displayed")
+    assert_same(file, crops(make(change=lambda content: change(content, swap=False))))
+    assert {(image["width"], image["height"]) for image in file.annotations["images"]} == {(120, 100)}
+
+
 def test_one_bad_box_does_not_turn_the_stored_frame(make: Make) -> None:
     """Labels in the stored frame, 120 wide; all joints inside, one box up to y = 119."""
 
