@@ -88,21 +88,26 @@ class Folder:
         address, mark, query = self.uri.partition("?") if not self.is_local else (self.uri, "", "")
         return f"{address.rstrip('/')}/{safe_relative_path(name, self.uri)}{mark}{query}"
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int | None = None) -> bytes:
         """The content of a file, or of a byte range of one (``byte_range_name``).
+
+        Args:
+            name: of the file.
+            limit: read so many bytes from its beginning at most.
 
         Raises:
             FileNotFoundError: no such file.
             OSError: the file cannot be read, or is shorter than the byte range.
         """
         if "#" in name and (found := BYTE_RANGE.search(name)):
-            return self._read_range(name[: found.start(1)], int(found[2]), int(found[3]))
+            size = int(found[3]) if limit is None else min(limit, int(found[3]))
+            return self._read_range(name[: found.start(1)], int(found[2]), size)
         if self.is_local:  # plain open(): this is the hot path of the stream
             with open(self.path(name).removeprefix("file://"), "rb") as file:
-                return file.read()
+                return file.read(limit)
         fs, target = self._locate(name)
         with fs.open_input_stream(target) as stream:
-            content: bytes = stream.read()
+            content: bytes = stream.read(limit)
         return content
 
     def _read_range(self, name: str, offset: int, size: int) -> bytes:
@@ -163,6 +168,8 @@ class Folder:
     def names(self, name: str = "") -> list[str]:
         """Sorted names of the direct entries (files and folders) of a folder; empty if it does not exist.
 
+        Those that are not UTF-8 have surrogates in their place, see ``is_text``.
+
         Raises:
             UserError: the folder cannot be listed.
         """
@@ -170,6 +177,8 @@ class Folder:
 
         fs, target = self._locate(name)
         with _os_errors_as_user_errors(target):
+            if self.is_local:  # pyarrow stops at a name that is not UTF-8
+                return sorted(os.listdir(target)) if os.path.isdir(target) else []
             infos = fs.get_file_info(FileSelector(target, allow_not_found=True))
         return sorted(info.base_name for info in infos)
 
@@ -193,7 +202,7 @@ class Folder:
         }
 
     def files(self) -> list[str]:
-        """Sorted names of all files in this folder and its subfolders.
+        """Sorted names of all files in this folder and its subfolders; not UTF-8 as in ``names``.
 
         Raises:
             UserError: the folder cannot be listed.
@@ -202,6 +211,8 @@ class Folder:
 
         fs, root = self.filesystem()
         with _os_errors_as_user_errors(root):
+            if self.is_local:
+                return sorted(_local_files(root))
             infos = fs.get_file_info(FileSelector(root, recursive=True))
         return sorted(posixpath.relpath(info.path, root) for info in infos if info.type == FileType.File)
 
@@ -240,6 +251,25 @@ class Folder:
         fs, root = self.filesystem()
         copy_files(root, str(target), source_filesystem=fs, destination_filesystem=LocalFileSystem())
         return target
+
+
+def _local_files(root: str) -> Iterator[str]:
+    def stop(error: OSError) -> None:
+        raise error
+
+    for folder, _, names in os.walk(root, onerror=stop, followlinks=True):
+        inside = folder[len(root) :].strip("/")
+        yield from (posixpath.join(inside, name) for name in names)
+
+
+def is_text(name: str) -> bool:
+    """Whether the name of a file is UTF-8, as all that is written about it has to be."""
+    return name.isascii() or name == legible(name)
+
+
+def legible(name: str) -> str:
+    """The name of a file for messages: bytes that are not UTF-8 as \\udcXX."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 BYTE_RANGE = re.compile(r"\.parquet(#(\d+)\+(\d+))$")

@@ -23,8 +23,8 @@ NEW_NAMES = {
 
 OLD_NAMES = {new: old for old, new in NEW_NAMES.items()}
 
-ADDED = ("data.category", "data.keep_area")
-"""Settings that earlier versions did not have; they did what the defaults do now."""
+ADDED = {"data.category": "", "data.keep_area": False, "data.exif": "auto"}
+"""Settings that earlier versions did not have -> their defaults, which do what those did."""
 
 VAL_SPLIT, OLD_VAL_SPLIT = "val", "tune"
 """The validation split of the generated benchmark: its name, and the one of earlier versions."""
@@ -84,7 +84,8 @@ def with_old_names(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[st
     Digests of settings name runs, so they are taken over these: the same command goes on with an old run.
     """
     present = {
-        s: {k: v for k, v in keys.items() if f"{s}.{k}" not in ADDED or v} for s, keys in values.items()
+        s: {k: v for k, v in keys.items() if f"{s}.{k}" not in ADDED or v != ADDED[f"{s}.{k}"]}
+        for s, keys in values.items()
     }
     named = _renamed(present, OLD_NAMES)
     return {**named, "data": _with_split(named["data"], VAL_SPLIT, OLD_VAL_SPLIT)}

@@ -120,6 +120,9 @@ class DataConfig:
     keep_area: bool = option(
         False, "keep the file's areas of people, those that cannot be true (constants, over the box) included"
     )
+    exif: Literal["auto", "displayed", "stored"] = option(
+        "auto", "whether labels follow the EXIF orientation of pictures: as people see it, or as it is stored"
+    )
     train: str = option("train", "split to train on")
     val: str = option("val", "split that picks the best checkpoint while training")
     evaluate: tuple[str, ...] = option(("easy", "medium", "hard"), "splits for the final tables")

@@ -19,6 +19,7 @@ from mipnet.data.box_formats import FORMATS, box_format, to_xywh
 from mipnet.data.categories import Category, choose_category
 from mipnet.data.geometry import BOX_AREA_FRACTION, clip_box
 from mipnet.data.json_values import INT64, IdMap, flag, id_key, number, numbers, whole_number
+from mipnet.data.orientation import Exif
 from mipnet.data.validation import Findings
 from mipnet.errors import DataError
 from mipnet.skeletons import Skeleton
@@ -62,11 +63,13 @@ class Rules:
         keep_area: use the file's areas, whatever they are.
         crowdpose: CrowdPose's rules: ``num_keypoints`` is the file's where it states one, because the
             evaluation passes over people with 0; areas are not needed.
+        exif: the frame that labels of pictures with an EXIF orientation are in, see ``label_frames``.
     """
 
     category: str = ""
     keep_area: bool = False
     crowdpose: bool = False
+    exif: Exif = "auto"
 
 
 def read_annotations(content: dict[str, Any], skeleton: Skeleton, where: str, rules: Rules) -> Reading:

@@ -19,15 +19,17 @@ import numpy as np
 
 from mipnet.data.annotation_reading import Rules, labelled_count, place_annotations, read_annotations
 from mipnet.data.geometry import clip_box
-from mipnet.data.image_headers import ImageHeader, read_header
+from mipnet.data.image_headers import ImageHeader, Read, header_of
+from mipnet.data.image_names import match_names
 from mipnet.data.image_sizes import resolve_sizes
 from mipnet.data.json_values import id_key
 from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
+from mipnet.data.orientation import AS_DISPLAYED, Frame, label_frames
 from mipnet.data.parquet import read_row
 from mipnet.data.shards import byte_ranges
 from mipnet.errors import DataError, reason_of
 from mipnet.skeletons import Skeleton
-from mipnet.storage import Folder, safe_relative_path, split_uri, without_byte_range
+from mipnet.storage import Folder, split_uri, without_byte_range
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +43,35 @@ class ImageIndex:
     Attributes:
         uris: (I,) path or URI of each file.
         ids: (I,) int64, the annotation file's image ids.
+        frames: (I, 3) float64, the ``Frame`` of each image's labels; None where they are as people see the
+            pictures.
     """
 
     uris: np.ndarray
     ids: np.ndarray
+    frames: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def where(self, rows: np.ndarray) -> ImageIndex:
+        """Only some of the images: (I,) bool, or indices."""
+        frames = None if self.frames is None else self.frames[rows]
+        return ImageIndex(self.uris[rows], self.ids[rows], frames)
+
+    def frame(self, index: int) -> Frame:
+        """The frame that the labels of one image are in."""
+        return AS_DISPLAYED if self.frames is None else Frame(*self.frames[index].tolist())
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[ImageIndex]) -> ImageIndex:
+        """The images of several lists, one after another."""
+        frames = [np.zeros((len(p), 3)) if p.frames is None else p.frames for p in parts]
+        return cls(
+            np.concatenate([p.uris for p in parts]),
+            np.concatenate([p.ids for p in parts]),
+            np.concatenate(frames),
+        )
 
     def read(self, index: int) -> bytes:
         """The encoded bytes of one image."""
@@ -125,9 +149,8 @@ class Boxes:
     @classmethod
     def concatenate(cls, parts: Sequence[Boxes]) -> Boxes:
         """The boxes of several lists; those of one file lie together, so that it is decoded once."""
-        uris = np.concatenate([p.images.uris for p in parts])
-        ids = np.concatenate([p.images.ids for p in parts])
-        unique, first, inverse = np.unique(uris, return_index=True, return_inverse=True)
+        images = ImageIndex.concatenate([p.images for p in parts])
+        _, first, inverse = np.unique(images.uris, return_index=True, return_inverse=True)
         offsets = np.cumsum([0, *(len(p.images) for p in parts)])
         image_index = np.concatenate(
             [inverse[p.image_index + o] for p, o in zip(parts, offsets, strict=False)]
@@ -135,7 +158,7 @@ class Boxes:
         order = np.argsort(image_index, kind="stable")
         source_index = np.concatenate([np.full(len(p), i) for i, p in enumerate(parts)])
         return cls(
-            ImageIndex(unique, ids[first]),
+            images.where(first),
             image_index[order],
             np.concatenate([p.boxes for p in parts])[order],
             np.concatenate([p.scores for p in parts])[order],
@@ -152,6 +175,8 @@ class CocoKeypointFile:
         invalid_annotations: what was dropped, and why.
         fixes: one line for each kind of fault that was corrected, or decision that was made while reading.
         oddities: what is used as it is but looks wrong.
+        image_names: name of an image in the file -> its path below the image folder.
+        orientations: the frames that labels are in.
         person_category_ids: keys (``id_key``) of the category ids that mean a person.
         image_ids: every spelling of an image id -> the id in ``annotations``.
         coco: pycocotools' index over ``annotations``.
@@ -183,7 +208,11 @@ class CocoKeypointFile:
             if not isinstance(content, dict) or not isinstance(content.get(key), list):
                 raise DataError(f"{self.path} has no list {key!r}", "give a COCO keypoint annotation file")
         reading = read_annotations(content, skeleton, self.path, rules)
-        resolve_sizes(reading, self._header)
+        names = [image["file_name"] for image in reading.content["images"]]
+        self.image_names = match_names(names, Folder(self.images_uri), self._packed, reading.mended)
+        fits = resolve_sizes(reading, self._header)
+        entries = reading.content["images"]
+        self.orientations = label_frames(entries, self._reader, rules.exif, reading.mended, fits)
         place_annotations(reading, rules)
         self.annotations, self.image_ids = reading.content, reading.image_ids
         self.invalid_annotations, self.person_category_ids = reading.left_out, reading.category.ids
@@ -197,14 +226,17 @@ class CocoKeypointFile:
 
     def _header(self, name: str) -> ImageHeader | None:
         try:
-            return read_header(read_uri(self._uri(name)))
+            return header_of(self._reader(name))
         except OSError as error:
             logger.info("no header of %s: %s", name, error)
             return None
 
+    def _reader(self, name: str) -> Read:
+        return functools.partial(read_uri, self._uri(name))
+
     def _uri(self, name: str) -> str:
-        name = safe_relative_path(name, self.images_uri)
-        return Folder(self.images_uri).path(self._packed.get(name, name))
+        path = self.image_names[name]
+        return Folder(self.images_uri).path(self._packed.get(path, path))
 
     @functools.cached_property
     def _packed(self) -> dict[str, str]:
@@ -221,9 +253,10 @@ class CocoKeypointFile:
 
     def images(self) -> ImageIndex:
         """All image entries of the file, sorted by id; several entries may have one file."""
-        ids = sorted(self.coco.imgs)
-        uris = [self._uri(self.coco.imgs[i]["file_name"]) for i in ids]
-        return ImageIndex(np.array(uris), np.array(ids, np.int64))
+        entries = self.annotations["images"]
+        uris = np.array([self._uri(image["file_name"]) for image in entries])
+        ids = np.array([image["id"] for image in entries], np.int64)
+        return ImageIndex(uris, ids, self.orientations.frames).where(np.argsort(ids))
 
     def people(self) -> PersonAnnotations:
         """The persons with at least one labelled keypoint.
@@ -267,7 +300,7 @@ class CocoKeypointFile:
         chosen = [people[i] for i in order.tolist()]
         keypoints = np.array([person["keypoints"] for person in chosen], np.float32)
         return PersonAnnotations(
-            ImageIndex(images.uris[used], images.ids[used]),
+            images.where(used),
             np.concatenate([[0], np.cumsum(counts)]),
             np.array([person["id"] for person in chosen], np.int64),
             self._clipped_boxes(chosen),
@@ -290,8 +323,12 @@ class CocoKeypointFile:
         return Boxes(images, entry[measured], boxes, np.ones(len(boxes)), zeros)
 
 
-def read_uri(uri: str) -> bytes:
+def read_uri(uri: str, limit: int | None = None) -> bytes:
     """The content of a file given by path or URI, or of one row of a Parquet table (``mipnet.data.parquet``).
+
+    Args:
+        uri: of the file or row.
+        limit: read so many bytes from the beginning of a file at most.
 
     Raises:
         FileNotFoundError: no such file or row.
@@ -299,7 +336,7 @@ def read_uri(uri: str) -> bytes:
     if "#row=" in uri and (content := read_row(uri)) is not None:
         return content
     folder, name = split_uri(uri)
-    return folder.read(name)
+    return folder.read(name, limit)
 
 
 def missing_files(images: ImageIndex) -> list[str]:

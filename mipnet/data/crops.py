@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from mipnet.config.schema import AugmentConfig, Config
-from mipnet.data.coco import read_uri
+from mipnet.data.coco import ImageIndex, read_uri
 from mipnet.data.geometry import (
     box_to_crop,
     crop_affine,
@@ -19,6 +19,8 @@ from mipnet.data.geometry import (
     transform_keypoints,
     warp_crop,
 )
+from mipnet.data.image_headers import is_deep, is_tiff, orientation_of
+from mipnet.data.orientation import AS_DISPLAYED, Frame, to_frame
 from mipnet.skeletons import Skeleton
 
 logger = logging.getLogger(__name__)
@@ -52,23 +54,54 @@ def crop_settings(config: Config) -> CropSettings:
     return CropSettings(crop.size, crop.padding, instances, config.data.joints, config.augment)
 
 
-def decode_image(content: bytes) -> np.ndarray | None:
-    """(H, W, 3) uint8 RGB without the EXIF rotation (annotations refer to stored pixels); None if corrupt."""
+def decode_image(content: bytes, frame: Frame = AS_DISPLAYED) -> np.ndarray | None:
+    """The pixels of an encoded picture.
+
+    Args:
+        content: of the file.
+        frame: that the picture's labels are in; by default the picture is turned as people see it.
+
+    Returns:
+        (H, W, 3) uint8 RGB; channels of 16 bits are scaled by the bits that the picture uses. None if it is
+        corrupt, or its frame undecided.
+    """
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    orientation, deep = orientation_of(content), is_deep(content)
     try:
-        return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        if deep and pixels is not None:
+            pixels = _brightened(pixels, content)
     except cv2.error as error:
         logger.debug("cannot decode an image of %d bytes: %s", len(content), error)
         return None
+    if orientation == 1 or pixels is None:
+        return pixels
+    return to_frame(pixels, orientation, is_tiff(content), frame)
 
 
-def read_image(uri: str) -> np.ndarray | None:
+def _brightened(pixels: np.ndarray, content: bytes) -> np.ndarray:
+    """Pixels of 16 bits a channel by the bits that they use, as 12 of a scan; as given if they use all."""
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    deep = cv2.imdecode(np.frombuffer(content, np.uint8), flags)  # BGR: of TIFF, OpenCV 5.0 spoils deep RGB
+    if deep is None or deep.dtype != np.uint16 or deep.max() >= 1 << 15:
+        return pixels
+    bits = max(int(deep.max()).bit_length(), 8)
+    brightened: np.ndarray = cv2.cvtColor((deep >> (bits - 8)).astype(np.uint8), cv2.COLOR_BGR2RGB)
+    return brightened
+
+
+def read_image(uri: str, frame: Frame = AS_DISPLAYED) -> np.ndarray | None:
     """``decode_image`` of a file by path or URI, or of a Parquet row; None also if it cannot be read."""
     try:
-        return decode_image(read_uri(uri))
+        return decode_image(read_uri(uri), frame)
     except OSError as error:  # missing, no permission, a folder, or a disk failure
         logger.debug("cannot read %s: %s", uri, error)
         return None
+
+
+def labelled_image(images: ImageIndex, index: int) -> np.ndarray | None:
+    """``read_image`` of one of a data set's images, in the frame of its labels."""
+    return read_image(str(images.uris[index]), images.frame(index))
 
 
 def crop_boxes(

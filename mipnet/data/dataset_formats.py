@@ -56,7 +56,7 @@ def open_split(data: DataConfig, root: Folder, split: str) -> CocoKeypointFile:
         DataError: the file or folder does not exist, with all paths tried; or as ``CocoKeypointFile``.
     """
     annotations, images = split_location(data, root, split)
-    rules = Rules(data.category, data.keep_area, data.protocol == "crowdpose")
+    rules = Rules(data.category, data.keep_area, data.protocol == "crowdpose", data.exif)
     return CocoKeypointFile(root, annotations, images, data.joints, rules)
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from mipnet.data.coco import ImageIndex
-from mipnet.data.crops import read_image
+from mipnet.data.crops import labelled_image
 from mipnet.host import cores, tune_malloc
 
 FINGERPRINT_SIZE = 16
@@ -100,36 +100,36 @@ def empty_columns(count: int) -> Columns:
 
 
 def read_columns(
-    uris: Sequence[str] | np.ndarray, progress: Callable[[int], None] = lambda done: None, threads: int = 0
+    images: ImageIndex, progress: Callable[[int], None] = lambda done: None, threads: int = 0
 ) -> Columns:
     """Read and decode images as training does, in threads, because decoding releases the GIL.
 
     Args:
-        uris: of the images.
+        images: n images.
         progress: called with the number of images done.
         threads: 0 is one for each core.
     """
-    columns = empty_columns(len(uris))
+    columns = empty_columns(len(images))
 
     def inspect(index: int) -> None:
-        image = read_image(str(uris[index]))
+        image = labelled_image(images, index)
         if image is not None:
             columns["size"][index] = image.shape[1], image.shape[0]
             columns["fingerprint"][index], columns["has_content"][index] = fingerprint(image)
 
     with ThreadPoolExecutor(threads or cores()) as pool:
-        for done, _ in enumerate(pool.map(inspect, range(len(uris))), 1):
+        for done, _ in enumerate(pool.map(inspect, range(len(images))), 1):
             progress(done)
     return columns
 
 
 def read_columns_on_ray(
-    uris: np.ndarray, progress: Callable[[int], None] = lambda done: None, tasks: int = 0
+    images: ImageIndex, progress: Callable[[int], None] = lambda done: None, tasks: int = 0
 ) -> Columns:
     """``read_columns`` on all CPUs of the Ray that this process is connected to.
 
     Args:
-        uris: (n,) of the images, which every node can read.
+        images: n images, which every node can read.
         progress: called with the number of images done.
         tasks: at most so many at once; 0 leaves it to Ray.
     """
@@ -137,10 +137,10 @@ def read_columns_on_ray(
 
     from mipnet.data.stream import apply_execution_options, decoding_label_selector
 
-    columns, done = empty_columns(len(uris)), 0
-    blocks = ray.data.range(len(uris), override_num_blocks=max(1, -(-len(uris) // IMAGES_PER_TASK)))
+    columns, done = empty_columns(len(images)), 0
+    blocks = ray.data.range(len(images), override_num_blocks=max(1, -(-len(images) // IMAGES_PER_TASK)))
     read = blocks.map_batches(
-        _read_columns_task, batch_size=None, fn_kwargs={"uris": ray.put(uris)}, num_cpus=1
+        _read_columns_task, batch_size=None, fn_kwargs={"images": ray.put(images)}, num_cpus=1
     )
     apply_execution_options(read, False, decoding_label_selector(ray.nodes()), tasks)
     for block in read.iter_batches(batch_size=None, batch_format="numpy"):
@@ -151,13 +151,13 @@ def read_columns_on_ray(
     return columns
 
 
-def _read_columns_task(batch: Columns, uris: Any) -> Columns:
-    """The images with the indices ``batch["id"]``; ``uris`` is a reference to those of all."""
+def _read_columns_task(batch: Columns, images: Any) -> Columns:
+    """The images with the indices ``batch["id"]``; ``images`` is a reference to all."""
     import ray
 
     cv2.setNumThreads(1)  # tasks are the parallelism
     tune_malloc()
-    return {"id": batch["id"], **read_columns(ray.get(uris)[batch["id"]], threads=1)}
+    return {"id": batch["id"], **read_columns(ray.get(images).where(batch["id"]), threads=1)}
 
 
 def fingerprint(image: np.ndarray) -> tuple[np.ndarray, bool]:

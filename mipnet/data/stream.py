@@ -22,7 +22,7 @@ from ray.train import DataConfig
 
 from mipnet.data.buffer_pool import BufferPool, new_buffer
 from mipnet.data.coco import PersonAnnotations
-from mipnet.data.crops import CropSettings, make_training_crop, read_image
+from mipnet.data.crops import CropSettings, labelled_image, make_training_crop
 from mipnet.data.sample_schedule import SampleSchedule, sample_rng
 from mipnet.host import tune_malloc
 
@@ -111,7 +111,7 @@ class CropLoader:
         near = self.people.slice_of_image(index)
         boxes, keypoints = self.people.boxes[near], self.people.keypoints[near]
         uri = str(self.people.images.uris[index])
-        image = read_image(uri)
+        image = labelled_image(self.people.images, index)
         if image is None:
             logger.info("corrupt image, %d samples are black: %s", len(rows), uri)
             block["image"][rows] = 0

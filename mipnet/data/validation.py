@@ -68,7 +68,8 @@ def check_readable(unreadable: list[str], of: int, limit: float) -> None:
         DataError: more than ``limit`` of the images are unreadable.
     """
     if len(unreadable) > limit * of:
+        heic = any(name.lower().endswith((".heic", ".heif")) for name in unreadable)
         raise DataError(
             f"{len(unreadable)} of {of} images cannot be read ({first_few(unreadable)})",
-            bad_share_hint(len(unreadable), of, "mend them"),
+            bad_share_hint(len(unreadable), of, "convert HEIC to JPEG" if heic else "mend them"),
         )

@@ -128,8 +128,10 @@ def inspect_split_images(
 ) -> None:
     """Decode images of every split: all, or ``count`` evenly spread ones; appends to ``problems``."""
     chosen = {split: evenly_spaced(found.file.images(), count) for split, found in splits.items()}
-    uris, place = np.unique(np.concatenate([images.uris for images in chosen.values()]), return_inverse=True)
-    columns = decode(config, uris)
+    images = ImageIndex.concatenate(list(chosen.values()))
+    keys = [f"{uri} {images.frame(i)}" for i, uri in enumerate(images.uris.tolist())]
+    _, first, place = np.unique(keys, return_index=True, return_inverse=True)
+    columns = decode(config, images.where(first))
     begin = 0
     for split, images in chosen.items():
         rows = place[begin : begin + len(images)]
@@ -144,25 +146,25 @@ def inspect_split_images(
             problems.append(f"{split}: {error}")
 
 
-def decode(config: Config, uris: np.ndarray) -> Columns:
+def decode(config: Config, images: ImageIndex) -> Columns:
     """Decode images: few in this process, many on all CPUs of Ray; the result is the same.
 
     Raises:
         UserError: no Ray can be used, or a node of it does not see the images.
     """
-    with Progress("reading", "image", total=len(uris)) as progress:
+    with Progress("reading", "image", total=len(images)) as progress:
 
         def update(done: int) -> None:
-            progress.update(done, len(uris))
+            progress.update(done, len(images))
 
-        if len(uris) <= FEW_IMAGES:
-            return read_columns(uris, update)
+        if len(images) <= FEW_IMAGES:
+            return read_columns(images, update)
         from mipnet.ray_runtime.probes import probe_files
         from mipnet.ray_runtime.session import connect
 
         with connect(replace(config.resources, workers=1, gpu=False)) as resources:
-            probe_files([str(uris[0])])
-            return read_columns_on_ray(uris, update, resources.stream_workers)
+            probe_files([str(images.uris[0])])
+            return read_columns_on_ray(images, update, resources.stream_workers)
 
 
 def evenly_spaced(images: ImageIndex, count: int) -> ImageIndex:
@@ -170,7 +172,7 @@ def evenly_spaced(images: ImageIndex, count: int) -> ImageIndex:
     if count < 0 or count >= len(images):
         return images
     chosen = np.linspace(0, len(images) - 1, count).round().astype(int)
-    return ImageIndex(images.uris[chosen], images.ids[chosen])
+    return images.where(chosen)
 
 
 def write_samples(config: Config, split: str, found: SplitInspection, folder: Folder) -> None:

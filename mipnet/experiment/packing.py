@@ -10,7 +10,7 @@ from mipnet.config import Config
 from mipnet.data.coco import CocoKeypointFile
 from mipnet.data.shards import PackedImage, PackingJob, sha256
 from mipnet.experiment.datasets import open_splits
-from mipnet.storage import Folder, safe_relative_path, split_uri
+from mipnet.storage import Folder, split_uri
 
 
 def plan_packings(
@@ -61,7 +61,7 @@ def packed_images(file: CocoKeypointFile, only_people: bool) -> list[PackedImage
     chosen = file.people().images.ids.tolist() if only_people else sorted(file.coco.imgs)
     images = []
     for image_id in chosen:
-        name = safe_relative_path(file.coco.imgs[image_id]["file_name"], file.images_uri)
+        name = file.image_names[file.coco.imgs[image_id]["file_name"]]
         images.append(PackedImage(name, image_id, json.dumps(file.coco.imgToAnns.get(image_id, []))))
     return images
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -12,23 +13,24 @@ import numpy as np
 
 from mipnet.config import Config, to_yaml
 from mipnet.console import say
-from mipnet.data.coco import Boxes, ImageIndex, read_json
+from mipnet.data.coco import Boxes, ImageIndex, read_json, read_uri
 from mipnet.data.crops import read_image
+from mipnet.data.image_names import PICTURE_SUFFIXES, pictures_among
 from mipnet.data.ochuman import ids_from_names
+from mipnet.data.orientation import LOOKED_AT, label_frames
 from mipnet.data.parquet import from_parquet, row_names, row_uris
-from mipnet.data.validation import check_readable
+from mipnet.data.validation import Findings, check_readable
 from mipnet.errors import DataError, UserError
 from mipnet.experiment.datasets import CorruptImageLog
 from mipnet.experiment.progress import Progress
 from mipnet.inference import output_shards
 from mipnet.skeletons import Skeleton
-from mipnet.storage import Folder, split_uri
+from mipnet.storage import Folder, is_text, legible, split_uri
 from mipnet.visualization.overlays import draw_poses, encode_jpeg
 
 BOXES_HINT = "give detections as [{image_id or file_name, bbox: [x, y, w, h], score}]"
 PREFLIGHT_READ_LIMIT = 32
 """So many pictures are decoded once more than needed rather than starting a cluster in vain."""
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def find_pictures(paths: Sequence[str]) -> Pictures:
     found: dict[str, str] = {}  # URI -> name
     for path in paths:
         folder = Folder.of(path)
+        if not is_text(folder.uri):
+            raise UserError(f"the name {legible(path)} is not UTF-8", "rename it")
         parent, name = split_uri(folder.uri)
         if name.lower().endswith(".parquet") and parent.exists(name):
             uris = row_uris(folder.uri)
@@ -62,7 +66,9 @@ def find_pictures(paths: Sequence[str]) -> Pictures:
         elif name.lower().endswith(PICTURE_SUFFIXES):
             found[folder.uri] = folder.uri
         else:
-            names = [name for name in folder.files() if name.lower().endswith(PICTURE_SUFFIXES)]
+            names, left_out = pictures_among(folder.files())
+            for line in left_out.lines():
+                say(f"left out: {line}")
             if not names:
                 raise UserError(f"{path} holds no pictures", f"they end in {', '.join(PICTURE_SUFFIXES)}")
             if folder.is_local:
@@ -85,6 +91,17 @@ def check_if_few(pictures: Pictures, max_bad_share: float) -> None:
     named = zip(pictures.uris, pictures.names, strict=True)
     unreadable = [name for uri, name in named if read_image(uri) is None]
     check_readable(unreadable, len(pictures.uris), max_bad_share)
+
+
+def say_what_is_turned(pictures: Pictures) -> None:
+    """Count the files that are turned by their EXIF orientation, or scaled from 16 bits; of many, a part."""
+    files = [{"file_name": uri, "width": 0, "height": 0} for uri in pictures.uris if "#row=" not in uri]
+    found = Findings()
+    chosen = files[:: 1 + len(files) // LOOKED_AT]
+    label_frames(chosen, lambda uri: partial(read_uri, uri), "displayed", found)
+    part = "" if len(chosen) == len(pictures.uris) else f" ({len(chosen)} of {len(pictures.uris)} looked at)"
+    for line in found.lines():
+        say(f"{line}{part}")
 
 
 def plain_uri(uri: str) -> str:
@@ -194,6 +211,7 @@ def predict_pictures(
     from mipnet.ray_runtime.session import connect
 
     check_if_few(pictures, config.data.max_bad_share)
+    say_what_is_turned(pictures)
     digest = output_shards.predictions_digest(boxes, model.read("weights.safetensors"), config)
     shards = output_shards.OutputShards.open(out, digest, len(pictures.uris))
     if shards.resumed:

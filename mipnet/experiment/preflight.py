@@ -164,6 +164,7 @@ def check_split(
     missing = missing_files(images)
     check_readable(missing, len(images), config.data.max_bad_share)
     report_corrupt(missing)
+    file.orientations.check(config.data.max_bad_share)
     for source in sources:
         for note in load_boxes(file, data, split, source, config).notes:
             say_once(f"warning: {note}")

@@ -75,8 +75,8 @@ class ImagePredictor:
         The network runs on ``evaluation.batch_size`` crops at a time.
 
         Args:
-            image: (H, W, 3) uint8 RGB, the path of an image file, or its encoded bytes. A file's EXIF
-                orientation is not applied: boxes and poses are in the frame of the stored pixels.
+            image: (H, W, 3) uint8 RGB, the path of an image file, or its encoded bytes. A file is
+                turned by its EXIF orientation: boxes and poses are in the frame that people see.
             boxes: (P, 4) x, y, w, h in px; None is one box around the whole image.
             scores: (P,) confidences of the boxes, which multiply the pose scores; 1 by default.
 

@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy
 from mipnet.config import Config
 from mipnet.config.schema import EvaluationConfig, ResourcesConfig
 from mipnet.data.coco import Boxes, CocoKeypointFile
-from mipnet.data.crops import crop_boxes, read_image
+from mipnet.data.crops import crop_boxes, labelled_image
 from mipnet.data.dataset_formats import load_boxes
 from mipnet.data.stream import apply_execution_options
 from mipnet.data.validation import check_readable
@@ -196,7 +196,7 @@ def load_crops(
     centers, sizes = np.zeros((len(rows), 2)), np.ones((len(rows), 2))
     for image in selected:
         here = boxes.image_index[rows] == image
-        pixels = read_image(str(boxes.images.uris[image]))
+        pixels = labelled_image(boxes.images, image)
         if pixels is None:
             corrupt[here] = True
             logger.info("cannot decode %s", boxes.images.uris[image])

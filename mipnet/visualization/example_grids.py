@@ -10,7 +10,7 @@ import numpy as np
 
 from mipnet.data.box_ops import box_iou
 from mipnet.data.coco import CocoKeypointFile, ImageIndex
-from mipnet.data.crops import read_image
+from mipnet.data.crops import labelled_image
 from mipnet.data.geometry import BOX_AREA_FRACTION
 from mipnet.errors import DataError
 from mipnet.evaluation.oks import oks_matrix
@@ -106,7 +106,7 @@ def example_grid(
     for example in ranked(examples(file, result_rows), which):
         if len(rows) == count:
             break
-        image = read_image(str(example.images.uris[example.index]))
+        image = labelled_image(example.images, example.index)
         if image is None:
             continue
         rows.append(draw_row(image, example, modes, file.skeleton))

@@ -10,7 +10,7 @@ import torch
 
 from mipnet.config.schema import ModelConfig, TargetConfig
 from mipnet.data.coco import PersonAnnotations
-from mipnet.data.crops import CropSettings, make_training_crop, read_image
+from mipnet.data.crops import CropSettings, labelled_image, make_training_crop
 from mipnet.data.sample_schedule import SampleSchedule, sample_rng
 from mipnet.models.targets import heatmap_targets
 from mipnet.visualization.overlays import draw_poses, picture_grid
@@ -46,7 +46,7 @@ def training_grid(
     crops_per_row = max(COLUMNS // len(titles), 1)
     pictures: list[list[np.ndarray]] = []
     for row in np.argsort(window_position)[: ROWS * crops_per_row]:
-        image = read_image(str(people.images.uris[images[row]]))
+        image = labelled_image(people.images, int(images[row]))
         if image is None:
             continue
         near = people.slice_of_image(int(images[row]))

@@ -34,7 +34,7 @@ def folder_of(root: Path, pictures: dict[str, np.ndarray | bytes]) -> ImageIndex
 
 
 def look(images: ImageIndex, size: tuple[int, int] = (160, 120)) -> ImageInspection:
-    return inspection_of(images, [size] * len(images), read_columns(images.uris))
+    return inspection_of(images, [size] * len(images), read_columns(images))
 
 
 def test_unreadable_and_resized_files_are_named(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_unreadable_and_resized_files_are_named(tmp_path: Path) -> None:
         np.append(images.uris, [str(tmp_path / "d.jpg"), str(tmp_path / "e.jpg")]), np.arange(5)
     )
     done: list[int] = []
-    seen = inspection_of(images, [(160, 120)] * 5, read_columns(images.uris, done.append))
+    seen = inspection_of(images, [(160, 120)] * 5, read_columns(images, done.append))
     assert seen.unreadable == [str(tmp_path / f"{name}.jpg") for name in "bde"]
     assert seen.resized == [str(tmp_path / "c.jpg")]
     assert done == [1, 2, 3, 4, 5]
@@ -100,8 +100,8 @@ def test_tasks_on_ray_find_the_same_in_the_same_order(
     images = folder_of(tmp_path, {**pictures, "x.jpg": b"no picture", "y.jpg": scene(3)})
     monkeypatch.setattr("mipnet.data.image_inspection.IMAGES_PER_TASK", 2)
     done: list[int] = []
-    expected = read_columns(images.uris)
-    found = read_columns_on_ray(images.uris, done.append, tasks)
+    expected = read_columns(images)
+    found = read_columns_on_ray(images, done.append, tasks)
     assert found.keys() == expected.keys()
     for name, column in expected.items():
         np.testing.assert_array_equal(found[name], column)
