@@ -41,18 +41,23 @@ class Options:
 def run(options: Options, call: Call) -> int:
     """Predict, write the results and draw overlays; the same command goes on after an interruption."""
     from mipnet.experiment import prediction
-    from mipnet.experiment.picture_list import person_category
+    from mipnet.experiment.picture_list import person_category, pictures_of_list, read_list
 
+    source = options.images_json
     pictures = prediction.find_pictures(options.images)
+    listed = read_list(source) if source else {}
+    detections = prediction.read_boxes(options.boxes) if options.boxes else []
     storage = writable_storage(options.storage)
     out = writable_folder(options.out)
     model, trained = checked_model(options.model, storage)
     config = from_dict(call.settings, trained)
-    if options.images_json:
-        pictures = prediction.listed_pictures(pictures, options.images_json, config.data.max_bad_share)
-    category = person_category(options.images_json, config.data.category, config.data.joints)
+    if source:
+        pictures, notes = pictures_of_list(pictures, listed, source, config.data.max_bad_share)
+        for note in notes:
+            say(f"left out: {note}")
+    category = person_category(listed, source, config.data.category, config.data.joints)
     if options.boxes:
-        boxes = prediction.read_boxes(options.boxes, pictures, category, config)
+        boxes = prediction.boxes_in(pictures, detections, options.boxes, category, config)
     else:
         boxes = pictures.whole()
         say("no --boxes: each whole image is taken as one box")

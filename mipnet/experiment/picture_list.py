@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,18 +110,31 @@ class Category:
     ids: frozenset[int | str]
 
 
-def person_category(source: str, wanted: str, skeleton: Skeleton) -> Category:
+def read_list(source: str) -> dict[str, Any]:
+    """The content of a COCO file that lists pictures.
+
+    Raises:
+        DataError: it is missing, not JSON, or without a list of images.
+    """
+    folder, name = split_uri(Folder.of(source).uri)
+    content = read_json(folder, name, "check --images-json")
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise DataError(f"{source} has no list 'images'", "give a COCO file with --images-json")
+    return content
+
+
+def person_category(content: Mapping[str, Any], source: str, wanted: str, skeleton: Skeleton) -> Category:
     """The category of persons in detections and results.
 
     Args:
-        source: a COCO file, or "".
+        content: of a COCO file; may be empty.
+        source: path or URI of that file, for messages.
         wanted: ``data.category``, which is taken if it is a number or in the file.
         skeleton: of the poses.
 
     Raises:
         DataError: the file has categories, but none of the wanted name.
     """
-    content = _read(source) if source else {}
     categories = content.get("categories")
     if not isinstance(categories, list) or not categories:
         number = whole_number(wanted)
@@ -139,12 +152,15 @@ def person_category(source: str, wanted: str, skeleton: Skeleton) -> Category:
     return Category(chosen.entry["id"], chosen.ids)
 
 
-def pictures_of_list(found: Pictures, source: str, max_bad_share: float) -> tuple[Pictures, list[str]]:
+def pictures_of_list(
+    found: Pictures, content: Mapping[str, Any], source: str, max_bad_share: float
+) -> tuple[Pictures, list[str]]:
     """The pictures that a COCO file lists, with its names and ids.
 
     Args:
         found: the pictures there are.
-        source: path or URI of the COCO file.
+        content: of the COCO file.
+        source: its path or URI, for messages.
         max_bad_share: share of the listed pictures that may be missing.
 
     Returns:
@@ -153,7 +169,7 @@ def pictures_of_list(found: Pictures, source: str, max_bad_share: float) -> tupl
     Raises:
         DataError: the file cannot be used, or lists pictures that are not there.
     """
-    images, ids, united = read_images(_read(source)["images"], source)
+    images, ids, united = read_images(content["images"], source)
     names = [{"file_name": image["file_name"]} for image in images]
     index = ImageMatcher(found.names, paths=found.uris).match(names, source, "image")
     missing = Findings()
@@ -196,11 +212,3 @@ def relative_names(found: Sequence[tuple[str, str]]) -> list[str]:
         if len({*names}) == len(names):
             break
     return names
-
-
-def _read(source: str) -> dict[str, Any]:
-    folder, name = split_uri(Folder.of(source).uri)
-    content = read_json(folder, name, "give a COCO file with --images-json")
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise DataError(f"{source} has no list 'images'", "give a COCO file with --images-json")
-    return content

@@ -16,7 +16,7 @@ from mipnet.data.shards import byte_ranges
 from mipnet.data.validation import check_readable
 from mipnet.errors import UserError, first_few
 from mipnet.experiment.datasets import CorruptImageLog
-from mipnet.experiment.picture_list import Category, Pictures, pictures_of_list, relative_names
+from mipnet.experiment.picture_list import Category, Pictures, relative_names
 from mipnet.experiment.progress import Progress
 from mipnet.inference import output_shards
 from mipnet.skeletons import Skeleton
@@ -81,8 +81,7 @@ def check_if_few(pictures: Pictures, max_bad_share: float) -> None:
     """
     if len(pictures.uris) > PREFLIGHT_READ_LIMIT:
         return
-    named = zip(pictures.uris, pictures.names, strict=True)
-    unreadable = [name for uri, name in named if read_image(uri) is None]
+    unreadable = [plain_uri(uri) for uri in pictures.uris if read_image(uri) is None]
     check_readable(unreadable, len(pictures.uris), max_bad_share)
 
 
@@ -100,23 +99,32 @@ def uri_order(uri: str) -> tuple[str, int]:
     return (table, int(row)) if row.isdecimal() and table else (uri, 0)
 
 
-def listed_pictures(found: Pictures, source: str, max_bad_share: float) -> Pictures:
-    """``pictures_of_list``; says what is left out."""
-    pictures, notes = pictures_of_list(found, source, max_bad_share)
-    for note in notes:
-        say(f"left out: {note}")
-    return pictures
-
-
-def read_boxes(path: str, pictures: Pictures, category: Category, config: Config) -> Boxes:
-    """The detections of persons in the pictures, see ``detection_boxes``; says what is left out.
+def read_boxes(path: str) -> list[Any]:
+    """The content of the file of ``--boxes``.
 
     Raises:
-        DataError: the file is broken, none of its boxes can be used, or the picture of one is guesswork.
+        DataError: it is missing or no list.
     """
-    folder, name = split_uri(Folder.of(path).uri)
+    return detection_list(*split_uri(Folder.of(path).uri), "check --boxes")
+
+
+def boxes_in(
+    pictures: Pictures, detections: Sequence[Any], path: str, category: Category, config: Config
+) -> Boxes:
+    """The detections of persons in the pictures, see ``detection_boxes``; says what is left out.
+
+    Args:
+        pictures: to predict.
+        detections: content of the file.
+        path: of the file, for messages.
+        category: of persons.
+        config: score threshold, NMS threshold and the share of boxes that may be unusable.
+
+    Raises:
+        DataError: none of the boxes can be used, or the picture of one is guesswork.
+    """
     boxes = detection_boxes(
-        detection_list(folder, name, "check --boxes"),
+        detections,
         path,
         pictures.for_detections(category),
         min_score=config.data.box_score_threshold,

@@ -16,8 +16,8 @@ import pytest
 from mipnet.config import preset
 from mipnet.data.coco import Boxes
 from mipnet.errors import DataError
-from mipnet.experiment.picture_list import Pictures, person_category, pictures_of_list
-from mipnet.experiment.prediction import find_pictures, listed_pictures, read_boxes
+from mipnet.experiment.picture_list import Pictures, person_category, pictures_of_list, read_list
+from mipnet.experiment.prediction import boxes_in, find_pictures, read_boxes
 from mipnet.skeletons import COCO17
 
 CONFIG = preset("debug")
@@ -37,13 +37,10 @@ def written(root: Path, content: Any, name: str = "boxes.json") -> str:
     return str(root / name)
 
 
-def read(
-    root: Path, pictures: Pictures, boxes: list[Any], source: str = "", category: str = "", **data: Any
-) -> Boxes:
-    config = replace(CONFIG, data=replace(CONFIG.data, **data))
-    return read_boxes(
-        written(root, boxes), pictures, person_category(source, category, CONFIG.data.joints), config
-    )
+def read(root: Path, pictures: Pictures, boxes: Any, category: str = "", **data: Any) -> Boxes:
+    config, path = replace(CONFIG, data=replace(CONFIG.data, **data)), written(root, boxes)
+    persons = person_category({}, "", category, CONFIG.data.joints)
+    return boxes_in(pictures, read_boxes(path), path, persons, config)
 
 
 def where(boxes: Boxes, pictures: Pictures) -> list[str]:
@@ -129,7 +126,7 @@ def test_boxes_that_would_be_guesswork_or_are_none_are_refused(
     with pytest.raises(DataError, match=words):
         read(tmp_path, pictures, [{"bbox": BOX, **box} for box in boxes], box_score_threshold=0.3)
     with pytest.raises(DataError, match=r"boxes.json is not a list; give detections as"):
-        read_boxes(written(tmp_path, {}), pictures, person_category("", "", COCO17), CONFIG)
+        read_boxes(written(tmp_path, {}))
 
 
 def test_persons_only_thresholds_and_single_bad_boxes(
@@ -177,17 +174,21 @@ def listing(root: Path, *images: tuple[Any, str], **more: Any) -> str:
     return written(root, {"images": [{"id": i, "file_name": name} for i, name in images], **more}, "l.json")
 
 
-def test_a_list_gives_pictures_names_and_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def of_list(found: Pictures, source: str, max_bad_share: float = 0.0) -> tuple[Pictures, list[str]]:
+    return pictures_of_list(found, read_list(source), source, max_bad_share)
+
+
+def test_a_list_gives_pictures_names_and_ids(tmp_path: Path) -> None:
     found = find_pictures([str(folder(tmp_path / "p", "day/a.jpg", "day/b.jpg", "night/a.jpg"))])
     source = listing(tmp_path, ("0009", "night/a.jpg"), (2, "day/a.jpg"), ("x", "day/a.jpg"))
-    pictures = listed_pictures(found, source, 0.0)
+    pictures, notes = of_list(found, source)
     assert [uri.removeprefix(str(tmp_path)) for uri in pictures.uris] == [
         "/p/night/a.jpg", "/p/day/a.jpg", "/p/day/a.jpg",
     ]  # fmt: skip
     assert pictures.names == ["night/a.jpg", "day/a.jpg", "day/a.jpg"]
     assert [pictures.own_id(number) for number in pictures.ids] == ["0009", 2, "x"]
     assert pictures.unnumbered == []
-    assert f"left out: 1 x picture that {source} does not list: day/b.jpg" in capsys.readouterr().out
+    assert notes == [f"1 x picture that {source} does not list: day/b.jpg"]
     boxes = read(tmp_path, pictures, [{"image_id": i, "bbox": BOX} for i in ("x", 9, 2, 2)])
     assert boxes.image_index.tolist() == [0, 1, 1, 2]
     with pytest.raises(DataError, match="1 are of other images; the ids must be those of --images-json"):
@@ -197,19 +198,19 @@ def test_a_list_gives_pictures_names_and_ids(tmp_path: Path, capsys: pytest.Capt
 def test_a_list_whose_pictures_are_missing_or_guesswork_is_refused(tmp_path: Path) -> None:
     found = find_pictures([str(folder(tmp_path / "p", "day/a.jpg", "night/a.jpg", "night/b.jpg"))])
     with pytest.raises(DataError, match=r"l.json: image 0 is of 'a.jpg', which fits several images"):
-        pictures_of_list(found, listing(tmp_path, (1, "a.jpg")), 0.0)
+        of_list(found, listing(tmp_path, (1, "a.jpg")))
     with pytest.raises(DataError, match=r"1 of 2 samples are unusable \(1 x image that is not among the "):
-        pictures_of_list(found, listing(tmp_path, (1, "b.jpg"), (2, "c.jpg")), 0.0)
-    pictures, notes = pictures_of_list(found, listing(tmp_path, (1, "b.jpg"), (2, "c.jpg")), 0.5)
+        of_list(found, listing(tmp_path, (1, "b.jpg"), (2, "c.jpg")))
+    pictures, notes = of_list(found, listing(tmp_path, (1, "b.jpg"), (2, "c.jpg")), 0.5)
     assert pictures.names == ["b.jpg"]
     assert notes[0] == "1 x image that is not among the pictures: c.jpg"
     with pytest.raises(DataError, match="has no list 'images'; give a COCO file with --images-json"):
-        pictures_of_list(found, written(tmp_path, [1], "l.json"), 0.0)
+        of_list(found, written(tmp_path, [1], "l.json"))
 
 
 def test_persons_are_those_of_the_list(tmp_path: Path) -> None:
     def category(*entries: Any, wanted: str = "") -> Any:
-        return person_category(listing(tmp_path, categories=list(entries)), wanted, COCO17).own
+        return person_category({"categories": list(entries)}, "l.json", wanted, COCO17).own
 
     climber = {"id": "7", "name": "climber", "keypoints": list(COCO17.joints)}
     rock, person = {"id": 1, "name": "rock"}, {"id": 3, "name": "person", "keypoints": ["nose"]}
@@ -217,5 +218,5 @@ def test_persons_are_those_of_the_list(tmp_path: Path) -> None:
     assert category(rock, person) == 3  # of another skeleton, but the ids are the file's
     assert category(rock, person, wanted="rock") == 1
     assert category() == 1
-    assert person_category("", "5", COCO17).own == 5
-    assert person_category("", "climber", COCO17).own == 1
+    assert person_category({}, "", "5", COCO17).own == 5
+    assert person_category({}, "", "climber", COCO17).own == 1
