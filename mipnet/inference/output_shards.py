@@ -250,7 +250,7 @@ def write_predictions(
     Args:
         shards: all done.
         out: folder of the results.
-        own_id: an image id of the shards -> as people wrote it; text if one of them is text.
+        own_id: an image id of the shards -> as people wrote it; if one is another, all are text in the table.
         category_id: of the results.
 
     Returns:
@@ -259,14 +259,15 @@ def write_predictions(
     import pyarrow as pa
 
     whole = pa.concat_tables(shards.table(number) for number in range(len(shards)))
-    ids = [own_id(image_id) for image_id in whole["image_id"].to_pylist()]
+    numbers = whole["image_id"].to_pylist()
+    ids = [own_id(number) for number in numbers]
     results = []
     for image_id, row in zip(ids, whole.to_pylist(), strict=True):
         both = {"image_id": image_id, "category_id": category_id}
         for pose in row["poses"]:
             values = {name: pose[name] for name in ("keypoints", "score", "instance", "box")}
             results.append({**both, **values, "file_name": row["file_name"]})
-    if any(isinstance(image_id, str) for image_id in ids):
+    if ids != numbers:
         whole = whole.set_column(0, "image_id", pa.array([str(image_id) for image_id in ids]))
     out.write("results.parquet", to_parquet(whole))
     out.write("results.json", json.dumps(results, indent=1))
