@@ -10,8 +10,7 @@ import functools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from mipnet.data.json_values import id_key, whole_number
@@ -45,9 +44,7 @@ class ImageMatcher:
         self.names = names
         self._own = list(ids) if ids is not None else [None] * len(names)
         self._ids = {id_key(own): i for i, own in enumerate(self._own) if own is not None}
-        self._parts = [_parts(name) for name in names]
-        self._paths = self._parts if paths is None else [_parts(path) for path in paths]
-        self._exact = _index(enumerate(self._parts))
+        self._given_paths = paths
 
     @property
     def has_ids(self) -> bool:
@@ -119,31 +116,44 @@ class ImageMatcher:
         parts = _parts(name)
         if found := self._exact.get(parts):
             return EXACT, found
-        (names, ends), (stems, stem_ends), plain = self._with_endings, self._stems, _stemmed(parts)
+        (stems, stem_ends), plain = self._stems, _stemmed(parts)
         tries = (
-            ends.get(parts),
+            self._ends.get(parts),
             stem_ends.get(parts),
-            _longest_end(names, parts),
+            _longest_end(self._exact, parts),
             _longest_end(stems, parts),
             stem_ends.get(plain),
             _longest_end(stems, plain),
         )
         return next(((rank, found) for rank, found in enumerate(tries, EXACT + 1) if found), (BY_NUMBER, []))
 
+    # Made when the first name is looked up: most files have ids only.
     @functools.cached_property
-    def _with_endings(self) -> tuple[dict[Parts, list[int]], dict[Parts, list[int]]]:
-        """Images by their names, and by every end of their names and paths."""
-        both = enumerate(zip(self._parts, self._paths, strict=True))
-        ends = ((i, end) for i, (name, path) in both for end in {*_ends(name), *_ends(path)})
-        return self._exact, _index(ends)
+    def _parts(self) -> list[Parts]:
+        return [_parts(name) for name in self.names]
+
+    @functools.cached_property
+    def _exact(self) -> dict[Parts, list[int]]:
+        return _index(enumerate(self._parts))
+
+    @functools.cached_property
+    def _both(self) -> list[set[Parts]]:
+        """Name and path of each image."""
+        if self._given_paths is None:
+            return [{name} for name in self._parts]
+        return [{name, _parts(path)} for name, path in zip(self._parts, self._given_paths, strict=True)]
+
+    @functools.cached_property
+    def _ends(self) -> dict[Parts, list[int]]:
+        """Images by every end of their names and paths."""
+        return _index((i, end) for i, both in enumerate(self._both) for end in _ends(both))
 
     @functools.cached_property
     def _stems(self) -> tuple[dict[Parts, list[int]], dict[Parts, list[int]]]:
-        """The same without the files' endings."""
+        """Images by their names, and by these ends, both without the files' endings."""
         names = ((i, _stemmed(parts)) for i, parts in enumerate(self._parts))
-        both = enumerate(zip(self._parts, self._paths, strict=True))
-        ends = ((i, end) for i, pair in both for end in {e for p in pair for e in _ends(_stemmed(p))})
-        return _index(names), _index(ends)
+        plain = enumerate({_stemmed(parts) for parts in both} for both in self._both)
+        return _index(names), _index((i, end) for i, both in plain for end in _ends(both))
 
     @functools.cached_property
     def _by_number(self) -> dict[int, list[int]]:
@@ -196,22 +206,25 @@ def _key(entry: Any) -> Key:
 
 
 def _parts(name: str) -> Parts:
-    path = unicodedata.normalize("NFC", name.strip().replace("\\", "/"))
-    return PurePosixPath(path).parts or (".",)
+    """Folders and file of a name; an absolute one begins with "/"."""
+    name = name.strip().replace("\\", "/")
+    name = name if name.isascii() else unicodedata.normalize("NFC", name)
+    parts = tuple(part for part in name.split("/") if part not in ("", "."))
+    return ("/", *parts) if name.startswith("/") else parts or (".",)
 
 
 def _stemmed(parts: Parts) -> Parts:
     return *parts[:-1], stem(parts[-1])
 
 
-def _ends(parts: Parts) -> Iterator[Parts]:
-    """A path, and what is left of it without its first folders."""
-    return (parts[begin:] for begin in range(len(parts)))
+def _ends(paths: Iterable[Parts]) -> set[Parts]:
+    """Paths, and what is left of each without its first folders."""
+    return {parts[begin:] for parts in paths for begin in range(len(parts))}
 
 
 def _longest_end(names: dict[Parts, list[int]], parts: Parts) -> list[int]:
     """The images whose name is the longest end of a path."""
-    return next(filter(None, (names.get(end) for end in _ends(parts))), [])
+    return next(filter(None, (names.get(parts[begin:]) for begin in range(len(parts)))), [])
 
 
 def _index(pairs: Iterable[tuple[int, T]]) -> dict[T, list[int]]:
