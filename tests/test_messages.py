@@ -390,7 +390,7 @@ MESSAGES: dict[str, tuple[Break, str, str]] = {
     "list of other pictures": (
         both(good_model, write("l.json", '{"images": [{"id": 1, "file_name": "x.jpg"}]}')),
         PREDICT + "--images-json {0}/l.json",
-        r"{0}/l.json: 1 of 1 samples are unusable \(1 x image that is not among the pictures: x.jpg\); give",
+        r"{0}/l.json lists 1 images and none of the pictures \(x.jpg\); give the folder in which they lie",
     ),
 }
 

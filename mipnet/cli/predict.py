@@ -62,7 +62,7 @@ def run(options: Options, call: Call) -> int:
         boxes = pictures.whole()
         say("no --boxes: each whole image is taken as one box")
     poses, images = prediction.predict_pictures(
-        pictures, boxes, model, config, out, category_id=category.own, verbose=options.verbose
+        pictures, boxes, model, config, out, category_id=category.entry["id"], verbose=options.verbose
     )
     say(f"{poses} poses of {images} images: {out.path('results.json')}, results.parquet")
     if unnumbered := pictures.unnumbered:

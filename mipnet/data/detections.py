@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mipnet.data.box_formats import FORMATS, BoxFormat, box_format, to_xywh
+from mipnet.data.box_formats import FORMATS, box_format, to_xywh
 from mipnet.data.box_ops import box_nms
 from mipnet.data.coco import Boxes, CocoKeypointFile, ImageIndex, read_json
 from mipnet.data.image_matching import ImageMatcher
@@ -29,7 +29,7 @@ class DetectionImages:
     Attributes:
         index: I images.
         matcher: finds them.
-        is_person: whether a category id means a person; None is one that is not stated.
+        is_person: whether a category id means a person.
         category: the persons' category id, for messages.
         sizes: (n,) int64 indices of images -> (n, 2) width and height in px, nan where it is not known.
         source: of the images, if every box has to be of one of them; else boxes of others are left out.
@@ -124,15 +124,14 @@ def detection_boxes(
     table, unusable, unscored = _read_boxes(persons)
     unusable.check(len(persons), max_bad_share, where, BOX_FORMAT_HINT)
     notes = [f"left out of {where}: {line}" for line in unusable.lines()]
-    table = table[table[:, 5] >= min_score]
-    below = len(persons) - unusable.total - len(table)
-    table, foreign = _with_images(table, detections, where, images)
+    scored = table[table[:, 5] >= min_score]
+    below = len(table) - len(scored)
+    table, foreign = _with_images(scored, detections, where, images)
     counts = [
         f"{len(detections) - len(persons)} are not of persons (category {images.category})",
         f"{below} are below the score threshold {min_score:g}",
+        *([] if images.source else [f"{foreign} are of other images"]),
     ]
-    if not images.source:
-        counts.append(f"{foreign} are of other images")
     counted = f"of {len(detections)} boxes {', '.join(counts[:-1])} and {counts[-1]}"
     if not len(table):
         note = f"{where} has no box to predict in: {counted}"
@@ -143,14 +142,8 @@ def detection_boxes(
         notes.append(f"left out of {where}: {counted}")
     if unscored:
         notes.append(f"{where}: {unscored} boxes without a score, taken for 1")
+    table = _in_pixels(table, where, images, notes)
     image_index, boxes, scores = table[:, 0].astype(np.int64), table[:, 1:5], table[:, 5]
-    found = _format(image_index, boxes, images)
-    if found != "xywh":
-        sizes = images.sizes(image_index) if found.startswith("relative") else np.ones((len(boxes), 2))
-        boxes = to_xywh(boxes, sizes, found)
-        notes.append(
-            f"boxes of {where} are {FORMATS[found]}; they were turned into x, y, width, height in px"
-        )
     kept = box_nms(image_index, boxes, scores, max_iou)
     zeros = np.zeros(len(kept), np.int64)
     return Boxes(images.index, image_index[kept], boxes[kept], scores[kept], zeros, notes=tuple(notes))
@@ -191,14 +184,24 @@ def _with_images(
     return kept[np.argsort(kept[:, 0], kind="stable")], len(table) - len(kept)
 
 
-def _format(image_index: np.ndarray, boxes: np.ndarray, images: DetectionImages) -> BoxFormat:
-    """The format of boxes (B, 4) of images (B,), by so many of them as ``images`` says."""
-    chosen = np.arange(len(boxes))
-    if images.judged is not None and len(boxes) > images.judged:
-        chosen = np.linspace(0, len(boxes) - 1, images.judged).astype(np.int64)
+def _in_pixels(table: np.ndarray, where: str, images: DetectionImages, notes: list[str]) -> np.ndarray:
+    """A table (image's index, box, score) with boxes x, y, w, h in px; adds to the notes what was turned."""
+    image_index, boxes = table[:, 0].astype(np.int64), table[:, 1:5]
+    chosen = np.arange(len(table))
+    if images.judged is not None and len(table) > images.judged:
+        chosen = np.linspace(0, len(table) - 1, images.judged).astype(np.int64)
     sizes = images.sizes(image_index[chosen])
     known = ~np.isnan(sizes).any(1)
-    return box_format(boxes[chosen[known]], sizes[known])
+    found = box_format(boxes[chosen[known]], sizes[known])
+    if found == "xywh":
+        return table
+    notes.append(f"boxes of {where} are {FORMATS[found]}; they were turned into x, y, width, height in px")
+    sizes = images.sizes(image_index) if found.startswith("relative") else np.ones((len(table), 2))
+    turned = np.column_stack([table[:, 0], to_xywh(boxes, sizes, found), table[:, 5]])
+    known = ~np.isnan(sizes).any(1)
+    if not known.all():
+        notes.append(f"left out of {where}: {(~known).sum()} boxes of images whose size cannot be read")
+    return turned[known]
 
 
 def _hint(

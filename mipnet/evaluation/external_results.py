@@ -68,15 +68,15 @@ def read_results(
         if problem := _problem(pose, file):
             raise DataError(f"{uri}: result {number} {problem}", FORMAT_HELP)
     of_people, notes = _of_people(found, file, uri)
-    ids = file.images().ids.tolist()
+    ids = sorted(file.coco.imgs)
     results = []
     foreign = Findings()
     for number, (pose, index) in enumerate(zip(found, file.matcher.match(found, uri, "result"), strict=True)):
         if index is None:
             if not pose.get("file_name"):
-                image = f"{pose['image_id']!r:.50}"
-                what = f"is of image {image}, which {file.path} does not have, or not only once"
-                raise DataError(f"{uri}: result {number} {what}", FORMAT_HELP)
+                image = f"{pose.get('image_id')!r:.50}"
+                what = f"result {number} is of image {image}, which {file.path} does not have"
+                raise DataError(f"{uri}: {what}", FORMAT_HELP)
             foreign.add(f"result of an image that {file.path} does not list", pose["file_name"])
             continue
         category = file.category_id if of_people(pose) else pose["category_id"]

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from mipnet.data.annotation_reading import read_images
-from mipnet.data.categories import choose_category, joint_names, joint_order
+from mipnet.data.categories import Category, choose_category, joint_names, joint_order
 from mipnet.data.coco import Boxes, ImageIndex, read_json, read_uri
 from mipnet.data.detections import DetectionImages
 from mipnet.data.image_headers import read_header
 from mipnet.data.image_matching import ImageMatcher, number_in_name
 from mipnet.data.json_values import IdMap, id_key, whole_number
 from mipnet.data.validation import Findings
-from mipnet.errors import DataError
+from mipnet.errors import DataError, first_few
 from mipnet.skeletons import Skeleton
 from mipnet.storage import Folder, split_uri
 
@@ -84,7 +84,7 @@ class Pictures:
             self.index,
             matcher,
             lambda given: id_key(given) in category.ids,
-            category.own,
+            category.entry["id"],
             self._sizes,
             judged=BOXES_TO_JUDGE,
         )
@@ -100,14 +100,6 @@ class Pictures:
         except OSError:
             header = None  # a picture that cannot be read is counted where it is decoded
         return header.displayed if header else (np.nan, np.nan)
-
-
-@dataclass(frozen=True)
-class Category:
-    """The persons' category: its id as it is written, and the keys of all ids that mean a person."""
-
-    own: Any
-    ids: frozenset[int | str]
 
 
 def read_list(source: str) -> dict[str, Any]:
@@ -139,17 +131,14 @@ def person_category(content: Mapping[str, Any], source: str, wanted: str, skelet
     if not isinstance(categories, list) or not categories:
         number = whole_number(wanted)
         own = 1 if number is None else number
-        return Category(own, frozenset([own]))
+        return Category({"id": own}, frozenset([own]), {}, ())
     annotations = content.get("annotations")
     entries = [c for c in categories if isinstance(c, dict)]
     fitting = [c for c in entries if joint_names(c) and not joint_order(joint_names(c), skeleton)[1]]
     # Without names of joints the category is chosen by its own name.
     plain = [{k: v for k, v in c.items() if k != "keypoints"} for c in entries]
     people = annotations if isinstance(annotations, list) else []
-    chosen = choose_category(
-        {"categories": fitting or plain, "annotations": people}, skeleton, source, wanted
-    )
-    return Category(chosen.entry["id"], chosen.ids)
+    return choose_category({"categories": fitting or plain, "annotations": people}, skeleton, source, wanted)
 
 
 def pictures_of_list(
@@ -179,6 +168,10 @@ def pictures_of_list(
             missing.add("image that is not among the pictures", image["file_name"])
         else:
             pairs.append((image, i))
+    if not pairs:
+        examples = first_few([image["file_name"] for image in images])
+        what = f"{source} lists {len(images)} images and none of the pictures ({examples})"
+        raise DataError(what, "give the folder in which they lie")
     missing.check(len(images), max_bad_share, source, "give the folder in which they lie")
     listed = Findings()
     if united:

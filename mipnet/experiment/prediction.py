@@ -8,6 +8,7 @@ from typing import Any
 
 from mipnet.config import Config, to_yaml
 from mipnet.console import say
+from mipnet.data.categories import Category
 from mipnet.data.coco import Boxes
 from mipnet.data.crops import read_image
 from mipnet.data.detections import detection_boxes, detection_list
@@ -16,7 +17,7 @@ from mipnet.data.shards import byte_ranges
 from mipnet.data.validation import check_readable
 from mipnet.errors import UserError, first_few
 from mipnet.experiment.datasets import CorruptImageLog
-from mipnet.experiment.picture_list import Category, Pictures, relative_names
+from mipnet.experiment.picture_list import Pictures, relative_names
 from mipnet.experiment.progress import Progress
 from mipnet.inference import output_shards
 from mipnet.skeletons import Skeleton
@@ -194,10 +195,10 @@ def predict_pictures(
 def draw_overlays(out: Folder, pictures: Pictures, count: int, joints: Skeleton) -> None:
     """Draw the poses of the first ``count`` pictures, those left out that cannot be decoded."""
     rows = from_parquet(out.read("results.parquet")).slice(0, count).to_pylist()
-    for uri, row in zip(pictures.uris, rows, strict=False):
+    for uri, image_id, row in zip(pictures.uris, pictures.ids, rows, strict=False):
         image = read_image(uri) if row["readable"] else None
         if image is None:
             continue
         drawn = draw_poses(image, row["poses"], joints)
         stem = PurePosixPath(row["file_name"].replace("#", "_")).stem
-        out.write(f"overlays/{row['image_id']}_{stem}.jpg", encode_jpeg(drawn), durable=False)
+        out.write(f"overlays/{image_id}_{stem}.jpg", encode_jpeg(drawn), durable=False)

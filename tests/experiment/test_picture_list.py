@@ -210,7 +210,7 @@ def test_a_list_whose_pictures_are_missing_or_guesswork_is_refused(tmp_path: Pat
 
 def test_persons_are_those_of_the_list(tmp_path: Path) -> None:
     def category(*entries: Any, wanted: str = "") -> Any:
-        return person_category({"categories": list(entries)}, "l.json", wanted, COCO17).own
+        return person_category({"categories": list(entries)}, "l.json", wanted, COCO17).entry["id"]
 
     climber = {"id": "7", "name": "climber", "keypoints": list(COCO17.joints)}
     rock, person = {"id": 1, "name": "rock"}, {"id": 3, "name": "person", "keypoints": ["nose"]}
@@ -218,5 +218,5 @@ def test_persons_are_those_of_the_list(tmp_path: Path) -> None:
     assert category(rock, person) == 3  # of another skeleton, but the ids are the file's
     assert category(rock, person, wanted="rock") == 1
     assert category() == 1
-    assert person_category({}, "", "5", COCO17).own == 5
-    assert person_category({}, "", "climber", COCO17).own == 1
+    assert person_category({}, "", "5", COCO17).entry["id"] == 5
+    assert person_category({}, "", "climber", COCO17).entry["id"] == 1
