@@ -373,14 +373,24 @@ MESSAGES: dict[str, tuple[Break, str, str]] = {
     ),
     "boxes missing": (nothing, PREDICT + "--boxes {0}/b.json", r"{0}/b.json does not exist; check --boxes"),
     "boxes that are none": (
-        write("b.json", '[{"image_id": 0, "bbox": [5, 5, -1, 9]}]'),
+        both(good_model, write("b.json", '[{"image_id": 0, "bbox": [5, 5, -1, 9]}]')),
         PREDICT + "--boxes {0}/b.json",
-        r"{0}/b.json: detection 0 is not a usable box; give detections as \[{{image_id or file_name, bbox",
+        r"{0}/b.json: 1 of 1 samples are unusable \(1 x box that is not usable: number 0\); give dete",
     ),
     "boxes of other pictures": (
-        write("b.json", '[{"image_id": 77, "bbox": [5, 5, 9, 9]}]'),
+        both(good_model, write("b.json", '[{"image_id": 77, "bbox": [5, 5, 9, 9]}]')),
         PREDICT + "--boxes {0}/b.json",
-        r"{0}/b.json has no box for these 12 images; check image_id or file_name",
+        r"{0}/b.json has no box to predict in: of 1 boxes .* and 1 are of other images; give each box a ",
+    ),
+    "list of pictures missing": (
+        nothing,
+        PREDICT + "--images-json {0}/l.json",
+        r"{0}/l.json does not exist; check --images-json",
+    ),
+    "list of other pictures": (
+        both(good_model, write("l.json", '{"images": [{"id": 1, "file_name": "x.jpg"}]}')),
+        PREDICT + "--images-json {0}/l.json",
+        r"{0}/l.json lists 1 images and none of the pictures \(x.jpg\); give the folder in which they lie",
     ),
 }
 

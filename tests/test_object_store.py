@@ -77,7 +77,7 @@ def test_data_sets_tables_and_results_live_there(
     assert [read_uri(uri) for uri in rows.uris] == [b"one", b"two", b"three"]
     found_there = find_pictures([plain.path("train")])
     assert sorted(found_there.ids) == list(range(12))  # by their names, which no parameter blurs
-    assert found_there.names[0] == f"s3://{BUCKET}/plain/train/0.jpg"
+    assert found_there.names[0] == "0.jpg"
 
     checked = ["data", "check", "--data", plain.uri, "--data.val", "train", "--data.evaluate", "train"]
     assert main([*checked, "--data.boxes", "gt"]) == 0

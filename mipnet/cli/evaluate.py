@@ -46,10 +46,10 @@ def run(options: Options, call: Call) -> int:
 
     if not options.model:
         config = from_dict(call.settings, replace(call.base, data=dataset(options.dataset or "coco")))
-        result_rows, text = evaluation.tables_of_others(config, options.results)
-        say(text)
+        others = evaluation.tables_of_others(config, options.results)
+        say(others.text)
         if out:
-            evaluation.write_entries(out, result_rows, text)
+            evaluation.write_entries(out, others.result_rows, others.files, others.text)
             say(f"\nresults: {options.out}")
         return 0
     storage = writable_storage(options.storage)
@@ -62,6 +62,6 @@ def run(options: Options, call: Call) -> int:
     say(found.text)
     text = found.text + (evaluation.report_robustness(found, config, out) if options.robustness else "")
     if out:
-        evaluation.write_results(out, config, found.result_rows, text)
+        evaluation.write_results(out, config, found.result_rows, found.files, text)
         say(f"\nresults: {options.out}")
     return 0

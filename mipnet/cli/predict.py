@@ -8,10 +8,18 @@ from mipnet.cli.shared_options import MODEL_HELP, STORAGE_HELP, VERBOSE_HELP, Ca
 from mipnet.config import from_dict
 from mipnet.config.flags import option
 from mipnet.console import say
+from mipnet.errors import first_few
 from mipnet.experiment.arguments import checked_model, writable_folder, writable_storage
 
 ABOUT = "Find the poses of people."
-SECTIONS = ("evaluation", "resources", "data.max_bad_share")
+SECTIONS = (
+    "evaluation",
+    "resources",
+    "data.category",
+    "data.box_score_threshold",
+    "data.box_nms",
+    "data.max_bad_share",
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,8 @@ class Options:
         (), "pictures, folders of pictures, or Parquet tables of them; paths or URIs", positional=True
     )
     model: str = option("models:/mipnet@candidate", MODEL_HELP)
-    boxes: str = option("", "COCO detections JSON [{image_id or file_name, bbox, score}]; else whole images")
+    images_json: str = option("", "COCO JSON that lists which of the pictures to take, and their ids")
+    boxes: str = option("", "COCO detections JSON [{file_name or image_id, bbox, score}]; else whole images")
     out: str = option("predictions", "folder for results.json, results.parquet and overlays")
     overlays: int = option(500, "draw the poses of the first so many pictures")
     storage: str = option("", STORAGE_HELP)
@@ -32,18 +41,35 @@ class Options:
 def run(options: Options, call: Call) -> int:
     """Predict, write the results and draw overlays; the same command goes on after an interruption."""
     from mipnet.experiment import prediction
+    from mipnet.experiment.picture_list import person_category, pictures_of_list, read_list
 
+    source = options.images_json
     pictures = prediction.find_pictures(options.images)
-    named = options.boxes
-    boxes = prediction.read_boxes(named, pictures) if named else prediction.whole_pictures(pictures)
+    listed = read_list(source) if source else {}
+    detections = prediction.read_boxes(options.boxes) if options.boxes else []
     storage = writable_storage(options.storage)
     out = writable_folder(options.out)
     model, trained = checked_model(options.model, storage)
     config = from_dict(call.settings, trained)
-    if not options.boxes:
+    if source:
+        pictures, notes = pictures_of_list(pictures, listed, source, config.data.max_bad_share)
+        for note in notes:
+            say(f"left out: {note}")
+    category = person_category(listed, source, config.data.category, config.data.joints)
+    if options.boxes:
+        boxes = prediction.boxes_in(pictures, detections, options.boxes, category, config)
+    else:
+        boxes = pictures.whole()
         say("no --boxes: each whole image is taken as one box")
-    poses, images = prediction.predict_pictures(pictures, boxes, model, config, out, verbose=options.verbose)
+    poses, images = prediction.predict_pictures(
+        pictures, boxes, model, config, out, category_id=category.entry["id"], verbose=options.verbose
+    )
     say(f"{poses} poses of {images} images: {out.path('results.json')}, results.parquet")
+    if unnumbered := pictures.unnumbered:
+        say(
+            f"image_id of {len(unnumbered)} images is a number without meaning ({first_few(unnumbered)}): "
+            "go by file_name, or give ids with --images-json"
+        )
     if options.overlays:
         prediction.draw_overlays(out, pictures, options.overlays, config.data.joints)
         say(f"overlays: {out.path('overlays')}")

@@ -98,16 +98,19 @@ def parse(
 
 def _add_sections(parser: argparse.ArgumentParser, sections: Sequence[str], defaults: Config) -> None:
     short = {name: flag for flag, name in SHORT_FLAGS.items()}
+    groups: dict[str, Any] = {}
     for section, _, only in (section.partition(".") for section in sections):
         config = getattr(defaults, section)
         hints = get_type_hints(type(config))
-        group = parser.add_argument_group(section, (type(config).__doc__ or "").splitlines()[0])
+        if section not in groups:
+            title = (type(config).__doc__ or "").splitlines()[0]
+            groups[section] = parser.add_argument_group(section, title)
         for field in dataclasses.fields(config):
             if only not in ("", field.name):
                 continue
             name = f"{section}.{field.name}"
             flags = [_flag(name), *([f"--{short[name]}"] if name in short else [])]
-            _add(group, field, hints[field.name], flags, name, getattr(config, field.name))
+            _add(groups[section], field, hints[field.name], flags, name, getattr(config, field.name))
 
 
 def _add(parser: Any, field: Any, hint: Any, flags: list[str], dest: str, default: Any) -> None:

@@ -85,7 +85,7 @@ def read_annotations(content: dict[str, Any], skeleton: Skeleton, where: str, ru
         DataError: an image that cannot be told from others, or no category that fits.
     """
     category = choose_category(content, skeleton, where, rules.category)
-    images, image_ids, united = _images(content["images"], where)
+    images, image_ids, united = read_images(content["images"], where)
     kept = [c for c in content["categories"] if id_key(c["id"]) not in category.ids]
     number_of = whole_number(category.entry["id"])
     entry = {**category.entry, "id": 1 if number_of is None else number_of}
@@ -139,7 +139,7 @@ def place_annotations(reading: Reading, rules: Rules) -> None:
     reading.content["annotations"] = kept
 
 
-def _images(entries: list[Any], where: str) -> tuple[list[dict[str, Any]], IdMap, list[str]]:
+def read_images(entries: list[Any], where: str) -> tuple[list[dict[str, Any]], IdMap, list[str]]:
     """The images, each once; the map of their ids; names of those that were listed again."""
     hint = "give each image a number as id, file_name, width and height"
     for place, entry in enumerate(entries):

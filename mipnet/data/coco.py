@@ -10,7 +10,7 @@ import functools
 import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 from mipnet.data.annotation_reading import Rules, labelled_count, place_annotations, read_annotations
 from mipnet.data.geometry import clip_box
 from mipnet.data.image_headers import ImageHeader, Read, header_of
+from mipnet.data.image_matching import ImageMatcher
 from mipnet.data.image_names import match_names
 from mipnet.data.image_sizes import resolve_sizes
 from mipnet.data.json_values import id_key
@@ -179,6 +180,7 @@ class CocoKeypointFile:
         orientations: the frames that labels are in.
         person_category_ids: keys (``id_key``) of the category ids that mean a person.
         image_ids: every spelling of an image id -> the id in ``annotations``.
+        own_category_id: of the people, as it is written in the file.
         coco: pycocotools' index over ``annotations``.
 
     Args:
@@ -216,7 +218,7 @@ class CocoKeypointFile:
         place_annotations(reading, rules)
         self.annotations, self.image_ids = reading.content, reading.image_ids
         self.invalid_annotations, self.person_category_ids = reading.left_out, reading.category.ids
-        self.oddities = reading.odd
+        self.oddities, self.own_category_id = reading.odd, reading.category.entry["id"]
         self.fixes = [f"{self.path}: {line}" for line in (*reading.notes, *reading.mended.lines())]
         for line in self.fixes:
             logger.info("corrected: %s", line)
@@ -250,6 +252,25 @@ class CocoKeypointFile:
     def is_person(self, category_id: Any) -> bool:
         """Whether a category id of another file, in any spelling, means a person of this one."""
         return id_key(category_id) in self.person_category_ids
+
+    @functools.cached_property
+    def matcher(self) -> ImageMatcher:
+        """Finds the image entries, in the order of ``images``, by what other files call them."""
+        ids = sorted(self.coco.imgs)
+        names = [self.coco.imgs[i]["file_name"] for i in ids]
+        return ImageMatcher(names, [self.image_ids.own(i) for i in ids])
+
+    def own_results(self, results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Results with ids as they are written in the file, which other tools look for, and file names."""
+        return [
+            {
+                **result,
+                "image_id": self.image_ids.own(result["image_id"]),
+                "category_id": self.own_category_id,
+                "file_name": self.coco.imgs[result["image_id"]]["file_name"],
+            }
+            for result in results
+        ]
 
     def images(self) -> ImageIndex:
         """All image entries of the file, sorted by id; several entries may have one file."""

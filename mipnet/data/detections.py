@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mipnet.data.box_formats import FORMATS, box_format, to_xywh
 from mipnet.data.box_ops import box_nms
-from mipnet.data.coco import Boxes, CocoKeypointFile, read_json
+from mipnet.data.coco import Boxes, CocoKeypointFile, ImageIndex, read_json
+from mipnet.data.image_matching import ImageMatcher
 from mipnet.data.json_values import number, numbers
 from mipnet.data.validation import Findings
 from mipnet.errors import DataError
 from mipnet.storage import Folder
 
-BOX_FORMAT_HINT = "give detections as [{image_id, category_id, bbox: [x, y, w, h], score}]"
+BOX_FORMAT_HINT = "give detections as [{file_name or image_id, category_id, bbox: [x, y, w, h], score}]"
 BOXES_OPTION_HINT = "give --data.boxes gt, NAME for ROOT/boxes/NAME_SPLIT.json, or NAME=FILE"
+
+
+@dataclass(frozen=True)
+class DetectionImages:
+    """The images that detections are of.
+
+    Attributes:
+        index: I images.
+        matcher: finds them.
+        is_person: whether a category id means a person.
+        category: the persons' category id, for messages.
+        sizes: (n,) int64 indices of images -> (n, 2) width and height in px, nan where it is not known.
+        source: of the images, if every box has to be of one of them; else boxes of others are left out.
+        judged: the format of the boxes is judged by so many boxes; by default by all.
+    """
+
+    index: ImageIndex
+    matcher: ImageMatcher
+    is_person: Callable[[Any], bool]
+    category: Any
+    sizes: Callable[[np.ndarray], np.ndarray]
+    source: str = ""
+    judged: int | None = None
 
 
 def read_detections(
@@ -41,58 +67,160 @@ def read_detections(
     Raises:
         DataError: the list is missing or broken, or refers to images that the annotations do not have.
     """
-    detections, where = read_json(root, name, BOXES_OPTION_HINT), root.path(name)
-    if not isinstance(detections, list):
-        raise DataError(f"{where} is not a list", BOX_FORMAT_HINT)
-    persons = {
-        place: d
-        for place, d in enumerate(detections)
-        if not isinstance(d, dict) or file.is_person(d.get("category_id", file.category_id))
-    }
-    rows, unusable = _rows(file, persons, min_score, where)
-    unusable.check(len(persons), max_bad_share, where, BOX_FORMAT_HINT)
-    notes = [f"left out of {where}: {line}" for line in unusable.lines()]
-    if not len(rows):
-        others, below = len(detections) - len(persons), len(persons) - unusable.total
-        notes.append(
-            f"{where} has no box to predict in: of {len(detections)} boxes {others} are not of persons "
-            f"(category {file.category_id}) and {below} are below the score threshold {min_score:g}"
-        )
     images = file.images()
     infos = [file.coco.imgs[i] for i in images.ids.tolist()]
     sizes = np.array([(info["width"], info["height"]) for info in infos], np.float64).reshape(-1, 2)
-    image_index, boxes = rows[:, 0].astype(np.int64), rows[:, 1:5]
-    found = box_format(boxes, sizes[image_index])
-    if found != "xywh":
-        boxes = to_xywh(boxes, sizes[image_index], found)
-        notes.append(
-            f"boxes of {where} are {FORMATS[found]}; they were turned into x, y, width, height in px"
-        )
-    kept = box_nms(image_index, boxes, rows[:, 5], max_iou)
-    zeros = np.zeros(len(image_index[kept]), np.int64)
-    return Boxes(images, image_index[kept], boxes[kept], rows[kept, 5], zeros, notes=tuple(notes))
+    of_file = DetectionImages(
+        images, file.matcher, file.is_person, file.category_id, lambda index: sizes[index], file.path
+    )
+    where = root.path(name)
+    return detection_boxes(
+        detection_list(root, name, BOXES_OPTION_HINT),
+        where,
+        of_file,
+        min_score=min_score,
+        max_iou=max_iou,
+        max_bad_share=max_bad_share,
+    )
 
 
-def _rows(
-    file: CocoKeypointFile, persons: Mapping[int, Any], min_score: float, where: str
-) -> tuple[np.ndarray, Findings]:
-    """Of detections by their place in the list: (B, 6) image index, the box's four numbers and score, sorted
-    by image; and what cannot be used."""
-    index = {image_id: i for i, image_id in enumerate(sorted(file.coco.imgs))}
+def detection_list(root: Folder, name: str, hint: str) -> list[Any]:
+    """The content of a file of detections.
+
+    Raises:
+        DataError: it is missing (what to do then is the hint) or no list.
+    """
+    detections = read_json(root, name, hint)
+    if not isinstance(detections, list):
+        raise DataError(f"{root.path(name)} is not a list", BOX_FORMAT_HINT)
+    return detections
+
+
+def detection_boxes(
+    detections: Sequence[Any],
+    where: str,
+    images: DetectionImages,
+    *,
+    min_score: float,
+    max_iou: float,
+    max_bad_share: float,
+) -> Boxes:
+    """The boxes of persons in images; other arguments as for ``read_detections``.
+
+    Args:
+        detections: of the file.
+        where: it lies, for messages.
+        images: that the boxes are of.
+
+    Raises:
+        DataError: too many boxes that cannot be used, or boxes whose images are guesswork, or of images that
+            there are not, where every box has to be of one of them; else if no box is of any of them.
+    """
+    persons = {
+        place: d if isinstance(d, dict) else {}
+        for place, d in enumerate(detections)
+        if not isinstance(d, dict) or "category_id" not in d or images.is_person(d["category_id"])
+    }
+    table, unusable, unscored = _read_boxes(persons)
+    unusable.check(len(persons), max_bad_share, where, BOX_FORMAT_HINT)
+    notes = [f"left out of {where}: {line}" for line in unusable.lines()]
+    scored = table[table[:, 5] >= min_score]
+    below = len(table) - len(scored)
+    table, foreign = _with_images(scored, detections, where, images)
+    counts = [
+        f"{len(detections) - len(persons)} are not of persons (category {images.category})",
+        f"{below} are below the score threshold {min_score:g}",
+        *([] if images.source else [f"{foreign} are of other images"]),
+    ]
+    counted = f"of {len(detections)} boxes {', '.join(counts[:-1])} and {counts[-1]}"
+    if not len(table):
+        note = f"{where} has no box to predict in: {counted}"
+        if not images.source:
+            raise DataError(note, _hint(detections, persons, below, foreign, images))
+        notes.append(note)
+    elif not images.source and len(table) < len(detections) - unusable.total:
+        notes.append(f"left out of {where}: {counted}")
+    if unscored:
+        notes.append(f"{where}: {unscored} boxes without a score, taken for 1")
+    table = _in_pixels(table, where, images, notes)
+    image_index, boxes, scores = table[:, 0].astype(np.int64), table[:, 1:5], table[:, 5]
+    kept = box_nms(image_index, boxes, scores, max_iou)
+    zeros = np.zeros(len(kept), np.int64)
+    return Boxes(images.index, image_index[kept], boxes[kept], scores[kept], zeros, notes=tuple(notes))
+
+
+def _read_boxes(entries: Mapping[int, Any]) -> tuple[np.ndarray, Findings, int]:
+    """Of detections by their place in the list: (B, 6) place, the box's four numbers and score; what cannot
+    be used; and how many state no score."""
     rows: list[tuple[float, ...]] = []
-    unusable = Findings()
-    for place, detection in persons.items():
-        entry = detection if isinstance(detection, dict) else {}
-        box, score = numbers(entry.get("bbox"), 4), number(entry.get("score"))
+    unusable, unscored = Findings(), 0
+    for place, entry in entries.items():
+        box, score = numbers(entry.get("bbox"), 4), number(entry.get("score", 1.0))
         if box is None or score is None or min(box[2:]) <= 0:
             unusable.add("box that is not usable", f"number {place}")
-        elif score >= min_score:
-            image_id = file.image_ids.get(entry.get("image_id"))
-            if image_id is None:
-                raise DataError(
-                    f"{where}: detection {place} names the unknown image {entry.get('image_id')!r:.50}",
-                    f"the boxes must be of the images in {file.path}",
-                )
-            rows.append((index[image_id], *box.tolist(), score))
-    rows.sort(key=lambda row: row[0])
-    return np.array(rows, np.float64).reshape(-1, 6), unusable
+            continue
+        unscored += "score" not in entry
+        rows.append((place, *box.tolist(), score))
+    return np.array(rows, np.float64).reshape(-1, 6), unusable, unscored
+
+
+def _with_images(
+    table: np.ndarray, detections: Sequence[Any], where: str, images: DetectionImages
+) -> tuple[np.ndarray, int]:
+    """The table with the image's index in place of the detection's, sorted by it; and how many detections
+    are of other images."""
+    places = table[:, 0].astype(np.int64).tolist()
+    found = images.matcher.match([detections[place] for place in places], where, "detection")
+    unknown = next((place for place, index in zip(places, found, strict=True) if index is None), None)
+    if images.source and unknown is not None:
+        entry = detections[unknown]
+        name = entry.get("file_name") or entry.get("image_id")
+        raise DataError(
+            f"{where}: detection {unknown} names the unknown image {name!r:.50}",
+            f"the boxes must be of the images in {images.source}",
+        )
+    table[:, 0] = [-1 if index is None else index for index in found]
+    kept = table[table[:, 0] >= 0]
+    return kept[np.argsort(kept[:, 0], kind="stable")], len(table) - len(kept)
+
+
+def _in_pixels(table: np.ndarray, where: str, images: DetectionImages, notes: list[str]) -> np.ndarray:
+    """A table (image's index, box, score) with boxes x, y, w, h in px; adds to the notes what was turned."""
+    image_index, boxes = table[:, 0].astype(np.int64), table[:, 1:5]
+    chosen = np.arange(len(table))
+    if images.judged is not None and len(table) > images.judged:
+        chosen = np.linspace(0, len(table) - 1, images.judged).astype(np.int64)
+    sizes = images.sizes(image_index[chosen])
+    known = ~np.isnan(sizes).any(1)
+    found = box_format(boxes[chosen[known]], sizes[known])
+    if found == "xywh":
+        return table
+    notes.append(f"boxes of {where} are {FORMATS[found]}; they were turned into x, y, width, height in px")
+    sizes = images.sizes(image_index) if found.startswith("relative") else np.ones((len(table), 2))
+    turned = np.column_stack([table[:, 0], to_xywh(boxes, sizes, found), table[:, 5]])
+    known = ~np.isnan(sizes).any(1)
+    if not known.all():
+        notes.append(f"left out of {where}: {(~known).sum()} boxes of images whose size cannot be read")
+    return turned[known]
+
+
+def _hint(
+    detections: Sequence[Any], persons: Mapping[int, Any], below: int, foreign: int, images: DetectionImages
+) -> str:
+    """What to do where no box is left."""
+    others = Counter(
+        str(d["category_id"])
+        for place, d in enumerate(detections)
+        if place not in persons and d["category_id"] is not None
+    )
+    if foreign:
+        if all(isinstance(entry.get("file_name"), str) for entry in persons.values()):
+            return f"name the images as here, e.g. {images.matcher.names[0]}"
+        if images.matcher.has_ids:
+            return "the ids must be those of --images-json; or give each box a file_name"
+        return "give each box a file_name, or the ids of the images with --images-json FILE"
+    if below:
+        return "lower --data.box-score-threshold"
+    if others:
+        return f"say which are persons with --data.category ID, e.g. {others.most_common(1)[0][0]}"
+    return "without --boxes each whole image is one box"

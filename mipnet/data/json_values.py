@@ -84,10 +84,12 @@ class IdMap:
 
     Attributes:
         invented: those that are not themselves, number -> id as it is written in the file.
+        written: those that are written otherwise (text, floats), number -> id as it is written in the file.
     """
 
     def __init__(self, values: Iterable[Any]) -> None:
         self.invented: dict[int, Any] = {}
+        self.written: dict[int, Any] = {}
         self._numbers: dict[int | str, int] = {}
         others: list[tuple[int | str, Any]] = []
         for value in values:
@@ -96,6 +98,8 @@ class IdMap:
                 continue
             if isinstance(key, int) and INT64.min <= key <= INT64.max:
                 self._numbers[key] = key
+                if not isinstance(value, int):
+                    self.written[key] = value
             else:
                 others.append((key, value))
         used = set(self._numbers.values())
@@ -106,8 +110,12 @@ class IdMap:
             while free in used:
                 free += 1
             self._numbers[key] = free
-            self.invented[free] = value
+            self.invented[free] = self.written[free] = value
             free += 1
+
+    def own(self, number: int) -> Any:
+        """An id as it is written in the file."""
+        return self.written.get(number, number)
 
     def get(self, value: Any) -> int | None:
         """The number of an id, None if there is none."""

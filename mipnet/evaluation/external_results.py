@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mipnet.config import Config
 from mipnet.data.coco import CocoKeypointFile, read_json
+from mipnet.data.json_values import id_key
+from mipnet.data.validation import Findings
 from mipnet.errors import DataError
 from mipnet.evaluation.protocols import evaluate_poses
 from mipnet.evaluation.result_rows import ResultRow
 from mipnet.storage import Folder, split_uri
 
-FORMAT_HELP = "give a JSON list of {image_id, category_id, keypoints: [x, y, score] · K, score}"
+FORMAT_HELP = "give a JSON list of {image_id or file_name, category_id, keypoints: [x, y, score] · K, score}"
 EXTERNAL_MODE = "results"  # in place of an instance mode
 
 
@@ -39,17 +40,22 @@ def external_result_rows(
                 hint = "give NAME=FILE, e.g. openpose=poses.json"
                 raise DataError(f"--results: {pair!r} names no file", hint)
             folder, file_name = split_uri(Folder.of(path.replace("{split}", split)).uri)
-            results = read_results(folder, file_name, file)
+            results, notes = read_results(folder, file_name, file)
             metrics = evaluate_poses(config.data, file.annotations, results)
-            result_rows.append(ResultRow(split, name, EXTERNAL_MODE, metrics, results))
+            result_rows.append(ResultRow(split, name, EXTERNAL_MODE, metrics, results, notes))
     return result_rows
 
 
-def read_results(folder: Folder, name: str, file: CocoKeypointFile) -> list[dict[str, Any]]:
+def read_results(
+    folder: Folder, name: str, file: CocoKeypointFile
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Read and check a file in COCO's results format.
 
-    ``image_id`` may also be the image's file name, with or without ending, and ``category_id`` may be absent,
-    because some tools write such files.
+    Images are found by ``file_name``, else by ``image_id`` (``ImageMatcher``), which may also be a file name
+    with or without ending; ``category_id`` may be absent, because some tools write such files.
+
+    Returns:
+        the results with the ids of ``file``; a line about each kind of thing that was left out or decided.
 
     Raises:
         DataError: the file is missing or broken, or of other images or another skeleton.
@@ -58,41 +64,60 @@ def read_results(folder: Folder, name: str, file: CocoKeypointFile) -> list[dict
     found = read_json(folder, name, "give --results NAME=FILE")
     if not isinstance(found, list):
         raise DataError(f"{uri} is not a list", FORMAT_HELP)
-    names = ids_by_name(file)
-    width = 3 * file.skeleton.num_joints
-    results = []
     for number, pose in enumerate(found):
-        problem, image_id = "", None
-        if isinstance(pose, dict):
-            given = pose.get("image_id")
-            image_id = names.get(given) if isinstance(given, str) else None
-            image_id = file.image_ids.get(given) if image_id is None else image_id
-        if not isinstance(pose, dict) or not {"image_id", "keypoints", "score"} <= pose.keys():
-            problem = "lacks image_id, keypoints or score"
-        elif image_id is None:
-            image = f"{pose['image_id']!r:.50}"
-            problem = f"is of image {image}, which {file.path} does not have, or not only once"
-        elif not is_finite_list(pose["keypoints"]) or not is_finite_list([pose["score"]]):
-            problem = "has keypoints or a score that are not numbers"
-        elif len(pose["keypoints"]) != width:
-            problem = f"has {len(pose['keypoints']) // 3} keypoints, {file.skeleton.name} {width // 3}"
-        if problem:
+        if problem := _problem(pose, file):
             raise DataError(f"{uri}: result {number} {problem}", FORMAT_HELP)
-        known = file.is_person(pose.get("category_id", file.category_id))
-        category = file.category_id if known else pose["category_id"]
-        results.append({**pose, "category_id": category, "image_id": image_id})
-    return results
+    of_people, notes = _of_people(found, file, uri)
+    ids = sorted(file.coco.imgs)
+    results = []
+    foreign = Findings()
+    for number, (pose, index) in enumerate(zip(found, file.matcher.match(found, uri, "result"), strict=True)):
+        if index is None:
+            if not pose.get("file_name"):
+                image = f"{pose.get('image_id')!r:.50}"
+                what = f"result {number} is of image {image}, which {file.path} does not have"
+                raise DataError(f"{uri}: {what}", FORMAT_HELP)
+            foreign.add(f"result of an image that {file.path} does not list", pose["file_name"])
+            continue
+        category = file.category_id if of_people(pose) else pose["category_id"]
+        results.append({**pose, "category_id": category, "image_id": ids[index]})
+    if foreign.total and not results:
+        example = file.matcher.names[0] if len(ids) else "none"
+        raise DataError(
+            f"{uri}: no result is of an image of {file.path} ({'; '.join(foreign.lines())})",
+            f"name the images as there, e.g. {example}; without file_name, image_id counts",
+        )
+    return results, (*notes, *(f"left out of {uri}: {line}" for line in foreign.lines()))
 
 
-def ids_by_name(file: CocoKeypointFile) -> dict[str, int]:
-    """Image id by file name, and by base name with and without ending where it is unique."""
-    short: dict[str, set[int]] = {}
-    for number, info in file.coco.imgs.items():
-        path = PurePosixPath(info["file_name"])
-        for name in (path.name, path.stem):
-            short.setdefault(name, set()).add(number)
-    ids = {name: min(owners) for name, owners in short.items() if len(owners) == 1}
-    return ids | {info["file_name"]: number for number, info in file.coco.imgs.items()}
+def _problem(pose: Any, file: CocoKeypointFile) -> str:
+    """Why a result cannot be used; "" if it can."""
+    if not isinstance(pose, dict) or not {"keypoints", "score"} <= pose.keys():
+        return "lacks image_id, keypoints or score"
+    if pose.get("image_id") is None and not isinstance(pose.get("file_name"), str):
+        return "lacks image_id, keypoints or score"
+    if not is_finite_list(pose["keypoints"]) or not is_finite_list([pose["score"]]):
+        return "has keypoints or a score that are not numbers"
+    if len(pose["keypoints"]) != 3 * file.skeleton.num_joints:
+        return f"has {len(pose['keypoints']) // 3} keypoints, {file.skeleton.name} {file.skeleton.num_joints}"
+    return ""
+
+
+def _of_people(
+    poses: Sequence[dict[str, Any]], file: CocoKeypointFile, uri: str
+) -> tuple[Callable[[dict[str, Any]], bool], list[str]]:
+    """Whether a result is of a person, and what was decided about that.
+
+    A category that all results have and the annotations do not know is the people's: the tool counts
+    otherwise.
+    """
+    given = {id_key(pose["category_id"]) for pose in poses if "category_id" in pose}
+    known = {id_key(category["id"]) for category in file.annotations["categories"]}
+    if len(given) == 1 and not given & (known | file.person_category_ids):
+        (other,) = given
+        line = f"{uri}: category {other} of all results was taken for people's, {file.category_id}"
+        return lambda pose: True, [line]
+    return lambda pose: "category_id" not in pose or file.is_person(pose["category_id"]), []
 
 
 def is_finite_list(values: Any) -> bool:

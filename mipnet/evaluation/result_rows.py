@@ -25,6 +25,7 @@ class ResultRow:
             method's.
         metrics: by the names of the protocol, 0 to 1; nan where the split has no such people.
         results: the poses in COCO's results format, with ``instance`` and ``box`` added.
+        notes: a line about each kind of thing that was left out or decided while reading another method's.
     """
 
     split: str
@@ -32,6 +33,7 @@ class ResultRow:
     instance_mode: str
     metrics: dict[str, float]
     results: list[dict[str, Any]]
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -72,6 +74,10 @@ def results_table(
         rows.append((split, "gt", "ceiling", percent(value, "-"), *[""] * (len(columns) - 1)))
     lines = aligned(rows, 3)
     lines.insert(1, "-" * max(map(len, lines)))
+    if notes := dict.fromkeys(
+        f"{row.split}/{row.source}: {note}" for row in result_rows for note in row.notes
+    ):
+        lines += ["", *notes]
     occlusion = occlusion_ap(data, flat_metrics(result_rows))
     if occlusion.metric:  # external results have no merged poses
         lines += ["", f"{occlusion.name}: {percent(occlusion.value, '-')}"]

@@ -55,7 +55,7 @@ def evaluate_phase(
     limits = ceilings(config, files)
     text = results_table(config.data, entries, limits)
     results = run.folder.join(RESULTS_FOLDER)
-    write_results(results, config, entries, text)
+    write_results(results, config, entries, files, text)
     metrics = flat_metrics(entries)
     log_results(run, tracker, metrics, text)
     pictures = example_pictures(run, files, entries)

@@ -21,12 +21,12 @@ from mipnet.storage import Folder
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate_model`` found.
+    """What ``evaluate_model`` or ``tables_of_others`` found.
 
     Attributes:
         result_rows: of the table, those of other methods last.
         text: the table, and what was left out of the data, mended in it, or is odd.
-        poses: of the model.
+        poses: of the model, if there is one.
         files: split -> annotations.
     """
 
@@ -67,14 +67,14 @@ def evaluate_model(
     return Evaluation(entries, text, poses, files)
 
 
-def tables_of_others(config: Config, results: Sequence[str]) -> tuple[list[ResultRow], str]:
+def tables_of_others(config: Config, results: Sequence[str]) -> Evaluation:
     """Rows and table of other methods' results, without a model and without Ray."""
     data = Folder.of(config.data.root)
     files = {split: open_split(config.data, data, split) for split in dict.fromkeys(config.data.evaluate)}
     for file in files.values():
         check_people(config, file)
     result_rows = external_result_rows(results, files, config)
-    return result_rows, results_table(config.data, result_rows) + data_notices(files)
+    return Evaluation(result_rows, results_table(config.data, result_rows) + data_notices(files), {}, files)
 
 
 def data_notices(files: Mapping[str, CocoKeypointFile]) -> str:
@@ -139,16 +139,25 @@ def ceilings(config: Config, files: Mapping[str, CocoKeypointFile]) -> dict[str,
     return {split: ceiling(file.annotations, config)["AP"] for split, file in files.items()}
 
 
-def write_results(folder: Folder, config: Config, entries: Sequence[ResultRow], text: str) -> None:
+def write_results(
+    folder: Folder,
+    config: Config,
+    entries: Sequence[ResultRow],
+    files: Mapping[str, CocoKeypointFile],
+    text: str,
+) -> None:
     """Write the configuration and what ``write_entries`` writes."""
     folder.write("config.yaml", to_yaml(config))
-    write_entries(folder, entries, text)
+    write_entries(folder, entries, files, text)
 
 
-def write_entries(folder: Folder, entries: Sequence[ResultRow], text: str) -> None:
+def write_entries(
+    folder: Folder, entries: Sequence[ResultRow], files: Mapping[str, CocoKeypointFile], text: str
+) -> None:
     """Write table.txt, a COCO results file for each line of the table, and metrics.json."""
     folder.write("table.txt", text + "\n")
     for entry in entries:
-        folder.write(f"coco/{entry.name.replace('/', '-')}.json", json.dumps(entry.results))
+        results = files[entry.split].own_results(entry.results)
+        folder.write(f"coco/{entry.name.replace('/', '-')}.json", json.dumps(results))
     metrics = json.dumps(flat_metrics(entries), indent=2)
     folder.write("metrics.json", metrics + "\n")  # last: it marks the folder as complete

@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from mipnet.config import Config, to_yaml
 from mipnet.console import say
-from mipnet.data.coco import Boxes, ImageIndex, read_json, read_uri
+from mipnet.data.categories import Category
+from mipnet.data.coco import Boxes, read_uri
 from mipnet.data.crops import read_image
+from mipnet.data.detections import detection_boxes, detection_list
 from mipnet.data.image_names import PICTURE_SUFFIXES, pictures_among
-from mipnet.data.ochuman import ids_from_names
 from mipnet.data.orientation import LOOKED_AT, label_frames
 from mipnet.data.parquet import from_parquet, row_names, row_uris
+from mipnet.data.shards import byte_ranges
 from mipnet.data.validation import Findings, check_readable
-from mipnet.errors import DataError, UserError
+from mipnet.errors import UserError, first_few
 from mipnet.experiment.datasets import CorruptImageLog
+from mipnet.experiment.picture_list import Pictures, relative_names
 from mipnet.experiment.progress import Progress
 from mipnet.inference import output_shards
 from mipnet.skeletons import Skeleton
-from mipnet.storage import Folder, is_text, legible, split_uri
+from mipnet.storage import BYTE_RANGE, Folder, is_text, legible, split_uri
 from mipnet.visualization.overlays import draw_poses, encode_jpeg
 
-BOXES_HINT = "give detections as [{image_id or file_name, bbox: [x, y, w, h], score}]"
 PREFLIGHT_READ_LIMIT = 32
 """So many pictures are decoded once more than needed rather than starting a cluster in vain."""
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The pictures to predict: of each its URI, its name in the output, and its COCO id."""
-
-    uris: list[str]
-    names: list[str]
-    ids: list[int]
 
 
 def find_pictures(paths: Sequence[str]) -> Pictures:
@@ -50,34 +39,46 @@ def find_pictures(paths: Sequence[str]) -> Pictures:
     """
     if not paths:
         raise UserError("no images", "e.g. mipnet predict photo.jpg, or a folder of pictures")
-    found: dict[str, str] = {}  # URI -> name
+    found: dict[str, tuple[str, str]] = {}  # URI -> what was given, name in there
     for path in paths:
         folder = Folder.of(path)
         if not is_text(folder.uri):
             raise UserError(f"the name {legible(path)} is not UTF-8", "rename it")
         parent, name = split_uri(folder.uri)
+        pictures: dict[str, tuple[str, str]] = {}
         if name.lower().endswith(".parquet") and parent.exists(name):
-            uris = row_uris(folder.uri)
-            found |= dict(zip(uris, row_names(folder.uri) or uris, strict=True))
+            pictures = rows_of_table(folder.uri)
         elif not folder.exists():
             raise UserError(f"{path} does not exist", "give pictures, or folders of pictures")
         elif folder.is_local and folder.local_path.is_file():
-            found[str(folder.local_path.resolve())] = str(folder.local_path.resolve())
+            pictures = {str(folder.local_path.resolve()): (parent.uri, PurePosixPath(path).name)}
         elif name.lower().endswith(PICTURE_SUFFIXES):
-            found[folder.uri] = folder.uri
+            pictures = {folder.uri: (parent.uri, name)}
         else:
-            names, left_out = pictures_among(folder.files())
-            for line in left_out.lines():
-                say(f"left out: {line}")
-            if not names:
-                raise UserError(f"{path} holds no pictures", f"they end in {', '.join(PICTURE_SUFFIXES)}")
             if folder.is_local:
                 folder = Folder(str(folder.local_path.resolve()))
-            found |= {folder.path(name): folder.path(name) for name in names}
+            names = byte_ranges(folder)
+            if not names:
+                listed, left_out = pictures_among(folder.files())
+                names = {name: name for name in listed}
+                for line in left_out.lines():
+                    say(f"left out: {line}")
+            if not names:
+                raise UserError(f"{path} holds no pictures", f"they end in {', '.join(PICTURE_SUFFIXES)}")
+            pictures = {folder.path(place): (folder.uri, name) for name, place in names.items()}
+        found = pictures | found
     uris = sorted(found, key=uri_order)
-    names = [plain_uri(found[uri]) for uri in uris]
-    # 000000000139.jpg of COCO has the id 139.
-    return Pictures(uris, names, ids_from_names([PurePosixPath(name).stem for name in names]))
+    return Pictures(uris, relative_names([(plain_uri(found[uri][0]), found[uri][1]) for uri in uris]))
+
+
+def rows_of_table(uri: str) -> dict[str, tuple[str, str]]:
+    """The pictures of a Parquet table: URI -> what was given, name in there; by its rows' numbers where
+    names are missing or not distinct."""
+    uris, names = row_uris(uri), row_names(uri)
+    if names is None or len({*names}) < len(names):
+        parent, table = split_uri(plain_uri(uri))
+        return {row: (parent.uri, f"{table}#row={number}") for number, row in enumerate(uris)}
+    return {row: (uri, name) for row, name in zip(uris, names, strict=True)}
 
 
 def check_if_few(pictures: Pictures, max_bad_share: float) -> None:
@@ -88,8 +89,7 @@ def check_if_few(pictures: Pictures, max_bad_share: float) -> None:
     """
     if len(pictures.uris) > PREFLIGHT_READ_LIMIT:
         return
-    named = zip(pictures.uris, pictures.names, strict=True)
-    unreadable = [name for uri, name in named if read_image(uri) is None]
+    unreadable = [plain_uri(uri) for uri in pictures.uris if read_image(uri) is None]
     check_readable(unreadable, len(pictures.uris), max_bad_share)
 
 
@@ -111,83 +111,62 @@ def plain_uri(uri: str) -> str:
 
 
 def uri_order(uri: str) -> tuple[str, int]:
-    """Sort key: files by name, rows of a table by number."""
+    """Sort key: files by name, rows of a table and what is packed in a shard by number."""
+    if found := BYTE_RANGE.search(uri):
+        return uri[: found.start(1)], int(found[2])
     table, _, row = uri.rpartition("#row=")
     return (table, int(row)) if row.isdecimal() and table else (uri, 0)
 
 
-def images_of(pictures: Pictures) -> ImageIndex:
-    return ImageIndex(np.array(pictures.uris), np.array(pictures.ids, np.int64))
-
-
-def whole_pictures(pictures: Pictures) -> Boxes:
-    """One box for each picture: nan, which the task that decodes it replaces by the whole picture."""
-    n = len(pictures.uris)
-    images, whole = images_of(pictures), np.full((n, 4), np.nan)
-    return Boxes(images, np.arange(n), whole, np.ones(n), np.zeros(n, np.int64))
-
-
-def read_boxes(path: str, pictures: Pictures) -> Boxes:
-    """Detections for the pictures, by image_id or file_name.
+def read_boxes(path: str) -> list[Any]:
+    """The content of the file of ``--boxes``.
 
     Raises:
-        DataError: the file is broken, none of its boxes belongs to a picture, or one may belong to several.
+        DataError: it is missing or no list.
     """
-    folder, name = split_uri(Folder.of(path).uri)
-    detections = read_json(folder, name, "check --boxes")
-    if not isinstance(detections, list):
-        raise DataError(f"{path} is not a list", BOXES_HINT)
-    index, ambiguous = picture_index(pictures)
-    rows = []
-    for number, detection in enumerate(detections):
-        try:
-            key, *box = read_detection(detection)
-            i = index.get(key)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise DataError(f"{path}: detection {number} is not a usable box", BOXES_HINT) from None
-        if key in ambiguous:
-            raise DataError(
-                f"{path}: detection {number} is of {key!r:.50}, as several images are called",
-                "give it a whole path as file_name, or an image_id",
-            )
-        if i is not None:
-            rows.append((i, *box))
-    if not rows:
-        what = f"{path} has no box for these {len(pictures.uris)} images"
-        raise DataError(what, "check image_id or file_name")
-    if len(rows) < len(detections):
-        say(f"left out: {len(detections) - len(rows)} of {len(detections)} boxes, which are of other images")
-    table = np.array(sorted(rows))
-    image = table[:, 0].astype(np.int64)
-    return Boxes(images_of(pictures), image, table[:, 1:5], table[:, 5], np.zeros_like(image))
+    return detection_list(*split_uri(Folder.of(path).uri), "check --boxes")
 
 
-def picture_index(pictures: Pictures) -> tuple[dict[Any, int], set[str]]:
-    """Each id, whole name and short name -> number of its picture; and the names of several pictures."""
-    short = [PurePosixPath(name).name for name in pictures.names]
-    index: dict[Any, int] = {image_id: i for i, image_id in enumerate(pictures.ids)}
-    for names in (short, pictures.names):  # whole names win over short ones
-        index |= {name: i for i, name in enumerate(names)}
-    ambiguous = {name for name, count in Counter(pictures.names).items() if count > 1}
-    ambiguous |= {name for name, count in Counter(short).items() if count > 1} - set(pictures.names)
-    return index, ambiguous
+def boxes_in(
+    pictures: Pictures, detections: Sequence[Any], path: str, category: Category, config: Config
+) -> Boxes:
+    """The detections of persons in the pictures, see ``detection_boxes``; says what is left out.
 
-
-def read_detection(detection: Any) -> tuple[Any, float, float, float, float, float]:
-    """(image_id or file_name, x, y, width, height, score) of an entry of the file.
+    Args:
+        pictures: to predict.
+        detections: content of the file.
+        path: of the file, for messages.
+        category: of persons.
+        config: score threshold, NMS threshold and the share of boxes that may be unusable.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: it is not a usable box.
+        DataError: none of the boxes can be used, or the picture of one is guesswork.
     """
-    key = detection["file_name"] if "file_name" in detection else detection["image_id"]
-    x, y, w, h, score = *map(float, detection["bbox"]), float(detection.get("score", 1.0))
-    if not (w > 0 and h > 0 and np.isfinite([x, y, w, h, score]).all()):
-        raise ValueError("a box needs finite values and a positive size")
-    return key, x, y, w, h, score
+    boxes = detection_boxes(
+        detections,
+        path,
+        pictures.for_detections(category),
+        min_score=config.data.box_score_threshold,
+        max_iou=config.data.box_nms,
+        max_bad_share=config.data.max_bad_share,
+    )
+    for note in boxes.notes:
+        say(f"warning: {note}")
+    without = sorted({*range(len(pictures.uris))} - {*boxes.image_index.tolist()})
+    if without:
+        say(f"without a box: {len(without)} images ({first_few([pictures.names[i] for i in without])})")
+    return boxes
 
 
 def predict_pictures(
-    pictures: Pictures, boxes: Boxes, model: Folder, config: Config, out: Folder, *, verbose: bool = False
+    pictures: Pictures,
+    boxes: Boxes,
+    model: Folder,
+    config: Config,
+    out: Folder,
+    *,
+    category_id: Any = 1,
+    verbose: bool = False,
 ) -> tuple[int, int]:
     """Predict the poses in the boxes and write results and configuration to ``out``.
 
@@ -198,6 +177,7 @@ def predict_pictures(
         model: its folder.
         config: of the model, with the settings of the evaluation and the resources.
         out: for results and intermediate files.
+        category_id: of the results.
         verbose: show Ray's own messages.
 
     Returns:
@@ -212,7 +192,8 @@ def predict_pictures(
 
     check_if_few(pictures, config.data.max_bad_share)
     say_what_is_turned(pictures)
-    digest = output_shards.predictions_digest(boxes, model.read("weights.safetensors"), config)
+    weights = model.read("weights.safetensors")
+    digest = output_shards.predictions_digest(boxes, weights, config, pictures.names)
     shards = output_shards.OutputShards.open(out, digest, len(pictures.uris))
     if shards.resumed:
         say(f"going on: {shards.resumed} of {shards.images} images are done")
@@ -227,16 +208,16 @@ def predict_pictures(
                 )
     CorruptImageLog()(corrupt)
     out.write("config.yaml", to_yaml(config))
-    return output_shards.write_predictions(shards, out)
+    return output_shards.write_predictions(shards, out, pictures.own_id, category_id)
 
 
 def draw_overlays(out: Folder, pictures: Pictures, count: int, joints: Skeleton) -> None:
     """Draw the poses of the first ``count`` pictures, those left out that cannot be decoded."""
     rows = from_parquet(out.read("results.parquet")).slice(0, count).to_pylist()
-    for uri, row in zip(pictures.uris, rows, strict=False):
+    for uri, image_id, row in zip(pictures.uris, pictures.ids, rows, strict=False):
         image = read_image(uri) if row["readable"] else None
         if image is None:
             continue
         drawn = draw_poses(image, row["poses"], joints)
         stem = PurePosixPath(row["file_name"].replace("#", "_")).stem
-        out.write(f"overlays/{row['image_id']}_{stem}.jpg", encode_jpeg(drawn), durable=False)
+        out.write(f"overlays/{image_id}_{stem}.jpg", encode_jpeg(drawn), durable=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,14 +94,15 @@ class OutputShards:
         return from_parquet(self.folder.read(self.file_name(number)), columns)
 
 
-def predictions_digest(boxes: Boxes, model: bytes, config: Config) -> str:
-    """SHA-256 of all inputs of a prediction but the pixels: settings, weights, image URIs and boxes."""
+def predictions_digest(boxes: Boxes, model: bytes, config: Config, names: Sequence[str] = ()) -> str:
+    """SHA-256 of all inputs of a prediction but the pixels: settings, weights, boxes, and the images' URIs
+    and names in the output."""
     settings = to_dict(config)
     settings = {key: settings[key] for key in ("model", "input", "data")}
     settings["evaluation"] = repr(config.evaluation)
     del settings["data"]["max_bad_share"]  # raising it continues a prediction that stopped at it
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update("\n".join(map(str, boxes.images.uris)).encode() + model)
+    digest.update("\n".join([*map(str, boxes.images.uris), *names]).encode() + model)
     for table in (boxes.images.ids, boxes.image_index, boxes.boxes, boxes.scores):
         digest.update(table.tobytes())
     return digest.hexdigest()
@@ -238,8 +239,19 @@ def _shard_table(
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def write_predictions(shards: OutputShards, out: Folder) -> tuple[int, int]:
+def write_predictions(
+    shards: OutputShards,
+    out: Folder,
+    own_id: Callable[[int], Any] = lambda image_id: image_id,
+    category_id: Any = 1,
+) -> tuple[int, int]:
     """Write all shards as ``results.parquet`` and, in COCO's format, ``results.json``.
+
+    Args:
+        shards: all done.
+        out: folder of the results.
+        own_id: an image id of the shards -> as people wrote it; if one is another, all are text in the table.
+        category_id: of the results.
 
     Returns:
         number of poses, number of images.
@@ -247,12 +259,16 @@ def write_predictions(shards: OutputShards, out: Folder) -> tuple[int, int]:
     import pyarrow as pa
 
     whole = pa.concat_tables(shards.table(number) for number in range(len(shards)))
+    numbers = whole["image_id"].to_pylist()
+    ids = [own_id(number) for number in numbers]
     results = []
-    for row in whole.to_pylist():
-        ids = {"image_id": row["image_id"], "category_id": 1}
+    for image_id, row in zip(ids, whole.to_pylist(), strict=True):
+        both = {"image_id": image_id, "category_id": category_id}
         for pose in row["poses"]:
             values = {name: pose[name] for name in ("keypoints", "score", "instance", "box")}
-            results.append({**ids, **values, "file_name": row["file_name"]})
+            results.append({**both, **values, "file_name": row["file_name"]})
+    if ids != numbers:
+        whole = whole.set_column(0, "image_id", pa.array([str(image_id) for image_id in ids]))
     out.write("results.parquet", to_parquet(whole))
     out.write("results.json", json.dumps(results, indent=1))
     return len(results), whole.num_rows

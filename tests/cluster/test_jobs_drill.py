@@ -55,7 +55,7 @@ def test_train_evaluate_predict_and_promote_by_jobs_while_a_node_dies(
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(rf"poses of {len(pictures)} images", done.stdout)
     results = json.loads((shared / "predicted" / "results.json").read_text())
-    assert {result["file_name"] for result in results} <= {str(picture) for picture in pictures}
+    assert {result["file_name"] for result in results} <= {picture.name for picture in pictures}
 
     done = submit("register", "--", "promote", *storage)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -163,6 +163,18 @@ def test_a_source_without_a_box_says_why(small_coco, change, why):
     assert note.endswith(f"has no box to predict in: {why}")
 
 
+def test_detections_by_file_name(small_coco):
+    """As ``predict`` takes them; ids of another numbering do not count beside names."""
+    good = [{"image_id": 9 - i, "file_name": f"train/{i}.jpg", "bbox": [i, 2, 30, 40]} for i in (5, 2)]
+    small_coco.write("boxes/named_train.json", json.dumps(good))
+    boxes = read_detections(open_train(small_coco), small_coco, "boxes/named_train.json", 0.0)
+    assert boxes.image_ids.tolist() == boxes.boxes[:, 0].tolist() == [2, 5]
+    assert boxes.notes[0].endswith("2 boxes without a score, taken for 1")
+    small_coco.write("boxes/named_train.json", json.dumps([*good, {**good[0], "file_name": "x.jpg"}]))
+    with pytest.raises(DataError, match=r"detection 2 names the unknown image 'x.jpg'; the boxes must be of"):
+        read_detections(open_train(small_coco), small_coco, "boxes/named_train.json", 0.0)
+
+
 def test_detections_of_two_corners_are_turned(small_coco):
     corners = [{"image_id": i, "category_id": 1, "bbox": [60, 50, 118, 98], "score": 0.5} for i in range(12)]
     small_coco.write("boxes/corners_train.json", json.dumps(corners))

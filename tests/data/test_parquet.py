@@ -57,6 +57,7 @@ def test_what_predict_finds(tmp_path: Path) -> None:
     found = find_pictures([str(tmp_path / "p"), table, str(tmp_path / "p" / "2.jpg")])
     assert found.uris[:3] == [str(tmp_path / "p" / n) for n in ("10.PNG", "2.jpg", "deep/3.jpeg")]
     assert found.uris[3:] == [f"{table}#row={i}" for i in range(12)]  # by number, not by spelling
+    assert found.names == ["10.PNG", "2.jpg", "deep/3.jpeg", *(f"{20 + i}.jpg" for i in range(12))]
     assert found.ids == [10, 2, 3, *range(20, 32)]
     twice = find_pictures([str(tmp_path / "p" / "2.jpg"), table, str(tmp_path / "p" / "deep")])
     assert len(twice.uris) == 14

@@ -15,7 +15,7 @@ from mipnet.config.schema import DataConfig
 from mipnet.data.coco import CocoKeypointFile
 from mipnet.data.dataset_formats import open_split
 from mipnet.errors import DataError
-from mipnet.evaluation.external_results import external_result_rows, ids_by_name, read_results
+from mipnet.evaluation.external_results import external_result_rows, read_results
 from mipnet.storage import Folder
 
 
@@ -54,13 +54,13 @@ def test_images_by_file_name_and_no_category(file: CocoKeypointFile, tmp_path: P
     poses = [{**pose, "image_id": f"{pose['image_id']}{ending}"} for pose in perfect(file)]
     for pose in poses:
         del pose["category_id"]
-    assert read_results(write(tmp_path, poses), "poses.json", file) == perfect(file)
+    assert read_results(write(tmp_path, poses), "poses.json", file) == (perfect(file), ())
 
 
 @pytest.mark.parametrize("spell", [float, lambda number: f"{number:012d}"])
 def test_image_ids_in_other_spellings(file: CocoKeypointFile, tmp_path: Path, spell: Any) -> None:
     poses = [{**pose, "image_id": spell(pose["image_id"])} for pose in perfect(file)]
-    assert read_results(write(tmp_path, poses), "poses.json", file) == perfect(file)
+    assert read_results(write(tmp_path, poses), "poses.json", file) == (perfect(file), ())
 
 
 def test_a_short_name_of_two_images_is_of_neither(small_coco: Folder, tmp_path: Path) -> None:
@@ -72,15 +72,60 @@ def test_a_short_name_of_two_images_is_of_neither(small_coco: Folder, tmp_path: 
     (tmp_path / "train").mkdir()
     write(tmp_path / "annotations", content, "person_keypoints_train.json")
     file = open_split(DataConfig(), Folder.of(tmp_path), "train")
-    ids = ids_by_name(file)
-    assert (ids["0.jpg"], ids["day/0.jpg"], ids["day/2.jpg"], ids["night/2.jpg"]) == (0, 1, 2, 3)
-    assert not {"0", "2", "2.jpg"} & ids.keys()
-    assert ids["4"] == ids["4.jpg"] == file.image_ids.get(4) == 4
+    names = ("0.jpg", "day/0.jpg", "day/2.jpg", "night/2.jpg", "4", "4.jpg")
+    found = file.matcher.match([{"file_name": name} for name in names], "x", "result")
+    assert found == [0, 1, 2, 3, 4, 4]
     poses = [{**perfect(file)[0], "image_id": "2.jpg"}]
     with pytest.raises(
-        DataError, match=r"result 0 is of image '2\.jpg', which .* does not have, or not only"
+        DataError, match=r"result 0 is of '2\.jpg', which fits several images \(day/2.jpg, night"
     ):
         read_results(write(tmp_path, poses), "poses.json", file)
+
+
+def renamed(file: CocoKeypointFile, *names: str) -> list[dict[str, Any]]:
+    """Perfect poses with file names in order of the images, and ids of another numbering."""
+    return [
+        {**pose, "image_id": 11 - pose["image_id"], "file_name": names[pose["image_id"]]}
+        for pose in perfect(file)
+    ]
+
+
+@pytest.mark.parametrize("pattern", ["{}.jpg", "train/{}.jpg", "/home/anna/set/train/{}.jpg", "{}", "{}.png"])
+def test_file_names_win_over_ids(file: CocoKeypointFile, tmp_path: Path, pattern: str) -> None:
+    poses = renamed(file, *(pattern.format(i) for i in range(12)))
+    found, notes = read_results(write(tmp_path, poses), "poses.json", file)
+    assert [pose["image_id"] for pose in found] == [pose["image_id"] for pose in perfect(file)]
+    assert notes == ()
+    without = [{k: v for k, v in pose.items() if k != "image_id"} for pose in poses]
+    assert read_results(write(tmp_path, without), "poses.json", file)[0] == found
+
+
+def test_results_of_other_images_are_counted_or_refused(file: CocoKeypointFile, tmp_path: Path) -> None:
+    names = [f"{i}.jpg" for i in range(12)]
+    found, (note,) = read_results(
+        write(tmp_path, renamed(file, *names[:10], "x.jpg", "y.jpg")), "poses.json", file
+    )
+    assert {pose["image_id"] for pose in found} == set(range(10))
+    assert "poses.json: 7 x result of an image that" in note
+    with pytest.raises(
+        DataError, match=r"no result is of an image of .*; name the images as there, e.g. 0.jpg"
+    ):
+        read_results(write(tmp_path, renamed(file, *(f"x{n}" for n in names))), "poses.json", file)
+    two = [f"{'day' if i % 2 else 'night'}/{i // 2}.jpg" for i in range(12)]
+    with pytest.raises(DataError, match=r"result 1 is of 'day/0.jpg', which fits 0.jpg, as 'night/0.jpg"):
+        read_results(write(tmp_path, renamed(file, *two)), "poses.json", file)
+
+
+def test_one_category_that_the_annotations_do_not_know_is_peoples(
+    file: CocoKeypointFile, tmp_path: Path
+) -> None:
+    poses = [{**pose, "category_id": 0} for pose in perfect(file)]
+    found, (note,) = read_results(write(tmp_path, poses), "poses.json", file)
+    assert found == perfect(file)
+    assert note.endswith("category 0 of all results was taken for people's, 1")
+    poses[0]["category_id"] = 1
+    found, notes = read_results(write(tmp_path, poses), "poses.json", file)
+    assert ([pose["category_id"] for pose in found[:2]], notes) == ([1, 0], ())  # the evaluation refuses
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,24 @@ def test_other_pictures_settings_or_weights_begin_anew(
     assert a != predictions_digest(boxes_of(4), b"other", CONFIG)
     assert a != predictions_digest(boxes_of(4), b"weights", replace(CONFIG, evaluation=COCO.evaluation))
     assert a == predictions_digest(boxes_of(4), b"weights", CONFIG)
+    assert a != predictions_digest(boxes_of(4), b"weights", CONFIG, ["a", "b", "c", "d"])
+    thinned = replace(CONFIG, data=replace(CONFIG.data, box_nms=0.5))
+    assert a != predictions_digest(boxes_of(4), b"weights", thinned)
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_results_have_the_ids_that_people_gave(
+    text: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, boxes = Folder.of(tmp_path), boxes_of(6)
+    predict(Network(), out, boxes, monkeypatch)
+    shards = OutputShards.open(out, predictions_digest(boxes, b"weights", CONFIG), 6)
+    write_predictions(shards, out, lambda number: "x7" if text and number == 101 else number, "person")
+    results = json.loads(out.read("results.json"))
+    assert {result["image_id"] for result in results} == {100, "x7" if text else 101, 102, 104, 105}
+    assert {result["category_id"] for result in results} == {"person"}
+    ids = [row["image_id"] for row in outcome(out)]
+    assert ids == (["100", "x7", "102", "103", "104", "105"] if text else list(range(100, 106)))
 
 
 def test_unreadable_images_are_rows_too_and_remembered(

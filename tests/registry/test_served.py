@@ -161,7 +161,7 @@ def test_http_gives_the_poses_of_mipnet_predict(
     with serving(uri, tracking_uri(model_store), tmp_path / "log") as address:
         status, answer = ask(address, {"dataframe_records": rows})
     assert status == 200, answer
-    by_image = [[r for r in results if r["file_name"] == str(f)] for f in files]
+    by_image = [[r for r in results if r["file_name"] == f.name] for f in files]
     assert all(by_image)
     check_same(answer["predictions"], by_image)
 
