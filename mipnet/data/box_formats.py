@@ -20,6 +20,8 @@ SLACK = 2.0
 DOUBT, PROOF = 0.1, 0.02
 """A format is doubted where more than the first share of the boxes does not fit, and another one is taken
 where at most the second does not."""
+FEW = 2
+"""So many boxes may be bad ones before the format is doubted, unless they are half of all."""
 LARGEST_SHARE = 1.05
 """Numbers up to this are shares of the image and not px."""
 
@@ -38,7 +40,7 @@ def box_format(boxes: np.ndarray, sizes: np.ndarray, keypoints: np.ndarray | Non
         return "xywh"
     relative = boxes.max() <= LARGEST_SHARE and sizes.min() > 4
     plain = 1 - _fits(boxes, sizes, keypoints).mean()
-    if not relative and plain <= DOUBT:
+    if not relative and (plain <= DOUBT or (plain < 0.5 and plain * len(boxes) <= FEW)):
         return "xywh"
     candidates: tuple[BoxFormat, ...] = ("xyxy", "cxcywh")
     if relative:

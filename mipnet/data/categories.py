@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mipnet.data.json_values import id_key
+from mipnet.data.json_values import id_key, shown
 from mipnet.errors import DataError, suggest
 from mipnet.skeletons import Skeleton
 
@@ -154,4 +154,4 @@ def _key(category: dict[str, Any]) -> int | str:
 
 
 def _label(category: dict[str, Any]) -> str:
-    return f"{category['id']} {str(category.get('name', ''))!r:.50}".strip()
+    return f"{shown(category['id'])} {shown(category.get('name', ''))}"

@@ -25,7 +25,7 @@ from mipnet.data.json_values import id_key
 from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
 from mipnet.data.parquet import read_row
 from mipnet.data.shards import byte_ranges
-from mipnet.errors import DataError, reason_of
+from mipnet.errors import DataError, first_line, reason_of
 from mipnet.skeletons import Skeleton
 from mipnet.storage import Folder, safe_relative_path, split_uri, without_byte_range
 
@@ -331,8 +331,8 @@ def read_json(folder: Folder, name: str, hint: str = "check --data (data.root)")
         raise DataError(f"{where} does not exist", hint) from None
     except OSError as error:
         raise DataError(f"cannot read {where} ({reason_of(error)})", "check its permissions") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{where} is not JSON ({error})", "download or export it again") from None
+    except (ValueError, RecursionError) as error:  # also of numbers of thousands of digits, and deep nesting
+        raise DataError(f"{where} is not JSON ({first_line(error)})", "download or export it again") from None
 
 
 def coco_index(annotations: dict[str, Any]) -> Any:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from mipnet.data.box_formats import FORMATS, box_format, to_xywh
-from mipnet.data.box_ops import box_nms
+from mipnet.data.box_ops import box_iou, box_nms
 from mipnet.data.coco import Boxes, CocoKeypointFile, read_json
-from mipnet.data.json_values import number, numbers
+from mipnet.data.json_values import coordinates, id_key, number, shown
 from mipnet.data.validation import Findings
 from mipnet.errors import DataError
 from mipnet.storage import Folder
 
 BOX_FORMAT_HINT = "give detections as [{image_id, category_id, bbox: [x, y, w, h], score}]"
+IMAGES_COMPARED = 500
 BOXES_OPTION_HINT = "give --data.boxes gt, NAME for ROOT/boxes/NAME_SPLIT.json, or NAME=FILE"
 
 
@@ -44,16 +44,11 @@ def read_detections(
     detections, where = read_json(root, name, BOXES_OPTION_HINT), root.path(name)
     if not isinstance(detections, list):
         raise DataError(f"{where} is not a list", BOX_FORMAT_HINT)
-    persons = {
-        place: d
-        for place, d in enumerate(detections)
-        if not isinstance(d, dict) or file.is_person(d.get("category_id", file.category_id))
-    }
-    rows, unusable = _rows(file, persons, min_score, where)
-    unusable.check(len(persons), max_bad_share, where, BOX_FORMAT_HINT)
+    rows, unusable, others = _rows(file, detections, min_score, where)
+    unusable.check(len(detections) - others, max_bad_share, where, BOX_FORMAT_HINT)
     notes = [f"left out of {where}: {line}" for line in unusable.lines()]
     if not len(rows):
-        others, below = len(detections) - len(persons), len(persons) - unusable.total
+        below = len(detections) - others - unusable.total
         notes.append(
             f"{where} has no box to predict in: of {len(detections)} boxes {others} are not of persons "
             f"(category {file.category_id}) and {below} are below the score threshold {min_score:g}"
@@ -63,8 +58,10 @@ def read_detections(
     sizes = np.array([(info["width"], info["height"]) for info in infos], np.float64).reshape(-1, 2)
     image_index, boxes = rows[:, 0].astype(np.int64), rows[:, 1:5]
     found = box_format(boxes, sizes[image_index])
-    if found != "xywh":
-        boxes = to_xywh(boxes, sizes[image_index], found)
+    turned = to_xywh(boxes, sizes[image_index], found)
+    people = file.ground_truth_boxes()
+    if found != "xywh" and _overlap(turned, image_index, people) >= _overlap(boxes, image_index, people):
+        boxes = turned
         notes.append(
             f"boxes of {where} are {FORMATS[found]}; they were turned into x, y, width, height in px"
         )
@@ -73,26 +70,41 @@ def read_detections(
     return Boxes(images, image_index[kept], boxes[kept], rows[kept, 5], zeros, notes=tuple(notes))
 
 
+def _overlap(boxes: np.ndarray, image_index: np.ndarray, people: Boxes) -> float:
+    """Mean over boxes (B, 4) of the largest IoU with a person in the same image, of a few hundred images."""
+    best = [0.0]
+    for image in np.unique(image_index)[:IMAGES_COMPARED]:
+        truth = people.boxes[people.image_index == image]
+        if len(truth):
+            best += box_iou(boxes[image_index == image], truth).max(axis=1).tolist()
+    return float(np.mean(best))
+
+
 def _rows(
-    file: CocoKeypointFile, persons: Mapping[int, Any], min_score: float, where: str
-) -> tuple[np.ndarray, Findings]:
-    """Of detections by their place in the list: (B, 6) image index, the box's four numbers and score, sorted
-    by image; and what cannot be used."""
+    file: CocoKeypointFile, detections: list[Any], min_score: float, where: str
+) -> tuple[np.ndarray, Findings, int]:
+    """Of detections: (B, 6) image index, the box's four numbers and score, sorted by image; what cannot be
+    used; how many are not of persons."""
     index = {image_id: i for i, image_id in enumerate(sorted(file.coco.imgs))}
     rows: list[tuple[float, ...]] = []
-    unusable = Findings()
-    for place, detection in persons.items():
+    unusable, others = Findings(), 0
+    for place, detection in enumerate(detections):
         entry = detection if isinstance(detection, dict) else {}
-        box, score = numbers(entry.get("bbox"), 4), number(entry.get("score"))
-        if box is None or score is None or min(box[2:]) <= 0:
+        category = id_key(entry.get("category_id"))
+        if category is not None and not file.is_person(category):
+            others += 1
+            continue
+        box, score = coordinates(entry.get("bbox")), number(entry.get("score"))
+        known = category is not None or entry.get("category_id") is None
+        if not known or box is None or score is None or len(box) != 4 or min(box[2:]) <= 0:
             unusable.add("box that is not usable", f"number {place}")
         elif score >= min_score:
             image_id = file.image_ids.get(entry.get("image_id"))
             if image_id is None:
                 raise DataError(
-                    f"{where}: detection {place} names the unknown image {entry.get('image_id')!r:.50}",
+                    f"{where}: detection {place} names the unknown image {shown(entry.get('image_id'))}",
                     f"the boxes must be of the images in {file.path}",
                 )
-            rows.append((index[image_id], *box.tolist(), score))
+            rows.append((index[image_id], *box, score))
     rows.sort(key=lambda row: row[0])
-    return np.array(rows, np.float64).reshape(-1, 6), unusable
+    return np.array(rows, np.float64).reshape(-1, 6), unusable, others

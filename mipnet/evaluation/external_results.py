@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from mipnet.config import Config
 from mipnet.data.coco import CocoKeypointFile, read_json
+from mipnet.data.json_values import coordinates, number, shown
 from mipnet.errors import DataError
 from mipnet.evaluation.protocols import evaluate_poses
 from mipnet.evaluation.result_rows import ResultRow
@@ -59,44 +59,42 @@ def read_results(folder: Folder, name: str, file: CocoKeypointFile) -> list[dict
     if not isinstance(found, list):
         raise DataError(f"{uri} is not a list", FORMAT_HELP)
     names = ids_by_name(file)
-    width = 3 * file.skeleton.num_joints
     results = []
-    for number, pose in enumerate(found):
-        problem, image_id = "", None
-        if isinstance(pose, dict):
-            given = pose.get("image_id")
-            image_id = names.get(given) if isinstance(given, str) else None
-            image_id = file.image_ids.get(given) if image_id is None else image_id
-        if not isinstance(pose, dict) or not {"image_id", "keypoints", "score"} <= pose.keys():
-            problem = "lacks image_id, keypoints or score"
-        elif image_id is None:
-            image = f"{pose['image_id']!r:.50}"
-            problem = f"is of image {image}, which {file.path} does not have, or not only once"
-        elif not is_finite_list(pose["keypoints"]) or not is_finite_list([pose["score"]]):
-            problem = "has keypoints or a score that are not numbers"
-        elif len(pose["keypoints"]) != width:
-            problem = f"has {len(pose['keypoints']) // 3} keypoints, {file.skeleton.name} {width // 3}"
-        if problem:
-            raise DataError(f"{uri}: result {number} {problem}", FORMAT_HELP)
-        known = file.is_person(pose.get("category_id", file.category_id))
-        category = file.category_id if known else pose["category_id"]
-        results.append({**pose, "category_id": category, "image_id": image_id})
+    for place, entry in enumerate(found):
+        pose = _read_pose(entry, file, names)
+        if isinstance(pose, str):
+            raise DataError(f"{uri}: result {place} {pose}", FORMAT_HELP)
+        results.append(pose)
     return results
+
+
+def _read_pose(entry: Any, file: CocoKeypointFile, names: Mapping[str, int]) -> dict[str, Any] | str:
+    """A result with numbers for ids; what is wrong with it, if it cannot be used."""
+    if not isinstance(entry, dict) or not {"image_id", "keypoints", "score"} <= entry.keys():
+        return "lacks image_id, keypoints or score"
+    given = entry["image_id"]
+    image_id = names.get(given) if isinstance(given, str) else None
+    image_id = file.image_ids.get(given) if image_id is None else image_id
+    keypoints, score = coordinates(entry["keypoints"]), number(entry["score"])
+    category = entry.get("category_id")
+    if image_id is None:
+        return f"is of image {shown(given)}, which {file.path} does not have, or not only once"
+    if keypoints is None or score is None:
+        return "has keypoints or a score that are not numbers"
+    if len(keypoints) != 3 * file.skeleton.num_joints:
+        return f"has {len(keypoints) / 3:g} keypoints, {file.skeleton.name} {file.skeleton.num_joints}"
+    if category is not None and not file.is_person(category):
+        return f"is of category {shown(category)}, which is not of people in {file.path}"
+    read = {"image_id": image_id, "category_id": file.category_id, "keypoints": keypoints, "score": score}
+    return {**entry, **read}
 
 
 def ids_by_name(file: CocoKeypointFile) -> dict[str, int]:
     """Image id by file name, and by base name with and without ending where it is unique."""
     short: dict[str, set[int]] = {}
-    for number, info in file.coco.imgs.items():
+    for image_id, info in file.coco.imgs.items():
         path = PurePosixPath(info["file_name"])
         for name in (path.name, path.stem):
-            short.setdefault(name, set()).add(number)
+            short.setdefault(name, set()).add(image_id)
     ids = {name: min(owners) for name, owners in short.items() if len(owners) == 1}
-    return ids | {info["file_name"]: number for number, info in file.coco.imgs.items()}
-
-
-def is_finite_list(values: Any) -> bool:
-    """Whether the value is a list of finite numbers."""
-    return isinstance(values, list) and all(
-        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values
-    )
+    return ids | {info["file_name"]: image_id for image_id, info in file.coco.imgs.items()}

@@ -285,7 +285,7 @@ def test_visibilities_become_coco_s() -> None:
     ("change", "message"),
     [
         (lambda c: c["images"].insert(1, 7), "image number 1 lacks id"),
-        (lambda c: c["images"].insert(0, {"id": 3}), "lacks id, file_name"),
+        (lambda c: c["images"].insert(0, {"id": 3}), "image number 0 lacks id or file_name: {.id.: 3}"),
         (second("images", id=None), "image number 1 has id None"),
         (second("images", file_name=5), "image number 1 has id 9"),
         (second("images", id=5), "two images have the id 5; give each an id of its own"),
