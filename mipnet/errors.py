@@ -52,7 +52,9 @@ def one_line(text: str) -> str:
 
 def first_few(names: Sequence[str], most: int = MAX_EXAMPLES) -> str:
     """Names for a message: the first of them, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(map(one_line, names[:most])) + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -15,9 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mipnet.data.box_formats import FORMATS, box_format, to_xywh
 from mipnet.data.categories import Category, choose_category
-from mipnet.data.geometry import BOX_AREA_FRACTION, clip_box
 from mipnet.data.json_values import (
     INT64,
     IdMap,
@@ -34,11 +32,6 @@ from mipnet.data.json_values import (
 from mipnet.data.validation import Findings
 from mipnet.errors import DataError, first_few
 from mipnet.skeletons import Skeleton
-
-LEAST_AREA, MOST_AREA = 0.01, 1.02
-"""Shares of its box between which a person's area can be true; tools round."""
-SLACK = 1.0
-"""px that a box or keypoint may stand over the image's border; tools round."""
 
 
 @dataclass
@@ -107,53 +100,21 @@ def read_annotations(content: dict[str, Any], skeleton: Skeleton, where: str, ru
     if united:
         reading.mended.add("image that is listed again", *united)
     reading.content["annotations"] = _people(content, reading, skeleton, rules)
+    _crowds(reading)
     return reading
 
 
-def place_annotations(reading: Reading, rules: Rules) -> None:
-    """What needs the images' sizes: boxes in px, areas, and who lies outside of the image; in place.
-
-    Args:
-        reading: whose images all have width and height.
-        rules: see ``Rules``.
-    """
-    images = {image["id"]: image for image in reading.content["images"]}
+def _crowds(reading: Reading) -> None:
+    """Crowd regions have no keypoints: if all who have keypoints are one, their tool wrote a constant."""
     people = reading.content["annotations"]
-    infos = [images[person["image_id"]] for person in people]
-    sizes = np.array([(info["width"], info["height"]) for info in infos], np.float64).reshape(-1, 2)
-    boxes = np.array([person["bbox"] for person in people], np.float64).reshape(-1, 4)
-    counted = np.array([bool(labelled_count(p["keypoints"])) and not p["iscrowd"] for p in people], bool)
-    rows = np.flatnonzero(counted)
-    keypoints = np.array([people[row]["keypoints"] for row in rows.tolist()], np.float64)
-    keypoints = keypoints.reshape(len(rows), len(reading.category.entry["keypoints"]), 3)
-    found = box_format(boxes[rows], sizes[rows], keypoints)
-    if found != "xywh":
-        boxes = to_xywh(boxes, sizes, found)
-        for person, box in zip(people, boxes.tolist(), strict=True):
-            person["bbox"] = [plain(value) for value in box]
-        reading.notes.append(f"boxes are {FORMATS[found]}; they were turned into x, y, width, height in px")
-
-    def report(findings: Findings, kind: str, chosen: np.ndarray) -> None:
-        for row in rows[chosen].tolist():
-            findings.add(kind, f"annotation {people[row]['id']} of {infos[row]['file_name']}")
-
-    xy, labelled = keypoints[..., :2], keypoints[..., 2] > 0
-    beyond = ((xy < -SLACK) | (xy > sizes[rows, None] + SLACK)).any(-1) & labelled
-    report(reading.odd, "labelled keypoint outside of the image", np.any(beyond, axis=-1))
-    outside = np.any(clip_box(boxes[rows], *sizes[rows].T)[:, 2:] <= 0, axis=-1)
-    report(reading.left_out, "box outside its image", outside)
-    keep = np.ones(len(people), bool)
-    keep[rows[outside]] = False
-    kept = [person for person, yes in zip(people, keep.tolist(), strict=True) if yes]
-    _areas(kept, _parts_in_image(boxes[keep], sizes[keep]), reading, rules)
-    reading.content["annotations"] = kept
-
-
-def _parts_in_image(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(P,) px² of boxes (P, 4) x, y, w, h in images (P, 2), to a px."""
-    low = np.maximum(boxes[:, :2], -SLACK)
-    high = np.minimum(boxes[:, :2] + boxes[:, 2:], sizes + SLACK)
-    return np.asarray(np.maximum(high - low, 0).prod(axis=1))
+    crowds = [person for person in people if person["iscrowd"] and labelled_count(person["keypoints"])]
+    names = [f"annotation {person['id']}" for person in crowds]
+    if crowds and not any(labelled_count(p["keypoints"]) for p in people if not p["iscrowd"]):
+        reading.mended.add("iscrowd of all who have labelled keypoints, taken for 0", *names)
+        for person in crowds:
+            person["iscrowd"] = 0
+    elif crowds:
+        reading.odd.add("crowd region with labelled keypoints, to be ignored", *names)
 
 
 def _images(entries: list[Any], where: str) -> tuple[list[dict[str, Any]], IdMap, list[str]]:
@@ -338,44 +299,6 @@ def _count_keypoints(
     if "num_keypoints" in person and stated != labelled:
         reading.mended.add("num_keypoints that is not the number of labelled keypoints", name())
     person["num_keypoints"] = labelled
-
-
-def _areas(people: list[dict[str, Any]], in_image: np.ndarray, reading: Reading, rules: Rules) -> None:
-    """Replace areas that cannot be true, unless the rules say otherwise.
-
-    Args:
-        people: P annotations.
-        in_image: (P,) px² of the part of each box that lies in the image.
-        reading: takes the findings.
-        rules: see ``Rules``.
-    """
-    if rules.crowdpose or not people:
-        return
-    boxes = np.array([person["bbox"] for person in people], np.float64)
-    of_box = np.maximum(boxes[:, 2], 0) * np.maximum(boxes[:, 3], 0)
-    stated = np.array([_or_nan(person.get("area")) for person in people])
-    single = np.array([not person["iscrowd"] for person in people])
-    good = np.isfinite(stated) & (stated > 0)
-    if not rules.keep_area:
-        good &= ~single | ((stated >= LEAST_AREA * in_image) & (stated <= MOST_AREA * of_box))
-        alike = stated[good & single]
-        if len(alike) > 2 and np.ptp(alike) == 0 and np.ptp(of_box[good & single]) > 0:
-            good &= ~single  # a constant of the exporting tool
-    for person, area in zip(people, stated.tolist(), strict=True):
-        if isinstance(person.get("area"), str):
-            person["area"] = area
-    for index in np.flatnonzero(~good).tolist():
-        if people[index]["keypoints"]:  # else a region to ignore
-            reading.mended.add(
-                f"area that cannot be true, replaced by {BOX_AREA_FRACTION} of the box",
-                f"annotation {people[index]['id']}",
-            )
-        people[index]["area"] = float(BOX_AREA_FRACTION * in_image[index])
-
-
-def _or_nan(value: Any) -> float:
-    found = number(value)
-    return float("nan") if found is None else found
 
 
 def _name(entry: Any, place: int, images: dict[int, dict[str, Any]], ids: IdMap) -> str:

@@ -38,7 +38,7 @@ def box_format(boxes: np.ndarray, sizes: np.ndarray, keypoints: np.ndarray | Non
     """
     if len(boxes) < 2 or boxes.max(initial=0) <= 0:
         return "xywh"
-    relative = boxes.max() <= LARGEST_SHARE and sizes.min() > 4
+    relative = is_relative(boxes, sizes)
     plain = 1 - _fits(boxes, sizes, keypoints).mean()
     if not relative and (plain <= DOUBT or (plain < 0.5 and plain * len(boxes) <= FEW)):
         return "xywh"
@@ -48,6 +48,11 @@ def box_format(boxes: np.ndarray, sizes: np.ndarray, keypoints: np.ndarray | Non
     wrong = {c: 1 - _fits(to_xywh(boxes, sizes, c), sizes, keypoints).mean() for c in candidates}
     best = min(candidates, key=lambda c: wrong[c])
     return best if wrong[best] <= PROOF and (relative or wrong[best] < plain) else "xywh"
+
+
+def is_relative(values: np.ndarray, sizes: np.ndarray) -> bool:
+    """Whether coordinates are shares of their images, not px: none is large, in images that are."""
+    return len(values) > 1 and 0 < np.abs(values).max() <= LARGEST_SHARE and bool(sizes.min() > 4)
 
 
 def to_xywh(boxes: np.ndarray, sizes: np.ndarray, given: BoxFormat) -> np.ndarray:

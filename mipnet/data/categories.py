@@ -64,6 +64,8 @@ def choose_category(content: dict[str, Any], skeleton: Skeleton, where: str, wan
             problems.append(problem)
             continue
         fitting.append(category)
+        if not any(map(has_name, joint_names(category))):
+            notes.append(f"category {_label(category)} numbers its keypoints; {taken_in_order(skeleton)}")
         if order is not None:
             orders[_key(category)] = order
             notes.append(f"keypoints of category {_label(category)} were brought into the skeleton's order")
@@ -94,7 +96,7 @@ def joint_order(names: Sequence[str], skeleton: Skeleton) -> tuple[np.ndarray | 
             f"{', '.join(names)} in the file, {', '.join(skeleton.joints)} in the skeleton"
         )
     ours, theirs = ([fold(name) for name in each] for each in (skeleton.joints, names))
-    if ours == theirs or not any(re.search("[a-z]{3}", name) for name in theirs):
+    if ours == theirs or not any(map(has_name, names)):
         return None, ""  # equal, or numbers in place of names
     if sorted(ours) == sorted(theirs):
         return np.array([theirs.index(name) for name in ours]), ""
@@ -104,6 +106,15 @@ def joint_order(names: Sequence[str], skeleton: Skeleton) -> tuple[np.ndarray | 
         f"annotates other joints than skeleton {skeleton.name}: {', '.join(only) or 'one of them twice'} in "
         f"place of {', '.join(lacking)}"
     )
+
+
+def has_name(name: str) -> bool:
+    """Whether a joint is named, and not numbered."""
+    return re.search("[A-Za-z]{3}", name) is not None
+
+
+def taken_in_order(skeleton: Skeleton) -> str:
+    return f"they are taken in the order of skeleton {skeleton.name}"
 
 
 def fold(name: str) -> str:
@@ -142,7 +153,7 @@ def _without_names(
     if not chosen and persons:
         candidates = persons
     entry = max(candidates, key=lambda c: count[_key(c)], default={"id": 1, "name": "person"})
-    note = f"no category names its keypoints; they are taken in the order of skeleton {skeleton.name}"
+    note = f"no category names its keypoints; {taken_in_order(skeleton)}"
     known = {**entry, "keypoints": list(skeleton.joints)}
     return Category(known, frozenset([_key(entry)]), {}, (note,) if count else ())
 

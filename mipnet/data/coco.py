@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from mipnet.data.annotation_reading import Rules, labelled_count, place_annotations, read_annotations
+from mipnet.data.annotation_placing import place_annotations
+from mipnet.data.annotation_reading import Rules, labelled_count, read_annotations
 from mipnet.data.geometry import clip_box
 from mipnet.data.image_headers import ImageHeader, read_header
 from mipnet.data.image_sizes import resolve_sizes

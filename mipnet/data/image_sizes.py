@@ -12,6 +12,8 @@ from mipnet.data.image_headers import ImageHeader
 
 TOLERANCE = 0.5
 """px that boxes may stand over the border by rounding."""
+TEMPLATE_DOUBT = 2.0
+"""px over the border, from which the picture is asked whether its stated size is a template's."""
 SWAPPED_RELEASE = 0.05
 """Share of a file's images that must be proven to be turned before its annotations alone are believed."""
 
@@ -20,9 +22,9 @@ def resolve_sizes(reading: Reading, header: Callable[[str], ImageHeader | None])
     """Give every image a width and height; in place.
 
     The header of a picture is read where no size is stated, and where a box or a labelled keypoint lies
-    outside of the image as stated but inside of the turned one. Without the pictures a size is turned only
-    if that is so in more than 5 % of the file's images, as in some releases of CrowdPose; and an image
-    without size reaches as far as its annotations.
+    outside of the image as stated: the size is the picture's where that is the turned one, or where it lies
+    clearly outside. Without the pictures a size is turned only if that is so in more than 5 % of the file's
+    images, as in some releases of CrowdPose; and an image without size reaches as far as its annotations.
 
     Args:
         reading: of a file.
@@ -44,6 +46,12 @@ def resolve_sizes(reading: Reading, header: Callable[[str], ImageHeader | None])
                 by_annotations.append(image)
             elif (image["height"], image["width"]) in (found.stored, found.displayed):
                 _turn(image, reading)
+        elif right > image["width"] + TEMPLATE_DOUBT or bottom > image["height"] + TEMPLATE_DOUBT:
+            found = header(image["file_name"])
+            if found and (image["width"], image["height"]) not in (found.stored, found.displayed):
+                image["width"], image["height"] = found.displayed
+                kind = "image that is not of the stated width and height, which are the picture's now"
+                reading.mended.add(kind, image["file_name"])
     if len(by_annotations) > SWAPPED_RELEASE * len(reading.content["images"]):
         for image in by_annotations:
             _turn(image, reading)

@@ -10,7 +10,7 @@ from mipnet.config import Config
 from mipnet.data.coco import CocoKeypointFile, read_json
 from mipnet.data.json_values import coordinates, number, shown
 from mipnet.errors import DataError
-from mipnet.evaluation.protocols import evaluate_poses
+from mipnet.evaluation.protocols import evaluate_poses, nothing_measured
 from mipnet.evaluation.result_rows import ResultRow
 from mipnet.storage import Folder, split_uri
 
@@ -21,7 +21,7 @@ EXTERNAL_MODE = "results"  # in place of an instance mode
 def external_result_rows(
     named: Sequence[str], files: Mapping[str, CocoKeypointFile], config: Config
 ) -> list[ResultRow]:
-    """Rows of the table for other methods.
+    """Rows of the table for other methods; of a file without a pose all metrics are nan.
 
     Args:
         named: NAME=FILE for each method, results in COCO's format; {split} in FILE is the split's name.
@@ -40,7 +40,10 @@ def external_result_rows(
                 raise DataError(f"--results: {pair!r} names no file", hint)
             folder, file_name = split_uri(Folder.of(path.replace("{split}", split)).uri)
             results = read_results(folder, file_name, file)
-            metrics = evaluate_poses(config.data, file.annotations, results)
+            if results:
+                metrics = evaluate_poses(config.data, file.annotations, results)
+            else:
+                metrics = nothing_measured(config.data)
             result_rows.append(ResultRow(split, name, EXTERNAL_MODE, metrics, results))
     return result_rows
 

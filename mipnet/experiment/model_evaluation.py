@@ -13,7 +13,7 @@ from mipnet.evaluation.external_results import external_result_rows
 from mipnet.evaluation.predicted_poses import PredictionsBySplit, score_splits
 from mipnet.evaluation.result_rows import ResultRow, flat_metrics, results_table
 from mipnet.experiment.datasets import CorruptImageLog, open_splits
-from mipnet.experiment.preflight import check_data, prepared
+from mipnet.experiment.preflight import check_data, check_people, prepared, say_left_out
 from mipnet.experiment.progress import Progress
 from mipnet.storage import Folder
 
@@ -55,7 +55,7 @@ def evaluate_model(
 
     def open_files(data: Folder) -> dict[str, CocoKeypointFile]:
         files = check_data(config, data, training=False, report_corrupt=corrupt)
-        others.extend(external_result_rows(results_of_others, files, config))
+        others.extend(rows_of_others(config, results_of_others, files))
         return files
 
     with prepared(config, storage, open_files, model=model, verbose=verbose) as ready:
@@ -68,8 +68,21 @@ def evaluate_model(
 def tables_of_others(config: Config, results: Sequence[str]) -> tuple[list[ResultRow], str]:
     """Rows and table of other methods' results, without a model and without Ray."""
     files = open_splits(config, Folder.of(config.data.root), config.data.evaluate)
-    result_rows = external_result_rows(results, files, config)
+    for file in files.values():
+        say_left_out(file, check_people(config, file))
+    result_rows = rows_of_others(config, results, files)
     return result_rows, results_table(config.data, result_rows)
+
+
+def rows_of_others(
+    config: Config, results: Sequence[str], files: dict[str, CocoKeypointFile]
+) -> list[ResultRow]:
+    """``external_result_rows``; says which file has no pose."""
+    result_rows = external_result_rows(results, files, config)
+    for row in result_rows:
+        if not row.results:
+            say(f"warning: the results of {row.source} have no pose for split {row.split}")
+    return result_rows
 
 
 def report_robustness(evaluation: Evaluation, config: Config, out: Folder | None) -> str:

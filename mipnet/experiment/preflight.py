@@ -121,9 +121,16 @@ def check_data(
     files = open_splits(config, data, list(sources))
     for split, file in files.items():
         boxes = sources[split]
-        for line in check_split(config, data, split, file, sources=boxes, report_corrupt=report_corrupt):
-            say(f"left out: {line} (in {file.path})")
+        say_left_out(
+            file, check_split(config, data, split, file, sources=boxes, report_corrupt=report_corrupt)
+        )
     return files
+
+
+def say_left_out(file: CocoKeypointFile, lines: list[str]) -> None:
+    """Say which people of a file are left out."""
+    for line in lines:
+        say(f"left out: {line} (in {file.path})")
 
 
 def box_sources_by_split(data: DataConfig, training: bool) -> dict[str, tuple[str, ...]]:
@@ -157,10 +164,10 @@ def check_split(
     Raises:
         DataError: as ``check_data``.
     """
-    people, invalid_annotations = file.people(), file.invalid_annotations
-    invalid_annotations.check(len(people) + invalid_annotations.total, config.data.max_bad_share, file.path)
-    missing = missing_files(people.images)
-    check_readable(missing, len(people.images), config.data.max_bad_share)
+    left_out = check_people(config, file)
+    images = file.people().images
+    missing = missing_files(images)
+    check_readable(missing, len(images), config.data.max_bad_share)
     report_corrupt(missing)
     for source in sources:
         for note in load_boxes(file, data, split, source, config).notes:
@@ -170,4 +177,15 @@ def check_split(
             evaluate_poses(config.data, file.annotations, [])
     except DataError as error:
         raise DataError(f"{file.path}: {error.what}", error.hint or "mend the annotations") from None
-    return invalid_annotations.lines()
+    return left_out
+
+
+def check_people(config: Config, file: CocoKeypointFile) -> list[str]:
+    """Check that a file has people of whom few enough are left out; returns a line about each kind of these.
+
+    Raises:
+        DataError: there is nobody, or more than ``data.max_bad_share`` are left out.
+    """
+    people, left_out = file.people(), file.invalid_annotations
+    left_out.check(len(people) + left_out.total, config.data.max_bad_share, file.path)
+    return left_out.lines()

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mipnet.data.annotation_reading import Reading, Rules, place_annotations, read_annotations
+from mipnet.data.annotation_placing import place_annotations
+from mipnet.data.annotation_reading import Reading, Rules, read_annotations
 from mipnet.data.image_headers import ImageHeader
 from mipnet.data.image_sizes import resolve_sizes
 from mipnet.errors import DataError

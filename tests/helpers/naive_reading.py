@@ -17,14 +17,18 @@ LARGEST = 1e7
 
 @dataclass
 class NaivePerson:
-    """A person or region to ignore; ``doubtful`` ones may be left out, if that is said."""
+    """A person or region to ignore; ``doubtful`` ones may be left out, if that is said.
+
+    ``area_replaced``: the area is not the file's.
+    """
 
     image: int
     keypoints: list[float]
     bbox: list[float]
     area: float
     iscrowd: int
-    doubtful: bool
+    doubtful: bool = False
+    area_replaced: bool = False
 
     @property
     def measured(self) -> bool:
@@ -113,6 +117,26 @@ def read(content: Any, joints: list[str], picture: tuple[int, int], pictures: se
         picture: (width, height) of every picture there is.
         pictures: names of these.
     """
+    naive = _read(content, joints, picture, pictures, {})
+    true: dict[int, tuple[float, float]] = {}
+    for person in naive.people:
+        x, y, w, h = person.bbox
+        points = [(x + w, y + h)] + [(a, b) for a, b, v in _triples(person.keypoints) if v > 0]
+        width, height = naive.sizes[person.image]
+        beyond = any(a > width + 2 or b > height + 2 for a, b in points)
+        if beyond and (width, height) != picture and naive.name_of[person.image] in pictures:
+            true[person.image] = picture
+    return _read(content, joints, picture, pictures, true) if true else naive
+
+
+def _read(
+    content: Any,
+    joints: list[str],
+    picture: tuple[int, int],
+    pictures: set[str],
+    true: dict[int, tuple[float, float]],
+) -> NaiveFile:
+    """``read``, where some images are known to be of another size than the stated one."""
     naive = NaiveFile()
     if not isinstance(content, dict) or any(
         not isinstance(content.get(key), list) for key in ("images", "annotations", "categories")
@@ -123,6 +147,8 @@ def read(content: Any, joints: list[str], picture: tuple[int, int], pictures: se
     _images(content["images"], naive, picture, pictures)
     if naive.refusals or naive.unclear:
         return naive
+    naive.sizes |= true
+    naive.said["not of the stated"] += len(true)
     known = {identifier(category["id"]) for category in content["categories"]}
     own_ids: dict[int, Any] = {}
     for entry in content["annotations"]:
@@ -266,12 +292,12 @@ def _person(entry: dict[str, Any], naive: NaiveFile, joints: list[str]) -> Naive
     width, height = naive.sizes[image]
     outside = any(not (-1 <= x <= width + 1 and -1 <= y <= height + 1) for x, y in labelled)
     naive.said["outside of the image"] += outside and not iscrowd
+    naive.said["crowd region with"] += bool(labelled) and iscrowd == 1
     x, y, w, h = box
     right, bottom = min(x + w, width), min(y + h, height)
     doubtful = not iscrowd and bool(labelled) and not (right - max(x, 0) > 3 and bottom - max(y, 0) > 3)
     area, replaced = _area(entry.get("area"), box, iscrowd or 0, naive.sizes[image])
-    naive.said["area"] += replaced and bool(keypoints)
-    return NaivePerson(image, keypoints or [], box, area, iscrowd or 0, doubtful)
+    return NaivePerson(image, keypoints or [], box, area, iscrowd or 0, doubtful, replaced)
 
 
 def _cleared(given: Any) -> Any:
