@@ -100,7 +100,8 @@ def read_annotations(content: dict[str, Any], skeleton: Skeleton, where: str, ru
     if united:
         reading.mended.add("image that is listed again", *united)
     reading.content["annotations"] = _people(content, reading, skeleton, rules)
-    _crowds(reading)
+    if not rules.crowdpose:  # in which some crowd regions have keypoints
+        _crowds(reading)
     return reading
 
 

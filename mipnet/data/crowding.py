@@ -33,7 +33,8 @@ def crowd_index(boxes: np.ndarray, keypoints: np.ndarray) -> float:
 def mend_crowd_indices(images: list[dict[str, Any]], people: list[dict[str, Any]]) -> list[str]:
     """Give images a ``crowdIndex`` where they state none that can be true, in place.
 
-    It cannot be if it is no number from 0 to 1, or the same in all of several images.
+    It cannot be if it is no number, negative, or the same in all of several images. CrowdPose itself has
+    images above 1.
 
     Args:
         images: with id, width and height.
@@ -49,7 +50,7 @@ def mend_crowd_indices(images: list[dict[str, Any]], people: list[dict[str, Any]
         by_image[person["image_id"]].append(person)
     replaced = []
     for image, value in zip(images, stated, strict=True):
-        if value is None or constant or not 0 <= value <= 1:
+        if value is None or constant or value < 0:
             there = by_image[image["id"]]
             boxes = clip_box([p["bbox"] for p in there] or np.zeros((0, 4)), image["width"], image["height"])
             keypoints = np.array([p["keypoints"] for p in there], np.float64).reshape(len(there), -1, 3)
