@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -45,13 +46,19 @@ def read_detections(
     if not isinstance(detections, list):
         raise DataError(f"{where} is not a list", BOX_FORMAT_HINT)
     rows, unusable, others = _rows(file, detections, min_score, where)
-    unusable.check(len(detections) - others, max_bad_share, where, BOX_FORMAT_HINT)
+    unusable.check(len(detections) - others.total(), max_bad_share, where, BOX_FORMAT_HINT)
     notes = [f"left out of {where}: {line}" for line in unusable.lines()]
     if not len(rows):
-        below = len(detections) - others - unusable.total
+        no_persons = others.total()
+        below = len(detections) - no_persons - unusable.total
         notes.append(
-            f"{where} has no box to predict in: of {len(detections)} boxes {others} are not of persons "
+            f"{where} has no box to predict in: of {len(detections)} boxes {no_persons} are not of persons "
             f"(category {file.category_id}) and {below} are below the score threshold {min_score:g}"
+        )
+    elif others[0]:
+        notes.append(
+            f"{where}: {others[0]} boxes are of category 0; if its classes count from 0, those of category "
+            f"{file.category_id} are not persons"
         )
     images = file.images()
     infos = [file.coco.imgs[i] for i in images.ids.tolist()]
@@ -59,8 +66,7 @@ def read_detections(
     image_index, boxes = rows[:, 0].astype(np.int64), rows[:, 1:5]
     found = box_format(boxes, sizes[image_index])
     turned = to_xywh(boxes, sizes[image_index], found)
-    people = file.ground_truth_boxes()
-    if found != "xywh" and _overlap(turned, image_index, people) >= _overlap(boxes, image_index, people):
+    if found != "xywh" and _overlap(turned, image_index, file) >= _overlap(boxes, image_index, file):
         boxes = turned
         notes.append(
             f"boxes of {where} are {FORMATS[found]}; they were turned into x, y, width, height in px"
@@ -70,9 +76,9 @@ def read_detections(
     return Boxes(images, image_index[kept], boxes[kept], rows[kept, 5], zeros, notes=tuple(notes))
 
 
-def _overlap(boxes: np.ndarray, image_index: np.ndarray, people: Boxes) -> float:
+def _overlap(boxes: np.ndarray, image_index: np.ndarray, file: CocoKeypointFile) -> float:
     """Mean over boxes (B, 4) of the largest IoU with a person in the same image, of a few hundred images."""
-    best = [0.0]
+    best, people = [0.0], file.ground_truth_boxes()
     for image in np.unique(image_index)[:IMAGES_COMPARED]:
         truth = people.boxes[people.image_index == image]
         if len(truth):
@@ -82,17 +88,17 @@ def _overlap(boxes: np.ndarray, image_index: np.ndarray, people: Boxes) -> float
 
 def _rows(
     file: CocoKeypointFile, detections: list[Any], min_score: float, where: str
-) -> tuple[np.ndarray, Findings, int]:
+) -> tuple[np.ndarray, Findings, Counter[int | str]]:
     """Of detections: (B, 6) image index, the box's four numbers and score, sorted by image; what cannot be
-    used; how many are not of persons."""
+    used; how many are of which other category."""
     index = {image_id: i for i, image_id in enumerate(sorted(file.coco.imgs))}
     rows: list[tuple[float, ...]] = []
-    unusable, others = Findings(), 0
+    unusable, others = Findings(), Counter[int | str]()
     for place, detection in enumerate(detections):
         entry = detection if isinstance(detection, dict) else {}
         category = id_key(entry.get("category_id"))
         if category is not None and not file.is_person(category):
-            others += 1
+            others[category] += 1
             continue
         box, score = coordinates(entry.get("bbox")), number(entry.get("score"))
         known = category is not None or entry.get("category_id") is None

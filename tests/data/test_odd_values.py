@@ -293,6 +293,16 @@ def test_centre_boxes_need_people_that_they_fit(small_coco: Folder, content: Any
         assert bool(found.notes) == (given is centres)
 
 
+def test_classes_that_may_count_from_0_are_said(small_coco: Folder, content: Any, tmp_path: Path) -> None:
+    file = opened(tmp_path, small_coco, content)
+    (tmp_path / "det.json").write_text(json.dumps([{**BOX, "category_id": i} for i in (0, 0, 1, 2)]))
+    found = load_boxes(file, Folder.of(tmp_path), "train", f"det={tmp_path}/det.json", config_of(tmp_path))
+    assert len(found) == 1
+    assert [note.partition(": ")[2] for note in found.notes] == [
+        "2 boxes are of category 0; if its classes count from 0, those of category 1 are not persons"
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
