@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mipnet.data.annotation_reading import Reading, Rules, labelled_count
-from mipnet.data.box_formats import FORMATS, box_format, is_relative, to_xywh
+from mipnet.data.box_formats import FORMATS, BoxFormat, box_format, is_relative, to_xywh
 from mipnet.data.crowding import mend_crowd_indices
 from mipnet.data.geometry import BOX_AREA_FRACTION, clip_box
 from mipnet.data.json_values import number, plain
@@ -15,8 +15,30 @@ from mipnet.data.validation import Findings
 
 LEAST_AREA, MOST_AREA = 0.01, 1.02
 """Shares of its box between which a person's area can be true; tools round."""
+PEOPLE_COMPARED = 2000
+"""People whose boxes tell the format of all."""
 SLACK = 1.0
 """px that a box or keypoint may stand over the image's border; tools round."""
+
+
+def turn_boxes_in_px(reading: Reading) -> None:
+    """Boxes in px of another format as x, y, w, h, in place, before they are asked how large an image is.
+
+    Args:
+        reading: as from ``read_annotations``; images may have no size yet, or a wrong one.
+    """
+    images = {image["id"]: image for image in reading.content["images"]}
+    people = [p for p in reading.content["annotations"] if images[p["image_id"]]["width"] and _counts(p)]
+    some = people[:: 1 + len(people) // PEOPLE_COMPARED]
+    infos = [images[person["image_id"]] for person in some]
+    sizes = np.array([(info["width"], info["height"]) for info in infos], np.float64).reshape(-1, 2)
+    boxes = np.array([person["bbox"] for person in some], np.float64).reshape(-1, 4)
+    keypoints = np.array([person["keypoints"] for person in some], np.float64)
+    found = box_format(boxes, sizes, keypoints.reshape(len(some), -1, 3) if some else None)
+    if found in ("xyxy", "cxcywh"):
+        everybody = reading.content["annotations"]
+        boxes = np.array([person["bbox"] for person in everybody], np.float64)
+        _set_boxes(everybody, to_xywh(boxes, np.ones((len(boxes), 2)), found), found, reading)
 
 
 def place_annotations(reading: Reading, rules: Rules) -> None:
@@ -30,7 +52,7 @@ def place_annotations(reading: Reading, rules: Rules) -> None:
     people = reading.content["annotations"]
     infos = [images[person["image_id"]] for person in people]
     sizes = np.array([(info["width"], info["height"]) for info in infos], np.float64).reshape(-1, 2)
-    counted = np.array([bool(labelled_count(p["keypoints"])) and not p["iscrowd"] for p in people], bool)
+    counted = np.array([_counts(person) for person in people], bool)
     rows = np.flatnonzero(counted)
     keypoints = _keypoints_in_px(people, rows, sizes, reading)
     boxes = _boxes_in_px(people, rows, sizes, keypoints, reading)
@@ -81,10 +103,20 @@ def _boxes_in_px(
     found = box_format(boxes[rows], sizes[rows], keypoints)
     if found != "xywh":
         boxes = to_xywh(boxes, sizes, found)
-        for person, box in zip(people, boxes.tolist(), strict=True):
-            person["bbox"] = [plain(value) for value in box]
-        reading.notes.append(f"boxes are {FORMATS[found]}; they were turned into x, y, width, height in px")
+        _set_boxes(people, boxes, found, reading)
     return boxes
+
+
+def _set_boxes(people: list[dict[str, Any]], boxes: np.ndarray, given: BoxFormat, reading: Reading) -> None:
+    """Give people (P, 4) x, y, w, h in px, and note what they were before."""
+    for person, box in zip(people, boxes.tolist(), strict=True):
+        person["bbox"] = [plain(value) for value in box]
+    reading.notes.append(f"boxes are {FORMATS[given]}; they were turned into x, y, width, height in px")
+
+
+def _counts(person: dict[str, Any]) -> bool:
+    """Whether an annotation is of a person with labelled keypoints."""
+    return not person["iscrowd"] and labelled_count(person["keypoints"]) > 0
 
 
 def _parts_in_image(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -118,9 +118,10 @@ def taken_in_order(skeleton: Skeleton) -> str:
 
 
 def fold(name: str) -> str:
-    """A joint's name without case, spaces, ``_``, ``-``, and with sides written out."""
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)
-    folded = "".join(SIDES.get(word.lower(), word.lower()) for word in words)
+    """A joint's name without case, spaces, ``_``, ``-``, and with its side written out, before the rest."""
+    found = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)
+    words = [SIDES.get(word.lower(), word.lower()) for word in found]
+    folded = "".join(sorted(words, key=lambda word: word not in SIDES.values()))
     return SAME_JOINT.get(folded, folded)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mipnet.data.annotation_placing import place_annotations
+from mipnet.data.annotation_placing import place_annotations, turn_boxes_in_px
 from mipnet.data.annotation_reading import Rules, labelled_count, read_annotations
 from mipnet.data.geometry import clip_box
 from mipnet.data.image_headers import ImageHeader, read_header
@@ -184,6 +184,7 @@ class CocoKeypointFile:
             if not isinstance(content, dict) or not isinstance(content.get(key), list):
                 raise DataError(f"{self.path} has no list {key!r}", "give a COCO keypoint annotation file")
         reading = read_annotations(content, skeleton, self.path, rules)
+        turn_boxes_in_px(reading)
         resolve_sizes(reading, self._header)
         place_annotations(reading, rules)
         self.annotations, self.image_ids = reading.content, reading.image_ids
@@ -254,8 +255,10 @@ class CocoKeypointFile:
     def _people(self) -> PersonAnnotations:
         images, entry, people = self._labelled
         if not people:
-            why = "; ".join(self.invalid_annotations.lines()) or "no annotation has labelled keypoints"
-            raise DataError(f"{self.path} has no usable person ({why})", "label the keypoints of some people")
+            why, hint = "; ".join(self.invalid_annotations.lines()), "mend the annotations"
+            if not why:
+                why, hint = "no annotation has labelled keypoints", "label the keypoints of some people"
+            raise DataError(f"{self.path} has no usable person ({why})", hint)
         _, first, inverse = np.unique(images.uris, return_index=True, return_inverse=True)
         image = first[inverse][entry]  # (P,) the first entry of each person's file
         order = np.argsort(image, kind="stable")

@@ -22,14 +22,15 @@ def resolve_sizes(reading: Reading, header: Callable[[str], ImageHeader | None])
     """Give every image a width and height; in place.
 
     The header of a picture is read where no size is stated, and where a box or a labelled keypoint lies
-    outside of the image as stated: the size is the picture's where that is the turned one, or where it lies
-    clearly outside. Without the pictures a size is turned only if that is so in more than 5 % of the file's
-    images, as in some releases of CrowdPose; and an image without size reaches as far as its annotations.
+    outside of the image as stated but inside of the turned one. Without the pictures a size is turned only
+    if that is so in more than 5 % of the file's images, as in some releases of CrowdPose; and an image
+    without size reaches as far as its annotations.
 
     Args:
         reading: of a file.
         header: file name -> header of the picture; None if it cannot be read.
     """
+    _replace_templates(reading, header)
     reach = _reach(reading.content["annotations"])
     by_annotations = []
     for image in reading.content["images"]:
@@ -46,12 +47,6 @@ def resolve_sizes(reading: Reading, header: Callable[[str], ImageHeader | None])
                 by_annotations.append(image)
             elif (image["height"], image["width"]) in (found.stored, found.displayed):
                 _turn(image, reading)
-        elif right > image["width"] + TEMPLATE_DOUBT or bottom > image["height"] + TEMPLATE_DOUBT:
-            found = header(image["file_name"])
-            if found and (image["width"], image["height"]) not in (found.stored, found.displayed):
-                image["width"], image["height"] = found.displayed
-                kind = "image that is not of the stated width and height, which are the picture's now"
-                reading.mended.add(kind, image["file_name"])
     if len(by_annotations) > SWAPPED_RELEASE * len(reading.content["images"]):
         for image in by_annotations:
             _turn(image, reading)
@@ -81,3 +76,20 @@ def _reach(people: list[dict[str, Any]]) -> dict[int, tuple[float, float]]:
         bottom = max(bottom, y + h, *(b for _, b in labelled))
         reach[person["image_id"]] = right, bottom
     return reach
+
+
+def _replace_templates(reading: Reading, header: Callable[[str], ImageHeader | None]) -> None:
+    """Sizes that are not the picture's, turned or not, where a box lies clearly outside; in place."""
+    images = {image["id"]: image for image in reading.content["images"] if image["width"] is not None}
+    doubted = set()
+    for person in reading.content["annotations"]:
+        image, (x, y, w, h) = images.get(person["image_id"]), person["bbox"]
+        if image and (x + w > image["width"] + TEMPLATE_DOUBT or y + h > image["height"] + TEMPLATE_DOUBT):
+            doubted.add(image["id"])
+    for image_id in sorted(doubted):
+        image = images[image_id]
+        found = header(image["file_name"])
+        if found and (image["width"], image["height"]) not in (found.stored, found.stored[::-1]):
+            image["width"], image["height"] = found.displayed
+            kind = "image that is not of the stated width and height, which are the picture's now"
+            reading.mended.add(kind, image["file_name"])

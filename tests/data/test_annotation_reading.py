@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mipnet.data.annotation_placing import place_annotations
+from mipnet.data.annotation_placing import place_annotations, turn_boxes_in_px
 from mipnet.data.annotation_reading import Reading, Rules, read_annotations
 from mipnet.data.image_headers import ImageHeader
 from mipnet.data.image_sizes import resolve_sizes
@@ -48,6 +48,7 @@ DEFAULT = Rules()
 def read(content: dict[str, Any], rules: Rules = DEFAULT, headers: Any = None) -> Reading:
     given = copy.deepcopy(content)
     reading = read_annotations(content, THREE, "FILE", rules)
+    turn_boxes_in_px(reading)
     resolve_sizes(reading, lambda name: (headers or {}).get(name))
     place_annotations(reading, rules)
     assert content == given  # what was read is not written into
@@ -101,7 +102,7 @@ def beyond_int64(content: dict[str, Any]) -> None:
 
 
 def reorder(content: dict[str, Any]) -> None:
-    content["categories"][0]["keypoints"] = ["Right Eye", "nose", "left-eye"]
+    content["categories"][0]["keypoints"] = ["Right Eye", "nose", "eye-left"]
     for person in content["annotations"]:
         k = person["keypoints"]
         person["keypoints"] = [*k[6:9], *k[:3], *k[3:6]]

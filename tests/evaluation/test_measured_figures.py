@@ -98,6 +98,29 @@ def crowd_is_a_template(content: Content) -> None:
             annotation["iscrowd"] = 1
 
 
+def as_boxes(given: str, relative: bool = False) -> Callable[[Content], None]:
+    """Boxes of two corners, or of centre and size; in px, or in shares of the image."""
+
+    def change(content: Content) -> None:
+        sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+        for annotation in content["annotations"]:
+            x, y, w, h = annotation["bbox"]
+            box = [x, y, x + w, y + h] if given == "xyxy" else [x + w / 2, y + h / 2, w, h]
+            scale = np.tile(sizes[annotation["image_id"]] if relative else (1, 1), 2)
+            annotation["bbox"] = (np.array(box) / scale).tolist()
+
+    return change
+
+
+def reordered(content: Content) -> None:
+    (category,) = content["categories"]
+    category["keypoints"] = [
+        "-".join(reversed(name.split("_"))).title() for name in category["keypoints"][::-1]
+    ]
+    for annotation in content["annotations"]:
+        annotation["keypoints"] = np.reshape(annotation["keypoints"], (17, 3))[::-1].ravel().tolist()
+
+
 SAME: dict[str, tuple[Callable[[Content], None], list[str]]] = {
     "num_keypoints 0": (half(num_keypoints=0), ["{labelled} x num_keypoints that is not the number of"]),
     "num_keypoints text": (half(num_keypoints="many"), ["{half} x num_keypoints that is not the number of"]),
@@ -113,6 +136,10 @@ SAME: dict[str, tuple[Callable[[Content], None], list[str]]] = {
     ),
     "all twice": (twice, ["{all} x person who is annotated again", "12 x image that is listed again"]),
     "padded ids": (padded, []),
+    "two corners": (as_boxes("xyxy"), ["boxes are two corners x, y, x, y in px"]),
+    "centres": (as_boxes("cxcywh"), ["boxes are centre x, centre y, width, height in px"]),
+    "relative corners": (as_boxes("xyxy", True), ["boxes are two corners x, y, x, y as shares"]),
+    "other order": (reordered, ["keypoints of category 1 'person' were brought into the skeleton's order"]),
 }
 
 
@@ -136,7 +163,7 @@ def test_the_figure_is_the_good_files(good: Content, tmp_path: Path, name: str) 
         "people": people,
         "all": len(good["annotations"]),
     }
-    assert (got, left) == (right, people)
+    assert (got, left) == (pytest.approx(right), people)
     expected = [word.format(**counts) for word in words]
     assert [line[: len(word)] for line, word in zip(said, expected, strict=True)] == expected
 
