@@ -99,6 +99,10 @@ def read_annotations(content: dict[str, Any], skeleton: Skeleton, where: str, ru
         reading.mended.add("image id that is no whole number", *map(shown, image_ids.invented.values()))
     if united:
         reading.mended.add("image that is listed again", *united)
+    entries = Counter(image["file_name"] for image in images)
+    several = [name for name, count in entries.items() if count > 1]
+    if several:
+        reading.notes.append(f"pictures under several image ids: {len(several)} ({first_few(several)})")
     reading.content["annotations"] = _people(content, reading, skeleton, rules)
     if not rules.crowdpose:  # in which some crowd regions have keypoints
         _crowds(reading)

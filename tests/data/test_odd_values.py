@@ -105,6 +105,15 @@ def test_single_values(
     assert [line[: len(said)] for line in lines] == ([said] if said else [])
 
 
+def test_pictures_under_several_ids_are_said(small_coco: Folder, content: Any, tmp_path: Path) -> None:
+    for person in content["annotations"]:
+        entry = {**content["images"][person["image_id"]], "id": 1000 + person["id"]}
+        content["images"].append(entry)
+        person["image_id"] = entry["id"]
+    (line,) = findings(opened(tmp_path, small_coco, content))
+    assert line.startswith("pictures under several image ids: 12 (0.jpg, 1.jpg, ")
+
+
 def test_an_area_in_words_is_a_number(small_coco: Folder, content: Any, tmp_path: Path) -> None:
     areas = [person["area"] for person in content["annotations"]]
     for person in content["annotations"]:
