@@ -23,7 +23,7 @@ class UserError(Exception):
 
     def __init__(self, what: str, hint: str = "", exit_code: int = 2) -> None:
         self.what, self.hint, self.exit_code = what, hint, exit_code
-        super().__init__(f"{what}; {hint}" if hint else what)
+        super().__init__(one_line(f"{what}; {hint}" if hint else what))
 
     def __reduce__(self) -> tuple[type, tuple[str, str, int]]:
         # Ray pickles exceptions between processes; rebuild from the parts, not from the joined message.
@@ -44,9 +44,17 @@ MAX_LINE_LENGTH = 120
 """Characters of another program's error in a message."""
 
 
+def one_line(text: str) -> str:
+    """Text as one line for any terminal: control characters and lone surrogates become their escapes."""
+    words = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+
+
 def first_few(names: Sequence[str], most: int = MAX_EXAMPLES) -> str:
     """Names for a message: the first of them, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(map(one_line, names[:most])) + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -101,7 +101,7 @@ def exit_status(
         known = as_user_error(error)
         if known is None:
             raise
-        print(f"{program}: {' '.join(str(known).split())}", file=sys.stderr)
+        print(f"{program}: {known}", file=sys.stderr)
         return known.exit_code
 
 

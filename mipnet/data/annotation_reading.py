@@ -7,7 +7,7 @@ is odd is counted and named.
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,19 +15,24 @@ from typing import Any
 
 import numpy as np
 
-from mipnet.data.box_formats import FORMATS, box_format, to_xywh
 from mipnet.data.categories import Category, choose_category
-from mipnet.data.geometry import BOX_AREA_FRACTION, clip_box
-from mipnet.data.json_values import INT64, IdMap, flag, id_key, number, numbers, whole_number
+from mipnet.data.json_values import (
+    INT64,
+    IdMap,
+    coordinates,
+    flag,
+    flat,
+    id_key,
+    is_plain,
+    number,
+    plain,
+    shown,
+    whole_number,
+)
 from mipnet.data.orientation import Exif
 from mipnet.data.validation import Findings
-from mipnet.errors import DataError
+from mipnet.errors import DataError, first_few
 from mipnet.skeletons import Skeleton
-
-LEAST_AREA, MOST_AREA = 0.01, 1.02
-"""Shares of its box between which a person's area can be true; tools round."""
-SLACK = 1.0
-"""px that a box or keypoint may stand over the image's border; tools round."""
 
 
 @dataclass
@@ -94,49 +99,30 @@ def read_annotations(content: dict[str, Any], skeleton: Skeleton, where: str, ru
     )
     reading.notes += category.notes
     if image_ids.invented:
-        reading.mended.add("image id that is no whole number", *map(repr, image_ids.invented.values()))
+        reading.mended.add("image id that is no whole number", *map(shown, image_ids.invented.values()))
     if united:
         reading.mended.add("image that is listed again", *united)
-    reading.content["annotations"] = _people(content["annotations"], reading, skeleton, rules)
+    entries = Counter(image["file_name"] for image in images)
+    several = [name for name, count in entries.items() if count > 1]
+    if several:
+        reading.notes.append(f"pictures under several image ids: {len(several)} ({first_few(several)})")
+    reading.content["annotations"] = _people(content, reading, skeleton, rules)
+    if not rules.crowdpose:  # in which some crowd regions have keypoints
+        _crowds(reading)
     return reading
 
 
-def place_annotations(reading: Reading, rules: Rules) -> None:
-    """What needs the images' sizes: boxes in px, areas, and who lies outside of the image; in place.
-
-    Args:
-        reading: whose images all have width and height.
-        rules: see ``Rules``.
-    """
-    images = {image["id"]: image for image in reading.content["images"]}
+def _crowds(reading: Reading) -> None:
+    """Crowd regions have no keypoints: if all who have keypoints are one, their tool wrote a constant."""
     people = reading.content["annotations"]
-    infos = [images[person["image_id"]] for person in people]
-    sizes = np.array([(info["width"], info["height"]) for info in infos], np.float64).reshape(-1, 2)
-    boxes = np.array([person["bbox"] for person in people], np.float64).reshape(-1, 4)
-    counted = np.array([bool(labelled_count(p["keypoints"])) and not p["iscrowd"] for p in people], bool)
-    rows = np.flatnonzero(counted)
-    keypoints = np.array([people[row]["keypoints"] for row in rows.tolist()], np.float64)
-    keypoints = keypoints.reshape(len(rows), len(reading.category.entry["keypoints"]), 3)
-    found = box_format(boxes[rows], sizes[rows], keypoints)
-    if found != "xywh":
-        boxes = to_xywh(boxes, sizes, found)
-        for person, box in zip(people, boxes.tolist(), strict=True):
-            person["bbox"] = [_plain(value) for value in box]
-        reading.notes.append(f"boxes are {FORMATS[found]}; they were turned into x, y, width, height in px")
-
-    def report(findings: Findings, kind: str, chosen: np.ndarray) -> None:
-        for row in rows[chosen].tolist():
-            findings.add(kind, f"annotation {people[row]['id']} of {infos[row]['file_name']}")
-
-    xy, labelled = keypoints[..., :2], keypoints[..., 2] > 0
-    beyond = ((xy < -SLACK) | (xy > sizes[rows, None] + SLACK)).any(-1) & labelled
-    report(reading.odd, "labelled keypoint outside of the image", np.any(beyond, axis=-1))
-    outside = np.any(clip_box(boxes[rows], *sizes[rows].T)[:, 2:] <= 0, axis=-1)
-    report(reading.left_out, "box outside its image", outside)
-    dropped = set(rows[outside].tolist())
-    kept = [person for row, person in enumerate(people) if row not in dropped]
-    _areas(kept, reading, rules)
-    reading.content["annotations"] = kept
+    crowds = [person for person in people if person["iscrowd"] and labelled_count(person["keypoints"])]
+    names = [f"annotation {person['id']}" for person in crowds]
+    if crowds and not any(labelled_count(p["keypoints"]) for p in people if not p["iscrowd"]):
+        reading.mended.add("iscrowd of all who have labelled keypoints, taken for 0", *names)
+        for person in crowds:
+            person["iscrowd"] = 0
+    elif crowds:
+        reading.odd.add("crowd region with labelled keypoints, to be ignored", *names)
 
 
 def read_images(entries: list[Any], where: str) -> tuple[list[dict[str, Any]], IdMap, list[str]]:
@@ -144,10 +130,10 @@ def read_images(entries: list[Any], where: str) -> tuple[list[dict[str, Any]], I
     hint = "give each image a number as id, file_name, width and height"
     for place, entry in enumerate(entries):
         if not isinstance(entry, dict) or not {"id", "file_name"} <= entry.keys():
-            shown = entry if isinstance(entry, dict) and len(str(entry)) < 200 else f"number {place}"
-            raise DataError(f"{where}: image {shown} lacks id, file_name, width or height", hint)
+            raise DataError(f"{where}: image number {place} lacks id or file_name: {shown(entry)}", hint)
         if id_key(entry["id"]) is None or not isinstance(entry["file_name"], str):
-            raise DataError(f"{where}: image number {place} has id {entry['id']!r:.50}", hint)
+            given = f"id {shown(entry['id'])} and file_name {shown(entry['file_name'])}"
+            raise DataError(f"{where}: image number {place} has {given}", hint)
     ids = IdMap(entry["id"] for entry in entries)
     images: dict[int, dict[str, Any]] = {}
     united = []
@@ -156,7 +142,7 @@ def read_images(entries: list[Any], where: str) -> tuple[list[dict[str, Any]], I
         assert image_id is not None
         sides = [number(entry.get(side)) for side in ("width", "height")]
         known = all(side is not None and side > 0 for side in sides)
-        width, height = (_plain(side) for side in sides) if known else (None, None)
+        width, height = (plain(side or 0) for side in sides) if known else (None, None)
         image = {**entry, "id": image_id, "width": width, "height": height}
         if image_id not in images:
             images[image_id] = image
@@ -164,32 +150,32 @@ def read_images(entries: list[Any], where: str) -> tuple[list[dict[str, Any]], I
             united.append(entry["file_name"])
         else:
             raise DataError(
-                f"{where}: two images have the id {entry['id']!r:.50}", "give each an id of its own"
+                f"{where}: two images have the id {shown(entry['id'])}", "give each an id of its own"
             )
     return list(images.values()), ids, united
 
 
-def _plain(value: float | None) -> float | int | None:
-    return int(value) if value is not None and float(value).is_integer() else value
-
-
-def _people(entries: list[Any], reading: Reading, skeleton: Skeleton, rules: Rules) -> list[dict[str, Any]]:
+def _people(
+    content: dict[str, Any], reading: Reading, skeleton: Skeleton, rules: Rules
+) -> list[dict[str, Any]]:
     """The annotations of the people's category that can be used."""
     images = {image["id"]: image for image in reading.content["images"]}
-    known = {id_key(c.get("id")) for c in reading.content["categories"]} | reading.category.ids
+    known = {id_key(category["id"]) for category in content["categories"]}
     taken: dict[int, Any] = {}  # id -> the entry that has it
     seen: dict[tuple[int, int], dict[str, Any]] = {}
     people: list[dict[str, Any]] = []
     nameless: list[tuple[dict[str, Any], str]] = []
-    for place, entry in enumerate(entries):
+    others: Counter[int | str] = Counter()
+    for place, entry in enumerate(content["annotations"]):
         if not isinstance(entry, dict):
             reading.left_out.add("annotation without id, image_id or category_id", f"number {place}")
             continue
         key = id_key(entry.get("category_id"))
         name = partial(_name, entry, place, images, reading.image_ids)  # made only for what is reported
         if key not in reading.category.ids:
-            if key in known:
-                continue  # a thing, or a kind with other keypoints: counted by the notes
+            if key is not None and key in known:
+                others[key] += 1  # a thing, or a kind with other keypoints
+                continue
             if entry.get("keypoints") is None:
                 reading.left_out.add("annotation without id, image_id or category_id", name())
                 continue
@@ -202,7 +188,8 @@ def _people(entries: list[Any], reading: Reading, skeleton: Skeleton, rules: Rul
         if person is None:
             continue
         if labelled := labelled_count(person["keypoints"]):
-            twin = seen.setdefault((person["image_id"], hash(tuple(person["keypoints"]))), person)
+            pose = (*person["keypoints"], *person["bbox"], person["iscrowd"])
+            twin = seen.setdefault((person["image_id"], hash(pose)), person)
             if twin is not person and all(twin[k] == person[k] for k in ("keypoints", "bbox", "iscrowd")):
                 reading.mended.add("person who is annotated again", name())
                 continue
@@ -213,6 +200,9 @@ def _people(entries: list[Any], reading: Reading, skeleton: Skeleton, rules: Rul
             person["id"] = own
             taken[own] = entry
         people.append(person)
+    if others:
+        kinds = [f"{n} of category {shown(key)}" for key, n in others.most_common()]
+        reading.notes.append(f"annotations of other categories, not used: {first_few(kinds)}")
     free = 1
     for person, label in nameless:
         while free in taken:
@@ -252,51 +242,42 @@ def _person(
             triples = np.array(person["keypoints"], object).reshape(-1, 3)
             person["keypoints"] = triples[order].ravel().tolist()
         _look_at_keypoints(person, name, reading)
-    given = entry.get("bbox")
-    if not _is_plain(given, 4):
-        box = numbers(given, 4)
-        if box is None:
-            findings, kind = reading.left_out, "box that is not four numbers"
-            if not person["keypoints"]:
-                findings, kind = reading.mended, "annotation without keypoints and box"
-            findings.add(kind, name())
-            return None
-        person["bbox"] = [_plain(value) for value in box.tolist()]
+    box = coordinates(entry.get("bbox"))
+    if box is None or len(box) != 4:
+        findings, kind = reading.left_out, "box that is not four numbers"
+        if not person["keypoints"]:
+            findings, kind = reading.mended, "annotation without keypoints and box"
+        findings.add(kind, name())
+        return None
+    person["bbox"] = box
     return person
 
 
 def _read_keypoints(person: dict[str, Any], given: Any, count: int) -> str:
-    """Give a person [x, y, v] · K, from a flat list or triples, nulls of what is not labelled as 0.
+    """Give a person [x, y, v] · K, from a flat list or triples; what is not labelled may lie nowhere.
 
     Returns:
         what is wrong with them; "" if nothing is.
     """
-    if _is_plain(given, 3 * count):
+    if is_plain(given) and len(given) == 3 * count:
         return ""  # stays as it is
     if not isinstance(given, list):
         return "keypoints that are not numbers"
-    flat = [v for item in given for v in (item if isinstance(item, list) else [item])]
-    if len(flat) % 3 == 0 and any(v is None for v in flat):
-        for i in range(0, len(flat), 3):
-            if number(flat[i + 2]) in (None, 0.0):
-                flat[i : i + 3] = [0, 0, 0]
-    array = numbers(flat)
-    if array is None:
+    values = flat(given)
+    if any(isinstance(v, list | dict) for v in values):
         return "keypoints that are not numbers"
-    if array.size != 3 * count:
-        return f"{array.size / 3:g} keypoints instead of {count}"
-    person["keypoints"] = [_plain(value) for value in array.tolist()]
+    if len(values) != 3 * count:
+        return f"{len(values) / 3:g} keypoints instead of {count}"
+    for i in range(0, len(values), 3):
+        *xy, v = values[i : i + 3]
+        v = int(v) if isinstance(v, bool) else v
+        nowhere = v is None or (number(v) == 0 and None in map(number, xy))
+        values[i : i + 3] = (0, 0, 0) if nowhere else (*xy, v)
+    found = coordinates(values)
+    if found is None:
+        return "keypoints that are not numbers"
+    person["keypoints"] = found
     return ""
-
-
-def _is_plain(values: Any, count: int) -> bool:
-    """Whether values are a flat list of so many finite numbers, which can stay as it is."""
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and {type(value) for value in values} <= {int, float}
-        and math.isfinite(sum(values))
-    )
 
 
 def _look_at_keypoints(person: dict[str, Any], name: Callable[[], str], reading: Reading) -> None:
@@ -328,38 +309,10 @@ def _count_keypoints(
     person["num_keypoints"] = labelled
 
 
-def _areas(people: list[dict[str, Any]], reading: Reading, rules: Rules) -> None:
-    """Replace areas that cannot be true by a fraction of the box, unless the rules say otherwise."""
-    if rules.crowdpose or not people:
-        return
-    boxes = np.array([person["bbox"] for person in people], np.float64)
-    of_box = np.maximum(boxes[:, 2], 0) * np.maximum(boxes[:, 3], 0)
-    stated = np.array([_or_nan(person.get("area")) for person in people])
-    single = np.array([not person["iscrowd"] for person in people])
-    good = np.isfinite(stated) & (stated > 0)
-    if not rules.keep_area:
-        good &= ~single | ((stated >= LEAST_AREA * of_box) & (stated <= MOST_AREA * of_box))
-        alike = stated[good & single]
-        if len(alike) > 2 and np.ptp(alike) == 0 and np.ptp(of_box[good & single]) > 0:
-            good &= ~single  # a constant of the exporting tool
-    for index in np.flatnonzero(~good).tolist():
-        if people[index]["keypoints"]:  # else a region to ignore, whose area nothing depends on
-            reading.mended.add(
-                f"area that cannot be true, replaced by {BOX_AREA_FRACTION} of the box",
-                f"annotation {people[index]['id']}",
-            )
-        people[index]["area"] = float(BOX_AREA_FRACTION * of_box[index])
-
-
-def _or_nan(value: Any) -> float:
-    found = number(value)
-    return float("nan") if found is None else found
-
-
 def _name(entry: Any, place: int, images: dict[int, dict[str, Any]], ids: IdMap) -> str:
     """An annotation for a message: its id, and its image's file."""
     if not isinstance(entry, dict) or "id" not in entry:
         return f"number {place}"
     image_id = ids.get(entry.get("image_id"))
     image = None if image_id is None else images[image_id]
-    return f"annotation {entry['id']!r:.50}" + (f" of {image['file_name']}" if image else "")
+    return f"annotation {shown(entry['id'])}" + (f" of {image['file_name']}" if image else "")

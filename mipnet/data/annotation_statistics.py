@@ -9,7 +9,9 @@ import numpy as np
 from mipnet.data.box_ops import box_iou
 from mipnet.data.coco import Boxes, CocoKeypointFile, PersonAnnotations
 from mipnet.data.crops import assign_instances
+from mipnet.data.crowding import crowd_index
 from mipnet.data.geometry import box_to_crop, crop_affine, transform_keypoints
+from mipnet.data.json_values import number
 
 BORDER_TOLERANCE = 1.0
 """px by which a box or keypoint may exceed its image, because annotation tools round."""
@@ -112,7 +114,8 @@ def split_statistics(file: CocoKeypointFile, input_size: tuple[int, int], paddin
     boxes_outside_image, keypoints_outside_box = _count_outside(
         file, people, labelled, np.repeat(sizes, per_image, 0)
     )
-    stated = [info["crowdIndex"] for info in file.annotations["images"] if "crowdIndex" in info]
+    given = [number(info.get("crowdIndex")) for info in file.annotations["images"]]
+    stated = [value for value in given if value is not None]
     return SplitStatistics(
         images=len(file.annotations["images"]),
         people_images=len(people.images),
@@ -129,25 +132,6 @@ def split_statistics(file: CocoKeypointFile, input_size: tuple[int, int], paddin
         boxes_outside_image=boxes_outside_image,
         keypoints_outside_box=keypoints_outside_box,
     )
-
-
-def crowd_index(boxes: np.ndarray, keypoints: np.ndarray) -> float:
-    """CrowdPose's crowd index of an image: labelled keypoints of others in a person's box / the person's own.
-
-    The mean over the image's persons, at most 1. On CrowdPose's val, half of the stated values agree to two
-    decimals.
-
-    Args:
-        boxes: (P, 4) x, y, w, h in px.
-        keypoints: (P, K, 3) x, y in px and v.
-    """
-    labelled = keypoints[..., 2] > 0
-    xy = keypoints[None, ..., :2]
-    low, high = boxes[:, None, None, :2], boxes[:, None, None, :2] + boxes[:, None, None, 2:]
-    inside = ((xy >= low) & (xy <= high)).all(-1) & labelled[None]  # (box, person, keypoint)
-    counts = inside.sum(-1)
-    np.fill_diagonal(counts, 0)
-    return float(min((counts.sum(1) / np.maximum(labelled.sum(1), 1)).mean(), 1))
 
 
 def has_second_person(

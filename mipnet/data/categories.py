@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mipnet.data.json_values import id_key
+from mipnet.data.json_values import id_key, shown
 from mipnet.errors import DataError, suggest
 from mipnet.skeletons import Skeleton
 
@@ -66,6 +66,8 @@ def choose_category(content: dict[str, Any], skeleton: Skeleton, where: str, wan
             problems.append(problem)
             continue
         fitting.append(category)
+        if not any(map(has_name, joint_names(category))):
+            notes.append(f"category {_label(category)} numbers its keypoints; {taken_in_order(skeleton)}")
         if order is not None:
             orders[_key(category)] = order
             notes.append(f"keypoints of category {_label(category)} were brought into the skeleton's order")
@@ -96,7 +98,7 @@ def joint_order(names: Sequence[str], skeleton: Skeleton) -> tuple[np.ndarray | 
             f"{', '.join(names)} in the file, {', '.join(skeleton.joints)} in the skeleton"
         )
     ours, theirs = ([fold(name) for name in each] for each in (skeleton.joints, names))
-    if ours == theirs or not any(re.search("[a-z]{3}", name) for name in theirs):
+    if ours == theirs or not any(map(has_name, names)):
         return None, ""  # equal, or numbers in place of names
     if sorted(ours) == sorted(theirs):
         return np.array([theirs.index(name) for name in ours]), ""
@@ -108,10 +110,20 @@ def joint_order(names: Sequence[str], skeleton: Skeleton) -> tuple[np.ndarray | 
     )
 
 
+def has_name(name: str) -> bool:
+    """Whether a joint is named, and not numbered."""
+    return re.search("[A-Za-z]{3}", name) is not None
+
+
+def taken_in_order(skeleton: Skeleton) -> str:
+    return f"they are taken in the order of skeleton {skeleton.name}"
+
+
 def fold(name: str) -> str:
-    """A joint's name without case, spaces, ``_``, ``-``, and with sides written out."""
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)
-    folded = "".join(SIDES.get(word.lower(), word.lower()) for word in words)
+    """A joint's name without case, spaces, ``_``, ``-``, and with its side written out, before the rest."""
+    found = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)
+    words = [SIDES.get(word.lower(), word.lower()) for word in found]
+    folded = "".join(sorted(words, key=lambda word: word not in SIDES.values()))
     return SAME_JOINT.get(folded, folded)
 
 
@@ -142,7 +154,7 @@ def _without_names(
     if not chosen and persons:
         candidates = persons
     entry = max(candidates, key=lambda c: count[_key(c)], default={"id": 1, "name": "person"})
-    note = f"no category names its keypoints; they are taken in the order of skeleton {skeleton.name}"
+    note = f"no category names its keypoints; {taken_in_order(skeleton)}"
     known = {**entry, "keypoints": list(skeleton.joints)}
     return Category(known, frozenset([_key(entry)]), {}, (note,) if count else ())
 
@@ -154,4 +166,4 @@ def _key(category: dict[str, Any]) -> int | str:
 
 
 def _label(category: dict[str, Any]) -> str:
-    return f"{category['id']} {str(category.get('name', ''))!r:.50}".strip()
+    return f"{shown(category['id'])} {shown(category.get('name', ''))}"

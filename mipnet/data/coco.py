@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from mipnet.data.annotation_reading import Rules, labelled_count, place_annotations, read_annotations
+from mipnet.data.annotation_placing import place_annotations, turn_boxes_in_px
+from mipnet.data.annotation_reading import Rules, labelled_count, read_annotations
 from mipnet.data.geometry import clip_box
 from mipnet.data.image_headers import ImageHeader, Read, header_of
 from mipnet.data.image_matching import ImageMatcher
@@ -28,7 +29,7 @@ from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
 from mipnet.data.orientation import AS_DISPLAYED, Frame, label_frames
 from mipnet.data.parquet import read_row
 from mipnet.data.shards import byte_ranges
-from mipnet.errors import DataError, reason_of
+from mipnet.errors import DataError, first_line, reason_of
 from mipnet.skeletons import Skeleton
 from mipnet.storage import Folder, split_uri, without_byte_range
 
@@ -212,6 +213,7 @@ class CocoKeypointFile:
         reading = read_annotations(content, skeleton, self.path, rules)
         names = [image["file_name"] for image in reading.content["images"]]
         self.image_names = match_names(names, Folder(self.images_uri), self._packed, reading.mended)
+        turn_boxes_in_px(reading)
         fits = resolve_sizes(reading, self._header)
         entries = reading.content["images"]
         self.orientations = label_frames(entries, self._reader, rules.exif, reading.mended, fits)
@@ -307,8 +309,10 @@ class CocoKeypointFile:
     def _people(self) -> PersonAnnotations:
         images, entry, people = self._labelled
         if not people:
-            why = "; ".join(self.invalid_annotations.lines()) or "no annotation has labelled keypoints"
-            raise DataError(f"{self.path} has no usable person ({why})", "label the keypoints of some people")
+            why, hint = "; ".join(self.invalid_annotations.lines()), "mend the annotations"
+            if not why:
+                why, hint = "no annotation has labelled keypoints", "label the keypoints of some people"
+            raise DataError(f"{self.path} has no usable person ({why})", hint)
         _, first, inverse = np.unique(images.uris, return_index=True, return_inverse=True)
         image = first[inverse][entry]  # (P,) the first entry of each person's file
         order = np.argsort(image, kind="stable")
@@ -389,8 +393,8 @@ def read_json(folder: Folder, name: str, hint: str = "check --data (data.root)")
         raise DataError(f"{where} does not exist", hint) from None
     except OSError as error:
         raise DataError(f"cannot read {where} ({reason_of(error)})", "check its permissions") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{where} is not JSON ({error})", "download or export it again") from None
+    except (ValueError, RecursionError) as error:  # also of numbers of thousands of digits, and deep nesting
+        raise DataError(f"{where} is not JSON ({first_line(error)})", "download or export it again") from None
 
 
 def coco_index(annotations: dict[str, Any]) -> Any:

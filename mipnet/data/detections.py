@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 
 from mipnet.data.box_formats import FORMATS, box_format, to_xywh
-from mipnet.data.box_ops import box_nms
+from mipnet.data.box_ops import box_iou, box_nms
 from mipnet.data.coco import Boxes, CocoKeypointFile, ImageIndex, read_json
 from mipnet.data.image_matching import ImageMatcher
-from mipnet.data.json_values import number, numbers
+from mipnet.data.json_values import coordinates, id_key, number, shown
 from mipnet.data.validation import Findings
 from mipnet.errors import DataError
 from mipnet.storage import Folder
 
 BOX_FORMAT_HINT = "give detections as [{file_name or image_id, category_id, bbox: [x, y, w, h], score}]"
+IMAGES_COMPARED = 500
+"""With people, to judge whether boxes fit them."""
 BOXES_OPTION_HINT = "give --data.boxes gt, NAME for ROOT/boxes/NAME_SPLIT.json, or NAME=FILE"
 
 
@@ -33,6 +35,7 @@ class DetectionImages:
         category: the persons' category id, for messages.
         sizes: (n,) int64 indices of images -> (n, 2) width and height in px, nan where it is not known.
         source: of the images, if every box has to be of one of them; else boxes of others are left out.
+        people: gives the boxes of labelled people, whom boxes of another format must fit better when turned.
         judged: the format of the boxes is judged by so many boxes; by default by all.
     """
 
@@ -42,6 +45,7 @@ class DetectionImages:
     category: Any
     sizes: Callable[[np.ndarray], np.ndarray]
     source: str = ""
+    people: Callable[[], Boxes] | None = None
     judged: int | None = None
 
 
@@ -71,7 +75,13 @@ def read_detections(
     infos = [file.coco.imgs[i] for i in images.ids.tolist()]
     sizes = np.array([(info["width"], info["height"]) for info in infos], np.float64).reshape(-1, 2)
     of_file = DetectionImages(
-        images, file.matcher, file.is_person, file.category_id, lambda index: sizes[index], file.path
+        images,
+        file.matcher,
+        file.is_person,
+        file.category_id,
+        lambda index: sizes[index],
+        file.path,
+        file.ground_truth_boxes,
     )
     where = root.path(name)
     return detection_boxes(
@@ -116,19 +126,18 @@ def detection_boxes(
         DataError: too many boxes that cannot be used, or boxes whose images are guesswork, or of images that
             there are not, where every box has to be of one of them; else if no box is of any of them.
     """
-    persons = {
-        place: d if isinstance(d, dict) else {}
-        for place, d in enumerate(detections)
-        if not isinstance(d, dict) or "category_id" not in d or images.is_person(d["category_id"])
-    }
+    entries = [entry if isinstance(entry, dict) else {} for entry in detections]
+    categories = [id_key(entry.get("category_id")) for entry in entries]
+    others = Counter(c for c in categories if c is not None and not images.is_person(c))
+    persons = {place: entries[place] for place, c in enumerate(categories) if c not in others}
     table, unusable, unscored = _read_boxes(persons)
     unusable.check(len(persons), max_bad_share, where, BOX_FORMAT_HINT)
     notes = [f"left out of {where}: {line}" for line in unusable.lines()]
     scored = table[table[:, 5] >= min_score]
     below = len(table) - len(scored)
-    table, foreign = _with_images(scored, detections, where, images)
+    table, foreign = _with_images(scored, entries, where, images)
     counts = [
-        f"{len(detections) - len(persons)} are not of persons (category {images.category})",
+        f"{others.total()} are not of persons (category {images.category})",
         f"{below} are below the score threshold {min_score:g}",
         *([] if images.source else [f"{foreign} are of other images"]),
     ]
@@ -136,10 +145,15 @@ def detection_boxes(
     if not len(table):
         note = f"{where} has no box to predict in: {counted}"
         if not images.source:
-            raise DataError(note, _hint(detections, persons, below, foreign, images))
+            raise DataError(note, _hint(others, persons, below, foreign, images))
         notes.append(note)
     elif not images.source and len(table) < len(detections) - unusable.total:
         notes.append(f"left out of {where}: {counted}")
+    elif others[0]:
+        notes.append(
+            f"{where}: {others[0]} boxes are of category 0; if its classes count from 0, those of category "
+            f"{images.category} are not persons"
+        )
     if unscored:
         notes.append(f"{where}: {unscored} boxes without a score, taken for 1")
     table = _in_pixels(table, where, images, notes)
@@ -155,17 +169,19 @@ def _read_boxes(entries: Mapping[int, Any]) -> tuple[np.ndarray, Findings, int]:
     rows: list[tuple[float, ...]] = []
     unusable, unscored = Findings(), 0
     for place, entry in entries.items():
-        box, score = numbers(entry.get("bbox"), 4), number(entry.get("score", 1.0))
-        if box is None or score is None or min(box[2:]) <= 0:
+        box, score = coordinates(entry.get("bbox")), number(entry.get("score", 1.0))
+        category = entry.get("category_id")
+        known = category is None or id_key(category) is not None
+        if not known or box is None or score is None or len(box) != 4 or min(box[2:]) <= 0:
             unusable.add("box that is not usable", f"number {place}")
             continue
         unscored += "score" not in entry
-        rows.append((place, *box.tolist(), score))
+        rows.append((place, *box, score))
     return np.array(rows, np.float64).reshape(-1, 6), unusable, unscored
 
 
 def _with_images(
-    table: np.ndarray, detections: Sequence[Any], where: str, images: DetectionImages
+    table: np.ndarray, detections: Sequence[dict[str, Any]], where: str, images: DetectionImages
 ) -> tuple[np.ndarray, int]:
     """The table with the image's index in place of the detection's, sorted by it; and how many detections
     are of other images."""
@@ -176,7 +192,7 @@ def _with_images(
         entry = detections[unknown]
         name = entry.get("file_name") or entry.get("image_id")
         raise DataError(
-            f"{where}: detection {unknown} names the unknown image {name!r:.50}",
+            f"{where}: detection {unknown} names the unknown image {shown(name)}",
             f"the boxes must be of the images in {images.source}",
         )
     table[:, 0] = [-1 if index is None else index for index in found]
@@ -195,24 +211,36 @@ def _in_pixels(table: np.ndarray, where: str, images: DetectionImages, notes: li
     found = box_format(boxes[chosen[known]], sizes[known])
     if found == "xywh":
         return table
-    notes.append(f"boxes of {where} are {FORMATS[found]}; they were turned into x, y, width, height in px")
     sizes = images.sizes(image_index) if found.startswith("relative") else np.ones((len(table), 2))
     turned = np.column_stack([table[:, 0], to_xywh(boxes, sizes, found), table[:, 5]])
+    if images.people and _overlap(turned, images.people()) < _overlap(table, images.people()):
+        return table
+    notes.append(f"boxes of {where} are {FORMATS[found]}; they were turned into x, y, width, height in px")
     known = ~np.isnan(sizes).any(1)
     if not known.all():
         notes.append(f"left out of {where}: {(~known).sum()} boxes of images whose size cannot be read")
     return turned[known]
 
 
+def _overlap(table: np.ndarray, people: Boxes) -> float:
+    """Mean over boxes, of a table (image's index, box, score), of the largest IoU with a person in the same
+    image, of a few hundred images."""
+    best = [0.0]
+    for image in np.unique(table[:, 0])[:IMAGES_COMPARED]:
+        truth = people.boxes[people.image_index == image]
+        if len(truth):
+            best += box_iou(table[table[:, 0] == image, 1:5], truth).max(axis=1).tolist()
+    return float(np.mean(best))
+
+
 def _hint(
-    detections: Sequence[Any], persons: Mapping[int, Any], below: int, foreign: int, images: DetectionImages
+    others: Counter[int | str],
+    persons: Mapping[int, Any],
+    below: int,
+    foreign: int,
+    images: DetectionImages,
 ) -> str:
     """What to do where no box is left."""
-    others = Counter(
-        str(d["category_id"])
-        for place, d in enumerate(detections)
-        if place not in persons and d["category_id"] is not None
-    )
     if foreign:
         if all(isinstance(entry.get("file_name"), str) for entry in persons.values()):
             return f"name the images as here, e.g. {images.matcher.names[0]}"

@@ -12,6 +12,8 @@ from mipnet.data.image_headers import ImageHeader
 
 TOLERANCE = 0.5
 """px that boxes may stand over the border by rounding."""
+TEMPLATE_DOUBT = 2.0
+"""px over the border, from which the picture is asked whether its stated size is a template's."""
 SWAPPED_RELEASE = 0.05
 """Share of a file's images that must be proven to be turned before its annotations alone are believed."""
 
@@ -33,6 +35,7 @@ def resolve_sizes(reading: Reading, header: Callable[[str], ImageHeader | None])
         image id -> whether the labelled keypoints only fit the size as it was stated (True), or only the
         other one of the two that an EXIF orientation allows (False); without those that fit both.
     """
+    _replace_templates(reading, header)
     reach = _reach(reading.content["annotations"])
     by_annotations = []
     fits: dict[int, bool] = {}
@@ -90,3 +93,20 @@ def _reach(people: list[dict[str, Any]]) -> dict[int, tuple[Point, Point]]:
         joints = max(joints[0], *(a for a, _ in labelled), 0), max(joints[1], *(b for _, b in labelled), 0)
         reach[person["image_id"]] = joints, (max(whole[0], joints[0], x + w), max(whole[1], joints[1], y + h))
     return reach
+
+
+def _replace_templates(reading: Reading, header: Callable[[str], ImageHeader | None]) -> None:
+    """Sizes that are not the picture's, turned or not, where a box lies clearly outside; in place."""
+    images = {image["id"]: image for image in reading.content["images"] if image["width"] is not None}
+    doubted = set()
+    for person in reading.content["annotations"]:
+        image, (x, y, w, h) = images.get(person["image_id"]), person["bbox"]
+        if image and (x + w > image["width"] + TEMPLATE_DOUBT or y + h > image["height"] + TEMPLATE_DOUBT):
+            doubted.add(image["id"])
+    for image_id in sorted(doubted):
+        image = images[image_id]
+        found = header(image["file_name"])
+        if found and (image["width"], image["height"]) not in (found.stored, found.stored[::-1]):
+            image["width"], image["height"] = found.displayed
+            kind = "image that is not of the stated width and height, which are the picture's now"
+            reading.mended.add(kind, image["file_name"])

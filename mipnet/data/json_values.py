@@ -7,14 +7,17 @@ flag 0. No value is ever tested with ``if value``.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 LONGEST_ID = 40
-"""Digits of an id; Python refuses to read numbers of thousands of digits."""
+"""Digits of an id, characters of one in a message; Python refuses to read numbers of thousands of digits."""
 INT64 = np.iinfo(np.int64)
+LARGEST_COORDINATE = 1e7
+"""px; no picture reaches so far, and float32 still tells a px from the next."""
 
 
 def whole_number(value: Any) -> int | None:
@@ -52,25 +55,48 @@ def flag(value: Any) -> int | None:
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return int(value.strip().lower() == "true")
     found = number(value)
-    return None if found is None else int(found != 0)
+    return int(found) if found in (0, 1) else None
 
 
-def numbers(values: Any, count: int | None = None) -> np.ndarray | None:
-    """A flat list of finite numbers, or a list of such lists, as float64 (n,); None for anything else.
-
-    Args:
-        values: of JSON.
-        count: n, if it is known.
-    """
-    if not isinstance(values, list | tuple):
-        return None
+def is_plain(values: Any) -> bool:
+    """Whether values are a flat list of numbers that can be coordinates, which can stay as it is."""
+    if not isinstance(values, list) or not {*map(type, values)} <= {int, float}:
+        return False
     try:
-        array = np.asarray(values, np.float64).ravel()
-    except (TypeError, ValueError, OverflowError):  # lists of several lengths, words, objects
+        return bool(sum(map(abs, values)) <= LARGEST_COORDINATE)  # False for nan, too
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def coordinates(values: Any) -> list[float] | None:
+    """The numbers in a flat list, or in a list of lists, as each ``number`` reads it.
+
+    None for anything else, and if one is larger than ``LARGEST_COORDINATE``.
+    """
+    if is_plain(values):
+        return list(values)
+    if not isinstance(values, list):
         return None
-    if count is not None and array.size != count:
-        return None
-    return array if np.isfinite(array).all() else None
+    found = [number(value) for value in flat(values)]
+    known = [plain(value) for value in found if value is not None and abs(value) <= LARGEST_COORDINATE]
+    return known if len(known) == len(found) else None
+
+
+def flat(values: list[Any]) -> list[Any]:
+    """A list with the items of the lists in it, e.g. the numbers of triples."""
+    return [v for item in values for v in (item if isinstance(item, list) else [item])]
+
+
+def plain(value: float) -> float | int:
+    """A whole float as int."""
+    return int(value) if float(value).is_integer() else value
+
+
+def shown(value: Any) -> str:
+    """A JSON value for a message: the beginning, however long and nested it is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = LONGEST_ID
+    return short.repr(value)
 
 
 class IdMap:

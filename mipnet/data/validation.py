@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from mipnet.errors import MAX_EXAMPLES, DataError, first_few
+from mipnet.errors import MAX_EXAMPLES, DataError, first_few, one_line
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Findings:
     def add(self, kind: str, *names: str) -> None:
         self.counts[kind] += len(names)
         named = self.examples.setdefault(kind, [])
-        named += names[: MAX_EXAMPLES - len(named)]
+        named += map(one_line, names[: MAX_EXAMPLES - len(named)])
 
     @property
     def total(self) -> int:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mipnet.config import Config
 from mipnet.data.coco import CocoKeypointFile, read_json
-from mipnet.data.json_values import id_key
+from mipnet.data.json_values import coordinates, id_key, number, shown
 from mipnet.data.validation import Findings
 from mipnet.errors import DataError
-from mipnet.evaluation.protocols import evaluate_poses
+from mipnet.evaluation.protocols import evaluate_poses, nothing_measured
 from mipnet.evaluation.result_rows import ResultRow
 from mipnet.storage import Folder, split_uri
 
@@ -41,7 +40,11 @@ def external_result_rows(
                 raise DataError(f"--results: {pair!r} names no file", hint)
             folder, file_name = split_uri(Folder.of(path.replace("{split}", split)).uri)
             results, notes = read_results(folder, file_name, file)
-            metrics = evaluate_poses(config.data, file.annotations, results)
+            if results:
+                metrics = evaluate_poses(config.data, file.annotations, results)
+            else:
+                metrics = nothing_measured(config.data)
+                notes = (*notes, f"{folder.path(file_name)} has no pose for split {split}")
             result_rows.append(ResultRow(split, name, EXTERNAL_MODE, metrics, results, notes))
     return result_rows
 
@@ -64,23 +67,25 @@ def read_results(
     found = read_json(folder, name, "give --results NAME=FILE")
     if not isinstance(found, list):
         raise DataError(f"{uri} is not a list", FORMAT_HELP)
-    for number, pose in enumerate(found):
-        if problem := _problem(pose, file):
-            raise DataError(f"{uri}: result {number} {problem}", FORMAT_HELP)
-    of_people, notes = _of_people(found, file, uri)
+    peoples, notes = _peoples_category(found, file, uri)
+    poses = []
+    for place, entry in enumerate(found):
+        pose = _read_pose(entry, file, peoples)
+        if isinstance(pose, str):
+            raise DataError(f"{uri}: result {place} {pose}", FORMAT_HELP)
+        poses.append(pose)
     ids = sorted(file.coco.imgs)
     results = []
     foreign = Findings()
-    for number, (pose, index) in enumerate(zip(found, file.matcher.match(found, uri, "result"), strict=True)):
+    for place, (pose, index) in enumerate(zip(poses, file.matcher.match(poses, uri, "result"), strict=True)):
         if index is None:
             if not pose.get("file_name"):
-                image = f"{pose.get('image_id')!r:.50}"
-                what = f"result {number} is of image {image}, which {file.path} does not have"
+                image = shown(pose.get("image_id"))
+                what = f"result {place} is of image {image}, which {file.path} does not have"
                 raise DataError(f"{uri}: {what}", FORMAT_HELP)
             foreign.add(f"result of an image that {file.path} does not list", pose["file_name"])
             continue
-        category = file.category_id if of_people(pose) else pose["category_id"]
-        results.append({**pose, "category_id": category, "image_id": ids[index]})
+        results.append({**pose, "image_id": ids[index]})
     if foreign.total and not results:
         example = file.matcher.names[0] if len(ids) else "none"
         raise DataError(
@@ -90,38 +95,37 @@ def read_results(
     return results, (*notes, *(f"left out of {uri}: {line}" for line in foreign.lines()))
 
 
-def _problem(pose: Any, file: CocoKeypointFile) -> str:
-    """Why a result cannot be used; "" if it can."""
-    if not isinstance(pose, dict) or not {"keypoints", "score"} <= pose.keys():
+def _read_pose(entry: Any, file: CocoKeypointFile, peoples: int | str | None) -> dict[str, Any] | str:
+    """A result with plain numbers; what is wrong with it, if it cannot be used."""
+    if not isinstance(entry, dict) or not {"keypoints", "score"} <= entry.keys():
         return "lacks image_id, keypoints or score"
-    if pose.get("image_id") is None and not isinstance(pose.get("file_name"), str):
+    if entry.get("image_id") is None and not isinstance(entry.get("file_name"), str):
         return "lacks image_id, keypoints or score"
-    if not is_finite_list(pose["keypoints"]) or not is_finite_list([pose["score"]]):
+    keypoints, score = coordinates(entry["keypoints"]), number(entry["score"])
+    category = entry.get("category_id")
+    if keypoints is None or score is None:
         return "has keypoints or a score that are not numbers"
-    if len(pose["keypoints"]) != 3 * file.skeleton.num_joints:
-        return f"has {len(pose['keypoints']) // 3} keypoints, {file.skeleton.name} {file.skeleton.num_joints}"
-    return ""
+    if len(keypoints) != 3 * file.skeleton.num_joints:
+        return f"has {len(keypoints) / 3:g} keypoints, {file.skeleton.name} {file.skeleton.num_joints}"
+    if category is not None and id_key(category) != peoples and not file.is_person(category):
+        return f"is of category {shown(category)}, which is not of people in {file.path}"
+    return {**entry, "category_id": file.category_id, "keypoints": keypoints, "score": score}
 
 
-def _of_people(
-    poses: Sequence[dict[str, Any]], file: CocoKeypointFile, uri: str
-) -> tuple[Callable[[dict[str, Any]], bool], list[str]]:
-    """Whether a result is of a person, and what was decided about that.
+def _peoples_category(
+    entries: Sequence[Any], file: CocoKeypointFile, uri: str
+) -> tuple[int | str | None, list[str]]:
+    """A category that all results have and the annotations do not know, and a line about it.
 
-    A category that all results have and the annotations do not know is the people's: the tool counts
-    otherwise.
+    It is the people's, because the tool counts otherwise.
     """
-    given = {id_key(pose["category_id"]) for pose in poses if "category_id" in pose}
+    given = {
+        id_key(entry["category_id"])
+        for entry in entries
+        if isinstance(entry, dict) and "category_id" in entry
+    }
     known = {id_key(category["id"]) for category in file.annotations["categories"]}
-    if len(given) == 1 and not given & (known | file.person_category_ids):
-        (other,) = given
-        line = f"{uri}: category {other} of all results was taken for people's, {file.category_id}"
-        return lambda pose: True, [line]
-    return lambda pose: "category_id" not in pose or file.is_person(pose["category_id"]), []
-
-
-def is_finite_list(values: Any) -> bool:
-    """Whether the value is a list of finite numbers."""
-    return isinstance(values, list) and all(
-        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values
-    )
+    if len(given) != 1 or None in given or given & (known | file.person_category_ids):
+        return None, []
+    (other,) = given
+    return other, [f"{uri}: category {other} of all results was taken for people's, {file.category_id}"]

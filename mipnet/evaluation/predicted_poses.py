@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from mipnet.data.coco import Boxes, CocoKeypointFile
 from mipnet.data.geometry import box_to_crop
 from mipnet.evaluation.coco import keypoint_results, with_boxes
 from mipnet.evaluation.merging import InstanceMode, merge_data_set, pose_scores
-from mipnet.evaluation.protocols import METRIC_NAMES, evaluate_poses
+from mipnet.evaluation.protocols import evaluate_poses, nothing_measured
 from mipnet.evaluation.result_rows import ResultRow
 
 
@@ -99,6 +98,6 @@ def score_predictions(
     Without a box nothing was measured: all metrics are nan.
     """
     if not len(poses.boxes):
-        return dict.fromkeys(METRIC_NAMES[config.data.protocol], math.nan), []
+        return nothing_measured(config.data), []
     results = merged_results(poses, config, instance_mode, file.category_id)
     return evaluate_poses(config.data, file.annotations, results), results

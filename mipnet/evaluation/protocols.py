@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from mipnet.config.schema import DataConfig
@@ -43,3 +44,8 @@ def evaluate_poses(
         metrics = evaluate_keypoints(annotations, results, sigmas)
         metrics["AP_overlap"] = overlapped_ap(annotations, results, sigmas)
     return {name: metrics[name] for name in METRIC_NAMES[data.protocol]}
+
+
+def nothing_measured(data: DataConfig) -> dict[str, float]:
+    """The metrics of ``METRIC_NAMES`` where there is neither a box nor a pose: all nan."""
+    return dict.fromkeys(METRIC_NAMES[data.protocol], math.nan)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mipnet.config import Config, from_dict
 from mipnet.config.presets import dataset
 from mipnet.console import say, say_once
-from mipnet.errors import ConfigError, first_few
+from mipnet.errors import ConfigError, first_few, one_line
 from mipnet.experiment.progress import Progress
 from mipnet.storage import Folder
 
@@ -97,7 +97,7 @@ class CorruptImageLog:
         self.names = read_corrupt_images(folder) if folder else []
 
     def __call__(self, names: Iterable[str]) -> None:
-        new = sorted(set(names) - set(self.names))
+        new = sorted({*map(one_line, names)} - {*self.names})
         if not new:
             return
         self.names += new

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mipnet.data.annotation_reading import Reading, Rules, place_annotations, read_annotations
+from mipnet.data.annotation_placing import place_annotations, turn_boxes_in_px
+from mipnet.data.annotation_reading import Reading, Rules, read_annotations
 from mipnet.data.image_headers import ImageHeader
 from mipnet.data.image_sizes import resolve_sizes
 from mipnet.errors import DataError
@@ -47,6 +48,7 @@ DEFAULT = Rules()
 def read(content: dict[str, Any], rules: Rules = DEFAULT, headers: Any = None) -> Reading:
     given = copy.deepcopy(content)
     reading = read_annotations(content, THREE, "FILE", rules)
+    turn_boxes_in_px(reading)
     resolve_sizes(reading, lambda name: (headers or {}).get(name))
     place_annotations(reading, rules)
     assert content == given  # what was read is not written into
@@ -100,7 +102,7 @@ def beyond_int64(content: dict[str, Any]) -> None:
 
 
 def reorder(content: dict[str, Any]) -> None:
-    content["categories"][0]["keypoints"] = ["Right Eye", "nose", "left-eye"]
+    content["categories"][0]["keypoints"] = ["Right Eye", "nose", "eye-left"]
     for person in content["annotations"]:
         k = person["keypoints"]
         person["keypoints"] = [*k[6:9], *k[:3], *k[3:6]]
@@ -285,7 +287,7 @@ def test_visibilities_become_coco_s() -> None:
     ("change", "message"),
     [
         (lambda c: c["images"].insert(1, 7), "image number 1 lacks id"),
-        (lambda c: c["images"].insert(0, {"id": 3}), "lacks id, file_name"),
+        (lambda c: c["images"].insert(0, {"id": 3}), "image number 0 lacks id or file_name: {.id.: 3}"),
         (second("images", id=None), "image number 1 has id None"),
         (second("images", file_name=5), "image number 1 has id 9"),
         (second("images", id=5), "two images have the id 5; give each an id of its own"),

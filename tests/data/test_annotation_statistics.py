@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from mipnet.config.schema import DataConfig
-from mipnet.data.annotation_statistics import crowd_index, split_statistics
+from mipnet.data.annotation_statistics import split_statistics
 from mipnet.data.coco import CocoKeypointFile
+from mipnet.data.crowding import crowd_index
 from mipnet.data.dataset_formats import open_split
 from mipnet.skeletons import COCO17, CROWDPOSE14
 from mipnet.storage import Folder
