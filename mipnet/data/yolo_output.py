@@ -74,6 +74,7 @@ def _settings(dataset: YoloDataset, out: Path) -> dict[str, Any]:
             "val": val,
             "evaluate": labelled or [val],
             "boxes": ["gt"],
+            "exif": "displayed",
         }
     }
     if dataset.person:

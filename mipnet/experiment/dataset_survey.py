@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mipnet.data.categories import joint_names
-from mipnet.data.json_values import id_key, numbers
+from mipnet.data.json_values import id_key, coordinates
 from mipnet.data.ochuman import is_ochuman
 from mipnet.data.shards import MANIFEST, byte_ranges
 from mipnet.errors import DataError
@@ -146,8 +146,8 @@ def read_coco(name: str, content: dict[str, Any]) -> JsonFile:
     people: Counter[Any] = Counter()  # by category and number of joints
     by_image: dict[Any, Counter[Any]] = {}
     for entry in content["annotations"]:
-        keypoints = numbers(entry.get("keypoints")) if isinstance(entry, dict) else None
-        if keypoints is not None and len(keypoints) % 3 == 0 and (keypoints[2::3] > 0).any():
+        keypoints = coordinates(entry.get("keypoints")) if isinstance(entry, dict) else None
+        if keypoints is not None and len(keypoints) % 3 == 0 and any(v > 0 for v in keypoints[2::3]):
             kind = id_key(entry.get("category_id")), len(keypoints) // 3
             people[kind] += 1
             by_image.setdefault(kind, Counter())[id_key(entry.get("image_id"))] += 1
@@ -177,10 +177,11 @@ def read_coco(name: str, content: dict[str, Any]) -> JsonFile:
 
 def read_limbs(skeleton: Any, joints: list[str]) -> list[tuple[str, str]]:
     """COCO's pairs of joints, which count from 1; [] unless all of them are joints."""
-    pairs = numbers(skeleton)
-    if pairs is None or len(pairs) % 2 or not ((pairs >= 1) & (pairs <= len(joints))).all():
+    pairs = coordinates(skeleton)
+    if pairs is None or len(pairs) % 2 or not all(1 <= joint <= len(joints) for joint in pairs):
         return []
-    return [(joints[int(a) - 1], joints[int(b) - 1]) for a, b in pairs.reshape(-1, 2)]
+    names = [joints[int(joint) - 1] for joint in pairs]
+    return [*zip(names[::2], names[1::2], strict=True)]
 
 
 def image_folder(file: JsonFile, pictures: list[str]) -> tuple[str, int]:
