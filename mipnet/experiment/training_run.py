@@ -167,7 +167,8 @@ def summarise(run: Run, storage: Folder) -> str:
 
 def left_out_lines(run: Run) -> list[str]:
     """A line for each kind of sample that could not be used or was mended, with the first examples."""
-    lines = [f"mended    {line}" for fixes in run.state.get("mended", {}).values() for line in fixes]
+    lines = [f"damaged   checkpoint {line}" for line in run.state.get("damaged_checkpoints", [])]
+    lines += [f"mended    {line}" for fixes in run.state.get("mended", {}).values() for line in fixes]
     lines += [
         f"left out  {line} (in {path})"
         for path, found in run.state.get("left_out", {}).items()
