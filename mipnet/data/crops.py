@@ -19,6 +19,7 @@ from mipnet.data.geometry import (
     transform_keypoints,
     warp_crop,
 )
+from mipnet.data.image_headers import refusal
 from mipnet.skeletons import Skeleton
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,13 @@ def crop_settings(config: Config) -> CropSettings:
 
 
 def decode_image(content: bytes) -> np.ndarray | None:
-    """(H, W, 3) uint8 RGB without the EXIF rotation (annotations refer to stored pixels); None if corrupt."""
+    """(H, W, 3) uint8 RGB without the EXIF rotation (annotations refer to stored pixels).
+
+    None if it is corrupt, or larger than ``mipnet.data.image_headers.MAX_PIXELS``.
+    """
+    if why := refusal(content):
+        logger.warning("an image of %d bytes is not decoded: %s", len(content), why)
+        return None
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         return cv2.imdecode(np.frombuffer(content, np.uint8), flags)

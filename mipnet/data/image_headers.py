@@ -6,6 +6,8 @@ import io
 import warnings
 from dataclasses import dataclass
 
+MAX_PIXELS = 2**27
+"""Of a picture: 400 MB once it is decoded. A file of 73 KB may hold 600 million pixels."""
 ORIENTATION_TAG = 0x0112
 TURNED = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
@@ -33,6 +35,24 @@ class ImageHeader:
     def displayed(self) -> tuple[int, int]:
         """(width, height) as people see it."""
         return (self.height, self.width) if self.orientation in TURNED else self.stored
+
+
+def refusal(content: bytes) -> str:
+    """Why a picture must not be decoded, by its header alone, as one clause; "" if it may.
+
+    Args:
+        content: the file, or as much of its beginning as holds the header.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as picture:
+            width, height = picture.size
+    except Image.DecompressionBombError:  # beyond Pillow's own limit, which is larger
+        return f"it has more than {MAX_PIXELS:,} pixels"
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        return "its header cannot be read"
+    return f"it has {width}x{height} pixels, more than {MAX_PIXELS:,}" if width * height > MAX_PIXELS else ""
 
 
 def read_header(content: bytes) -> ImageHeader | None:
