@@ -13,6 +13,7 @@ import ray
 
 from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError
+from mipnet.ray_runtime import probes
 from mipnet.ray_runtime import session as session_module
 from mipnet.ray_runtime.probes import readable_and_writable
 from mipnet.ray_runtime.resources import AutoscalerLimits, autoscaler_limits, resolve_use_gpu
@@ -110,10 +111,10 @@ def test_no_ray_on_this_machine_is_said(monkeypatch):
 
 def test_a_node_that_sees_other_files_says_so(tmp_path):
     here = Folder.of(tmp_path)
-    here.write(".probe/token", "token")
+    here.write("driver", "token")
     assert readable_and_writable(here, "token") == ""
     assert "does not see the files" in readable_and_writable(Folder.of(tmp_path / "elsewhere"), "token")
-    here.write(".probe/token", "another")
+    here.write("driver", "another")
     assert "another file" in readable_and_writable(here, "token")
 
 
@@ -125,4 +126,20 @@ def test_every_node_of_a_cluster_is_asked(tmp_path):
         [sys.executable, "-c", TWO_NODES, str(tmp_path)], env=env, capture_output=True, text=True, timeout=300
     )
     assert "all nodes see it" in done.stdout, done.stderr
-    assert not (tmp_path / ".probe").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_probes_at_the_same_time_leave_each_other_alone(tmp_path, monkeypatch):
+    """Another command probes, and ends, between our write and the answer of the nodes."""
+    storage, asked = Folder.of(tmp_path), []
+
+    def ask(check, *args):
+        asked.append(args)
+        if len(asked) == 1:
+            probes.probe_storage(storage)
+        return [("1.2.3.4", problem)] if (problem := check(*args)) else []
+
+    monkeypatch.setattr(probes, "problems_by_node", ask)
+    probes.probe_storage(storage)
+    assert len(asked) == 2
+    assert list(tmp_path.iterdir()) == []
