@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from mipnet.experiment.arguments import warn_of_tracking_store
 from mipnet.host import cores, memory
+from mipnet.storage import Folder
 
 
 def quota(folder: Path, version: int, cores: str) -> Path:
@@ -71,3 +73,31 @@ def test_a_pinned_process_has_fewer():
         assert cores() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(
+    ("uri", "kind", "said"),
+    [
+        ("", "ext4", ""),
+        ("", "nfs4", "SQLite file is on nfs4, where processes can damage it"),
+        ("", "fuse.s3fs", "SQLite file is on fuse.s3fs"),
+        ("s3://bucket/mipnet", "ext4", "are on this machine only"),
+    ],
+)
+def test_a_store_of_records_that_is_not_safe_is_said(uri, kind, said, tmp_path, monkeypatch, capsys):
+    mounts = [
+        SimpleNamespace(mountpoint="/", fstype="ext4"),
+        SimpleNamespace(mountpoint=tmp_path, fstype=kind),
+    ]
+    for mount in mounts:
+        mount.mountpoint = str(mount.mountpoint)
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    storage = Folder.of(uri or tmp_path / "storage")
+    warn_of_tracking_store(storage)
+    found = capsys.readouterr().out
+    assert said in found
+    assert len(found.splitlines()) == bool(said)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    warn_of_tracking_store(storage)
+    assert capsys.readouterr().out == ""

@@ -13,6 +13,7 @@ from mipnet.console import say
 from mipnet.data.coco import CocoKeypointFile
 from mipnet.errors import as_user_error, first_few
 from mipnet.evaluation.occlusion import SELECTION_METRIC
+from mipnet.experiment.arguments import warn_of_tracking_store
 from mipnet.experiment.datasets import CORRUPT_IMAGES_FILE, CorruptImageLog, read_corrupt_images
 from mipnet.experiment.metric_forwarder import event_line
 from mipnet.experiment.preflight import Prepared, check_data, prepared
@@ -55,6 +56,7 @@ def run_phases(
         save_log: called at the end of each phase.
     """
     say(f"run {run.name}\n  {run.folder.uri}")
+    warn_of_tracking_store(storage)
     with prepared(
         run.config,
         storage,
