@@ -7,6 +7,7 @@ import ctypes
 import logging
 import math
 import os
+import signal
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,27 @@ NETWORK_FILE_SYSTEMS = (
 )
 # mallopt's parameters, from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+
+
+class Termination:
+    """A handler of SIGTERM: acts as Ctrl-C, and is remembered for the exit status.
+
+    Attributes:
+        received: there was a SIGTERM.
+    """
+
+    received = False
+
+    def __call__(self, number: int, frame: object) -> None:
+        self.received = True
+        raise KeyboardInterrupt
+
+
+def interruption_status() -> int:
+    """The exit status after a KeyboardInterrupt, as shells number it: 143 after SIGTERM, 130 after Ctrl-C."""
+    handler = signal.getsignal(signal.SIGTERM)
+    terminated = isinstance(handler, Termination) and handler.received
+    return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
 
 
 def tune_malloc() -> None:

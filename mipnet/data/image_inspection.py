@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 
 from mipnet.data.coco import ImageIndex
 from mipnet.data.crops import read_image
+from mipnet.host import cores
 
 FINGERPRINT_SIZE = 16
 """S: a fingerprint (difference hash) has S² bits: is a cell of a small grey image brighter than the next?"""
@@ -93,7 +93,7 @@ def inspect_images(
         prints[index], has_content[index] = fingerprint(image)
         return image.shape[1], image.shape[0]
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for index, size in enumerate(pool.map(inspect, range(len(images)))):
             readable[index] = size is not None
             if size is not None and size != tuple(sizes[index]):

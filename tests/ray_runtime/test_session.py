@@ -99,12 +99,54 @@ def test_a_ray_that_tells_no_limits_is_one_without_them(gone, monkeypatch):
 
 
 def test_no_ray_on_this_machine_is_said(monkeypatch):
-    def none(**_):
+    def none(*_):
         raise ConnectionError("Could not find any running Ray instance. Please specify the one to connect to")
 
-    monkeypatch.setattr(ray, "init", none)
+    monkeypatch.setattr(ray._private.services, "get_ray_address_from_environment", none)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     message = r"no Ray cluster answers at auto \(none runs on this machine\); check RAY_ADDRESS"
+    with pytest.raises(UserError, match=message), connect(ResourcesConfig()):
+        pass
+
+
+def test_a_cluster_of_this_machine_that_is_gone_is_said_at_once(monkeypatch):
+    services = ray._private.services
+    monkeypatch.setattr(services, "get_ray_address_from_environment", lambda *_: "127.0.0.1:1")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(UserError, match=r"no Ray cluster answers at 127.0.0.1:1"), connect(ResourcesConfig()):
+        pass
+    monkeypatch.delattr(services, "get_ray_address_from_environment")  # as in another Ray
+    assert session_module._address_of_auto() == "auto"
+
+
+BUSY = "The current node timed out during startup. This could happen because some of the raylet failed"
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3, 9])
+def test_a_ray_that_starts_too_slowly_is_started_again(failures, monkeypatch):
+    tried = []
+
+    def init(**_):
+        tried.append(1)
+        if len(tried) <= failures:
+            raise Exception(BUSY)
+        raise ConnectionError("started")  # enough is seen
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    message = "Ray did not start in time on this machine, 3 times" if failures > 2 else "started"
+    with pytest.raises(UserError, match=message), connect(ResourcesConfig()):
+        pass
+    assert len(tried) == min(failures + 1, 3)
+
+
+@pytest.mark.parametrize("length", [101, 160])
+def test_a_long_temporary_folder_is_said(length, tmp_path, monkeypatch):
+    folder = tmp_path / ("x" * (length - len(str(tmp_path)) - 1))
+    folder.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    message = r"too long for Ray's sockets; set RAY_TMPDIR to a short one"
     with pytest.raises(UserError, match=message), connect(ResourcesConfig()):
         pass
 
