@@ -59,7 +59,7 @@ def decode_image(content: bytes) -> np.ndarray | None:
     None if it is corrupt, or larger than ``mipnet.data.image_headers.MAX_PIXELS``.
     """
     if why := refusal(content):
-        logger.warning("an image of %d bytes is not decoded: %s", len(content), why)
+        logger.info("an image of %d bytes is not decoded: %s", len(content), why)
         return None
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:

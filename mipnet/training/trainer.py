@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from mipnet.data.crops import crop_settings
 from mipnet.data.dataset_formats import open_split
 from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.data.stream import CropLoader, ScheduledDataConfig, window_dataset
-from mipnet.errors import UserError, as_user_error
+from mipnet.errors import UserError, as_user_error, causes
 from mipnet.evaluation.occlusion import SELECTION_METRIC, occlusion_ap
 from mipnet.evaluation.predicted_poses import score_splits
 from mipnet.evaluation.result_rows import flat_metrics
@@ -84,6 +85,10 @@ class MetricsActor:
         return rows
 
 
+NODE_ADDRESS = re.compile(r"\bip[:=] *([\da-fA-F.:]*\d)")
+"""How Ray's errors name the node of the process that they are about."""
+
+
 class FailureReporter(UserCallback):  # type: ignore[misc, unused-ignore]  # Ray has no types
     """Reports why workers failed; called in Ray Train's controller, which then restarts them."""
 
@@ -94,7 +99,8 @@ class FailureReporter(UserCallback):  # type: ignore[misc, unused-ignore]  # Ray
         rank, error = min(worker_exceptions.items())
         cause = root_cause(error)
         logger.warning("%d worker(s) failed, rank %d: %s", len(worker_exceptions), rank, cause)
-        self.metrics_actor.add.remote({"failed": f"worker {rank}: {cause}"})
+        node = next((found[1] for each in causes(error) if (found := NODE_ADDRESS.search(str(each)))), "")
+        self.metrics_actor.add.remote({"failed": f"worker {rank}{f' on {node}' if node else ''}: {cause}"})
 
 
 def make_schedule(config: Config, people: PersonAnnotations) -> SampleSchedule:
