@@ -13,18 +13,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 CGROUPS = Path("/sys/fs/cgroup")
-NETWORK_FILE_SYSTEMS = (
-    "nfs",
-    "cifs",
-    "smb",
-    "afs",
-    "ceph",
-    "lustre",
-    "gluster",
-    "beegfs",
-    "gpfs",
-    "fuse.",
-)
+NETWORK_FILE_SYSTEMS = "nfs", "cifs", "smb", "afs", "ceph", "lustre", "gluster", "beegfs", "gpfs", "fuse."
 # mallopt's parameters, from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 

@@ -19,7 +19,7 @@ from mipnet.data.geometry import (
     transform_keypoints,
     warp_crop,
 )
-from mipnet.data.image_headers import refusal
+from mipnet.data.image_headers import reason_not_to_decode
 from mipnet.skeletons import Skeleton
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def decode_image(content: bytes) -> np.ndarray | None:
 
     None if it is corrupt, or larger than ``mipnet.data.image_headers.MAX_PIXELS``.
     """
-    if why := refusal(content):
+    if why := reason_not_to_decode(content):
         logger.info("an image of %d bytes is not decoded: %s", len(content), why)
         return None
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mipnet.data.crops import crop_boxes, decode_image
-from mipnet.data.image_headers import refusal
+from mipnet.data.image_headers import reason_not_to_decode
 from mipnet.evaluation.coco import keypoint_results, with_boxes
 from mipnet.evaluation.merging import merge_instances, pose_scores
 from mipnet.inference.crop_predictor import CropPredictor
@@ -119,7 +119,7 @@ def _pixels(image: np.ndarray | str | PathLike[str] | bytes) -> np.ndarray:
     content = image if isinstance(image, bytes) else Path(image).read_bytes()
     pixels = decode_image(content)
     if pixels is None:
-        why = refusal(content) or "its data are damaged"
+        why = reason_not_to_decode(content) or "its data are damaged"
         raise ValueError(f"'image' is not a picture that can be decoded{where}: {why}")
     return pixels
 

@@ -98,9 +98,9 @@ def damage(folder: Folder, names: Sequence[str]) -> str:
     Raises:
         UserError: the storage does not answer, so nothing is known.
     """
-    manifest = read_manifest(folder)
     for name in names:
         try:
+            manifest = read_manifest(folder)
             if name not in manifest:
                 READ[name](folder.read(name))
             elif folder.sha256(name) != manifest[name]["sha256"]:

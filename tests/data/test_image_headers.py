@@ -11,7 +11,7 @@ from PIL import Image
 
 from mipnet.data import image_headers
 from mipnet.data.crops import decode_image
-from mipnet.data.image_headers import MAX_PIXELS, refusal
+from mipnet.data.image_headers import MAX_PIXELS, reason_not_to_decode
 from tests.helpers.bombs import png
 
 
@@ -25,12 +25,12 @@ def encoded(kind: str, mode: str = "L", width: int = 40, height: int = 30) -> by
 def test_the_size_is_capped_in_every_format(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     content = encoded(kind, "RGB")
     monkeypatch.setattr(image_headers, "MAX_PIXELS", 1200)
-    assert refusal(content) == ""
+    assert reason_not_to_decode(content) == ""
     decoded = decode_image(content)
     assert decoded is not None
     assert decoded.shape == (30, 40, 3)
     monkeypatch.setattr(image_headers, "MAX_PIXELS", 1199)
-    assert refusal(content) == "it has 40x30 pixels, more than 1,199"
+    assert reason_not_to_decode(content) == "it has 40x30 pixels, more than 1,199"
     assert decode_image(content) is None
 
 
@@ -42,13 +42,13 @@ def test_a_large_picture_in_a_small_file_is_never_decoded(
     content = png(*size)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
     assert size[0] * size[1] > MAX_PIXELS
-    assert "more than" in refusal(content)
+    assert "more than" in reason_not_to_decode(content)
     assert decode_image(content) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n"])
 def test_what_has_no_header_is_not_decoded(content: bytes) -> None:
-    assert refusal(content) == "its header cannot be read"
+    assert reason_not_to_decode(content) == "its header cannot be read"
     assert decode_image(content) is None
 
 
