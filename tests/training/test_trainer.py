@@ -14,10 +14,12 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from mipnet.config import preset
 from mipnet.errors import UserError
 from mipnet.evaluation.occlusion import SELECTION_METRIC
+from mipnet.inference.crop_predictor import DivergedError
 from mipnet.ray_runtime.session import LOCAL_WORKER_NICENESS
 from mipnet.run_folder import TRAINING_FOLDER, open_run
 from mipnet.storage import Folder
 from mipnet.training import recovery
+from mipnet.training import trainer as trainer_module
 from mipnet.training.checkpoint import checkpoint_name
 from mipnet.training.recovery import write_record
 from mipnet.training.trainer import (
@@ -26,6 +28,7 @@ from mipnet.training.trainer import (
     Trainer,
     best_checkpoint_of,
     last_checkpoint_step,
+    make_validate_fn,
 )
 
 
@@ -115,6 +118,28 @@ def test_a_run_that_cannot_be_measured_at_its_end_has_failed(value, now, all_who
     run = run_of(tmp_path, **{ONE: {SELECTION_METRIC: 0.4}, TWO: last})
     with pytest.raises(UserError, match="the last checkpoint of run mine has no occlusion AP on"):
         best_checkpoint_of(run, 2, lambda name: {SELECTION_METRIC: value})
+
+
+def test_a_checkpoint_of_exploded_weights_cannot_be_measured(tmp_path, monkeypatch):
+    """Another error fails the validation, which is then tried again at the end."""
+    rows, folder = [], Folder.of(tmp_path)
+    actor = SimpleNamespace(add=SimpleNamespace(remote=rows.append))
+    monkeypatch.setattr(trainer_module, "open_split", lambda *_: None)
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+
+    def fail(error):
+        def predict(*_, **__):
+            raise RuntimeError("a task failed") from error
+
+        return predict
+
+    validate = make_validate_fn(preset("debug"), folder, folder, actor)
+    monkeypatch.setattr(trainer_module, "predict_splits", fail(DivergedError("heatmaps reach nan")))
+    assert math.isnan(validate(ONE)[SELECTION_METRIC])
+    assert rows == [{"unvalidated": 1, "cause": "heatmaps reach nan"}]
+    monkeypatch.setattr(trainer_module, "predict_splits", fail(ValueError("bug")))
+    with pytest.raises(RuntimeError, match="a task failed"):
+        validate(ONE)
 
 
 def test_a_last_checkpoint_that_was_damaged_is_made_again(tmp_path, monkeypatch):
