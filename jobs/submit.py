@@ -47,6 +47,8 @@ PACKING_EXCLUDES = [
 """As in a .gitignore, on top of the project's own: what no job needs, or what is too much to send."""
 FORWARDED = ("MLFLOW_TRACKING_URI", "MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 """Set for the job as they are here. Secrets are not among them: a job's environment is on the dashboard."""
+STOP_SECONDS = "60"
+"""Seconds that a stopped job has for its end: Ray's 3 are too few to note where it was."""
 RETRY_SECONDS = 2.0
 DASHBOARD_TIMEOUT_SECONDS = 120.0
 """Seconds for which a dashboard may be away while a job is followed, as after a restart of the head."""
@@ -177,8 +179,9 @@ def check_cluster(address: str, resources: ResourcesConfig | None) -> None:
 
 
 def environment(given: Sequence[str]) -> dict[str, str]:
-    """The job's environment: what is forwarded, the commit of this checkout, and ``--env NAME=VALUE``."""
-    env = {name: os.environ[name] for name in FORWARDED if os.environ.get(name)}
+    """The job's environment: time for its end, what is forwarded, our commit, and ``--env NAME=VALUE``."""
+    env = {"RAY_JOB_STOP_WAIT_TIME_S": STOP_SECONDS}
+    env |= {name: os.environ[name] for name in FORWARDED if os.environ.get(name)}
     if commit := source_commit():
         env[COMMIT_ENV_VAR] = commit
     for pair in given:

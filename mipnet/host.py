@@ -7,13 +7,36 @@ import ctypes
 import logging
 import math
 import os
+import signal
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 CGROUPS = Path("/sys/fs/cgroup")
+NETWORK_FILE_SYSTEMS = "nfs", "cifs", "smb", "afs", "ceph", "lustre", "gluster", "beegfs", "gpfs", "fuse."
 # mallopt's parameters, from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+
+
+class Termination:
+    """A handler of SIGTERM: acts as Ctrl-C, and is remembered for the exit status.
+
+    Attributes:
+        received: there was a SIGTERM.
+    """
+
+    received = False
+
+    def __call__(self, number: int, frame: object) -> None:
+        self.received = True
+        raise KeyboardInterrupt
+
+
+def interruption_status() -> int:
+    """The exit status after a KeyboardInterrupt, as shells number it: 143 after SIGTERM, 130 after Ctrl-C."""
+    handler = signal.getsignal(signal.SIGTERM)
+    terminated = isinstance(handler, Termination) and handler.received
+    return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
 
 
 def tune_malloc() -> None:
@@ -50,6 +73,16 @@ def cores(cgroups: Path = CGROUPS) -> int:
         return allowed
     limited = quota.isdecimal() and period.isdecimal() and int(period)  # "max" or -1 is no limit
     return min(allowed, max(math.ceil(int(quota) / int(period)), 1)) if limited else allowed
+
+
+def network_file_system(path: str) -> str:
+    """The type of the file system of a path, e.g. nfs4, if it is shared over a network; "" if it is not."""
+    import psutil
+
+    place = Path(path).resolve()
+    mounts = [m for m in psutil.disk_partitions(all=True) if place.is_relative_to(m.mountpoint)]
+    kind = max(mounts, key=lambda m: len(m.mountpoint)).fstype.lower() if mounts else ""
+    return kind if kind.startswith(NETWORK_FILE_SYSTEMS) else ""
 
 
 def memory(cgroups: Path = CGROUPS) -> int:

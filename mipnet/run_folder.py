@@ -25,6 +25,7 @@ from typing import Any
 
 from mipnet.config import Config, differences, digest, from_dict, to_yaml
 from mipnet.errors import ConfigError, UserError, first_few
+from mipnet.lease import lease
 from mipnet.storage import Folder
 
 TRAINING_FOLDER = "training"
@@ -134,21 +135,25 @@ def load_run(folder: Folder) -> Run:
 
 @contextmanager
 def locked(run: Run) -> Iterator[None]:
-    """Hold the run's lock, where the storage is a file system that can lock.
+    """Hold the run's lock: of the file system if it can lock, in an object store a lease.
 
     Raises:
         UserError: another process holds it.
     """
+    what, hint = (
+        f"run {run.name} is being worked on by another process",
+        "wait for it, or start another with --new",
+    )
     if not run.folder.is_local:
-        run.reload()
-        yield
+        with lease(run.folder.join("lock"), what, hint):
+            run.reload()
+            yield
         return
     with open(run.folder.local_path / "lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            hint = "wait for it, or start another with --new"
-            raise UserError(f"run {run.name} is being worked on by another process", hint) from None
+            raise UserError(what, hint) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise  # the others: a network file system that cannot lock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
 import os
 import posixpath
@@ -109,6 +110,17 @@ class Folder:
         with fs.open_input_stream(target) as stream:
             content: bytes = stream.read(limit)
         return content
+
+    def size(self, name: str) -> int:
+        """Of a file, in bytes; 0 if it does not exist."""
+        fs, target = self._locate(name)
+        return int(fs.get_file_info(target).size or 0)
+
+    def sha256(self, name: str) -> str:
+        """SHA-256 of a file's content, in hexadecimal; errors as for ``read``."""
+        fs, target = self._locate(name)
+        with fs.open_input_stream(target) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def _read_range(self, name: str, offset: int, size: int) -> bytes:
         if self.is_local:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 
-from mipnet.host import cores, memory
+from mipnet.cli.main import exit_status
+from mipnet.data.coco import ImageIndex
+from mipnet.data.image_inspection import inspect_images
+from mipnet.experiment.arguments import warn_of_tracking_store
+from mipnet.host import Termination, cores, interruption_status, memory
+from mipnet.storage import Folder
 
 
 def quota(folder: Path, version: int, cores: str) -> Path:
@@ -71,3 +78,50 @@ def test_a_pinned_process_has_fewer():
         assert cores() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(
+    ("uri", "kind", "said"),
+    [
+        ("", "ext4", ""),
+        ("", "nfs4", "SQLite file is on nfs4, where processes can damage it"),
+        ("", "fuse.s3fs", "SQLite file is on fuse.s3fs"),
+        ("s3://bucket/mipnet", "ext4", "are on this machine only"),
+    ],
+)
+def test_a_store_of_records_that_is_not_safe_is_said(uri, kind, said, tmp_path, monkeypatch, capsys):
+    mounts = [
+        SimpleNamespace(mountpoint="/", fstype="ext4"),
+        SimpleNamespace(mountpoint=tmp_path, fstype=kind),
+    ]
+    for mount in mounts:
+        mount.mountpoint = str(mount.mountpoint)
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    storage = Folder.of(uri or tmp_path / "storage")
+    warn_of_tracking_store(storage)
+    found = capsys.readouterr().out
+    assert said in found
+    assert len(found.splitlines()) == bool(said)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    warn_of_tracking_store(storage)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_exit_status_tells_how_a_command_was_stopped(number, status, capsys):
+    before = signal.signal(signal.SIGTERM, Termination())
+    try:
+        assert exit_status("mipnet", lambda argv: os.kill(os.getpid(), number), []) == status
+        assert "interrupted; the same command goes on" in capsys.readouterr().err
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert interruption_status() == 130
+
+
+def test_a_system_without_affinities_has_cores(tmp_path, monkeypatch):
+    """As macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cores(tmp_path) == os.cpu_count()
+    found = inspect_images(ImageIndex(np.array([str(tmp_path / "none.jpg")]), np.array([1])), [(1, 1)])
+    assert not found.readable.any()

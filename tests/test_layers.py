@@ -15,7 +15,7 @@ LAYERS = (
     {"formats", "ports", "host"},
     {"console", "skeletons"},
     {"storage"},
-    {"logs", "config"},
+    {"logs", "config", "lease"},
     {"run_folder"},
     {"models", "data"},
     {"synthetic"},

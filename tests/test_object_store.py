@@ -19,10 +19,16 @@ from mipnet.data.dataset_formats import open_split
 from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.data.stream import CropLoader
 from mipnet.errors import UserError
+from mipnet.evaluation.occlusion import SELECTION_METRIC
 from mipnet.experiment.prediction import find_pictures
+from mipnet.run_folder import locked, open_run
 from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
+from mipnet.training.checkpoint import checkpoint_name, save_checkpoint
+from mipnet.training.recovery import checkpoint_names, prune, read_record, recover, write_record
+from tests.helpers.networks import tiny
 from tests.helpers.servers import BUCKET, KEYS, objects
+from tests.helpers.steps import make
 
 
 @pytest.fixture
@@ -84,3 +90,26 @@ def test_data_sets_tables_and_results_live_there(
     assert "ready to train" in capsys.readouterr().out
     with pytest.raises(UserError):
         Folder.of(bucket.uri.replace(f"s3://{BUCKET}", "s3://nobodys")).write("x", "y")
+
+
+@pytest.mark.slow
+def test_a_run_there_is_locked_and_its_damaged_checkpoints_are_left_out(
+    bucket: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mipnet.lease.LEASE_SECONDS", 2.0)
+    run = open_run(bucket.join("storage"), tiny(), "mine")
+    with locked(run), pytest.raises(UserError, match="being worked on by another process"), locked(run):
+        pass
+    assert run.folder.names("lock") == []
+    (tmp_path / "checkpoint").mkdir()
+    save_checkpoint(tmp_path / "checkpoint", make(run.config), [{"step": 1, "loss": 0.1}])
+    training = run.folder.join("training")
+    names = [checkpoint_name(step) for step in range(1, 5)]
+    for name in names:
+        training.upload(tmp_path / "checkpoint", name)
+    write_record(training, {name: {"step": 1, SELECTION_METRIC: 0.5} for name in names})
+    training.write(f"{names[-1]}/training.pt", b"cut")
+    assert recover(training, run.config).step == 3
+    assert read_record(training).keys() == set(names[:-1])
+    prune(training, names[2], {SELECTION_METRIC: 0.5})
+    assert checkpoint_names(training) == names[1:]  # the damaged one stays

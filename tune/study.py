@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from mipnet.config import to_dict, to_yaml
 from mipnet.console import say
+from mipnet.experiment.arguments import warn_of_tracking_store
 from mipnet.experiment.datasets import ensure_dataset, open_splits, sample_image_uris
 from mipnet.experiment.final_phases import evaluate_phase, register_phase
 from mipnet.experiment.preflight import check_data
@@ -53,6 +54,7 @@ def run_search(
     """
     silence_ray(options.verbose)
     say(f"search {search.name}\n  {search.folder.uri}")
+    warn_of_tracking_store(storage_of(search))
     read_trials(search, options.retry)
     left = make_scheduler(search, options, space).next_trial() is not None
     if not left and search.state.get(FINISHED_KEY) and not pending_evaluations(search):

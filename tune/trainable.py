@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -165,7 +166,13 @@ def evaluate_pairs(run: Run, data: Folder, pairs: Sequence[tuple[float, float]])
 
 
 def pair_result(pair: tuple[float, float], config: Config, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """A pair and its occlusion AP, 0 to 1; 0 if there are no people to measure it on."""
+    """A pair and its occlusion AP, 0 to 1.
+
+    Raises:
+        UserError: it could not be measured, which is no figure to rank by.
+    """
     value = occlusion_ap(config.data, metrics).value
-    score = value if value == value else 0.0
-    return {"discount": pair[0], "oks_nms": pair[1], "occlusion_AP": score, "metrics": dict(metrics)}
+    if math.isnan(value):
+        hint = "validate on people (--data.val)"
+        raise UserError(f"there is no occlusion AP on the split {config.data.val}", hint, 1)
+    return {"discount": pair[0], "oks_nms": pair[1], "occlusion_AP": value, "metrics": dict(metrics)}

@@ -7,7 +7,6 @@ in alternating order, and the ratio within a round is what counts.
 from __future__ import annotations
 
 import gc
-import os
 import platform
 import statistics
 import time
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mipnet.formats import aligned
+from mipnet.host import cores
 
 Workload = Callable[[], float | tuple[float, float]]
 """Does the work once and returns its amount in the units of the table (samples, crops), or (amount, seconds)
@@ -92,8 +92,7 @@ def machine(device: str = "cpu") -> str:
     import torch
 
     name = torch.cuda.get_device_name() if device == "cuda" else _cpu()
-    cores, python = len(os.sched_getaffinity(0)), platform.python_version()
-    return f"{name}, {cores} cores, torch {torch.__version__}, Python {python}"
+    return f"{name}, {cores()} cores, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def _cpu() -> str:

@@ -92,8 +92,10 @@ def exit_status(
     try:
         return command(argv)
     except KeyboardInterrupt:
+        from mipnet.host import interruption_status
+
         print(f"{program}: {interrupted}", file=sys.stderr)
-        return 130
+        return interruption_status()
     except BrokenPipeError:  # the reader of our output, e.g. head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE

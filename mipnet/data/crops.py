@@ -19,7 +19,7 @@ from mipnet.data.geometry import (
     transform_keypoints,
     warp_crop,
 )
-from mipnet.data.image_headers import is_deep, is_tiff, orientation_of
+from mipnet.data.image_headers import is_deep, is_tiff, orientation_of, reason_not_to_decode
 from mipnet.data.orientation import AS_DISPLAYED, Frame, to_frame
 from mipnet.skeletons import Skeleton
 
@@ -63,8 +63,11 @@ def decode_image(content: bytes, frame: Frame = AS_DISPLAYED) -> np.ndarray | No
 
     Returns:
         (H, W, 3) uint8 RGB; channels of 16 bits are scaled by the bits that the picture uses. None if it is
-        corrupt, or its frame undecided.
+        corrupt, larger than ``mipnet.data.image_headers.MAX_PIXELS``, or its frame undecided.
     """
+    if why := reason_not_to_decode(content):
+        logger.info("an image of %d bytes is not decoded: %s", len(content), why)
+        return None
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     orientation, deep = orientation_of(content), is_deep(content)
     try:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+MAX_PIXELS = 2**27
+"""Of a picture: 400 MB once it is decoded. A file of 73 KB may hold 600 million pixels."""
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 HEAD_BYTES = 1 << 16
@@ -58,6 +60,24 @@ def read_head(read: Read) -> bytes:
 def header_of(read: Read) -> ImageHeader | None:
     """The header of a file; None if it has none that can be read."""
     return read_header(read_head(read)) or read_header(read(None))  # a JPEG of long metadata
+
+
+def reason_not_to_decode(content: bytes) -> str:
+    """Why a picture must not be decoded, by its header alone, as one clause; "" if it may.
+
+    Args:
+        content: the file, or as much of its beginning as holds the header.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            width, height = picture.size
+    except Image.DecompressionBombError:  # beyond Pillow's own limit, which is larger
+        return f"it has more than {MAX_PIXELS:,} pixels"
+    except Exception:  # broken bytes make Pillow's readers raise almost anything
+        return "its header cannot be read"
+    return f"it has {width}x{height} pixels, more than {MAX_PIXELS:,}" if width * height > MAX_PIXELS else ""
 
 
 def read_header(content: bytes) -> ImageHeader | None:

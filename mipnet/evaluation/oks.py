@@ -10,6 +10,7 @@ import numpy as np
 from mipnet.errors import ConfigError
 
 Sigmas = Sequence[float] | np.ndarray
+NMS_ROWS = 128  # poses compared with all others at a time, so that memory grows with their number only
 SOFT_NMS_MAX_KEPT = 20  # COCO's evaluation reads at most so many poses of an image
 
 
@@ -62,14 +63,17 @@ def oks_nms(
     Returns:
         indices (M,) int64 of the kept poses in score order.
     """
+    poses, areas = np.asarray(poses), np.asarray(areas)
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
-    similar = oks_matrix(poses, areas, poses, areas, sigmas) > threshold
     alive = np.ones(len(order), bool)
     kept = []
-    for index in order:
-        if alive[index]:
-            kept.append(index)
-            alive &= ~similar[index]
+    for begin in range(0, len(order), NMS_ROWS):
+        rows = order[begin : begin + NMS_ROWS]
+        similar = oks_matrix(poses[rows], areas[rows], poses, areas, sigmas) > threshold
+        for index, row in zip(rows, similar, strict=True):
+            if alive[index]:
+                kept.append(index)
+                alive &= ~row
     return np.asarray(kept, np.int64)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mipnet.data.categories import joint_names
-from mipnet.data.json_values import id_key, coordinates
+from mipnet.data.json_values import coordinates, id_key
 from mipnet.data.ochuman import is_ochuman
 from mipnet.data.shards import MANIFEST, byte_ranges
 from mipnet.errors import DataError

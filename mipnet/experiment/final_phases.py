@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -102,7 +103,11 @@ def report_page(
     """The run's HTML report; ``places`` are those outside of its folder."""
     with torch.device("meta"):
         parameters = count_parameters(model_from_config(run.config))
-    history = read_history(run.folder, run.state["trained"]["steps"])
+    try:
+        history = read_history(run.folder, run.state["trained"]["steps"])
+    except UserError as error:  # of the curves only: a damaged checkpoint does not take back a trained model
+        say(f"the report has no learning curves: {error}")
+        history = []
     model, seconds = run.folder.path(MODEL_FOLDER), run.state.get("seconds", {})
     return write_report(
         run.name,
@@ -134,6 +139,8 @@ def register_phase(run: Run, storage: Folder) -> bool:
 
     trained = run.state["trained"]
     best = run.best_metrics
+    if math.isnan(best.get(SELECTION_METRIC, math.nan)):
+        raise UserError(f"run {run.name} has no occlusion AP: not registered", "train it anew (--new)", 1)
     table = run.folder.read(f"{RESULTS_FOLDER}/table.txt").decode()
     about = f"Trained by the run {run.name}.\n\n{code_block(table)}"
     tags = {"run": run.name, "preset": run.config.preset, SELECTION_METRIC: f"{best[SELECTION_METRIC]:.4f}"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +15,7 @@ from mipnet.console import say
 from mipnet.data.coco import CocoKeypointFile, PersonAnnotations
 from mipnet.data.crops import crop_settings
 from mipnet.data.sample_schedule import SampleSchedule
+from mipnet.errors import UserError, first_line
 from mipnet.experiment import metric_forwarder
 from mipnet.experiment.progress import Progress
 from mipnet.models.initialization import warm_start_from_folder
@@ -26,7 +27,8 @@ from mipnet.storage import Folder
 from mipnet.tracking.datasets import describe_datasets
 from mipnet.tracking.tracker import Tracker
 from mipnet.training.checkpoint import HISTORY_FILE, checkpoint_name, model_from_config
-from mipnet.training.trainer import MetricsActor, last_checkpoint_step, make_schedule, train
+from mipnet.training.recovery import recover
+from mipnet.training.trainer import MetricsActor, make_schedule, train
 from mipnet.visualization.overlays import encode_jpeg
 from mipnet.visualization.training_crops import training_grid
 
@@ -49,7 +51,8 @@ def train_phase(
     config = run.config
     schedule = make_schedule(config, people)
     save_example_crops(run, people, schedule, tracker)
-    done = last_checkpoint_step(run.folder)
+    found = recover(run.folder.join(TRAINING_FOLDER), config, run.state.get("validations", []))
+    done = found.step
     say(
         f"{len(people)} people in {len(people.images)} images; {schedule.total_steps} steps of "
         f"{config.train.batch_size} on {config.resources.workers} worker(s)"
@@ -58,7 +61,7 @@ def train_phase(
     threads = config.resources.workers * max(config.resources.cpus_per_worker, 1)
     decoding = capacity(ray.nodes(), config, threads)
     say(decoding.line())
-    note_start(run, tracker, done)
+    note_start(run, tracker, done, found.skipped)
     initial = initial_weights(run)
     rows = ray.remote(num_cpus=0)(MetricsActor).remote()
     with Progress("training", "step", plain, done, schedule.total_steps) as progress:
@@ -100,11 +103,18 @@ def save_example_crops(
         tracker.log_artifacts(pictures, "pictures")
 
 
-def note_start(run: Run, tracker: Tracker, step: int) -> None:
-    """Count the starts of this training; each after the first is recorded as a "resume" event."""
+def note_start(run: Run, tracker: Tracker, step: int, skipped: Sequence[str] = ()) -> None:
+    """Count the starts of this training; each after the first is recorded as a "resume" event.
+
+    Args:
+        run, tracker: of the training.
+        step: it goes on from here.
+        skipped: damaged checkpoints, a clause each.
+    """
     starts = run.state.get("starts", 0)
     if starts or step:
         cause = run.state.get("ended") or "the last start ended without a word"
+        cause = "; left out ".join([cause, *skipped])
         metric_forwarder.note_event(run, tracker, "resume", step, cause)
     else:
         tracker.log_metrics({metric_forwarder.RESTARTS_METRIC: 0}, 0)
@@ -158,7 +168,14 @@ def initial_folder(run: Run) -> Folder:
 
 
 def read_history(folder: Folder, step: int) -> list[dict[str, float]]:
-    """The metric rows that were logged up to the checkpoint of ``step``."""
+    """The metric rows that were logged up to the checkpoint of ``step``.
+
+    Raises:
+        UserError: they cannot be read.
+    """
     file = f"{TRAINING_FOLDER}/{checkpoint_name(step)}/{HISTORY_FILE}"
-    history: list[dict[str, float]] = json.loads(folder.read(file))
+    try:
+        history: list[dict[str, float]] = json.loads(folder.read(file))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {folder.path(file)} ({first_line(error)})", exit_code=1) from None
     return history

@@ -14,6 +14,7 @@ from mipnet.data.coco import CocoKeypointFile
 from mipnet.data.shared_pictures import shared_pictures, shared_pictures_lines
 from mipnet.errors import as_user_error, first_few
 from mipnet.evaluation.occlusion import SELECTION_METRIC
+from mipnet.experiment.arguments import warn_of_tracking_store
 from mipnet.experiment.datasets import CORRUPT_IMAGES_FILE, CorruptImageLog, read_corrupt_images
 from mipnet.experiment.metric_forwarder import event_line
 from mipnet.experiment.preflight import Prepared, check_data, prepared
@@ -56,6 +57,7 @@ def run_phases(
         save_log: called at the end of each phase.
     """
     say(f"run {run.name}\n  {run.folder.uri}")
+    warn_of_tracking_store(storage)
     with prepared(
         run.config,
         storage,
@@ -174,7 +176,8 @@ def summarise(run: Run, storage: Folder) -> str:
 
 def left_out_lines(run: Run) -> list[str]:
     """A line for each kind of sample that is left out, mended or odd, with the first examples."""
-    lines = [f"mended    {line}" for fixes in run.state.get("mended", {}).values() for line in fixes]
+    lines = [f"damaged   checkpoint {line}" for line in run.state.get("damaged_checkpoints", [])]
+    lines += [f"mended    {line}" for fixes in run.state.get("mended", {}).values() for line in fixes]
     lines += [
         f"{label}  {line} (in {path})"
         for label, kind in (("left out", "left_out"), ("look at ", "odd"))

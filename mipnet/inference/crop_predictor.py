@@ -20,6 +20,13 @@ from mipnet.models.normalization import normalize
 from mipnet.models.precision import native_bf16
 from mipnet.models.weights import load_model
 
+MAX_HEATMAP_PEAK = 1e3
+"""Trained networks have peaks of about 1, random ones below 100; larger ones are of exploded weights."""
+
+
+class DivergedError(UserError):
+    """The heatmaps of a network are not finite, or far from anything that it was trained for."""
+
 
 @dataclass
 class CropPredictor:
@@ -102,12 +109,18 @@ class CropPredictor:
 
         Returns:
             (B, N, K, 3) float32: x, y in image px and the keypoint's score.
+
+        Raises:
+            DivergedError: the heatmaps are no result.
         """
         if not len(crops):
             n, k = self.model.instances, self.config.data.joints.num_joints
             return np.zeros((0, n, k, 3), np.float32)
         heatmaps = self.heatmaps(torch.tensor(crops, device=self.device))
         cells, scores = decode_heatmaps(heatmaps, self.evaluation.decoder)
+        if not (scores.abs() <= MAX_HEATMAP_PEAK).all():  # nan too
+            what = f"the network's heatmaps reach {scores.abs().max().item():.2g}: its training has diverged"
+            raise DivergedError(what, "train it again with a lower --train.learning-rate", 1)
         arrays = np.array([centers, sizes], np.float32)  # (2, B, 2)
         centers_t, sizes_t = torch.as_tensor(arrays, device=self.device)
         points = cells_to_image(cells, centers_t, sizes_t, (heatmaps.shape[-1], heatmaps.shape[-2]))

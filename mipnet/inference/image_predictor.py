@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from mipnet.data.crops import crop_boxes, decode_image
+from mipnet.data.image_headers import reason_not_to_decode
 from mipnet.evaluation.coco import keypoint_results, with_boxes
 from mipnet.evaluation.merging import merge_instances, pose_scores
 from mipnet.inference.crop_predictor import CropPredictor
@@ -115,9 +116,11 @@ def _pixels(image: np.ndarray | str | PathLike[str] | bytes) -> np.ndarray:
             raise ValueError(f"'image' is {image.dtype} {image.shape}, not (H, W, 3) uint8 RGB")
         return image
     where = "" if isinstance(image, bytes) else f" ({image})"
-    pixels = decode_image(image if isinstance(image, bytes) else Path(image).read_bytes())
+    content = image if isinstance(image, bytes) else Path(image).read_bytes()
+    pixels = decode_image(content)
     if pixels is None:
-        raise ValueError(f"'image' is not a picture that can be decoded{where}")
+        why = reason_not_to_decode(content) or "its data are damaged"
+        raise ValueError(f"'image' is not a picture that can be decoded{where}: {why}")
     return pixels
 
 

@@ -22,15 +22,16 @@ def probe_storage(storage: Folder) -> None:
         UserError: a node cannot read what this process wrote, or cannot write.
     """
     token = uuid.uuid4().hex
-    storage.write(f".probe/{token}", token)
+    probe = storage.join(f".probe-{token}")  # of this process alone: others probe at the same time
+    probe.write("driver", token)
     try:
-        for node, problem in problems_by_node(readable_and_writable, storage, token):
+        for node, problem in problems_by_node(readable_and_writable, probe, token):
             raise UserError(
                 f"node {node} cannot use the storage {storage.uri} ({problem})",
                 "give a --storage that all nodes share: NFS, s3:// or gs://",
             )
     finally:
-        storage.remove(".probe")
+        storage.remove(f".probe-{token}")
 
 
 def probe_files(uris: Sequence[str]) -> None:
@@ -66,16 +67,16 @@ def problems_by_node(check: Callable[..., str], *args: Any) -> list[tuple[str, s
     return [(node["NodeManagerAddress"], problem) for node, problem in answers if problem]
 
 
-def readable_and_writable(storage: Folder, token: str) -> str:
+def readable_and_writable(probe: Folder, token: str) -> str:
     """Runs on a node: "" if it reads what the driver wrote and can write, else the problem."""
     try:
-        if storage.read(f".probe/{token}").decode() != token:
+        if probe.read("driver").decode() != token:
             return "sees another file there"
-        storage.write(f".probe/{token}-{uuid.uuid4().hex[:8]}", token)
+        probe.write(uuid.uuid4().hex, token)
     except FileNotFoundError:
         return "does not see the files that other nodes write"
     except Exception as error:  # each file system has errors of its own
-        logger.warning("cannot use %s", storage.uri, exc_info=True)
+        logger.warning("cannot use %s", probe.uri, exc_info=True)
         return str(error)
     return ""
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError, causes
-from mipnet.host import cores, memory
+from mipnet.host import Termination, cores, memory
 from mipnet.logs import attach_libraries
 from mipnet.ray_runtime import resources as cluster_resources
 from mipnet.ray_runtime.resources import AutoscalerLimits, check_resources
@@ -25,6 +25,7 @@ from mipnet.ray_runtime.resources import AutoscalerLimits, check_resources
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+START_ATTEMPTS = 3
 EXTRA_LOGICAL_CPUS = 3
 """Logical CPUs of a local Ray for decoding and for the processes that validate beside the training."""
 LOCAL_WORKER_NICENESS = "19"
@@ -53,7 +54,7 @@ def connect(
     """
     silence_ray(verbose)
     address = os.environ.get("RAY_ADDRESS") or "local"
-    _check_reachable(address)
+    _check_reachable(_address_of_auto() if address == "auto" else address)
     import ray.data
 
     silence_ray(verbose)  # importing Ray set its loggers anew
@@ -65,16 +66,21 @@ def connect(
         options |= _local_options(resources, window_bytes)
     try:
         with contextlib.nullcontext() if verbose else _stderr_closed():
-            ray.init(address=address, **options)
+            _init_ray(address, options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if any("AuthToken" in str(cause) for cause in causes(error)):
             raise token_demanded(f"the Ray cluster at {address}") from None
         none_here = address == "auto" and isinstance(error, ConnectionError)
         reason = "none runs on this machine" if none_here else str(error).strip().splitlines()[0]
         raise _no_cluster(address, reason) from None
+    except OSError as error:
+        if "AF_UNIX" not in str(error):
+            raise
+        hint = "set RAY_TMPDIR to a short one, such as /tmp"
+        raise UserError("the path of the temporary folder is too long for Ray's sockets", hint) from None
     attach_libraries()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's would print a stack trace
+        signal.signal(signal.SIGTERM, Termination())  # Ray's would print a stack trace
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         labels = (node["Labels"] for node in nodes)
@@ -86,6 +92,46 @@ def connect(
         yield resources
     finally:
         ray.shutdown()
+
+
+def _init_ray(address: str, options: dict[str, Any]) -> None:
+    """``ray.init``, tried again where Ray was too slow for itself.
+
+    Raises:
+        UserError: it was so three times.
+    """
+    import ray
+
+    for _ in range(START_ATTEMPTS):
+        try:
+            ray.init(address=address, **options)
+            return
+        except Exception as error:  # Ray has no class for it
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+            logger.warning("Ray did not start in time", exc_info=True)
+    what = f"Ray did not start in time on this machine, {START_ATTEMPTS} times"
+    raise UserError(what, "the same command goes on when the machine is less busy", 1)
+
+
+def _address_of_auto() -> str:
+    """The address of the cluster that ``auto`` means.
+
+    Ray has no public way to ask. Without it a cluster that is gone is only found after two minutes.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        from ray._private.services import get_ray_address_from_environment
+    except ImportError:
+        logger.info("this Ray does not tell what auto is", exc_info=True)
+        return "auto"
+    try:
+        return str(get_ray_address_from_environment("auto", None))
+    except ConnectionError:
+        raise _no_cluster("auto", "none runs on this machine") from None
 
 
 def _local_options(resources: ResourcesConfig, window_bytes: int) -> dict[str, Any]:

@@ -19,6 +19,9 @@ from mlflow.pyfunc import PythonModel
 
 import mipnet
 
+MAX_BOXES = 500
+"""Of a request, in all of its rows: a server must answer before its clients give up."""
+
 
 class PoseModel(PythonModel):  # type: ignore[misc, unused-ignore]  # MLflow is skipped by mypy
     """Rows with ``image`` and optionally ``boxes`` ([[x, y, w, h], ...]; by default the whole image).
@@ -34,6 +37,10 @@ class PoseModel(PythonModel):  # type: ignore[misc, unused-ignore]  # MLflow is 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """For each row the poses of its image, by falling score, as COCO results with instance and box."""
         rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
+        count = sum(len(boxes) if hasattr(boxes := row.get("boxes"), "__len__") else 1 for row in rows)
+        if count > MAX_BOXES:
+            what = f"{count} boxes in a request are more than {MAX_BOXES}; divide it"
+            raise MlflowException(what, INVALID_PARAMETER_VALUE)
         # One row at a time, because the images of a large batch may not fit into memory.
         return [self._poses(row, number) for number, row in enumerate(rows)]
 

@@ -161,10 +161,14 @@ def open_registry(storage: Folder, model: str) -> Iterator[Registry]:
 
     try:
         client = MlflowClient()
-        if not client.search_registered_models(f"name = '{model}'"):
-            names = [found.name for found in client.search_registered_models()]
+        try:
+            client.get_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            names = [found.name for found in client.search_registered_models(max_results=1000)]
             hint = suggest(model, names) if names else "mipnet train registers one"
-            raise UserError(f"{shown} has no registered model {model!r}", hint)
+            raise UserError(f"{shown} has no registered model {model!r}", hint) from None
         yield Registry(storage, shown, client, model)
     except MlflowException as error:
         message = f"the registry at {shown} refuses ({first_line(error)})"

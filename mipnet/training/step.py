@@ -75,6 +75,7 @@ class TrainStep:
         self.optimizer = build_optimizer(self.model, train)
         self.ema_params = [p.detach().clone() for p in self.parameters] if train.ema else []
         self.step = 0
+        self._last_finite = torch.ones((), dtype=torch.bool, device=device)
         # Since ``read_metrics``: gradient norm, finite and skipped updates, corrupt samples, loss per λ
         self._sums = torch.zeros(4 + config.model.instances, device=device)
         self.set_training_mode()
@@ -109,6 +110,7 @@ class TrainStep:
         if self.ema_params:
             self._update_ema(finite)
         self._add_metrics(norm, finite, loss_per_instance, corrupt)
+        self._last_finite = finite
         self.step += 1
 
     def loss(
@@ -220,6 +222,15 @@ class TrainStep:
             "skipped": round(skipped / world),
             "corrupt": round(corrupt),
         }
+
+    def is_finite(self) -> bool:
+        """Whether the last update, all weights and batch-norm buffers are finite, on all ranks alike."""
+        weights = [*self.parameters, *self.ema_params, self.bn_buffers]
+        finite = self._last_finite & torch.isfinite(torch.nn.utils.get_total_norm(weights))
+        failed = (~finite).float()
+        if self.distributed:
+            dist.all_reduce(failed)  # each rank has its own batch-norm buffers
+        return not failed.item()
 
     def all_reduce_bn_buffers(self) -> None:
         """Average the batch-norm buffers over all ranks. Call it before weights are saved."""

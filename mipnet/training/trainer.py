@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import ray
 from ray.train import Checkpoint as RayCheckpoint
-from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
 from mipnet.config import Config, to_dict
@@ -21,21 +22,25 @@ from mipnet.data.crops import crop_settings
 from mipnet.data.dataset_formats import open_split
 from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.data.stream import CropLoader, ScheduledDataConfig, window_dataset
-from mipnet.errors import UserError, as_user_error
+from mipnet.errors import UserError, as_user_error, causes
 from mipnet.evaluation.occlusion import SELECTION_METRIC, occlusion_ap
 from mipnet.evaluation.predicted_poses import score_splits
 from mipnet.evaluation.result_rows import flat_metrics
 from mipnet.host import cores
+from mipnet.inference.crop_predictor import DivergedError
 from mipnet.inference.pipeline import predict_splits
 from mipnet.run_folder import TRAINING_FOLDER, Run, without_nulls
 from mipnet.storage import Folder
 from mipnet.training.atomic_files import storage_options
-from mipnet.training.checkpoint import step_from_path
+from mipnet.training.checkpoint import checkpoint_name, step_from_path
+from mipnet.training.recovery import best_checkpoint, prune, read_record, recover, score
 from mipnet.training.worker import train_loop_per_worker
 
 logger = logging.getLogger(__name__)
 
-Validate = Callable[[RayCheckpoint], dict[str, Any]]
+Metrics = dict[str, Any]
+Validate = Callable[[str], Metrics]
+"""Takes the name of a checkpoint."""
 
 TRAIN_WORKER_RUNTIME_ENV = {"env_vars": {"RAY_worker_niceness": "0"}}
 """Runtime environment of the training processes: niceness 0; Ray's default for workers is 15.
@@ -80,6 +85,10 @@ class MetricsActor:
         return rows
 
 
+NODE_ADDRESS = re.compile(r"\bip[:=] *([\da-fA-F.:]*\d)")
+"""How Ray's errors name the node of the process that they are about."""
+
+
 class FailureReporter(UserCallback):  # type: ignore[misc, unused-ignore]  # Ray has no types
     """Reports why workers failed; called in Ray Train's controller, which then restarts them."""
 
@@ -90,7 +99,8 @@ class FailureReporter(UserCallback):  # type: ignore[misc, unused-ignore]  # Ray
         rank, error = min(worker_exceptions.items())
         cause = root_cause(error)
         logger.warning("%d worker(s) failed, rank %d: %s", len(worker_exceptions), rank, cause)
-        self.metrics_actor.add.remote({"failed": f"worker {rank}: {cause}"})
+        node = next((found[1] for each in causes(error) if (found := NODE_ADDRESS.search(str(each)))), "")
+        self.metrics_actor.add.remote({"failed": f"worker {rank}{f' on {node}' if node else ''}: {cause}"})
 
 
 def make_schedule(config: Config, people: PersonAnnotations) -> SampleSchedule:
@@ -128,7 +138,17 @@ def train(
             more often than ``resources.max_failures``.
     """
     schedule = make_schedule(config, people)
-    validate = make_validate_fn(config, run.folder.join(TRAINING_FOLDER), data, metrics_actor)
+    training = run.folder.join(TRAINING_FOLDER)
+    validate = make_validate_fn(config, training, data, metrics_actor)
+
+    def validate_and_prune(checkpoint: RayCheckpoint) -> Metrics:
+        metrics: Metrics = {}
+        try:
+            metrics = validate(folder_name_of(checkpoint))
+            return metrics
+        finally:
+            prune(training, folder_name_of(checkpoint), metrics)
+
     total_epochs = config.train.epochs
     end_step = math.ceil(schedule.total_steps * min(epochs or math.inf, total_epochs) / total_epochs)
     fit(
@@ -140,7 +160,7 @@ def train(
         metrics_actor=metrics_actor,
         initial_weights=initial_weights,
         max_decoding_tasks=max_decoding_tasks,
-        validation=ray.train.ValidationConfig(fn=validate, ray_remote_kwargs={"num_cpus": 0}),
+        validation=ray.train.ValidationConfig(fn=validate_and_prune, ray_remote_kwargs={"num_cpus": 0}),
     )
     return best_checkpoint_of(run, end_step, validate)
 
@@ -179,9 +199,6 @@ def fit(
     settings = {"config": to_dict(config), "threads": config.resources.cpus_per_worker}
     settings |= {"schedule": schedule, "end_step": end_step, "crop_loader": crop_loader, "folder": folder}
     settings |= {"metrics_actor": metrics_actor, "initial_weights": initial_weights}
-    best_is_highest = CheckpointConfig(
-        num_to_keep=1, checkpoint_score_attribute=SELECTION_METRIC, checkpoint_score_order="max"
-    )
     trainer = Trainer(
         train_loop_per_worker,
         train_loop_config=settings,
@@ -194,7 +211,6 @@ def fit(
             worker_runtime_env=TRAIN_WORKER_RUNTIME_ENV,
             failure_config=FailureConfig(max_failures=config.resources.max_failures),
             callbacks=[FailureReporter(metrics_actor)] if metrics_actor else [],
-            checkpoint_config=best_is_highest,
         ),
         validation_config=validation,
     )
@@ -258,21 +274,11 @@ class Trainer(TorchTrainer):  # type: ignore[misc, unused-ignore]  # Ray has no 
 
 
 def last_checkpoint_step(folder: Folder) -> int:
-    """The step of the run's latest checkpoint in the storage; 0 without one.
+    """The step of the run's latest checkpoint in Ray Train's record; 0 without one.
 
-    Ray Train hands the same checkpoint to the workers: both read the same snapshot.
+    Ray Train hands the same checkpoint to the workers.
     """
-    latest = restore_result(folder)
-    return step_from_path(latest.checkpoint.path) if latest and latest.checkpoint else 0
-
-
-def restore_result(folder: Folder) -> Result | None:
-    """Ray Train's record of a run in the storage; None before its first checkpoint."""
-    try:
-        return Result.from_path(folder.path(TRAINING_FOLDER))
-    except RuntimeError:  # there is no folder, or no record in it
-        logger.debug("no earlier training in %s", folder.uri, exc_info=True)
-        return None
+    return step_from_path(max(read_record(folder.join(TRAINING_FOLDER)), default=checkpoint_name(0)))
 
 
 def best_checkpoint_of(run: Run, steps: int, validate: Validate) -> TrainingResult:
@@ -281,22 +287,25 @@ def best_checkpoint_of(run: Run, steps: int, validate: Validate) -> TrainingResu
     Checkpoints whose validation failed beside the training are validated here: Ray Train does not retry.
 
     Raises:
-        UserError: there is none, or the data set cannot be used to validate it.
+        UserError: none is whole, the last one cannot be measured, or the data set cannot be used to.
     """
-    result = restore_result(run.folder)
-    if result is None or not result.best_checkpoints:
-        raise UserError(f"run {run.name} has no checkpoint", "start it again with --new", 1)
-    found = result.best_checkpoints
-    checkpoints = [(c, without_nulls(m if SELECTION_METRIC in m else {**m, **validate(c)})) for c, m in found]
-
-    def score(item: tuple[RayCheckpoint, dict[str, Any]]) -> float:
-        value = item[1].get(SELECTION_METRIC, math.nan)
-        return -1.0 if math.isnan(value) else value
-
-    checkpoint, metrics = max(checkpoints, key=score)
-    name = folder_name_of(checkpoint)
-    logger.info("best checkpoint: %s of %d", name, len(checkpoints))
-    return TrainingResult(run.folder.join(f"{TRAINING_FOLDER}/{name}"), metrics, steps)
+    training = run.folder.join(TRAINING_FOLDER)
+    found = recover(training, run.config, run.state.get("validations", []))
+    if found.step < steps:
+        what = f"the last checkpoint of run {run.name} was damaged"
+        raise UserError(what, f"the same command goes on at step {found.step}", 1)
+    run.note(damaged_checkpoints=list(found.skipped))
+    recorded = read_record(training)
+    for name, metrics in recorded.items():
+        if SELECTION_METRIC not in metrics:
+            metrics |= validate(name)
+    if math.isnan(score(recorded[max(recorded)])):
+        what = f"the last checkpoint of run {run.name} has no occlusion AP on the split {run.config.data.val}"
+        hint = "lower --train.learning-rate if it has diverged, or validate on people (--data.val)"
+        raise UserError(what, hint, 1)
+    best = best_checkpoint(recorded)
+    logger.info("best checkpoint: %s of %d", best, len(recorded))
+    return TrainingResult(training.join(best), without_nulls(recorded[best]), steps)
 
 
 def folder_name_of(checkpoint: RayCheckpoint) -> str:
@@ -311,24 +320,28 @@ def make_validate_fn(config: Config, checkpoints: Folder, data: Folder, metrics_
     """
     source = config.data.boxes[-1]
 
-    def validate(checkpoint: RayCheckpoint) -> dict[str, Any]:
-        logger.info("validating %s", checkpoint.path)
+    def validate(name: str) -> Metrics:
+        logger.info("validating %s", name)
         try:
-            return compute_metrics(checkpoint)
+            metrics = compute_metrics(name)
         except Exception as error:  # Ray Train only logs validation errors; forward them to the driver
-            logger.warning("validation of %s failed", checkpoint.path, exc_info=True)
-            cause = str(as_user_error(error) or root_cause(error))
-            metrics_actor.add.remote({"unvalidated": step_from_path(checkpoint.path), "cause": cause})
-            raise
+            logger.warning("validation of %s failed", name, exc_info=True)
+            known = as_user_error(error)
+            cause = str(known or root_cause(error))
+            metrics_actor.add.remote({"unvalidated": step_from_path(name), "cause": cause})
+            if not isinstance(known, DivergedError):
+                raise
+            return {SELECTION_METRIC: math.nan}  # no error that another try could mend
+        metrics_actor.add.remote({"step": step_from_path(name), **metrics})
+        return metrics
 
-    def compute_metrics(checkpoint: RayCheckpoint) -> dict[str, Any]:
+    def compute_metrics(name: str) -> Metrics:
         # On a GPU only if the training leaves one: a validation that waits for it would come too late.
         spare_gpus = ray.cluster_resources().get("GPU", 0) - config.resources.workers
         gpu = config.resources.gpu is True and spare_gpus >= 1
         # One core less than there are: training uses all of them, and threads wait for one another.
         cpus = config.resources.cpus_per_worker or max(cores() - 1, 1)
         resources = replace(config.resources, gpu=gpu, cpus_per_worker=cpus)
-        name = folder_name_of(checkpoint)
         files = {config.data.val: open_split(config.data, data, config.data.val)}
 
         def report(names: list[str]) -> None:
@@ -337,9 +350,7 @@ def make_validate_fn(config: Config, checkpoints: Folder, data: Folder, metrics_
         given = (checkpoints.join(name), config, data, files)
         poses = predict_splits(*given, sources=[source], resources=resources, on_corrupt_images=report)
         found = flat_metrics(score_splits(poses, config, files))
-        metrics = {SELECTION_METRIC: occlusion_ap(config.data, found).value, **found}
-        metrics_actor.add.remote({"step": step_from_path(name), **metrics})
-        return metrics
+        return {SELECTION_METRIC: occlusion_ap(config.data, found).value, **found}
 
     return validate
 

@@ -90,12 +90,14 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
         if saving or step.step % config.train.log_steps == 0:
             metrics = step.read_metrics()
             log.add(step.step, metrics)
-            if stopped := guard.reason_to_stop(step.step, metrics):
+            stopped = guard.reason_to_stop(step.step, metrics)
+            if stopped := stopped or (divergence(step, metrics) if step.step == end_step else ""):
                 logger.warning("rank %d: stopped at step %d: %s", rank, step.step, stopped)
                 return {"step": step.step, "stopped": stopped}
         if saving:
             report_checkpoint(step, log.history, rank)
-    return {"step": step.step, "stopped": "", "history": log.history}
+    stopped = divergence(step, log.history[-1]) if log.history else ""  # of a checkpoint of the last step
+    return {"step": step.step, "stopped": stopped, "history": log.history}
 
 
 def build_train_step(config: Config, total_steps: int, threads: int, initial_weights: str) -> TrainStep:
@@ -237,6 +239,25 @@ class CorruptImageTracker:
                 self.metrics_actor.add.remote({"unreadable": list(new.values())})
 
 
+MAX_LOSS = 1.0
+"""A larger loss is no result: heatmaps that are off by a peak's height in every cell have 0.5."""
+DIVERGED_HINT = "lower --train.learning-rate or set --train.clip-norm"
+
+
+def divergence(step: TrainStep, metrics: MetricsRow) -> str:
+    """Why a training that ends here has no result, or ""; alike on all ranks.
+
+    Args:
+        step: after its last update.
+        metrics: the last row.
+    """
+    if not step.is_finite():
+        return f"the last update or the weights are not finite; {DIVERGED_HINT}"
+    if not metrics["loss"] <= MAX_LOSS:  # nan too
+        return f"the training has diverged, its last loss is {metrics['loss']:.2g}; {DIVERGED_HINT}"
+    return ""
+
+
 class Guard:
     """Decides when to stop a training; alike on all ranks because the metrics are.
 
@@ -266,8 +287,7 @@ class Guard:
         self.skipped = self.skipped + metrics["skipped"] if all_skipped else 0.0
         self.corrupt += metrics["corrupt"]
         if self.skipped >= self.max_skipped:
-            hint = "lower --train.learning-rate or set --train.clip-norm"
-            return f"the last {self.skipped:g} updates were not finite; {hint}"
+            return f"the last {self.skipped:g} updates were not finite; {DIVERGED_HINT}"
         # No sample comes twice within an epoch; in later epochs the same images count again, in more samples.
         samples = (step - self.first_step) * self.batch_size
         seen = max(self.num_samples, samples)

@@ -16,7 +16,7 @@ from mipnet.config import Config, to_dict
 from mipnet.data.geometry import crop_affine, transform_points, warp_crop
 from mipnet.errors import UserError
 from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps
-from mipnet.inference.crop_predictor import CropPredictor
+from mipnet.inference.crop_predictor import CropPredictor, DivergedError
 from mipnet.models.normalization import IMAGENET_MEAN, IMAGENET_STD, normalize
 from mipnet.models.precision import native_bf16
 from mipnet.models.weights import DESCRIPTION_FILE, load_model, save_model
@@ -216,3 +216,15 @@ def test_cells_to_image_is_used_with_the_maps_own_size(folder: Path) -> None:
     middle = torch.tensor([[[[4.0, 6.0]]]])
     found = cells_to_image(middle, torch.tensor([[50.0, 60.0]]), torch.tensor([[64.0, 96.0]]), (8, 12))
     assert found.flatten().tolist() == [50.0, 60.0]
+
+
+@pytest.mark.parametrize("factor", [1e12, -1e12, float("nan"), float("inf")])
+def test_heatmaps_of_exploded_weights_are_no_poses(factor: float, folder: Path) -> None:
+    predictor = CropPredictor.load(folder)
+    arguments = np.full((2, 48, 32, 3), 99, np.uint8), np.full((2, 2), 20.0), np.full((2, 2), 40.0)
+    assert np.isfinite(predictor(*arguments)).all()
+    with torch.no_grad():
+        for parameter in predictor.model.parameters():
+            parameter.mul_(factor)
+    with pytest.raises(DivergedError, match="its training has diverged; train it again with a lower"):
+        predictor(*arguments)

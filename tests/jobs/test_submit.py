@@ -116,6 +116,7 @@ def test_secrets_stay_here_and_the_commit_goes_along(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setattr(submit, "source_commit", lambda: "abc-dirty")
     env = submit.environment(["A=b=c"])
+    assert int(env.pop("RAY_JOB_STOP_WAIT_TIME_S")) > 30  # Ray kills after 3 s
     assert env == {
         "MLFLOW_TRACKING_URI": "http://mlflow:5000",
         "MIPNET_SOURCE_COMMIT": "abc-dirty",
@@ -123,6 +124,7 @@ def test_secrets_stay_here_and_the_commit_goes_along(monkeypatch: pytest.MonkeyP
     }
     with pytest.raises(UserError, match="'A' is not NAME=VALUE"):
         submit.environment(["A"])
+    assert submit.environment(["RAY_JOB_STOP_WAIT_TIME_S=5"])["RAY_JOB_STOP_WAIT_TIME_S"] == "5"
 
 
 def test_no_token_in_a_message() -> None:

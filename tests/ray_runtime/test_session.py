@@ -13,6 +13,7 @@ import ray
 
 from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError
+from mipnet.ray_runtime import probes
 from mipnet.ray_runtime import session as session_module
 from mipnet.ray_runtime.probes import readable_and_writable
 from mipnet.ray_runtime.resources import AutoscalerLimits, autoscaler_limits, resolve_use_gpu
@@ -98,22 +99,64 @@ def test_a_ray_that_tells_no_limits_is_one_without_them(gone, monkeypatch):
 
 
 def test_no_ray_on_this_machine_is_said(monkeypatch):
-    def none(**_):
+    def none(*_):
         raise ConnectionError("Could not find any running Ray instance. Please specify the one to connect to")
 
-    monkeypatch.setattr(ray, "init", none)
+    monkeypatch.setattr(ray._private.services, "get_ray_address_from_environment", none)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     message = r"no Ray cluster answers at auto \(none runs on this machine\); check RAY_ADDRESS"
     with pytest.raises(UserError, match=message), connect(ResourcesConfig()):
         pass
 
 
+def test_a_cluster_of_this_machine_that_is_gone_is_said_at_once(monkeypatch):
+    services = ray._private.services
+    monkeypatch.setattr(services, "get_ray_address_from_environment", lambda *_: "127.0.0.1:1")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(UserError, match=r"no Ray cluster answers at 127.0.0.1:1"), connect(ResourcesConfig()):
+        pass
+    monkeypatch.delattr(services, "get_ray_address_from_environment")  # as in another Ray
+    assert session_module._address_of_auto() == "auto"
+
+
+BUSY = "The current node timed out during startup. This could happen because some of the raylet failed"
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3, 9])
+def test_a_ray_that_starts_too_slowly_is_started_again(failures, monkeypatch):
+    tried = []
+
+    def init(**_):
+        tried.append(1)
+        if len(tried) <= failures:
+            raise Exception(BUSY)
+        raise ConnectionError("started")  # enough is seen
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    message = "Ray did not start in time on this machine, 3 times" if failures > 2 else "started"
+    with pytest.raises(UserError, match=message), connect(ResourcesConfig()):
+        pass
+    assert len(tried) == min(failures + 1, 3)
+
+
+@pytest.mark.parametrize("length", [101, 160])
+def test_a_long_temporary_folder_is_said(length, tmp_path, monkeypatch):
+    folder = tmp_path / ("x" * (length - len(str(tmp_path)) - 1))
+    folder.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    message = r"too long for Ray's sockets; set RAY_TMPDIR to a short one"
+    with pytest.raises(UserError, match=message), connect(ResourcesConfig()):
+        pass
+
+
 def test_a_node_that_sees_other_files_says_so(tmp_path):
     here = Folder.of(tmp_path)
-    here.write(".probe/token", "token")
+    here.write("driver", "token")
     assert readable_and_writable(here, "token") == ""
     assert "does not see the files" in readable_and_writable(Folder.of(tmp_path / "elsewhere"), "token")
-    here.write(".probe/token", "another")
+    here.write("driver", "another")
     assert "another file" in readable_and_writable(here, "token")
 
 
@@ -125,4 +168,20 @@ def test_every_node_of_a_cluster_is_asked(tmp_path):
         [sys.executable, "-c", TWO_NODES, str(tmp_path)], env=env, capture_output=True, text=True, timeout=300
     )
     assert "all nodes see it" in done.stdout, done.stderr
-    assert not (tmp_path / ".probe").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_probes_at_the_same_time_leave_each_other_alone(tmp_path, monkeypatch):
+    """Another command probes, and ends, between our write and the answer of the nodes."""
+    storage, asked = Folder.of(tmp_path), []
+
+    def ask(check, *args):
+        asked.append(args)
+        if len(asked) == 1:
+            probes.probe_storage(storage)
+        return [("1.2.3.4", problem)] if (problem := check(*args)) else []
+
+    monkeypatch.setattr(probes, "problems_by_node", ask)
+    probes.probe_storage(storage)
+    assert len(asked) == 2
+    assert list(tmp_path.iterdir()) == []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +18,7 @@ import pytest
 
 from mipnet.data.crops import decode_image
 from mipnet.storage import Folder
+from tests.helpers.bombs import png
 from tests.helpers.registering import (
     BOXES,
     ask,
@@ -99,6 +103,55 @@ def test_a_row_that_cannot_be_used_is_named(
     with pytest.raises(MlflowException, match="row 1") as caught:
         model.predict([fine, {**fine, **row}])
     assert message in str(caught.value)
+
+
+def test_a_request_of_too_many_boxes_is_refused_at_once(model: Any, small_coco: Folder) -> None:
+    """Of all its rows together; without boxes the whole image is one."""
+    from mlflow.exceptions import MlflowException
+
+    text = encoded(pictures(small_coco)[0])
+    many = [
+        {"image": text, "boxes": [[1, 2, 30, 40]] * 250},
+        {"image": text, "boxes": [[1, 2, 30, 40]] * 251},
+    ]
+    for rows in (many, [{"image": "not even a picture"}] * 501):
+        with pytest.raises(MlflowException, match="501 boxes in a request are more than 500; divide it"):
+            model.predict(rows)
+
+
+@pytest.mark.slow
+def test_what_a_server_must_not_work_off_is_refused_without_memory(
+    register: Register, model_store: Folder, small_coco: Folder, tmp_path: Path
+) -> None:
+    """Over HTTP: 600 million pixels in 73 KB, and 2,000 boxes; then the next request."""
+    from mipnet.tracking.tracker import tracking_uri
+
+    register("limited")
+    fine = {"image": encoded(pictures(small_coco)[0]), "boxes": BOXES[0]}
+    with serving("models:/limited@candidate", tracking_uri(model_store), tmp_path / "log") as address:
+        assert ask(address, {"dataframe_records": [fine]})[0] == 200
+        before = peak_memory("limited@candidate")
+        picture = {**fine, "image": base64.b64encode(png(30_000, 20_000)).decode()}
+        status, answer = ask(address, {"dataframe_records": [picture]})
+        assert status == 400
+        ours = answer["message"].splitlines()[-1]  # MLflow's own line, with the data, comes first
+        assert "row 0: 'image' is not a picture that can be decoded: it has more than" in ours
+        status, answer = ask(address, {"dataframe_records": [{**fine, "boxes": BOXES[0] * 2000}]})
+        assert status == 400
+        assert "2000 boxes in a request are more than 500" in answer["message"]
+        assert peak_memory("limited@candidate") - before < 500e6
+        assert ask(address, {"dataframe_records": [fine]})[0] == 200
+
+
+def peak_memory(word: str) -> int:
+    """The most bytes of all processes with a word in their command line or environment, summed."""
+    peak = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if word.encode() in (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes():
+                (line,) = re.findall(r"VmHWM:\s+(\d+) kB", (folder / "status").read_text())
+                peak += 1024 * int(line)
+    return peak
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from mipnet.config.old_names import new_key
 from mipnet.errors import UserError
 from mipnet.models.weights import load_model
 from mipnet.training.checkpoint import (
+    MANIFEST_FILE,
     TRAINING_STATE_FILE,
     checkpoint_name,
     load_checkpoint,
@@ -137,15 +138,24 @@ BREAK = {
 def test_what_cannot_be_continued_is_a_user_error_in_one_line(
     kind: str, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (saved / MANIFEST_FILE).unlink()  # as in earlier versions: the content has to show it
     BREAK[kind](saved / TRAINING_STATE_FILE)
     monkeypatch.chdir(saved)
-    with pytest.raises(UserError, match=r"cannot continue from .+; start another run with --new") as caught:
+    hints = "start another run with --new|the same command goes on from a whole one"
+    with pytest.raises(UserError, match=rf"cannot continue from .+; ({hints})$") as caught:
         load_checkpoint(saved, make(averaging()))
     message = str(caught.value)
     assert str(saved) in message
     assert len(message.splitlines()) == 1
     assert "()" not in message  # it says why
     assert not (saved / "executed").exists()
+
+
+def test_another_state_than_the_manifests_is_refused(saved: Path) -> None:
+    state = torch.load(saved / TRAINING_STATE_FILE, weights_only=True)
+    torch.save({**state, "step": 3}, saved / TRAINING_STATE_FILE)
+    with pytest.raises(UserError, match="not what was saved: another SHA-256"):
+        load_checkpoint(saved, make(averaging()))
 
 
 def test_a_checkpoint_without_average_does_not_continue_a_run_with_one(tmp_path: Path) -> None:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import os
+from types import SimpleNamespace
 
 import pytest
 import ray
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.exceptions import CheckpointManagerInitializationError
 
+from mipnet.config import preset
+from mipnet.errors import UserError
+from mipnet.evaluation.occlusion import SELECTION_METRIC
+from mipnet.inference.crop_predictor import DivergedError
 from mipnet.ray_runtime.session import LOCAL_WORKER_NICENESS
-from mipnet.run_folder import TRAINING_FOLDER
+from mipnet.run_folder import TRAINING_FOLDER, open_run
 from mipnet.storage import Folder
-from mipnet.training.trainer import TRAIN_WORKER_RUNTIME_ENV, Trainer, last_checkpoint_step
+from mipnet.training import recovery
+from mipnet.training import trainer as trainer_module
+from mipnet.training.checkpoint import checkpoint_name
+from mipnet.training.recovery import write_record
+from mipnet.training.trainer import (
+    TRAIN_WORKER_RUNTIME_ENV,
+    FailureReporter,
+    Trainer,
+    best_checkpoint_of,
+    last_checkpoint_step,
+    make_validate_fn,
+)
 
 
 def cleans_up(trainer: TorchTrainer) -> bool:
@@ -43,12 +59,103 @@ def test_a_cleaner_of_another_name_is_kept(monkeypatch):
     assert cleans_up(Trainer(print))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "The actor died.\n\tip: 198.18.7.2\nThe node died: lost",
+            "worker 1 on 198.18.7.2: The node died: lost",
+        ),
+        (
+            "ray::run() (pid=7, ip=fd00::1:2, actor_id=0)\nValueError: bad",
+            "worker 1 on fd00::1:2: ValueError: bad",
+        ),
+        ("skip: 5 of them\nno word of where", "worker 1: no word of where"),
+    ],
+)
+def test_a_failure_is_one_line_with_rank_and_node(text, said):
+    rows = []
+    actor = SimpleNamespace(add=SimpleNamespace(remote=rows.append))
+    FailureReporter(actor).after_exception(None, {2: RuntimeError("later"), 1: RuntimeError(text)})
+    assert rows == [{"failed": said}]
+
+
+def run_of(folder, **scores):
+    """A run whose checkpoints, whole by all signs, have these scores."""
+    run = open_run(Folder.of(folder), preset("debug"), "mine")
+    training = run.folder.join(TRAINING_FOLDER)
+    record = {name: {"step": int(name[-8:]), **score} for name, score in scores.items()}
+    for name in record:
+        training.write(f"{name}/model.json", "{}")
+    write_record(training, record)
+    return run
+
+
+ONE, TWO = checkpoint_name(1), checkpoint_name(2)
+
+
+@pytest.fixture
+def all_whole(monkeypatch):
+    monkeypatch.setattr(recovery, "damage", lambda *_: "")
+
+
+def test_the_best_checkpoint_is_the_newest_of_equals(all_whole, tmp_path):
+    run = run_of(tmp_path, **{ONE: {SELECTION_METRIC: 0.5}, TWO: {SELECTION_METRIC: 0.5}})
+    found = best_checkpoint_of(run, 2, lambda name: pytest.fail("it was validated"))
+    assert (found.best, found.metrics["step"]) == (run.folder.join(f"{TRAINING_FOLDER}/{TWO}"), 2)
+
+
+def test_what_was_not_validated_beside_the_training_is_validated_at_its_end(all_whole, tmp_path):
+    run = run_of(tmp_path, **{ONE: {}, TWO: {SELECTION_METRIC: 0.1}})
+    assert best_checkpoint_of(run, 2, lambda name: {SELECTION_METRIC: 0.4}).metrics["step"] == 1
+
+
+@pytest.mark.parametrize("value", [None, math.nan])
+@pytest.mark.parametrize("now", [False, True])
+def test_a_run_that_cannot_be_measured_at_its_end_has_failed(value, now, all_whole, tmp_path):
+    """Though an earlier checkpoint could be."""
+    last = {} if now else {SELECTION_METRIC: value}
+    run = run_of(tmp_path, **{ONE: {SELECTION_METRIC: 0.4}, TWO: last})
+    with pytest.raises(UserError, match="the last checkpoint of run mine has no occlusion AP on"):
+        best_checkpoint_of(run, 2, lambda name: {SELECTION_METRIC: value})
+
+
+def test_a_checkpoint_of_exploded_weights_cannot_be_measured(tmp_path, monkeypatch):
+    """Another error fails the validation, which is then tried again at the end."""
+    rows, folder = [], Folder.of(tmp_path)
+    actor = SimpleNamespace(add=SimpleNamespace(remote=rows.append))
+    monkeypatch.setattr(trainer_module, "open_split", lambda *_: None)
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+
+    def fail(error):
+        def predict(*_, **__):
+            raise RuntimeError("a task failed") from error
+
+        return predict
+
+    validate = make_validate_fn(preset("debug"), folder, folder, actor)
+    monkeypatch.setattr(trainer_module, "predict_splits", fail(DivergedError("heatmaps reach nan")))
+    assert math.isnan(validate(ONE)[SELECTION_METRIC])
+    assert rows == [{"unvalidated": 1, "cause": "heatmaps reach nan"}]
+    monkeypatch.setattr(trainer_module, "predict_splits", fail(ValueError("bug")))
+    with pytest.raises(RuntimeError, match="a task failed"):
+        validate(ONE)
+
+
+def test_a_last_checkpoint_that_was_damaged_is_made_again(tmp_path, monkeypatch):
+    run = run_of(tmp_path, **{ONE: {SELECTION_METRIC: 0.4}, TWO: {SELECTION_METRIC: 0.5}})
+    monkeypatch.setattr(recovery, "damage", lambda folder, _: "cut" * folder.uri.endswith(TWO))
+    with pytest.raises(UserError, match="was damaged; the same command goes on at step 1") as caught:
+        best_checkpoint_of(run, 2, lambda name: {})
+    assert caught.value.exit_code == 1
+
+
 def test_without_a_record_a_run_begins_at_its_first_step(tmp_path):
     assert last_checkpoint_step(Folder.of(tmp_path)) == 0
     (tmp_path / TRAINING_FOLDER).mkdir()
     assert last_checkpoint_step(Folder.of(tmp_path)) == 0
     (tmp_path / TRAINING_FOLDER / "checkpoint_manager_snapshot.json").write_text("broken")
-    with pytest.raises(CheckpointManagerInitializationError):
+    with pytest.raises(ValueError, match="Expecting value"):
         last_checkpoint_step(Folder.of(tmp_path))
 
 

@@ -13,7 +13,10 @@ import torch
 
 from mipnet.config import Config, preset
 from mipnet.data.sample_schedule import SampleSchedule
-from mipnet.training.worker import CorruptImageTracker, Guard
+from mipnet.training.worker import MAX_LOSS, CorruptImageTracker, Guard, divergence
+from tests.helpers.networks import tiny
+from tests.helpers.steps import batch as training_batch
+from tests.helpers.steps import make, poison_activation, poison_gradient
 
 FIRST = np.array([0, 2, 3, 6, 10])  # people of four images
 
@@ -101,3 +104,55 @@ def test_guard_stops_when_updates_are_not_finite(tracker: CorruptImageTracker) -
     assert reason == (
         "the last 20 updates were not finite; lower --train.learning-rate or set --train.clip-norm"
     )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_ordinary_training_has_a_result(precision: Any) -> None:
+    step = make(tiny(train={"ema": 0.9}), precision=precision)
+    for _ in range(3):
+        step(*training_batch())
+    assert divergence(step, step.read_metrics()) == ""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("poison", [poison_gradient, poison_activation])
+def test_a_last_update_that_was_not_finite_is_no_result(poison: Any, precision: Any) -> None:
+    """Though it was left out, and the row's mean loss is that of the updates before."""
+    step = make(tiny(), precision=precision)
+    step(*training_batch())
+    handle = poison(step)
+    step(*training_batch())
+    metrics = step.read_metrics()
+    assert metrics["loss"] < MAX_LOSS
+    assert "the last update or the weights are not finite; lower" in divergence(step, metrics)
+    handle.remove()
+    step(*training_batch())
+    assert divergence(step, step.read_metrics()) == ""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("rate", [1e3, 1e6, 1e30])
+@pytest.mark.parametrize("steps", [2, 11])
+def test_a_training_that_explodes_is_no_result_whatever_its_length(
+    steps: int, rate: float, precision: Any
+) -> None:
+    step = make(tiny(train={"learning_rate": rate, "warmup": 0}), steps, precision)
+    for _ in range(steps):
+        step(*training_batch())
+    assert divergence(step, step.read_metrics()) != ""
+
+
+@pytest.mark.parametrize("place", ["parameters", "ema_params"])
+def test_weights_that_are_not_finite_are_no_result(place: str) -> None:
+    step = make(tiny(train={"ema": 0.9}))
+    step(*training_batch())
+    with torch.no_grad():
+        getattr(step, place)[0].fill_(float("inf"))
+    assert "not finite" in divergence(step, step.read_metrics())
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), 1.6e21, 1.01])
+def test_a_checkpoint_of_the_last_step_is_judged_by_its_last_row(loss: float) -> None:
+    """A run that goes on at its end makes no update."""
+    assert "the training has diverged, its last loss is" in divergence(make(tiny()), metrics(loss=loss))
+    assert divergence(make(tiny()), metrics(loss=0.9)) == ""
