@@ -166,6 +166,31 @@ class Folder:
             infos = fs.get_file_info(FileSelector(target, allow_not_found=True))
         return sorted(info.base_name for info in infos)
 
+    def sizes(self) -> dict[str, int]:
+        """Name -> bytes of the files that lie directly in this folder; empty if it does not exist.
+
+        Raises:
+            UserError: the folder cannot be listed.
+        """
+        from pyarrow.fs import FileSelector, FileType
+
+        fs, root = self.filesystem()
+        with _os_errors_as_user_errors(root):
+            infos = fs.get_file_info(FileSelector(root, allow_not_found=True))
+        return {info.base_name: info.size for info in infos if info.type == FileType.File}
+
+    def read_from(self, name: str, offset: int) -> bytes:
+        """The content of a file from a byte on.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        fs, target = self._locate(name)
+        with fs.open_input_file(target) as file:
+            file.seek(offset)
+            content: bytes = file.read()
+        return content
+
     def files(self) -> list[str]:
         """Sorted names of all files in this folder and its subfolders.
 

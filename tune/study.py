@@ -13,7 +13,13 @@ from mipnet.console import say
 from mipnet.experiment.datasets import ensure_dataset, open_splits, sample_image_uris
 from mipnet.experiment.final_phases import evaluate_phase, register_phase
 from mipnet.experiment.preflight import check_data
-from mipnet.experiment.training_run import monitored_disk, open_tracker, timed_phase
+from mipnet.experiment.training_run import (
+    close_tracker,
+    monitored_disk,
+    new_tracker,
+    open_tracker,
+    timed_phase,
+)
 from mipnet.models.weights import DESCRIPTION_FILE
 from mipnet.ray_runtime.probes import probe_files, probe_storage
 from mipnet.ray_runtime.session import connect, silence_ray
@@ -130,8 +136,7 @@ def run_on_cluster(
             status = "KILLED"
             raise
         finally:
-            if not tracker.close(status):
-                say(f"MLflow did not take everything ({tracker.last_error}); it is kept and sent next time")
+            close_tracker(tracker, status)
 
 
 def parent_tag(tracker: Tracker) -> dict[str, str]:
@@ -158,7 +163,7 @@ def log_progress(search: Run, tracker: Tracker) -> None:
         tracker.log_metrics(values, ended)
     tracker.set_tags({"mlflow.note.content": search.folder.read("report.md").decode()})
     for name in (*SEARCH_FILES, *(["best.yaml"] if finished else [])):
-        tracker.log_text(name, search.folder.read(name).decode())
+        tracker.log_file(name)
 
 
 def storage_of(search: Run) -> Folder:
@@ -240,8 +245,4 @@ def end_mlflow_runs(search: Run) -> None:
     for trial, run in read_trials(search):
         if not trial.done and "mlflow_run" in run.state:
             run.note(ended="interrupted")
-            experiment = search.config.tracking.experiment
-            tracker = Tracker(
-                storage_of(search), run.folder, experiment, run.name, run_id=run.state["mlflow_run"]
-            )
-            tracker.close("KILLED", 10)
+            new_tracker(run, storage_of(search)).close("KILLED", 10)

@@ -143,7 +143,8 @@ def train_to_rung(run: Run, context: TrialContext, tracker: Tracker, target_epoc
     else:
         choices = evaluate_pairs(run, context.data, pairs)
     note_scores(run, target_epochs, steps, read_history(run.folder, steps), choices)
-    tracker.log_metrics({"trial/occlusion_AP": max(c["occlusion_AP"] for c in choices)}, steps)
+    score = max(c["occlusion_AP"] for c in choices)
+    tracker.log_metrics({"trial/occlusion_AP": score}, steps, once="trial")
     tracker.set_tags({"trial.epochs": f"{target_epochs} of {config.train.epochs}"})
 
 

@@ -12,7 +12,6 @@ import torch
 
 from mipnet.console import say
 from mipnet.data.coco import CocoKeypointFile
-from mipnet.errors import UserError
 from mipnet.evaluation.occlusion import SELECTION_METRIC, occlusion_ap
 from mipnet.evaluation.predicted_poses import score_splits
 from mipnet.evaluation.result_rows import ResultRow, flat_metrics, results_table
@@ -23,6 +22,7 @@ from mipnet.models.costs import count_parameters
 from mipnet.registry.register import register_model
 from mipnet.run_folder import MODEL_FOLDER, RESULTS_FOLDER, Run
 from mipnet.storage import Folder
+from mipnet.tracking.sender import is_external_failure
 from mipnet.tracking.tracker import Tracker, tracking_uri
 from mipnet.training.checkpoint import model_from_config
 from mipnet.visualization.example_grids import ExampleKind, example_grid
@@ -30,9 +30,6 @@ from mipnet.visualization.overlays import encode_jpeg
 from mipnet.visualization.run_report import write_report
 
 logger = logging.getLogger(__name__)
-
-STORE_PACKAGES = ("mlflow", "sqlalchemy", "boto3", "botocore", "google", "azure")
-"""Packages that speak to MLflow's server, its database and the stores of artifacts."""
 
 
 def evaluate_phase(
@@ -66,7 +63,7 @@ def evaluate_phase(
     places = {"data": place, "MLflow": tracking_uri(storage)}
     page = report_page(run, places, metrics, limits, pictures)
     run.folder.write("report.html", page)
-    tracker.log_text("report.html", page)
+    tracker.log_file("report.html")
     run.note(evaluated=True)
 
 
@@ -75,10 +72,11 @@ def log_results(run: Run, tracker: Tracker, metrics: dict[str, float], text: str
     named = {f"{RESULTS_FOLDER}/{name}": value for name, value in metrics.items()}
     if named:
         named[f"{RESULTS_FOLDER}/occlusion_AP"] = occlusion_ap(run.config.data, metrics).value
-    tracker.log_metrics(named, run.state["trained"]["steps"])
+    once = f"results {run.config.evaluation}"  # a search evaluates a model again, with other settings
+    tracker.log_metrics(named, run.state["trained"]["steps"], once=once)
     tracker.set_tags({"mlflow.note.content": code_block(text)})  # the description on the run's page
-    tracker.log_text("results/table.txt", text)
-    tracker.log_text("results/metrics.json", run.folder.read(f"{RESULTS_FOLDER}/metrics.json").decode())
+    for name in ("table.txt", "metrics.json"):
+        tracker.log_file(f"{RESULTS_FOLDER}/{name}")
 
 
 def example_pictures(
@@ -152,9 +150,3 @@ def register_phase(run: Run, storage: Folder) -> bool:
         return False
     run.note(version=version)
     return True
-
-
-def is_external_failure(error: Exception) -> bool:
-    """Whether a server, a store or a disk failed, not this code; each client has own errors."""
-    package = type(error).__module__.partition(".")[0]
-    return isinstance(error, OSError | UserError) or package in STORE_PACKAGES

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +28,7 @@ from mipnet.host import cores
 from mipnet.inference.pipeline import predict_splits
 from mipnet.run_folder import TRAINING_FOLDER, Run, without_nulls
 from mipnet.storage import Folder
+from mipnet.tracking.journal import Journal
 from mipnet.training.atomic_files import storage_options
 from mipnet.training.checkpoint import step_from_path
 from mipnet.training.worker import train_loop_per_worker
@@ -60,37 +60,19 @@ class TrainingResult:
     steps: int
 
 
-class MetricsActor:
-    """Bounded actor queue of rows from workers to driver; drops the oldest.
-
-    A row is the metrics of a step or of a validation, or an event: {"started": step, …} when workers begin,
-    {"failed": cause} when they failed, {"unreadable": names of images}, or {"unvalidated": step, "cause": …}.
-    """
-
-    def __init__(self) -> None:
-        self.rows: deque[dict[str, Any]] = deque(maxlen=10_000)
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-
-    def take(self) -> list[dict[str, Any]]:
-        """Remove and return all rows, the oldest first."""
-        rows = list(self.rows)
-        self.rows.clear()
-        return rows
-
-
 class FailureReporter(UserCallback):  # type: ignore[misc, unused-ignore]  # Ray has no types
-    """Reports why workers failed; called in Ray Train's controller, which then restarts them."""
+    """Records why workers failed; called in Ray Train's controller, which then restarts them."""
 
-    def __init__(self, metrics_actor: Any) -> None:
-        self.metrics_actor = metrics_actor
+    def __init__(self, run_folder: Folder) -> None:
+        self.run_folder = run_folder
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         rank, error = min(worker_exceptions.items())
         cause = root_cause(error)
         logger.warning("%d worker(s) failed, rank %d: %s", len(worker_exceptions), rank, cause)
-        self.metrics_actor.add.remote({"failed": f"worker {rank}: {cause}"})
+        journal = Journal(self.run_folder, "controller")
+        journal.add("failed", cause=f"worker {rank}: {cause}")
+        journal.flush()
 
 
 def make_schedule(config: Config, people: PersonAnnotations) -> SampleSchedule:
@@ -105,7 +87,6 @@ def train(
     data: Folder,
     people: PersonAnnotations,
     *,
-    metrics_actor: Any,
     initial_weights: str = "",
     epochs: int = 0,
     max_decoding_tasks: int = 0,
@@ -114,10 +95,9 @@ def train(
 
     Args:
         config: of the run.
-        run: checkpoints go to its folder.
+        run: checkpoints and journal go to its folder.
         data: the data set, for validation.
         people: what to train on.
-        metrics_actor: handle of a ``MetricsActor``.
         initial_weights: URI of a model folder to start from, "" for random weights.
         epochs: end, with a checkpoint, when so many are done; the schedule stays that of ``train.epochs``, so
             that another call can go on. 0 is all.
@@ -128,7 +108,7 @@ def train(
             more often than ``resources.max_failures``.
     """
     schedule = make_schedule(config, people)
-    validate = make_validate_fn(config, run.folder.join(TRAINING_FOLDER), data, metrics_actor)
+    validate = make_validate_fn(config, run.folder, data)
     total_epochs = config.train.epochs
     end_step = math.ceil(schedule.total_steps * min(epochs or math.inf, total_epochs) / total_epochs)
     fit(
@@ -137,7 +117,6 @@ def train(
         people,
         schedule,
         end_step=end_step,
-        metrics_actor=metrics_actor,
         initial_weights=initial_weights,
         max_decoding_tasks=max_decoding_tasks,
         validation=ray.train.ValidationConfig(fn=validate, ray_remote_kwargs={"num_cpus": 0}),
@@ -152,7 +131,6 @@ def fit(
     schedule: SampleSchedule,
     *,
     end_step: int,
-    metrics_actor: Any = None,
     initial_weights: str = "",
     max_decoding_tasks: int = 0,
     validation: ray.train.ValidationConfig | None = None,
@@ -162,10 +140,9 @@ def fit(
 
     Args:
         config, people, initial_weights, max_decoding_tasks: as for ``train``.
-        folder: checkpoints go there.
+        folder: checkpoints and journal go there.
         schedule: the order of all samples.
         end_step: the step to end at, with a checkpoint; beyond the schedule's end, none is made there.
-        metrics_actor: handle of a ``MetricsActor``, or None.
         validation: of every checkpoint; without it, none may be made.
         hint: what to do when workers failed.
 
@@ -178,7 +155,7 @@ def fit(
     crop_loader = ray.put(CropLoader(people, schedule, crop_settings(config)))
     settings = {"config": to_dict(config), "threads": config.resources.cpus_per_worker}
     settings |= {"schedule": schedule, "end_step": end_step, "crop_loader": crop_loader, "folder": folder}
-    settings |= {"metrics_actor": metrics_actor, "initial_weights": initial_weights}
+    settings["initial_weights"] = initial_weights
     best_is_highest = CheckpointConfig(
         num_to_keep=1, checkpoint_score_attribute=SELECTION_METRIC, checkpoint_score_order="max"
     )
@@ -193,7 +170,7 @@ def fit(
             **storage_options(folder),
             worker_runtime_env=TRAIN_WORKER_RUNTIME_ENV,
             failure_config=FailureConfig(max_failures=config.resources.max_failures),
-            callbacks=[FailureReporter(metrics_actor)] if metrics_actor else [],
+            callbacks=[FailureReporter(folder)],
             checkpoint_config=best_is_highest,
         ),
         validation_config=validation,
@@ -303,7 +280,7 @@ def folder_name_of(checkpoint: RayCheckpoint) -> str:
     return str(checkpoint.path).rstrip("/").rpartition("/")[2]
 
 
-def make_validate_fn(config: Config, checkpoints: Folder, data: Folder, metrics_actor: Any) -> Validate:
+def make_validate_fn(config: Config, run_folder: Folder, data: Folder) -> Validate:
     """The function that Ray Train runs on every checkpoint beside the training.
 
     It returns the metrics of the validation split. The best weights are those with the highest occlusion AP
@@ -313,15 +290,18 @@ def make_validate_fn(config: Config, checkpoints: Folder, data: Folder, metrics_
 
     def validate(checkpoint: RayCheckpoint) -> dict[str, Any]:
         logger.info("validating %s", checkpoint.path)
+        journal = Journal(run_folder, "validation")
         try:
-            return compute_metrics(checkpoint)
+            return compute_metrics(checkpoint, journal)
         except Exception as error:  # Ray Train only logs validation errors; forward them to the driver
             logger.warning("validation of %s failed", checkpoint.path, exc_info=True)
             cause = str(as_user_error(error) or root_cause(error))
-            metrics_actor.add.remote({"unvalidated": step_from_path(checkpoint.path), "cause": cause})
+            journal.add("unvalidated", step=step_from_path(checkpoint.path), cause=cause)
             raise
+        finally:
+            journal.flush()
 
-    def compute_metrics(checkpoint: RayCheckpoint) -> dict[str, Any]:
+    def compute_metrics(checkpoint: RayCheckpoint, journal: Journal) -> dict[str, Any]:
         # On a GPU only if the training leaves one: a validation that waits for it would come too late.
         spare_gpus = ray.cluster_resources().get("GPU", 0) - config.resources.workers
         gpu = config.resources.gpu is True and spare_gpus >= 1
@@ -332,13 +312,13 @@ def make_validate_fn(config: Config, checkpoints: Folder, data: Folder, metrics_
         files = {config.data.val: open_split(config.data, data, config.data.val)}
 
         def report(names: list[str]) -> None:
-            metrics_actor.add.remote({"unreadable": names})
+            journal.add("unreadable", names=names)
 
-        given = (checkpoints.join(name), config, data, files)
+        given = (run_folder.join(f"{TRAINING_FOLDER}/{name}"), config, data, files)
         poses = predict_splits(*given, sources=[source], resources=resources, on_corrupt_images=report)
         found = flat_metrics(score_splits(poses, config, files))
         metrics = {SELECTION_METRIC: occlusion_ap(config.data, found).value, **found}
-        metrics_actor.add.remote({"step": step_from_path(name), **metrics})
+        journal.add_row("validation", {"step": step_from_path(name), **metrics})
         return metrics
 
     return validate
