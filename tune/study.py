@@ -55,7 +55,7 @@ def run_search(
         save_log: called after each trial, see ``driver_log``.
 
     Returns:
-        the exit status: 0 if there is a best point, else 1.
+        the exit status: 0 if there is a best point and MLflow has all records, else 1.
     """
     silence_ray(options.verbose)
     say(f"search {search.name}\n  {search.folder.uri}")
@@ -74,8 +74,20 @@ def run_search(
     if options.register_best and summary.best:
         register_best(summary.best, search)
     write_reports(search)
+    sent = send_owed(search)
     say(render_text(summarise_search(search)))
-    return 0 if summary.best else 1
+    return 0 if summary.best and sent else 1
+
+
+def send_owed(search: Run) -> bool:
+    """Send what MLflow lacks of the search and its trials; whether it has all of it now."""
+    for run in (search, *(run for _, run in read_trials(search))):
+        if run.owed:
+            status = "FAILED" if run.state.get(TRIAL_KEY, {}).get("failed") else "FINISHED"
+            run.note(owed=not close_tracker(new_tracker(run, storage_of(search)), status))
+        if run.owed:
+            return False  # nor will MLflow take the others now
+    return True
 
 
 def make_scheduler(search: Run, options: SearchOptions, space: SearchSpace) -> TrialScheduler:
@@ -136,7 +148,7 @@ def run_on_cluster(
             status = "KILLED"
             raise
         finally:
-            close_tracker(tracker, status)
+            search.note(owed=not close_tracker(tracker, status))
 
 
 def parent_tag(tracker: Tracker) -> dict[str, str]:

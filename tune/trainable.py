@@ -91,14 +91,17 @@ def train_trial(trial_spec: Mapping[str, Any], context: TrialContext) -> None:
 
 @contextmanager
 def tracked(run: Run, context: TrialContext) -> Iterator[Tracker]:
-    """The tracker of a trial; its MLflow run ends with the ``with`` block, as FAILED after an exception."""
+    """The tracker of a trial; its MLflow run ends with the ``with`` block, as FAILED after an exception.
+
+    The run is ``owed`` if MLflow did not take everything: the search's end sends it.
+    """
     tracker = open_tracker(run, context.storage, context.argv, context.tags)
     status = "FAILED"
     try:
         yield tracker
         status = "FINISHED"
     finally:
-        tracker.close(status)
+        run.note(owed=not tracker.close(status))
 
 
 def failure_message(error: Exception) -> str:

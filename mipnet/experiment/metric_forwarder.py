@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 from datetime import datetime
 from typing import Any
@@ -46,9 +47,7 @@ class MetricForwarder:
         self._thread = threading.Thread(target=self._poll, name="metrics", daemon=True)
 
     def __enter__(self) -> None:
-        earlier = [entry.record for entry in self.reader.read() if not entry.repeated]
-        if rows := [record["row"] for record in earlier if record["do"] == "validation"]:
-            self._note_validations(rows)
+        self._note_validations(first_rows(self.reader, "validation"))
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
@@ -62,14 +61,14 @@ class MetricForwarder:
             history: all rows of metrics up to the last step; rows without a time are of older versions, which
                 have sent them.
         """
-        records = [entry.record for entry in JournalReader(self.run.folder).read() if not entry.repeated]
-        recorded = {record["step"] for record in records if record["do"] == "training"}
+        reader = JournalReader(self.run.folder)
+        recorded = {int(row["step"]) for row in first_rows(reader, "training")}
         missing = [row for row in history if int(row["step"]) not in recorded and "time" in row]
         for row in missing:
             self.tracker.log_row("training", row)
         if missing:
             logger.warning("%d rows of the history were not recorded, and are now", len(missing))
-        self._note_validations([record["row"] for record in records if record["do"] == "validation"])
+        self._note_validations(first_rows(JournalReader(self.run.folder), "validation"))
 
     def _poll(self) -> None:
         stopping = False
@@ -116,9 +115,9 @@ class MetricForwarder:
             case "training":
                 self._show(record["row"])
             case "validation" if not repeated:
-                row = record["row"]
-                self._note_validations([row])
-                say(f"step {int(row['step'])}/{self.total_steps}  {self._validation_line}")
+                step = int(record["row"]["step"])
+                self._note_validations([record["row"]])
+                say(f"step {step}/{self.total_steps}  {self._validation_line}")
 
     def _note_validations(self, rows: list[dict[str, float]]) -> None:
         """Note validations in run.json, of each step the first."""
@@ -144,8 +143,15 @@ class MetricForwarder:
         self.progress.update(int(row["step"]), self.total_steps, f"{facts}  {self._validation_line}".rstrip())
 
 
+def first_rows(reader: JournalReader, kind: str) -> list[dict[str, float]]:
+    """What is new of a kind of rows, of each step the first; without odd ones."""
+    records = [entry.record for entry in reader.read() if entry.record["do"] == kind and not entry.repeated]
+    rows = [record["row"] for record in records if isinstance(record.get("row"), dict)]
+    return [row for row in rows if isinstance(row.get("step"), int | float)]
+
+
 def validation_line(row: dict[str, float]) -> str:
-    return f"validation occlusion AP {100 * row[SELECTION_METRIC]:.1f}"
+    return f"validation occlusion AP {100 * row.get(SELECTION_METRIC, math.nan):.1f}"
 
 
 def note_event(run: Run, tracker: Any, kind: str, step: int, cause: str) -> None:
