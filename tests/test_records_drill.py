@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -16,10 +17,10 @@ from tests.helpers.drills import (
     Proxy,
     checkpoints,
     kill_all,
-    kill_processes,
     left_behind,
     mlflow_server,
     only_run,
+    processes_called,
     recorded_steps,
     start,
     wait_for,
@@ -79,7 +80,8 @@ def wait_until(when: str, driver: Any, storage: Path) -> None:
 def test_a_lost_worker(storage: Path, undisturbed: tuple[Path, dict[str, Any]], when: str) -> None:
     driver = start([*TRAIN, "--storage", str(storage)])
     wait_until(when, driver, storage)
-    kill_processes(driver, "RayTrainWorker")
+    (worker,) = processes_called("RayTrainWorker", driver)
+    os.kill(worker, signal.SIGKILL)
     said, _ = driver.communicate(timeout=1500)
     assert driver.returncode == 0, said
     assert left_behind(storage) == undisturbed[1]

@@ -40,7 +40,7 @@ def descendants(pid: int) -> list[int]:
         except OSError:
             continue
         children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found, todo = [], [pid]
+    found, todo = list[int](), [pid]
     while todo:
         todo += children.get(todo.pop(), [])
         found = list(dict.fromkeys([*found, *todo]))
@@ -55,16 +55,14 @@ def kill_all(driver: subprocess.Popen[str]) -> None:
     driver.communicate()
 
 
-def kill_processes(driver: subprocess.Popen[str], name: str) -> None:
-    """SIGKILL to the processes below the driver that Ray calls so, of which there must be one."""
+def processes_called(name: str, driver: subprocess.Popen[str]) -> list[int]:
+    """The processes below the driver that Ray calls so."""
     found = []
     for pid in descendants(driver.pid):
         with contextlib.suppress(OSError):  # some end while we look
             if name in Path(f"/proc/{pid}/cmdline").read_text():
                 found.append(pid)
-    assert found, f"no process is called {name}"
-    for pid in found:
-        os.kill(pid, signal.SIGKILL)
+    return found
 
 
 def start(argv: list[str], tracking_uri: str = "") -> subprocess.Popen[str]:
