@@ -15,7 +15,7 @@ from mipnet.evaluation.occlusion import SELECTION_METRIC
 from mipnet.experiment.datasets import CorruptImageLog
 from mipnet.experiment.progress import Progress
 from mipnet.run_folder import Run
-from mipnet.tracking.journal import JournalReader, Record
+from mipnet.tracking.journal import JournalReader, Record, seconds_between_reads
 from mipnet.tracking.points import STEP_METRICS_GROUP
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class MetricForwarder:
     def _poll(self) -> None:
         stopping = False
         while not stopping:
-            stopping = self._stop_requested.wait(0.5)
+            stopping = self._stop_requested.wait(seconds_between_reads(self.run.folder))
             try:
                 for entry in self.reader.read():
                     self._forward_safely(entry.record, entry.repeated)

@@ -30,6 +30,11 @@ with the same ``once`` and ``step``, only the first counts."""
 logger = logging.getLogger(__name__)
 
 
+def seconds_between_reads(folder: Folder) -> float:
+    """How long a reader waits for more: a file system costs nothing to look at, an object store a request."""
+    return 0.5 if folder.is_local else SECONDS_BETWEEN_PARTS / 2
+
+
 class Journal:
     """Writes the records of one process.
 

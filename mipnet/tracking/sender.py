@@ -11,10 +11,15 @@ from collections.abc import Callable, Collection
 
 from mipnet.errors import UserError, first_line
 from mipnet.storage import Folder
-from mipnet.tracking.journal import JOURNAL_FOLDER, Entry, JournalReader, Record
+from mipnet.tracking.journal import (
+    JOURNAL_FOLDER,
+    Entry,
+    JournalReader,
+    Record,
+    seconds_between_reads,
+)
 from mipnet.tracking.points import metrics_of
 
-SECONDS_BETWEEN_READS, SECONDS_BETWEEN_REMOTE_READS = 0.5, 5.0
 SECONDS_BETWEEN_POSITIONS = 5.0
 RETRY_DELAYS = (5.0, 15.0, 60.0)  # seconds, by number of failures in a row
 POINTS_PER_CALL = 1000
@@ -48,6 +53,7 @@ class Sender:
 
     Attributes:
         last_error: of the last failed attempt, in one line; "" if none failed.
+        failures: number of failed attempts since the last that did not.
     """
 
     def __init__(
@@ -65,11 +71,17 @@ class Sender:
         self.last_error = ""
         self._run_id, self._waiting, self._sent = "", list[Entry](), dict[str, int]()
         self._reader = JournalReader(run_folder)
-        self._failures, self._not_before = 0, 0.0
+        self.failures, self._not_before = 0, 0.0
         self._kept, self._kept_at, self._progress = "", 0.0, time.monotonic()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"mlflow {name}", daemon=True)
         self._thread.start()
+
+    def end(self) -> None:
+        """Ask the thread to end, if nobody has yet."""
+        if not self._ending.is_set():
+            self._progress = time.monotonic()
+            self._ending.set()
 
     def close(self, timeout: float) -> bool:
         """End when everything is sent, an attempt fails, or nothing was sent for ``timeout`` seconds.
@@ -77,13 +89,12 @@ class Sender:
         Returns:
             whether everything was sent.
         """
-        self._ending.set()
-        self._progress = time.monotonic()
+        self.end()
         while self._thread.is_alive() and time.monotonic() - self._progress < timeout:
             self._thread.join(0.1)
         if self._thread.is_alive():
-            self.last_error = self.last_error or "no answer"
-        return not self._thread.is_alive() and not self._failures
+            self.failures, self.last_error = self.failures + 1, self.last_error or "no answer"
+        return not self.failures
 
     @property
     def damaged(self) -> list[str]:
@@ -91,11 +102,10 @@ class Sender:
         return self._reader.damaged
 
     def _work(self) -> None:
-        interval = SECONDS_BETWEEN_READS if self.folder.is_local else SECONDS_BETWEEN_REMOTE_READS
         ending = False
         while not ending:
             self._round()
-            ending = self._ending.wait(interval)
+            ending = self._ending.wait(seconds_between_reads(self.folder))
         self._not_before = 0.0
         self._round(last=True)
 
@@ -105,15 +115,15 @@ class Sender:
             return
         try:
             self._send_all()
-            self._failures = 0
+            self.failures = 0
         except Exception as error:
             if not is_external_failure(error):
                 logger.exception("cannot send to MLflow")  # a bug: it costs records, not the training
             self.last_error = first_line(error)
-            delay = RETRY_DELAYS[min(self._failures, len(RETRY_DELAYS) - 1)]
+            delay = RETRY_DELAYS[min(self.failures, len(RETRY_DELAYS) - 1)]
             logger.info("MLflow: tried again after %g s (%s)", delay, error, exc_info=True)
             self._not_before = time.monotonic() + delay
-            self._failures += 1
+            self.failures += 1
         self._keep_position(last)
 
     def _send_all(self) -> None:

@@ -126,7 +126,8 @@ class Tracker:
     @property
     def last_error(self) -> str:
         """Of the last failed attempt to send, in one line; "" if none failed."""
-        return next((sender.last_error for sender in self._senders if sender.last_error), "")
+        failing_first = sorted(self._senders, key=lambda sender: not sender.failures)
+        return next((sender.last_error for sender in failing_first if sender.last_error), "")
 
     def log_metrics(
         self, values: Mapping[str, float], step: int, *, once: str = "", time_ms: int | None = None
@@ -182,6 +183,8 @@ class Tracker:
             whether everything was sent.
         """
         written = [journal.flush() for journal in (self._records, self._artifacts)]
+        for sender in self._senders:
+            sender.end()
         sent = [sender.close(timeout) for sender in self._senders]
         self.rejected += [f"{place}: no record" for place in self._senders[0].damaged]
         if sent[0]:  # a server that answered

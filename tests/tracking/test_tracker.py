@@ -356,7 +356,7 @@ def test_a_server_that_dies_while_the_run_begins_leaves_one_run_and_its_params(s
 
     monkeypatch.setattr(MlflowClient, "log_batch", dies_once)
     started: list[str] = []
-    monkeypatch.setattr(sender, "SECONDS_BETWEEN_READS", 60)  # only the end tries again
+    monkeypatch.setattr(sender, "seconds_between_reads", lambda folder: 60)  # only the end tries again
     first = tracker(storage, started)
     first.close("FINISHED")
     assert first.last_error == "the server is gone"
