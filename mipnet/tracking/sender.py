@@ -11,13 +11,7 @@ from collections.abc import Callable, Collection
 
 from mipnet.errors import UserError, first_line
 from mipnet.storage import Folder
-from mipnet.tracking.journal import (
-    JOURNAL_FOLDER,
-    Entry,
-    JournalReader,
-    Record,
-    seconds_between_reads,
-)
+from mipnet.tracking.journal import JOURNAL_FOLDER, Entry, JournalReader, Record, seconds_between_reads
 from mipnet.tracking.points import metrics_of
 
 SECONDS_BETWEEN_POSITIONS = 5.0
@@ -124,7 +118,7 @@ class Sender:
             logger.info("MLflow: tried again after %g s (%s)", delay, error, exc_info=True)
             self._not_before = time.monotonic() + delay
             self.failures += 1
-        self._keep_position(last)
+        self._keep_position([], now=last)
 
     def _send_all(self) -> None:
         if (run_id := self._open_run()) != self._run_id:
@@ -147,6 +141,7 @@ class Sender:
                         raise
                     kept, failure = [*kept, *batch], error
                 del self._waiting[: len(batch)]
+                self._keep_position(kept)
         finally:
             self._waiting = [*kept, *self._waiting]
         if failure is not None:
@@ -161,13 +156,15 @@ class Sender:
         self._sent = kept["files"] if kept.get("run") == run_id else {}
         self._run_id, self._waiting, self._reader = run_id, [], JournalReader(self.folder)
 
-    def _keep_position(self, last: bool) -> None:
+    def _keep_position(self, failed: list[Entry], now: bool = False) -> None:
+        """Write down which records of each file are sent, every few seconds or ``now``."""
+        if not self._run_id or not (now or time.monotonic() - self._kept_at > SECONDS_BETWEEN_POSITIONS):
+            return
         files = dict(self._reader.positions)
-        for entry in reversed(self._waiting):
+        for entry in reversed([*failed, *self._waiting]):
             files[entry.file] = entry.begin
         content = json.dumps({"run": self._run_id, "files": files})
-        due = last or time.monotonic() - self._kept_at > SECONDS_BETWEEN_POSITIONS
-        if not self._run_id or content == self._kept or not due:
+        if content == self._kept:
             return
         try:
             self.folder.write(self._position_file, content, durable=False)

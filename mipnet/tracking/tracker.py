@@ -87,7 +87,7 @@ class Tracker:
         run_id: of the MLflow run to reopen; "" starts one.
         identity: of this run among all of the experiment; by it a MLflow run is found again that was created
             when nobody was left to note its id. "" has none.
-        tags: set now, too if the MLflow run is there already.
+        tags: set now, also if the MLflow run is there already.
         on_started: called with the MLflow run's id as soon as there is one.
 
     Attributes:
@@ -233,7 +233,8 @@ class Tracker:
             runs = client.search_runs([found.experiment_id], query, ViewType.ALL, max_results=1)
             if runs:
                 return str(runs[0].info.run_id)
-        return str(client.create_run(found.experiment_id, run_name=self.name, tags=self.tags).info.run_id)
+        tags = {name: value[:MAX_VALUE_LENGTH] for name, value in self.tags.items()}
+        return str(client.create_run(found.experiment_id, run_name=self.name, tags=tags).info.run_id)
 
     def _send_records(self, records: list[Record]) -> None:
         """Send records with metrics together, or one of another kind."""
