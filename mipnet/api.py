@@ -79,8 +79,8 @@ def train(
         verbose: show Ray's own messages.
 
     Raises:
-        UserError: something is wrong with the settings, the data or the cluster; or the run is trained, but
-            MLflow does not answer.
+        UserError: something is wrong with the settings, the data or the cluster; or the run is finished,
+            but MLflow lacks a part of it.
     """
     from mipnet.experiment.training_run import complete_run
     from mipnet.run_folder import RESULTS_FOLDER
@@ -88,7 +88,8 @@ def train(
     given = preset(config) if isinstance(config, str) else config
     config = from_dict(to_dict(given))  # checked, and 70 made 70.0, so that the run is that of the same flags
     run = complete_run(config, readable_storage(str(storage)), name, new, verbose=verbose)
-    if not run.finished:
-        raise UserError(f"run {run.name} is trained, but MLflow does not answer", "call train again")
+    if run.owed:
+        what = f"run {run.name} is finished in {run.folder.uri}, but MLflow lacks a part of it"
+        raise UserError(what, "call train again")
     metrics = json.loads(run.folder.read(f"{RESULTS_FOLDER}/metrics.json"))
     return TrainedRun(run.name, run.folder.uri, metrics, run.state.get("version", ""))

@@ -3,6 +3,7 @@
 STORAGE/data/generated-DIGEST/    the rendered benchmark
 STORAGE/runs/NAME/config.yaml     the resolved configuration
 STORAGE/runs/NAME/run.json        state of the run
+STORAGE/runs/NAME/records/        what its processes recorded, and how much of it MLflow has
 STORAGE/runs/NAME/training/       Ray Train's checkpoints
 STORAGE/runs/NAME/model/          the best weights
 STORAGE/runs/NAME/results/        tables, COCO results, pictures
@@ -18,6 +19,7 @@ import fcntl
 import json
 import math
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,17 +43,24 @@ class Run:
         name: of the run and its folder.
         folder: of all its files.
         config: resolved.
-        state: content of run.json: "finished" and what the phases note.
+        state: content of run.json: "finished", "owed" and what the phases note.
     """
 
     name: str
     folder: Folder
     config: Config
     state: dict[str, Any] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def finished(self) -> bool:
+        """Whether the model is trained and evaluated."""
         return bool(self.state.get("finished"))
+
+    @property
+    def owed(self) -> bool:
+        """Whether a finished run's records or model still have to be sent to MLflow."""
+        return bool(self.state.get("owed"))
 
     @property
     def best_metrics(self) -> dict[str, Any]:
@@ -64,9 +73,10 @@ class Run:
             self.state = json.loads(self.folder.read("run.json"))
 
     def note(self, **values: Any) -> None:
-        """Write values to run.json."""
-        self.state.update(values)
-        self.folder.write("run.json", json.dumps(self.state, indent=2) + "\n")
+        """Write values to run.json; threads that note something take turns."""
+        with self._lock:
+            self.state = {**self.state, **values}
+            self.folder.write("run.json", json.dumps(self.state, indent=2) + "\n")
 
 
 def without_nulls(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -194,6 +194,18 @@ class Folder:
             infos = fs.get_file_info(FileSelector(target, allow_not_found=True))
         return sorted(info.base_name for info in infos)
 
+    def read_from(self, name: str, offset: int) -> bytes:
+        """The content of a file from a byte on.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        fs, target = self._locate(name)
+        with fs.open_input_file(target) as file:
+            file.seek(offset)
+            content: bytes = file.read()
+        return content
+
     def stats(self) -> dict[str, FileStat]:
         """Name -> size and modification time of the files directly in this folder; empty if there is none.
 

@@ -24,6 +24,18 @@ from mipnet.config.presets import baseline
 from mipnet.models.weights import save_model
 from mipnet.training.checkpoint import model_from_config
 from tests.helpers.commands import clean_environment, command
+from tests.helpers.drills import (
+    MEASURED,
+    checkpoints,
+    descendants,
+    kill_all,
+    mlflow_points,
+    only_run,
+    processes_called,
+    recorded_steps,
+    start,
+    wait_for,
+)
 
 TRAIN = ["train", "--preset", "debug", "--epochs", "6", "--train.checkpoint-steps", "20"]
 EPOCHS, BATCH, LOG_STEPS = 6, 16, 4
@@ -44,11 +56,6 @@ def trained(ray_address, tmp_path_factory) -> tuple[Path, subprocess.CompletedPr
     """A storage in which the debug preset ran to its end, and what it said."""
     storage = tmp_path_factory.mktemp("storage")
     return storage, command(*TRAIN, "--storage", str(storage), address=ray_address)
-
-
-def only_run(storage: Path) -> Path:
-    (run,) = (storage / "runs").iterdir()
-    return run
 
 
 def first_losses(storage: Path) -> float:
@@ -231,22 +238,30 @@ def test_predict_writes_results_and_overlays(trained, ray_address, tmp_path, cap
     assert "each whole image is taken as one box" in capsys.readouterr().out
 
 
-def start_until_checkpoint(storage: Path, untouched: Path) -> subprocess.Popen[str]:
-    """The training on a Ray of its own, handed over when its first checkpoint is in the storage.
+def start_again(storage: Path, untouched: Path) -> subprocess.Popen[str]:
+    """The training on a Ray of its own, in a storage with the data set of another, which is the same."""
+    if not (storage / "data").exists():
+        shutil.copytree(untouched / "data", storage / "data")
+    return start([*TRAIN, *EVALUATE_LITTLE, "--storage", str(storage)])
 
-    Its data set, which is a pure function of the settings, is copied from the storage ``untouched``.
-    """
-    shutil.copytree(untouched / "data", storage / "data")
-    argv = [sys.executable, "-m", "mipnet", *TRAIN, *EVALUATE_LITTLE, "--storage", str(storage)]
-    driver = subprocess.Popen(
-        argv, env=clean_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    deadline = time.monotonic() + 300
-    while not list(storage.glob("runs/*/training/checkpoint_manager_snapshot.json")):
-        assert driver.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline, "no checkpoint within five minutes"
-        time.sleep(0.02)
-    return driver
+
+def check_same_records(storage: Path, untouched: Path) -> None:
+    """Every point of MLflow is there once, those of the training with the other run's values."""
+    found, wanted = (training_points(s) for s in (storage, untouched))
+    assert found == wanted
+    found, wanted = ({row["step"] for row in state_of(s)["validations"]} for s in (storage, untouched))
+    assert found == wanted
+
+
+def training_points(storage: Path) -> dict[tuple[str, int], list[float]]:
+    points = mlflow_points(f"sqlite:///{storage / 'mlflow.db'}", state_of(storage)["mlflow_run"])
+    assert {len(values) for values in points.values()} == {1}
+    others = (*MEASURED, "validation_occlusion_AP")
+    return {k: v for k, v in points.items() if k[0].count("/") == 1 and not k[0].endswith(others)}
+
+
+def state_of(storage: Path) -> dict:
+    return json.loads((only_run(storage) / "run.json").read_text())
 
 
 def check_same_weights(storage: Path, untouched: Path, steps: int) -> None:
@@ -260,14 +275,15 @@ def check_same_weights(storage: Path, untouched: Path, steps: int) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_killed_run_continues_as_if_nothing_had_happened(trained, tmp_path):
-    """SIGKILL to the driver and to all that it started; the same command ends with the same weights."""
-    driver = start_until_checkpoint(tmp_path, trained[0])
-    for pid in [*descendants(driver.pid), driver.pid]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    driver.communicate()
-    state = json.loads((only_run(tmp_path) / "run.json").read_text())
-    assert "trained" not in state, "the kill came too late to show anything"
+    """SIGKILL to the driver and to all that it started, before and after the first checkpoint."""
+    driver = start_again(tmp_path, trained[0])
+    wait_for(driver, lambda: recorded_steps(tmp_path))
+    kill_all(driver)
+    assert not checkpoints(tmp_path), "the kill came too late to show anything"
+    driver = start_again(tmp_path, trained[0])
+    wait_for(driver, lambda: checkpoints(tmp_path))
+    kill_all(driver)
+    assert "trained" not in state_of(tmp_path), "the kill came too late to show anything"
 
     done = command(*TRAIN, *EVALUATE_LITTLE, "--storage", str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -276,30 +292,28 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(trained, tmp_path):
     steps = total_steps(done.stdout)
     check_complete(tmp_path, steps)
     check_same_weights(tmp_path, trained[0], steps)
+    check_same_records(tmp_path, trained[0])
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_killed_training_process_is_replaced(trained, tmp_path):
     """The command itself goes on from the last checkpoint, to the same weights."""
-    driver = start_until_checkpoint(tmp_path, trained[0])
-    workers = []
-    for pid in descendants(driver.pid):
-        with contextlib.suppress(OSError):  # some end while we look
-            if "RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_text():
-                workers.append(pid)
-    (worker,) = workers
+    driver = start_again(tmp_path, trained[0])
+    wait_for(driver, lambda: checkpoints(tmp_path))
+    (worker,) = processes_called("RayTrainWorker", driver)
     assert os.getpriority(os.PRIO_PROCESS, worker) == os.getpriority(os.PRIO_PROCESS, 0), "it gives way"
     os.kill(worker, signal.SIGKILL)
-    said, complained = driver.communicate(timeout=600)
-    assert driver.returncode == 0, complained
-    (event,) = json.loads((only_run(tmp_path) / "run.json").read_text())["events"]
+    said, _ = driver.communicate(timeout=600)
+    assert driver.returncode == 0, said
+    (event,) = state_of(tmp_path)["events"]
     assert (event["event"], event["step"] % 20) == ("restart", 0)
     line = rf"workers restarted at step {event['step']}: worker 0 on [\d.]+: "
     assert len(re.findall(line, said)) == 2  # when it happened, and in the summary
     steps = total_steps(said)
     check_complete(tmp_path, steps)
     check_same_weights(tmp_path, trained[0], steps)
+    check_same_records(tmp_path, trained[0])
 
 
 @pytest.mark.ray
@@ -391,22 +405,6 @@ def test_jobs_take_the_flags_of_their_commands(job):
     done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == command(job, "--help").stdout
-
-
-def descendants(pid: int) -> list[int]:
-    """All processes below one, from /proc."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-    found, todo = [], [pid]
-    while todo:
-        todo += children.get(todo.pop(), [])
-        found = list(dict.fromkeys([*found, *todo]))
-    return found
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["train", "--help"]])

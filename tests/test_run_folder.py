@@ -7,6 +7,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,15 @@ def test_runs_on_a_store_that_is_not_a_file_system() -> None:
     run.note(finished=True)
     with locked(run):
         assert open_run(storage, config(), "mine").finished
+
+
+def test_threads_that_note_at_the_same_time_lose_nothing(storage: Folder) -> None:
+    run = open_run(storage, config(), "mine")
+
+    def note(thread: int) -> None:
+        for number in range(20):
+            run.note(**{f"{thread}-{number}": number})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(note, range(4)))
+    assert len(load_run(run.folder).state) == 80

@@ -14,7 +14,13 @@ from mipnet.experiment.arguments import warn_of_tracking_store
 from mipnet.experiment.datasets import ensure_dataset, open_splits, sample_image_uris
 from mipnet.experiment.final_phases import evaluate_phase, register_phase
 from mipnet.experiment.preflight import check_data
-from mipnet.experiment.training_run import monitored_disk, open_tracker, timed_phase
+from mipnet.experiment.training_run import (
+    close_tracker,
+    monitored_disk,
+    new_tracker,
+    open_tracker,
+    timed_phase,
+)
 from mipnet.models.weights import DESCRIPTION_FILE
 from mipnet.ray_runtime.probes import probe_files, probe_storage
 from mipnet.ray_runtime.session import connect, silence_ray
@@ -50,7 +56,7 @@ def run_search(
         save_log: called after each trial, see ``driver_log``.
 
     Returns:
-        the exit status: 0 if there is a best point, else 1.
+        the exit status: 0 if there is a best point and MLflow has all records, else 1.
     """
     silence_ray(options.verbose)
     say(f"search {search.name}\n  {search.folder.uri}")
@@ -70,8 +76,20 @@ def run_search(
     if options.register_best and summary.best:
         register_best(summary.best, search)
     write_reports(search)
+    sent = send_owed(search)
     say(render_text(summarise_search(search)))
-    return 0 if summary.best else 1
+    return 0 if summary.best and sent else 1
+
+
+def send_owed(search: Run) -> bool:
+    """Send what MLflow lacks of the search and its trials; whether it has all of it now."""
+    for run in (search, *(run for _, run in read_trials(search))):
+        if run.owed:
+            status = "FAILED" if run.state.get(TRIAL_KEY, {}).get("failed") else "FINISHED"
+            run.note(owed=not close_tracker(new_tracker(run, storage_of(search)), status))
+        if run.owed:
+            return False  # nor will MLflow take the others now
+    return True
 
 
 def make_scheduler(search: Run, options: SearchOptions, space: SearchSpace) -> TrialScheduler:
@@ -132,8 +150,7 @@ def run_on_cluster(
             status = "KILLED"
             raise
         finally:
-            if not tracker.close(status):
-                say(f"MLflow did not take everything ({tracker.last_error}); it is kept and sent next time")
+            search.note(owed=not close_tracker(tracker, status))
 
 
 def parent_tag(tracker: Tracker) -> dict[str, str]:
@@ -160,7 +177,7 @@ def log_progress(search: Run, tracker: Tracker) -> None:
         tracker.log_metrics(values, ended)
     tracker.set_tags({"mlflow.note.content": search.folder.read("report.md").decode()})
     for name in (*SEARCH_FILES, *(["best.yaml"] if finished else [])):
-        tracker.log_text(name, search.folder.read(name).decode())
+        tracker.log_file(name)
 
 
 def storage_of(search: Run) -> Folder:
@@ -242,8 +259,4 @@ def end_mlflow_runs(search: Run) -> None:
     for trial, run in read_trials(search):
         if not trial.done and "mlflow_run" in run.state:
             run.note(ended="interrupted")
-            experiment = search.config.tracking.experiment
-            tracker = Tracker(
-                storage_of(search), run.folder, experiment, run.name, run_id=run.state["mlflow_run"]
-            )
-            tracker.close("KILLED", 10)
+            new_tracker(run, storage_of(search)).close("KILLED", 10)

@@ -92,14 +92,17 @@ def train_trial(trial_spec: Mapping[str, Any], context: TrialContext) -> None:
 
 @contextmanager
 def tracked(run: Run, context: TrialContext) -> Iterator[Tracker]:
-    """The tracker of a trial; its MLflow run ends with the ``with`` block, as FAILED after an exception."""
+    """The tracker of a trial; its MLflow run ends with the ``with`` block, as FAILED after an exception.
+
+    The run is ``owed`` if MLflow did not take everything: the search's end sends it.
+    """
     tracker = open_tracker(run, context.storage, context.argv, context.tags)
     status = "FAILED"
     try:
         yield tracker
         status = "FINISHED"
     finally:
-        tracker.close(status)
+        run.note(owed=not tracker.close(status))
 
 
 def failure_message(error: Exception) -> str:
@@ -144,7 +147,8 @@ def train_to_rung(run: Run, context: TrialContext, tracker: Tracker, target_epoc
     else:
         choices = evaluate_pairs(run, context.data, pairs)
     note_scores(run, target_epochs, steps, read_history(run.folder, steps), choices)
-    tracker.log_metrics({"trial/occlusion_AP": max(c["occlusion_AP"] for c in choices)}, steps)
+    score = max(c["occlusion_AP"] for c in choices)
+    tracker.log_metrics({"trial/occlusion_AP": score}, steps, once="trial")
     tracker.set_tags({"trial.epochs": f"{target_epochs} of {config.train.epochs}"})
 
 

@@ -36,7 +36,5 @@ def run(options: Options, call: Call) -> int:
 
     storage = writable_storage(options.storage)
     run = complete_run(config, storage, options.name, options.new, verbose=options.verbose, argv=call.argv)
-    if not run.finished:
-        return 1
     say(run.folder.read("summary.txt").decode())
-    return 0
+    return 1 if run.owed else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +23,7 @@ from mipnet.models.costs import count_parameters
 from mipnet.registry.register import register_model
 from mipnet.run_folder import MODEL_FOLDER, RESULTS_FOLDER, Run
 from mipnet.storage import Folder
+from mipnet.tracking.sender import is_external_failure
 from mipnet.tracking.tracker import Tracker, tracking_uri
 from mipnet.training.checkpoint import model_from_config
 from mipnet.visualization.example_grids import ExampleKind, example_grid
@@ -31,9 +31,6 @@ from mipnet.visualization.overlays import encode_jpeg
 from mipnet.visualization.run_report import write_report
 
 logger = logging.getLogger(__name__)
-
-STORE_PACKAGES = ("mlflow", "sqlalchemy", "boto3", "botocore", "google", "azure")
-"""Packages that speak to MLflow's server, its database and the stores of artifacts."""
 
 
 def evaluate_phase(
@@ -67,7 +64,7 @@ def evaluate_phase(
     places = {"data": place, "MLflow": tracking_uri(storage)}
     page = report_page(run, places, metrics, limits, pictures)
     run.folder.write("report.html", page)
-    tracker.log_text("report.html", page)
+    tracker.log_file("report.html")
     run.note(evaluated=True)
 
 
@@ -76,10 +73,11 @@ def log_results(run: Run, tracker: Tracker, metrics: dict[str, float], text: str
     named = {f"{RESULTS_FOLDER}/{name}": value for name, value in metrics.items()}
     if named:
         named[f"{RESULTS_FOLDER}/occlusion_AP"] = occlusion_ap(run.config.data, metrics).value
-    tracker.log_metrics(named, run.state["trained"]["steps"])
+    once = f"results {run.config.evaluation}"  # a search evaluates a model again, with other settings
+    tracker.log_metrics(named, run.state["trained"]["steps"], once=once)
     tracker.set_tags({"mlflow.note.content": code_block(text)})  # the description on the run's page
-    tracker.log_text("results/table.txt", text)
-    tracker.log_text("results/metrics.json", run.folder.read(f"{RESULTS_FOLDER}/metrics.json").decode())
+    for name in ("table.txt", "metrics.json"):
+        tracker.log_file(f"{RESULTS_FOLDER}/{name}")
 
 
 def example_pictures(
@@ -139,8 +137,8 @@ def register_phase(run: Run, storage: Folder) -> bool:
 
     trained = run.state["trained"]
     best = run.best_metrics
-    if math.isnan(best.get(SELECTION_METRIC, math.nan)):
-        raise UserError(f"run {run.name} has no occlusion AP: not registered", "train it anew (--new)", 1)
+    if not best.keys() - {SELECTION_METRIC}:  # nan of a measured one says that nobody in the data can be
+        raise UserError(f"run {run.name} could not be measured: not registered", "train it anew (--new)", 1)
     table = run.folder.read(f"{RESULTS_FOLDER}/table.txt").decode()
     about = f"Trained by the run {run.name}.\n\n{code_block(table)}"
     tags = {"run": run.name, "preset": run.config.preset, SELECTION_METRIC: f"{best[SELECTION_METRIC]:.4f}"}
@@ -159,9 +157,3 @@ def register_phase(run: Run, storage: Folder) -> bool:
         return False
     run.note(version=version)
     return True
-
-
-def is_external_failure(error: Exception) -> bool:
-    """Whether a server, a store or a disk failed, not this code; each client has own errors."""
-    package = type(error).__module__.partition(".")[0]
-    return isinstance(error, OSError | UserError) or package in STORE_PACKAGES

@@ -1,11 +1,11 @@
-"""Forwards events of the training workers to MLflow, run.json and the terminal."""
+"""Forwards what the processes of a training record to run.json and terminal; the tracker sends it."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -15,123 +15,126 @@ from mipnet.evaluation.occlusion import SELECTION_METRIC
 from mipnet.experiment.datasets import CorruptImageLog
 from mipnet.experiment.progress import Progress
 from mipnet.run_folder import Run
+from mipnet.tracking.journal import JournalReader, Record, seconds_between_reads
+from mipnet.tracking.points import STEP_METRICS_GROUP
 
 logger = logging.getLogger(__name__)
 
 EVENTS_FILE = "events.json"
-STEP_METRICS_GROUP = "learning"
-"""MLflow groups metrics by what stands before the last slash, in alphabetical order: metrics over steps come
-before ``results/``, which has a group for each line of the tables."""
-LOSS_METRIC, RESTARTS_METRIC = f"{STEP_METRICS_GROUP}/loss", f"{STEP_METRICS_GROUP}/restarts"
+RESTARTS_METRIC = f"{STEP_METRICS_GROUP}/restarts"
+MS_PER_SECOND = 1000
 
 
-@dataclass
 class MetricForwarder:
-    """Polls the workers' ``MetricsActor`` (mipnet.training.trainer) for the time of a ``with`` block, in a
-    thread, and forwards its events.
+    """Reads the run's journal for the time of a ``with`` block, in a thread, and forwards what is new.
 
-    Attributes:
-        metrics_actor: handle of the actor.
+    What is there already was recorded in earlier starts: only validations of it are noted, which the process
+    that should have done so may not have lived to do.
+
+    Args:
         run: gets validations, restarts and corrupt images.
-        tracker: of the run: gets metrics, tags and events.
+        tracker: of the run: gets restarts.
         progress: shows the last metrics.
         total_steps: of the training.
     """
 
-    metrics_actor: Any
-    run: Run
-    tracker: Any
-    progress: Progress
-    total_steps: int
-    _logged_step: int = -1
-    _workers_started: bool = False
-    _failure: str = ""
-    _validation_line: str = ""
-    _refused: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self._corrupt_images = CorruptImageLog(self.run.folder)
+    def __init__(self, run: Run, tracker: Any, progress: Progress, total_steps: int) -> None:
+        self.run, self.tracker, self.progress, self.total_steps = run, tracker, progress, total_steps
+        self.reader = JournalReader(run.folder)
+        self._workers_started, self._failure, self._validation_line = False, "", ""
+        self._corrupt_images = CorruptImageLog(run.folder)
         self._stop_requested = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="metrics", daemon=True)
 
     def __enter__(self) -> None:
+        self._note_validations(first_rows(self.reader, "validation"))
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
         self._stop_requested.set()
         self._thread.join(60)
 
-    def replay(self, history: list[dict[str, float]], logged: int) -> None:
-        """Log the rows of an earlier start after step ``logged``, the last that MLflow has."""
-        self._logged_step = logged
-        for row in history:
-            self._log_metrics(row)
+    def settle(self, history: list[dict[str, float]]) -> None:
+        """Compare what is recorded with a checkpoint's history, and record what is missing.
+
+        Args:
+            history: all rows of metrics up to the last step; rows without a time are of older versions, which
+                have sent them.
+        """
+        reader = JournalReader(self.run.folder)
+        recorded = {int(row["step"]) for row in first_rows(reader, "training")}
+        missing = [row for row in history if int(row["step"]) not in recorded and "time" in row]
+        for row in missing:
+            self.tracker.log_row("training", row)
+        if missing:
+            logger.warning("%d rows of the history were not recorded, and are now", len(missing))
+        self._note_validations(first_rows(JournalReader(self.run.folder), "validation"))
+
+    def _poll(self) -> None:
+        stopping = False
+        while not stopping:
+            stopping = self._stop_requested.wait(seconds_between_reads(self.run.folder))
+            try:
+                for entry in self.reader.read():
+                    self._forward_safely(entry.record, entry.repeated)
+            except (OSError, UserError) as error:  # a storage that does not answer is asked again
+                self._say_refusal(error)
+
+    def _forward_safely(self, record: Record, repeated: bool) -> None:
+        """Forward a record; one that is odd, or a storage that cannot be written, ends nothing."""
+        try:
+            self.forward(record, repeated)
+        except (UserError, OSError) as error:
+            self._say_refusal(error)
+        except (KeyError, TypeError, ValueError):
+            logger.warning("an odd record: %s", record, exc_info=True)
+            say_once(f"warning: an odd record of kind {record['do']} is left out")
+
+    def _say_refusal(self, error: Exception) -> None:
+        logger.warning("cannot forward all records", exc_info=True)
+        say_once(f"warning: {error}")
+
+    def forward(self, record: Record, repeated: bool = False) -> None:
+        """Handle one record of the journal.
+
+        Args:
+            record: "training" and "validation" have a ``row`` of metrics; "started" the ``step`` from which
+                workers go on, ``precision`` and ``device``; "failed" the ``cause``; "unreadable" ``names`` of
+                images; "unvalidated" ``step`` and ``cause``. Others are for MLflow alone.
+            repeated: the step was recorded before.
+        """
+        match record["do"]:
+            case "failed":
+                self._failure = record["cause"]
+            case "unreadable":
+                self._corrupt_images(record["names"])
+            case "unvalidated":
+                say_once(f"warning: step {record['step']} could not be validated: {record['cause']}")
+            case "started":
+                self._note_start(record)
+            case "training":
+                self._show(record["row"])
+            case "validation" if not repeated:
+                step = int(record["row"]["step"])
+                self._note_validations([record["row"]])
+                say(f"step {step}/{self.total_steps}  {self._validation_line}")
+
+    def _note_validations(self, rows: list[dict[str, float]]) -> None:
+        """Note validations in run.json, of each step the first."""
+        known = self.run.state.get("validations", [])
+        new = [row for row in rows if row["step"] not in {v["step"] for v in known}]
+        if new:
+            self.run.note(validations=[*known, *new])
         for row in self.run.state.get("validations", [])[-1:]:
             self._validation_line = validation_line(row)
 
-    def _poll(self) -> None:
-        import ray
-
-        while True:
-            stopping = self._stop_requested.wait(0.5)
-            try:
-                events = ray.get(self.metrics_actor.take.remote(), timeout=30)
-            except ray.exceptions.RayError:
-                logger.warning("no events from the metrics actor", exc_info=True)
-                events = []
-            for event in events:
-                self._forward_safely(event)
-            if stopping:
-                return
-
-    def _forward_safely(self, event: dict[str, Any]) -> None:
-        """Forward an event; a storage that cannot be written does not end the training."""
-        try:
-            self.forward(event)
-        except UserError as error:
-            logger.warning("cannot forward %s", event, exc_info=True)
-            if error.what not in self._refused:
-                self._refused.add(error.what)
-                say(f"warning: {error}")
-
-    def forward(self, event: dict[str, Any]) -> None:
-        """Handle one event or row of metrics, see ``mipnet.training.trainer.MetricsActor``."""
-        if "failed" in event:
-            self._failure = event["failed"]
-        elif "unreadable" in event:
-            self._corrupt_images(event["unreadable"])
-        elif "unvalidated" in event:
-            say_once(f"warning: step {event['unvalidated']} could not be validated: {event['cause']}")
-        elif "started" in event:
-            self._note_start(event)
-        elif "loss" in event:
-            self._log_metrics(event)
-            self._show(event)
-        else:
-            self._log_validation(event)
-
-    def _log_metrics(self, row: dict[str, float]) -> None:
-        step = int(row["step"])
-        if step > self._logged_step:
-            self._logged_step = step
-            self.tracker.log_metrics(mlflow_metrics(row), step)
-
-    def _log_validation(self, row: dict[str, float]) -> None:
-        """Log a validation; it arrives when it is done, so later than its step."""
-        step = int(row["step"])
-        self.tracker.log_metrics(mlflow_metrics(row), step)
-        others = [v for v in self.run.state.get("validations", []) if v["step"] != step]
-        self.run.note(validations=[*others, row])
-        self._validation_line = validation_line(row)
-        say(f"step {step}/{self.total_steps}  {self._validation_line}")
-
-    def _note_start(self, event: dict[str, Any]) -> None:
+    def _note_start(self, record: Record) -> None:
         """Workers started; each start but the first of this process is a restart after a failure."""
         if not self._workers_started:
-            say(f"training in {event['precision']} on {event['device']}")
+            say(f"training in {record['precision']} on {record['device']}")
         else:
             cause = self._failure or "no word of why"
-            note_event(self.run, self.tracker, "restart", event["started"], cause)
+            note_event(self.run, self.tracker, "restart", record["step"], cause)
         self._workers_started, self._failure = True, ""
 
     def _show(self, row: dict[str, float]) -> None:
@@ -140,14 +143,15 @@ class MetricForwarder:
         self.progress.update(int(row["step"]), self.total_steps, f"{facts}  {self._validation_line}".rstrip())
 
 
-def mlflow_metrics(row: dict[str, float]) -> dict[str, float]:
-    """A row's metrics under their names in MLflow; all of a step, loss/lambda0 too, are in one group."""
-    named = {name.replace("loss/", "loss_"): value for name, value in row.items() if name != "step"}
-    return {f"{STEP_METRICS_GROUP}/{name}": value for name, value in named.items()}
+def first_rows(reader: JournalReader, kind: str) -> list[dict[str, float]]:
+    """What is new of a kind of rows, of each step the first; without odd ones."""
+    records = [entry.record for entry in reader.read() if entry.record["do"] == kind and not entry.repeated]
+    rows = [record["row"] for record in records if isinstance(record.get("row"), dict)]
+    return [row for row in rows if isinstance(row.get("step"), int | float)]
 
 
 def validation_line(row: dict[str, float]) -> str:
-    return f"validation occlusion AP {100 * row[SELECTION_METRIC]:.1f}"
+    return f"validation occlusion AP {100 * row.get(SELECTION_METRIC, math.nan):.1f}"
 
 
 def note_event(run: Run, tracker: Any, kind: str, step: int, cause: str) -> None:
@@ -155,7 +159,7 @@ def note_event(run: Run, tracker: Any, kind: str, step: int, cause: str) -> None
 
     Args:
         run: its run.json lists all events.
-        tracker: of its MLflow run, which gets a metric, a tag and an artifact.
+        tracker: of its MLflow run, see ``log_events``.
         kind: "restart" or "resume".
         step: the training continues from here.
         cause: one line.
@@ -163,10 +167,26 @@ def note_event(run: Run, tracker: Any, kind: str, step: int, cause: str) -> None
     when = datetime.now().astimezone().isoformat(timespec="seconds")
     events = [*run.state.get("events", []), {"time": when, "event": kind, "step": step, "cause": cause}]
     run.note(events=events)
-    tracker.log_metrics({RESTARTS_METRIC: len(events)}, step)
-    tracker.set_tags({"restarts": str(len(events))})
-    tracker.log_text(EVENTS_FILE, json.dumps(events, indent=2) + "\n")
+    log_events(run, tracker)
     say(event_line(events[-1]))
+
+
+def log_events(run: Run, tracker: Any) -> None:
+    """Log all events of run.json to MLflow: a point of a metric for each, a tag and an artifact.
+
+    Those that were logged before are the same points again. A point stands at its event's step, or right
+    behind the point before, so that no step has two.
+    """
+    at, begun = 0, round(run.state.get("begun", 0) * MS_PER_SECOND)
+    tracker.log_metrics({RESTARTS_METRIC: 0}, 0, once="restarts", time_ms=begun)
+    events = run.state.get("events", [])
+    for number, event in enumerate(events, 1):
+        at = max(int(event["step"]), at + 1)
+        when = int(datetime.fromisoformat(event["time"]).timestamp() * MS_PER_SECOND)
+        tracker.log_metrics({RESTARTS_METRIC: number}, at, once="restarts", time_ms=when)
+    tracker.set_tags({"restarts": str(len(events))})
+    if events:
+        tracker.log_text(EVENTS_FILE, json.dumps(events, indent=2) + "\n")
 
 
 def event_line(event: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ from mipnet.tracking.datasets import describe_datasets
 from mipnet.tracking.tracker import Tracker
 from mipnet.training.checkpoint import HISTORY_FILE, checkpoint_name, model_from_config
 from mipnet.training.recovery import recover
-from mipnet.training.trainer import MetricsActor, make_schedule, train
+from mipnet.training.trainer import make_schedule, train
 from mipnet.visualization.overlays import encode_jpeg
 from mipnet.visualization.training_crops import training_grid
 
@@ -63,22 +63,19 @@ def train_phase(
     say(decoding.line())
     note_start(run, tracker, done, found.skipped)
     initial = initial_weights(run)
-    rows = ray.remote(num_cpus=0)(MetricsActor).remote()
     with Progress("training", "step", plain, done, schedule.total_steps) as progress:
-        forwarder = metric_forwarder.MetricForwarder(rows, run, tracker, progress, schedule.total_steps)
-        if done:
-            forwarder.replay(read_history(run.folder, done), tracker.last_step(metric_forwarder.LOSS_METRIC))
+        forwarder = metric_forwarder.MetricForwarder(run, tracker, progress, schedule.total_steps)
         with forwarder:
             trained = train(
                 config,
                 run,
                 data,
                 people,
-                metrics_actor=rows,
                 initial_weights=initial,
                 epochs=epochs,
                 max_decoding_tasks=decoding.max_tasks,
             )
+    forwarder.settle(read_history(run.folder, trained.steps))
     with TemporaryDirectory() as scratch:
         copy_model(Folder.of(trained.best.download(Path(scratch))), run.folder.join(MODEL_FOLDER))
     run.note(trained={"steps": trained.steps, "best": trained.metrics})
@@ -117,7 +114,7 @@ def note_start(run: Run, tracker: Tracker, step: int, skipped: Sequence[str] = (
         cause = "; left out ".join([cause, *skipped])
         metric_forwarder.note_event(run, tracker, "resume", step, cause)
     else:
-        tracker.log_metrics({metric_forwarder.RESTARTS_METRIC: 0}, 0)
+        metric_forwarder.log_events(run, tracker)
     run.note(starts=starts + 1, ended="")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from mipnet.tracking.tracker import Tracker, tracking_uri
 def complete_run(
     config: Config, storage: Folder, name: str, new: bool, *, verbose: bool, argv: Sequence[str] | None = None
 ) -> Run:
-    """Begin a run or continue it; it is not ``finished`` if MLflow did not take all records.
+    """Begin a run or continue it, to its end; it is ``owed`` if MLflow did not take all of it.
 
     Args:
         config, storage, name, new: as for ``open_run``.
@@ -39,22 +40,55 @@ def complete_run(
     """
     run = open_run(storage, config, name, new)
     with locked(run):
-        if run.finished:
+        if run.finished and not run.owed:
             say(f"run {run.name} is finished; --new starts another\n")
-        else:
-            with driver_log(run.folder) as save_log:
-                run_phases(run, storage, argv, verbose, save_log)
+            return run
+        with driver_log(run.folder) as save_log:
+            if run.finished:
+                say(f"run {run.name} is finished; MLflow lacks a part of it")
+                sent = close_tracker(new_tracker(run, storage), "FINISHED")
+            else:
+                sent = run_phases(run, storage, argv, verbose, save_log)
+            finish(run, storage, sent)
     return run
+
+
+def finish(run: Run, storage: Folder, sent: bool) -> None:
+    """Register the model of a trained and evaluated run, and write its summary.
+
+    Args:
+        run, storage: see ``complete_run``.
+        sent: whether MLflow has all records. The model is not registered later, or less finished, without.
+    """
+    from mipnet.experiment.final_phases import register_phase
+
+    run.note(finished=True, owed=True)
+    registered = not run.config.tracking.register or register_phase(run, storage)
+    run.folder.write("summary.txt", summarise(run, storage))
+    run.note(owed=not (sent and registered))
+
+
+def close_tracker(tracker: Tracker, status: str) -> bool:
+    """Close a run's tracker, and say what MLflow did not take; whether it took everything."""
+    sent = tracker.close(status)
+    if not sent:
+        say(f"MLflow lacks records of this run ({tracker.last_error}); the same command sends them")
+    if tracker.rejected:
+        say(f"MLflow does not take {len(tracker.rejected)} record(s): {first_few(tracker.rejected)}")
+    return sent
 
 
 def run_phases(
     run: Run, storage: Folder, argv: Sequence[str] | None, verbose: bool, save_log: Callable[[], None]
-) -> None:
-    """Run all phases that are not done yet.
+) -> bool:
+    """Run all phases on the cluster that are not done yet.
 
     Args:
         run, storage, argv, verbose: see ``complete_run``.
         save_log: called at the end of each phase.
+
+    Returns:
+        whether MLflow has all records.
     """
     say(f"run {run.name}\n  {run.folder.uri}")
     warn_of_tracking_store(storage)
@@ -83,17 +117,8 @@ def run_phases(
             run.note(ended=" ".join(str(as_user_error(error) or error).split()) or type(error).__name__)
             raise
         finally:
-            tracked = tracker.close(status)
-            if not tracked:
-                say(f"MLflow did not take everything ({tracker.last_error}); it is kept and sent next time")
-            if tracker.rejected:
-                say(f"MLflow refused {len(tracker.rejected)} record(s), the first: {tracker.rejected[0]}")
-    from mipnet.experiment.final_phases import register_phase
-
-    # A run whose records still wait for the server is not finished: the same command sends them.
-    if tracked and (not run.config.tracking.register or register_phase(run, storage)):
-        run.folder.write("summary.txt", summarise(run, storage))
-        run.note(finished=True)
+            sent = close_tracker(tracker, status)
+    return sent
 
 
 def train_and_evaluate(
@@ -209,30 +234,32 @@ def monitored_disk(storage: Folder) -> str:
 
 
 def open_tracker(run: Run, storage: Folder, argv: Sequence[str], tags: Mapping[str, str]) -> Tracker:
-    """Open the run's MLflow run, that of earlier starts; ``tags`` win over those of ``mipnet train``."""
+    """Open the run's MLflow run at a start of its work; ``tags`` win over those of ``mipnet train``."""
     import ray
 
     if "begun" not in run.state:
         run.note(begun=time.time())
-
     params: dict[str, Any] = {}
     for section, values in to_dict(run.config).items():
         if isinstance(values, dict):
             params |= {f"{section}.{key}": value for key, value in values.items()}
-    own = {
-        "preset": run.config.preset,
-        "cluster": cluster_summary(ray.nodes(), cores()),
-        "restarts": str(len(run.state.get("events", []))),
-    }
-    tracker = Tracker(
+    own = {"preset": run.config.preset, "cluster": cluster_summary(ray.nodes(), cores())}
+    tracker = new_tracker(run, storage, {**source_tags("train", argv), **own, **tags})
+    tracker.log_params(params)
+    tracker.log_text("config.yaml", to_yaml(run.config))
+    return tracker
+
+
+def new_tracker(run: Run, storage: Folder, tags: Mapping[str, str] | None = None) -> Tracker:
+    """A tracker of the run's MLflow run, which sends what earlier starts could not."""
+    identity = hashlib.sha256(f"{run.folder.uri} {run.state.get('begun')}".encode()).hexdigest()[:16]
+    return Tracker(
         storage,
         run.folder,
         run.config.tracking.experiment,
         run.name,
         run_id=run.state.get("mlflow_run", ""),
-        tags={**source_tags("train", argv), **own, **tags},
-        params=params,
+        identity=identity,
+        tags=tags,
         on_started=lambda run_id: run.note(mlflow_run=run_id),
     )
-    tracker.log_text("config.yaml", to_yaml(run.config))
-    return tracker

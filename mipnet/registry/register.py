@@ -6,7 +6,7 @@ import importlib.metadata
 import io
 import logging
 from collections.abc import Mapping
-from contextlib import redirect_stderr
+from contextlib import ExitStack, redirect_stderr
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings
@@ -65,7 +65,9 @@ def register_model(
         logger.info("run %s has registered %s version %s before", run_id, name, version)
     else:
         # MLflow's progress, and its warning about a missing input example.
-        with redirect_stderr(io.StringIO()), catch_warnings(action="ignore"), mlflow.start_run(run_id=run_id):
+        with redirect_stderr(io.StringIO()), catch_warnings(action="ignore"), ExitStack() as stack:
+            mlflow.start_run(run_id=run_id)
+            stack.callback(mlflow.end_run)  # as FINISHED, also if its model cannot be registered
             info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("served.py")),

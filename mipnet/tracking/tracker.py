@@ -1,40 +1,40 @@
-"""One MLflow run per training, written by a background thread, so that a dead server never blocks training.
+"""One MLflow run per training, written by background threads, so that a dead server never blocks training.
 
-Only the driver has a tracker. It puts records into a bounded queue; what could not be sent is spooled:
-written to a file in the run's folder and sent by the next start of the same command.
+Only the driver has a tracker. It sends the run's journal, into which all processes of the run write; what a
+server does not take is sent by the next start of the same command.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
-import queue
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mipnet.console import say
 from mipnet.errors import first_line
 from mipnet.storage import Folder, default_storage
 from mipnet.tracking.datasets import dataset_inputs
+from mipnet.tracking.journal import JOURNAL_FOLDER, Journal, Record
+from mipnet.tracking.points import ROW_KINDS, points_of
+from mipnet.tracking.sender import POINTS_PER_CALL, Sender, is_external_failure
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Metric
 
-SPOOL_FILE = "tracking.jsonl"  # in the run's folder: records that are not sent yet
 SQLITE_PREFIX = "sqlite:///"
-QUEUE_LENGTH = 2000
-RETRY_DELAYS = (5.0, 15.0, 60.0)  # seconds, by number of failures in a row
-# MLflow's limits: metrics; params, and characters of params and tags.
-METRICS_PER_CALL = 1000
 PARAMS_PER_CALL, MAX_VALUE_LENGTH = 100, 6000
-
-Operation = dict[str, Any]
-"""A record to send: "do" is its kind, the other keys depend on it; JSON, so that it can be spooled."""
+"""MLflow's limits: parameters in one call, characters of their values and of those of tags."""
+IDENTITY_TAG = "mipnet.run"
+OLD_SPOOL = "tracking.jsonl"
+"""In the folders of runs of commit 6e7076c and before: what was not sent."""
+RECORD_KINDS = ("metrics", *ROW_KINDS, "tags", "params", "inputs")
+ARTIFACT_KINDS = ("text", "file", "artifacts")
 
 logger = logging.getLogger(__name__)
 
@@ -76,20 +76,23 @@ def prepare_mlflow(storage: Folder) -> str:
 class Tracker:
     """The MLflow run of a training.
 
+    What is logged goes into the run's journal, which no failure loses. Two threads send it, one what is in
+    MLflow's database, one artifacts; neither waits for the other, and nobody for them.
+
     Args:
         storage: where the embedded store and its artifacts lie.
-        folder: the run's folder, which has the spool.
+        folder: the run's folder, which has the journal.
         experiment: name; created if it does not exist.
         name: of the run.
         run_id: of the MLflow run to reopen; "" starts one.
-        tags: set at every start.
-        params: set once, when the MLflow run is created.
+        identity: of this run among all of the experiment; by it a MLflow run is found again that was created
+            when nobody was left to note its id. "" has none.
+        tags: set now, also if the MLflow run is there already.
         on_started: called with the MLflow run's id as soon as there is one.
 
     Attributes:
         run_id: of the MLflow run; "" as long as there is none.
-        last_error: of the last failed attempt to send, in one line; "" if none failed.
-        rejected: errors of the records that the server will never take, which are left out.
+        rejected: names and errors of the records that the server will never take, which are left out.
     """
 
     def __init__(
@@ -100,215 +103,270 @@ class Tracker:
         name: str,
         *,
         run_id: str = "",
+        identity: str = "",
         tags: Mapping[str, str] | None = None,
-        params: Mapping[str, Any] | None = None,
         on_started: Callable[[str], None] = lambda run_id: None,
     ) -> None:
         self.storage, self.folder = storage, folder
         self.experiment, self.name, self.run_id = experiment, name, run_id
-        self.tags, self.params, self._on_started = dict(tags or {}), dict(params or {}), on_started
-        self.last_error = ""
+        self.tags, self._on_started = dict(tags or {}), on_started
+        if identity:
+            self.tags[IDENTITY_TAG] = identity
         self.rejected: list[str] = []
-        self._opened = False  # whether this start has created or reopened the MLflow run
-        self._queue: queue.Queue[Operation | None] = queue.Queue(QUEUE_LENGTH)
-        self._spooled = self._read_spool()
-        self._unsent: list[Operation] = list(self._spooled)
-        self._failures, self._not_before = 0, 0.0
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-        self._thread.start()
+        self._opened, self._lock = False, threading.Lock()
+        adopt_spool(folder)
+        self._records, self._artifacts = Journal(folder, "driver"), Journal(folder, "artifacts")
+        if tags:
+            self.set_tags(tags)
+        self._senders = [
+            Sender(folder, "records", RECORD_KINDS, self._open, self._send_records),
+            Sender(folder, "artifacts", ARTIFACT_KINDS, self._open, self._send_artifact, in_order=False),
+        ]
 
-    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log metrics; does not block."""
-        stamp = int(time.time() * 1000)
-        self._put({"do": "metrics", "values": dict(values), "step": step, "time": stamp})
+    @property
+    def last_error(self) -> str:
+        """Of the last failed attempt to send, in one line; "" if none failed."""
+        failing_first = sorted(self._senders, key=lambda sender: not sender.failures)
+        return next((sender.last_error for sender in failing_first if sender.last_error), "")
+
+    def log_metrics(
+        self, values: Mapping[str, float], step: int, *, once: str = "", time_ms: int | None = None
+    ) -> None:
+        """Log metrics; does not wait for MLflow.
+
+        Args:
+            values: metrics by name.
+            step: of the metrics.
+            once: if not "", then later metrics of the same ``once`` and step are left out.
+            time_ms: when they were measured, in ms since 1970; by default now.
+        """
+        more: dict[str, Any] = {"once": once} if once else {}
+        more |= {"time": time_ms} if time_ms is not None else {}
+        self._records.add("metrics", values=dict(values), step=step, **more)
+
+    def log_row(self, kind: str, row: Mapping[str, float]) -> None:
+        """Log the metrics of a step, see ``Journal.add_row``; does not wait for MLflow."""
+        self._records.add_row(kind, row)
 
     def set_tags(self, values: Mapping[str, str]) -> None:
-        """Set tags; does not block."""
-        self._put({"do": "tags", "values": dict(values)})
+        """Set tags; does not wait for MLflow."""
+        self._records.add("tags", values=dict(values))
+
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters, of which MLflow keeps the first value; does not wait for MLflow."""
+        self._records.add("params", values={name: str(value) for name, value in values.items()})
 
     def log_inputs(self, datasets: Sequence[Mapping[str, str]]) -> None:
-        """Log the data sets of the run, as from ``describe_datasets``; does not block."""
-        self._put({"do": "inputs", "datasets": [dict(dataset) for dataset in datasets]})
+        """Log the data sets of the run, as from ``describe_datasets``; does not wait for MLflow."""
+        self._records.add("inputs", datasets=[dict(dataset) for dataset in datasets])
 
     def log_text(self, path: str, content: str) -> None:
-        """Log a text as an artifact; does not block."""
-        self._put({"do": "text", "path": path, "content": content})
+        """Log a text as an artifact; does not wait for MLflow."""
+        self._artifacts.add("text", path=path, content=content)
+
+    def log_file(self, name: str) -> None:
+        """Log a text file of the run's folder as an artifact of the same name; does not wait for MLflow."""
+        self._artifacts.add("file", name=name)
 
     def log_artifacts(self, folder: Folder, path: str) -> None:
-        """Log the files of a folder as artifacts under ``path``; does not block."""
-        self._put({"do": "artifacts", "folder": folder.uri, "path": path})
+        """Log the files of a folder as artifacts under ``path``; does not wait for MLflow."""
+        self._artifacts.add("artifacts", folder=folder.uri, path=path)
 
     def close(self, status: str, timeout: float = 60.0) -> bool:
-        """End the run; records that are not sent within ``timeout`` seconds are spooled.
+        """End the run. What MLflow does not take is sent by the next start.
 
         Args:
             status: FINISHED, FAILED or RUNNING (to be continued).
+            timeout: seconds without progress after which it is given up.
 
         Returns:
             whether everything was sent.
         """
-        self._put({"do": "end", "status": status})
-        with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=timeout)
-        self._thread.join(timeout)
-        left = [*self._unsent, *self._drain()]
-        if left:
-            logger.info("%d records are not sent, kept in %s", len(left), self.folder.path(SPOOL_FILE))
-            self.folder.write(SPOOL_FILE, "".join(json.dumps(o) + "\n" for o in left))
-        else:
-            self.folder.remove(SPOOL_FILE)
-        return not left
-
-    def _put(self, operation: Operation) -> None:
-        try:
-            self._queue.put_nowait(operation)
-        except queue.Full:  # the server hangs; do not block
-            self._unsent.append(operation)
-
-    def _drain(self) -> Iterator[Operation]:
-        while True:
+        written = [journal.flush() for journal in (self._records, self._artifacts)]
+        for sender in self._senders:
+            sender.end()
+        sent = [sender.close(timeout) for sender in self._senders]
+        self.rejected += [f"{place}: no record" for place in self._senders[0].damaged]
+        if sent[0]:  # a server that answered
             try:
-                operation = self._queue.get_nowait()
-            except queue.Empty:
-                return
-            if operation is not None:
-                yield operation
+                from mlflow import MlflowClient
 
-    def _read_spool(self) -> list[Operation]:
-        try:
-            lines = self.folder.read(SPOOL_FILE).decode().splitlines()
-        except FileNotFoundError:
-            return []
-        logger.info("%d records of an earlier start are sent again", len(lines))
-        return [o for o in map(json.loads, lines) if o["do"] != "end"]
+                self._call(MlflowClient().set_terminated, status)
+            except Exception as error:
+                if not is_external_failure(error):
+                    raise
+                logger.info("MLflow has not ended the run", exc_info=True)
+                self._senders[0].last_error = first_line(error)
+                return False
+        return all(written) and all(sent)
 
-    def _work(self) -> None:
-        while (operation := self._queue.get()) is not None:
-            self._unsent.append(operation)
-            self._send_unsent()
-        self._not_before = 0.0
-        self._send_unsent()
-
-    def _send_unsent(self) -> None:
-        """Send in order until an attempt fails; then not again before the retry delay is over."""
-        if time.monotonic() < self._not_before:
-            return
-        try:
-            client = self._open()
-            max_metrics = METRICS_PER_CALL
-            while self._unsent:
-                batch = first_batch(self._unsent, max_metrics)
-                try:
-                    self._send(client, batch)
-                except Exception as error:
-                    if not _is_permanent(error):
-                        raise
-                    if len(batch) > 1:  # send one at a time to find the rejected record
-                        max_metrics = 1
-                        continue
-                    # Skip it: the queue is ordered, one rejected record would block the rest.
-                    self.rejected.append(first_line(error))
-                    logger.warning("MLflow rejects a record (%s): %s", batch[0]["do"], first_line(error))
-                del self._unsent[: len(batch)]
-            self._failures = 0
-        except Exception as error:  # a server's failure must not end the training
-            self.last_error = first_line(error)
-            delay = RETRY_DELAYS[min(self._failures, len(RETRY_DELAYS) - 1)]
-            waiting = len(self._unsent)
-            logger.info("MLflow: %d records wait for %g s (%s)", waiting, delay, error, exc_info=True)
-            self._not_before = time.monotonic() + delay
-            self._failures += 1
-
-    def _open(self) -> MlflowClient:
-        where = prepare_mlflow(self.storage)
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-
-        client = MlflowClient()
-        if self._opened:
-            return client
-        if self.run_id:
-            client.set_terminated(self.run_id, "RUNNING", end_time=0)
-            self._send(client, [{"do": "tags", "values": self.tags}])
-        else:
-            found = client.get_experiment_by_name(self.experiment)
-            if found is None:
-                location = None if where.startswith("http") else self.storage.join("mlartifacts").uri
-                with contextlib.suppress(MlflowException):  # another process has created it
-                    client.create_experiment(self.experiment, artifact_location=location)
-                found = client.get_experiment_by_name(self.experiment)
-            run = client.create_run(found.experiment_id, run_name=self.name, tags=self.tags)
-            self.run_id = run.info.run_id
-            self._on_started(self.run_id)
-            self._unsent.insert(0, {"do": "params", "values": {k: str(v) for k, v in self.params.items()}})
-        self._opened = True
-        return client
-
-    def _send(self, client: MlflowClient, batch: list[Operation]) -> None:
-        """Send one operation, or several of kind metrics."""
-        from mlflow.entities import Metric, Param, RunTag
-
-        operation = batch[0]
-        kind = operation["do"]
-        if kind == "metrics":
-            metrics = [
-                Metric(key, value, row["time"], row["step"])
-                for row in batch
-                for key, value in row["values"].items()
-                if value == value  # MLflow rejects nan
-            ]
-            client.log_batch(self.run_id, metrics=metrics)
-        elif kind == "params":
-            params = [Param(k, v[:MAX_VALUE_LENGTH]) for k, v in operation["values"].items()]
-            for begin in range(0, len(params), PARAMS_PER_CALL):
-                client.log_batch(self.run_id, params=params[begin : begin + PARAMS_PER_CALL])
-        elif kind == "tags":
-            tags = [RunTag(k, v[:MAX_VALUE_LENGTH]) for k, v in operation["values"].items()]
-            client.log_batch(self.run_id, tags=tags)
-        elif kind == "inputs":
-            client.log_inputs(self.run_id, dataset_inputs(operation["datasets"]))
-        elif kind == "text":
-            client.log_text(self.run_id, operation["content"], operation["path"])
-        elif kind == "artifacts":
-            with tempfile.TemporaryDirectory() as scratch:
-                local = Folder(operation["folder"]).download(Path(scratch))
-                client.log_artifacts(self.run_id, str(local), operation["path"] or None)
-        elif kind == "end":
-            client.set_terminated(self.run_id, operation["status"])
-
-    def last_step(self, key: str) -> int:
-        """The last step of a metric on the server or in the spool; -1 if none is known."""
-        spooled = [o["step"] for o in self._spooled if o["do"] == "metrics" and key in o["values"]]
-        return int(max(self._step_on_server(key), *spooled, -1))
-
-    def _step_on_server(self, key: str) -> int:
-        if not self.run_id:
-            return -1
-        try:
-            prepare_mlflow(self.storage)
+    def _open(self) -> str:
+        """Create or reopen the MLflow run, if that is not done yet; returns its id."""
+        with self._lock:
+            if self._opened:
+                return self.run_id
+            where = prepare_mlflow(self.storage)
             from mlflow import MlflowClient
 
-            history = MlflowClient().get_metric_history(self.run_id, key)
+            client = MlflowClient()
+            if not self.run_id or not exists(client, self.run_id):
+                self.run_id = self._find_or_create(client, where)
+                self._on_started(self.run_id)
+            restore(client, self.run_id)
+            client.set_terminated(self.run_id, "RUNNING", end_time=0)
+            self._opened = True
+            return self.run_id
+
+    def _find_or_create(self, client: MlflowClient, where: str) -> str:
+        from mlflow.entities import ViewType
+        from mlflow.exceptions import MlflowException
+
+        found = client.get_experiment_by_name(self.experiment)
+        if found is None:
+            location = None if where.startswith("http") else self.storage.join("mlartifacts").uri
+            with contextlib.suppress(MlflowException):  # another process has created it
+                client.create_experiment(self.experiment, artifact_location=location)
+            found = client.get_experiment_by_name(self.experiment)
+        restore_experiment(client, found)
+        if identity := self.tags.get(IDENTITY_TAG):
+            query = f"tags.`{IDENTITY_TAG}` = '{identity}'"
+            runs = client.search_runs([found.experiment_id], query, ViewType.ALL, max_results=1)
+            if runs:
+                return str(runs[0].info.run_id)
+        tags = {name: value[:MAX_VALUE_LENGTH] for name, value in self.tags.items()}
+        return str(client.create_run(found.experiment_id, run_name=self.name, tags=tags).info.run_id)
+
+    def _send_records(self, records: list[Record]) -> None:
+        """Send records with metrics together, or one of another kind."""
+        from mlflow import MlflowClient
+        from mlflow.entities import Param, RunTag
+
+        client, kind = MlflowClient(), records[0]["do"]
+        if kind == "metrics" or kind in ROW_KINDS:
+            points: list[Metric] = []
+            for record in records:
+                try:
+                    points += points_of(record)
+                except (TypeError, ValueError, KeyError) as error:
+                    self._reject(f"{kind} of step {record.get('step')}", error)
+            self._send_points(client, points)
+            return
+
+        values = {k: str(v)[:MAX_VALUE_LENGTH] for k, v in records[0].get("values", {}).items()}
+        try:
+            if kind == "tags":
+                self._call(client.log_batch, tags=[RunTag(k, v) for k, v in values.items()])
+            elif kind == "inputs":
+                self._call(client.log_inputs, dataset_inputs(records[0]["datasets"]))
+            else:
+                known = client.get_run(self.run_id).data.params
+                params = [Param(k, v) for k, v in values.items() if k not in known]
+                for begin in range(0, len(params), PARAMS_PER_CALL):
+                    self._call(client.log_batch, params=params[begin : begin + PARAMS_PER_CALL])
         except Exception as error:
-            logger.info("no history of %s on the server (%s)", key, error, exc_info=True)
-            return -1
-        return max((int(metric.step) for metric in history), default=-1)
+            self._reject(kind, error)
+
+    def _send_points(self, client: MlflowClient, points: list[Metric]) -> None:
+        """Send points; where MLflow takes none because of one, all but that one."""
+        if not points:
+            return
+        try:
+            self._call(client.log_batch, metrics=points[:POINTS_PER_CALL])
+        except Exception as error:
+            if len(points) == 1:
+                self._reject(f"{points[0].key} of step {points[0].step}", error)
+                return
+            self._raise_unless_refused(error)
+            half = min(len(points), POINTS_PER_CALL) // 2
+            self._send_points(client, points[:half])
+            self._send_points(client, points[half:])
+            return
+        self._send_points(client, points[POINTS_PER_CALL:])
+
+    def _send_artifact(self, records: list[Record]) -> None:
+        from mlflow import MlflowClient
+
+        client, record = MlflowClient(), records[0]
+        try:
+            if record["do"] == "text":
+                client.log_text(self.run_id, record["content"], record["path"])
+            elif record["do"] == "file":
+                content = self.folder.read(record["name"]).decode()
+                client.log_text(self.run_id, content, record["name"])
+            else:
+                with tempfile.TemporaryDirectory() as scratch:
+                    local = Folder(record["folder"]).download(Path(scratch))
+                    client.log_artifacts(self.run_id, str(local), record["path"] or None)
+        except Exception as error:
+            self._reject(record.get("path") or record.get("name") or record["do"], error)
+
+    def _call(self, method: Callable[..., object], *arguments: object, **named: object) -> None:
+        """Call one of the client's methods for the run, once more if the run was deleted meanwhile."""
+        try:
+            method(self.run_id, *arguments, **named)
+        except Exception as error:
+            if not is_invalid(error) or not restore(method.__self__, self.run_id):  # type: ignore[attr-defined]
+                raise
+            method(self.run_id, *arguments, **named)
+
+    def _reject(self, what: str, error: Exception) -> None:
+        """Leave out what no server will ever take.
+
+        Raises:
+            Exception: ``error``, if another attempt may help.
+        """
+        self._raise_unless_refused(error)
+        logger.warning("MLflow does not take %s", what, exc_info=error)
+        self.rejected.append(f"{what}: {first_line(error)}")
+
+    def _raise_unless_refused(self, error: Exception) -> None:
+        if is_external_failure(error) and not is_invalid(error) and not isinstance(error, FileNotFoundError):
+            self._opened = False  # by the next attempt it may be another server, or without the run
+            raise error
 
 
-def first_batch(operations: list[Operation], max_metrics: int) -> list[Operation]:
-    """The first operation; if it is of kind metrics, with those after it that fit into one call."""
-    count, metrics = 0, 0
-    for operation in operations:
-        if operation["do"] != "metrics":
-            break
-        metrics += len(operation["values"])
-        if metrics > max_metrics:
-            break
-        count += 1
-    return operations[: max(count, 1)]
+def is_invalid(error: Exception) -> bool:
+    """Whether MLflow says that a value is wrong, or that the run is deleted."""
+    return getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
 
 
-def _is_permanent(error: Exception) -> bool:
-    """Whether sending again is useless: the server rejects the record, or its files are gone."""
-    invalid = getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
-    return invalid or isinstance(error, FileNotFoundError)
+def exists(client: MlflowClient, run_id: str) -> bool:
+    """Whether the server has a MLflow run, deleted or not; raises an error if it does not answer."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        say("MLflow no longer has this run; another one gets all of its records")
+        return False
+    return True
+
+
+def restore(client: MlflowClient, run_id: str) -> bool:
+    """Undo the deletion of a MLflow run or of its experiment; whether there was one."""
+    info = client.get_run(run_id).info
+    if restore_experiment(client, client.get_experiment(info.experiment_id)):
+        return True
+    if info.lifecycle_stage == "active":
+        return False
+    client.restore_run(run_id)
+    say("this run was deleted in MLflow: restored, because it goes on")
+    return True
+
+
+def restore_experiment(client: MlflowClient, experiment: Experiment) -> bool:
+    """Undo the deletion of an experiment: it keeps its name, so no other one can have it."""
+    if experiment.lifecycle_stage == "active":
+        return False
+    client.restore_experiment(experiment.experiment_id)
+    say(f"the experiment {experiment.name!r} was deleted in MLflow: restored, because this run belongs to it")
+    return True
+
+
+def adopt_spool(folder: Folder) -> None:
+    """Move records that an older version could not send into the journal."""
+    if folder.exists(OLD_SPOOL):
+        folder.write(f"{JOURNAL_FOLDER}/000000-spool-00000000.jsonl", folder.read(OLD_SPOOL))
+        folder.remove(OLD_SPOOL)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +30,7 @@ from mipnet.inference.crop_predictor import DivergedError
 from mipnet.inference.pipeline import predict_splits
 from mipnet.run_folder import TRAINING_FOLDER, Run, without_nulls
 from mipnet.storage import Folder
+from mipnet.tracking.journal import Journal
 from mipnet.training.atomic_files import storage_options
 from mipnet.training.checkpoint import checkpoint_name, step_from_path
 from mipnet.training.recovery import best_checkpoint, prune, read_record, recover, score
@@ -65,42 +65,24 @@ class TrainingResult:
     steps: int
 
 
-class MetricsActor:
-    """Bounded actor queue of rows from workers to driver; drops the oldest.
-
-    A row is the metrics of a step or of a validation, or an event: {"started": step, …} when workers begin,
-    {"failed": cause} when they failed, {"unreadable": names of images}, or {"unvalidated": step, "cause": …}.
-    """
-
-    def __init__(self) -> None:
-        self.rows: deque[dict[str, Any]] = deque(maxlen=10_000)
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-
-    def take(self) -> list[dict[str, Any]]:
-        """Remove and return all rows, the oldest first."""
-        rows = list(self.rows)
-        self.rows.clear()
-        return rows
-
-
 NODE_ADDRESS = re.compile(r"\bip[:=] *([\da-fA-F.:]*\d)")
 """How Ray's errors name the node of the process that they are about."""
 
 
 class FailureReporter(UserCallback):  # type: ignore[misc, unused-ignore]  # Ray has no types
-    """Reports why workers failed; called in Ray Train's controller, which then restarts them."""
+    """Records why workers failed; called in Ray Train's controller, which then restarts them."""
 
-    def __init__(self, metrics_actor: Any) -> None:
-        self.metrics_actor = metrics_actor
+    def __init__(self, run_folder: Folder) -> None:
+        self.run_folder = run_folder
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         rank, error = min(worker_exceptions.items())
         cause = root_cause(error)
         logger.warning("%d worker(s) failed, rank %d: %s", len(worker_exceptions), rank, cause)
         node = next((found[1] for each in causes(error) if (found := NODE_ADDRESS.search(str(each)))), "")
-        self.metrics_actor.add.remote({"failed": f"worker {rank}{f' on {node}' if node else ''}: {cause}"})
+        journal = Journal(self.run_folder, "controller")
+        journal.add("failed", cause=f"worker {rank}{f' on {node}' if node else ''}: {cause}")
+        journal.flush()
 
 
 def make_schedule(config: Config, people: PersonAnnotations) -> SampleSchedule:
@@ -115,7 +97,6 @@ def train(
     data: Folder,
     people: PersonAnnotations,
     *,
-    metrics_actor: Any,
     initial_weights: str = "",
     epochs: int = 0,
     max_decoding_tasks: int = 0,
@@ -124,10 +105,9 @@ def train(
 
     Args:
         config: of the run.
-        run: checkpoints go to its folder.
+        run: checkpoints and journal go to its folder.
         data: the data set, for validation.
         people: what to train on.
-        metrics_actor: handle of a ``MetricsActor``.
         initial_weights: URI of a model folder to start from, "" for random weights.
         epochs: end, with a checkpoint, when so many are done; the schedule stays that of ``train.epochs``, so
             that another call can go on. 0 is all.
@@ -139,7 +119,7 @@ def train(
     """
     schedule = make_schedule(config, people)
     training = run.folder.join(TRAINING_FOLDER)
-    validate = make_validate_fn(config, training, data, metrics_actor)
+    validate = make_validate_fn(config, run.folder, data)
 
     def validate_and_prune(checkpoint: RayCheckpoint) -> Metrics:
         metrics: Metrics = {}
@@ -157,7 +137,6 @@ def train(
         people,
         schedule,
         end_step=end_step,
-        metrics_actor=metrics_actor,
         initial_weights=initial_weights,
         max_decoding_tasks=max_decoding_tasks,
         validation=ray.train.ValidationConfig(fn=validate_and_prune, ray_remote_kwargs={"num_cpus": 0}),
@@ -172,7 +151,6 @@ def fit(
     schedule: SampleSchedule,
     *,
     end_step: int,
-    metrics_actor: Any = None,
     initial_weights: str = "",
     max_decoding_tasks: int = 0,
     validation: ray.train.ValidationConfig | None = None,
@@ -182,10 +160,9 @@ def fit(
 
     Args:
         config, people, initial_weights, max_decoding_tasks: as for ``train``.
-        folder: checkpoints go there.
+        folder: checkpoints and journal go there.
         schedule: the order of all samples.
         end_step: the step to end at, with a checkpoint; beyond the schedule's end, none is made there.
-        metrics_actor: handle of a ``MetricsActor``, or None.
         validation: of every checkpoint; without it, none may be made.
         hint: what to do when workers failed.
 
@@ -198,7 +175,7 @@ def fit(
     crop_loader = ray.put(CropLoader(people, schedule, crop_settings(config)))
     settings = {"config": to_dict(config), "threads": config.resources.cpus_per_worker}
     settings |= {"schedule": schedule, "end_step": end_step, "crop_loader": crop_loader, "folder": folder}
-    settings |= {"metrics_actor": metrics_actor, "initial_weights": initial_weights}
+    settings["initial_weights"] = initial_weights
     trainer = Trainer(
         train_loop_per_worker,
         train_loop_config=settings,
@@ -210,7 +187,7 @@ def fit(
             **storage_options(folder),
             worker_runtime_env=TRAIN_WORKER_RUNTIME_ENV,
             failure_config=FailureConfig(max_failures=config.resources.max_failures),
-            callbacks=[FailureReporter(metrics_actor)] if metrics_actor else [],
+            callbacks=[FailureReporter(folder)],
         ),
         validation_config=validation,
     )
@@ -312,7 +289,7 @@ def folder_name_of(checkpoint: RayCheckpoint) -> str:
     return str(checkpoint.path).rstrip("/").rpartition("/")[2]
 
 
-def make_validate_fn(config: Config, checkpoints: Folder, data: Folder, metrics_actor: Any) -> Validate:
+def make_validate_fn(config: Config, run_folder: Folder, data: Folder) -> Validate:
     """The function that Ray Train runs on every checkpoint beside the training.
 
     It returns the metrics of the validation split. The best weights are those with the highest occlusion AP
@@ -322,20 +299,21 @@ def make_validate_fn(config: Config, checkpoints: Folder, data: Folder, metrics_
 
     def validate(name: str) -> Metrics:
         logger.info("validating %s", name)
+        journal = Journal(run_folder, "validation")
         try:
-            metrics = compute_metrics(name)
+            return compute_metrics(name, journal)
         except Exception as error:  # Ray Train only logs validation errors; forward them to the driver
             logger.warning("validation of %s failed", name, exc_info=True)
             known = as_user_error(error)
             cause = str(known or root_cause(error))
-            metrics_actor.add.remote({"unvalidated": step_from_path(name), "cause": cause})
+            journal.add("unvalidated", step=step_from_path(name), cause=cause)
             if not isinstance(known, DivergedError):
                 raise
             return {SELECTION_METRIC: math.nan}  # no error that another try could mend
-        metrics_actor.add.remote({"step": step_from_path(name), **metrics})
-        return metrics
+        finally:
+            journal.flush()
 
-    def compute_metrics(name: str) -> Metrics:
+    def compute_metrics(name: str, journal: Journal) -> Metrics:
         # On a GPU only if the training leaves one: a validation that waits for it would come too late.
         spare_gpus = ray.cluster_resources().get("GPU", 0) - config.resources.workers
         gpu = config.resources.gpu is True and spare_gpus >= 1
@@ -345,12 +323,14 @@ def make_validate_fn(config: Config, checkpoints: Folder, data: Folder, metrics_
         files = {config.data.val: open_split(config.data, data, config.data.val)}
 
         def report(names: list[str]) -> None:
-            metrics_actor.add.remote({"unreadable": names})
+            journal.add("unreadable", names=names)
 
-        given = (checkpoints.join(name), config, data, files)
+        given = (run_folder.join(f"{TRAINING_FOLDER}/{name}"), config, data, files)
         poses = predict_splits(*given, sources=[source], resources=resources, on_corrupt_images=report)
         found = flat_metrics(score_splits(poses, config, files))
-        return {SELECTION_METRIC: occlusion_ap(config.data, found).value, **found}
+        metrics = {SELECTION_METRIC: occlusion_ap(config.data, found).value, **found}
+        journal.add_row("validation", {"step": step_from_path(name), **metrics})
+        return metrics
 
     return validate
 

@@ -30,6 +30,7 @@ from mipnet.logs import worker_log
 from mipnet.models.initialization import warm_start_from_folder
 from mipnet.models.precision import resolve_precision
 from mipnet.storage import Folder
+from mipnet.tracking.journal import Journal
 from mipnet.training.checkpoint import checkpoint_name, load_checkpoint, model_from_config, save_checkpoint
 from mipnet.training.cpu_step import CpuTrainStep, parallel_micro_batches
 from mipnet.training.step import TrainStep
@@ -45,9 +46,9 @@ def train_loop_per_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         settings: config: nested dict; schedule: the order of all samples; threads: CPU threads of this
-            process, 0 for its share of the cores; metrics_actor: handle of a ``MetricsActor``, or None;
-            initial_weights: URI of a model folder, or ""; end_step: the step to end at, with a checkpoint;
-            crop_loader: reference to the loader of the crops; folder: of the run, for the log.
+            process, 0 for its share of the cores; initial_weights: URI of a model folder, or ""; end_step:
+            the step to end at, with a checkpoint; crop_loader: reference to the loader of the crops; folder:
+            of the run, for log and journal.
 
     Returns:
         {"step": steps done, "stopped": why the run was stopped early, or "", "history": all logged rows of
@@ -74,13 +75,13 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
             history = load_checkpoint(folder, step)
         logger.info("rank %d: resumed step %d from %s", rank, step.step, checkpoint.path)
 
-    metrics_actor = settings["metrics_actor"] if rank == 0 else None
-    if metrics_actor is not None:
+    journal = Journal(settings["folder"], "worker")
+    if rank == 0:
         device = torch.cuda.get_device_name(step.device) if step.device.type == "cuda" else "the CPU"
-        event = {"started": step.step, "precision": step.precision, "device": device}
-        metrics_actor.add.remote(event)
-    log = MetricLogger(history, metrics_actor, schedule.batch_size)
-    corrupt_images = CorruptImageTracker(settings["crop_loader"], settings["metrics_actor"])
+        journal.add("started", step=step.step, precision=step.precision, device=device)
+        journal.flush()
+    log = MetricLogger(history, journal if rank == 0 else None, schedule.batch_size)
+    corrupt_images = CorruptImageTracker(settings["crop_loader"], journal)
     guard = Guard(config, schedule, corrupt_images, step.step)
     batches = training_batches(step, schedule, end_step, corrupt_images)
     for batch, waited in with_wait_seconds(batches):
@@ -93,8 +94,10 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
             stopped = guard.reason_to_stop(step.step, metrics)
             if stopped := stopped or (divergence(step, metrics) if step.step == end_step else ""):
                 logger.warning("rank %d: stopped at step %d: %s", rank, step.step, stopped)
+                journal.flush()
                 return {"step": step.step, "stopped": stopped}
         if saving:
+            journal.flush()  # before a checkpoint from which these steps are not made again
             report_checkpoint(step, log.history, rank)
     stopped = divergence(step, log.history[-1]) if log.history else ""  # of a checkpoint of the last step
     return {"step": step.step, "stopped": stopped, "history": log.history}
@@ -184,18 +187,16 @@ def with_wait_seconds(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]
 
 
 class MetricLogger:
-    """Adds rows of metrics to the history and sends them to the driver.
-
-    Checkpoints contain the history, so no row is lost with a process.
+    """Adds rows of metrics to the history, which is part of every checkpoint, and to the journal.
 
     Args:
         history: rows of earlier processes; new ones are appended.
-        metrics_actor: handle of a ``MetricsActor``, or None.
+        journal: of the run, None for none.
         batch_size: of the global batch.
     """
 
-    def __init__(self, history: list[MetricsRow], metrics_actor: Any, batch_size: int) -> None:
-        self.history, self.metrics_actor, self.batch_size = history, metrics_actor, batch_size
+    def __init__(self, history: list[MetricsRow], journal: Journal | None, batch_size: int) -> None:
+        self.history, self.journal, self.batch_size = history, journal, batch_size
         self.waited = 0.0  # seconds for data since the last row
         self._since, self._last = time.perf_counter(), history[-1]["step"] if history else 0
 
@@ -204,12 +205,13 @@ class MetricLogger:
         seconds = max(now - self._since, 1e-9)
         rate, waited = (step - self._last) * self.batch_size / seconds, self.waited / seconds
         row = {"step": step, **metrics, "samples_per_second": rate, "waited_for_data": waited}
+        row["time"] = int(time.time() * 1000)  # a row that is sent again is the same point for MLflow
         self._since, self._last, self.waited = now, step, 0.0
         self.history.append(row)
         if metrics["skipped"]:
             logger.warning("step %d: %g updates skipped: not finite", step, metrics["skipped"])
-        if self.metrics_actor is not None:
-            self.metrics_actor.add.remote(row)  # not awaited, so that logging does not delay a step
+        if self.journal is not None:
+            self.journal.add_row("training", row)
 
 
 class CorruptImageTracker:
@@ -217,11 +219,11 @@ class CorruptImageTracker:
 
     Args:
         crop_loader: reference to the loader, which has the names; only fetched if there is such an image.
-        metrics_actor: handle of a ``MetricsActor``, or None.
+        journal: of the run.
     """
 
-    def __init__(self, crop_loader: ray.ObjectRef, metrics_actor: Any) -> None:
-        self.crop_loader, self.metrics_actor = crop_loader, metrics_actor
+    def __init__(self, crop_loader: ray.ObjectRef, journal: Journal) -> None:
+        self.crop_loader, self.journal = crop_loader, journal
         self.names: dict[int, str] = {}  # by index of the image
 
     def update(self, batch: Batch) -> None:
@@ -235,8 +237,7 @@ class CorruptImageTracker:
         self.names |= new
         if new:
             logger.warning("cannot read %s", first_few(list(new.values())))
-            if self.metrics_actor is not None:
-                self.metrics_actor.add.remote({"unreadable": list(new.values())})
+            self.journal.add("unreadable", names=list(new.values()))
 
 
 MAX_LOSS = 1.0

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
 
 from mipnet.config import preset
 from mipnet.evaluation.occlusion import SELECTION_METRIC
-from mipnet.experiment.metric_forwarder import MetricForwarder, event_line, note_event
+from mipnet.experiment.metric_forwarder import MetricForwarder, event_line, log_events, note_event
 from mipnet.experiment.progress import Progress
 from mipnet.run_folder import Run, load_run, open_run
 from mipnet.storage import Folder
+from mipnet.tracking.journal import Journal, Record
 
 
 class Recorder:
     """Stands in for the tracker."""
 
     def __init__(self) -> None:
-        self.logged: list[tuple[dict[str, float], int]] = []
+        self.logged: list[tuple[dict[str, float], int, int | None]] = []
+        self.rows: list[dict[str, float]] = []
         self.tags: dict[str, str] = {}
         self.texts: dict[str, str] = {}
 
-    def log_metrics(self, values: dict[str, float], step: int) -> None:
-        self.logged.append((values, step))
+    def log_metrics(self, values: dict[str, float], step: int, *, once: str, time_ms: int | None) -> None:
+        assert once == "restarts"
+        self.logged.append((values, step, time_ms))
+
+    def log_row(self, kind: str, row: dict[str, float]) -> None:
+        assert kind == "training"
+        self.rows.append(row)
 
     def set_tags(self, values: dict[str, str]) -> None:
         self.tags |= values
@@ -36,6 +44,7 @@ class Recorder:
 def row(step: int) -> dict[str, float]:
     return {
         "step": step,
+        "time": 1000 + step,
         "loss": 1 / step,
         "loss/lambda0": 2 / step,
         "samples_per_second": 40.0,
@@ -59,36 +68,21 @@ def tracker() -> Recorder:
 
 @pytest.fixture
 def forwarder(run: Run, tracker: Recorder) -> MetricForwarder:
-    return MetricForwarder(None, run, tracker, Progress("training", "step"), 20)
+    return MetricForwarder(run, tracker, Progress("training", "step"), 20)
 
 
-STARTED = {"started": 0, "precision": "bf16", "device": "the CPU"}
+def of_kind(kind: str, row: dict[str, float]) -> Record:
+    return {"do": kind, "step": row["step"], "row": row}
 
 
-def test_metrics_have_the_names_that_the_pages_group_by(
-    forwarder: MetricForwarder, tracker: Recorder
-) -> None:
-    forwarder.forward(row(4))
-    forwarder.forward(validation(4, 0.5))
-    assert tracker.logged == [
-        (
-            {
-                "learning/loss": 0.25,
-                "learning/loss_lambda0": 0.5,
-                "learning/samples_per_second": 40.0,
-                "learning/waited_for_data": 0.25,
-            },
-            4,
-        ),
-        ({f"learning/{SELECTION_METRIC}": 0.5, "learning/val/det5/merged/AP": 0.5}, 4),
-    ]
+STARTED = {"do": "started", "step": 0, "precision": "bf16", "device": "the CPU"}
 
 
 def test_the_last_line_has_all_that_is_known(
     forwarder: MetricForwarder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    forwarder.forward(validation(16, 0.125))
-    forwarder.forward(row(20))
+    forwarder.forward(of_kind("validation", validation(16, 0.125)))
+    forwarder.forward(of_kind("training", row(20)))
     assert capsys.readouterr().out.splitlines() == [
         "step 16/20  validation occlusion AP 12.5",
         "step 20/20  loss 0.05000  40 samples/s  waiting for data 25%  validation occlusion AP 12.5",
@@ -100,10 +94,10 @@ def test_the_first_start_is_no_event_but_each_further_is(
 ) -> None:
     forwarder.forward(STARTED)
     assert "events" not in run.state
-    forwarder.forward(row(12))
-    forwarder.forward({"failed": "worker 0: the node is gone"})
-    forwarder.forward({**STARTED, "started": 8})
-    forwarder.forward({**STARTED, "started": 16})
+    forwarder.forward(of_kind("training", row(12)))
+    forwarder.forward({"do": "failed", "cause": "worker 0: the node is gone"})
+    forwarder.forward({**STARTED, "step": 8})
+    forwarder.forward({**STARTED, "step": 16})
     assert capsys.readouterr().out.splitlines() == [
         "training in bf16 on the CPU",
         "workers restarted at step 8: worker 0: the node is gone",
@@ -113,34 +107,87 @@ def test_the_first_start_is_no_event_but_each_further_is(
     assert [(e["event"], e["step"]) for e in events] == [("restart", 8), ("restart", 16)]
     assert json.loads(tracker.texts["events.json"]) == events
     assert tracker.tags == {"restarts": "2"}
-    assert tracker.logged[1:] == [({"learning/restarts": 1}, 8), ({"learning/restarts": 2}, 16)]
 
 
-def test_rows_that_come_again_after_a_restart_are_logged_once(
-    forwarder: MetricForwarder, tracker: Recorder
+def test_restarts_are_the_same_points_whenever_they_are_logged_and_no_step_has_two(
+    run: Run, tracker: Recorder
 ) -> None:
-    for step in (4, 8, 12):
-        forwarder.forward(row(step))
-    forwarder.forward({**STARTED, "started": 4})
-    for step in (8, 12, 16):
-        forwarder.forward(row(step))
-    assert [step for values, step in tracker.logged if "learning/loss" in values] == [4, 8, 12, 16]
+    run.note(begun=12.5)
+    for step in (0, 0, 20, 20):
+        note_event(run, tracker, "resume", step, "killed")
+    logged = tracker.logged[-5:]
+    assert [(*values.values(), step) for values, step, _ in logged] == [
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (3, 20),
+        (4, 21),
+    ]
+    assert logged[0][2] == 12_500
+    when = datetime.fromisoformat(run.state["events"][3]["time"])
+    assert logged[4][2] == when.timestamp() * 1000
+    log_events(run, tracker)
+    assert tracker.logged[-5:] == logged
 
 
-def test_a_replay_sends_what_the_server_lacks_and_knows_the_last_validation(
-    forwarder: MetricForwarder, run: Run, tracker: Recorder, capsys: pytest.CaptureFixture[str]
+def test_what_was_recorded_before_is_not_shown_but_validations_are_noted(
+    run: Run, tracker: Recorder, forwarder: MetricForwarder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run.note(validations=[validation(4, 0.1), validation(8, 0.25)])
-    forwarder.replay([row(4), row(8)], logged=4)
-    assert [step for _, step in tracker.logged] == [8]
-    forwarder.forward(row(20))
-    assert capsys.readouterr().out.rstrip().endswith("validation occlusion AP 25.0")
+    """The process that should have noted them was killed."""
+    run.note(validations=[validation(4, 0.1)])
+    earlier = Journal(run.folder, "validation")
+    for score, step in ((0.9, 4), (0.25, 8)):
+        earlier.add_row("validation", validation(step, score))
+    earlier.add("started", step=0, precision="bf16", device="the CPU")
+    with forwarder:
+        Journal(run.folder, "worker").add_row("training", row(20))
+    noted = [(v["step"], v[SELECTION_METRIC]) for v in load_run(run.folder).state["validations"]]
+    assert noted == [(4, 0.1), (8, 0.25)]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("step 20/20")
+    assert line.endswith("validation occlusion AP 25.0")
 
 
-def test_a_validation_that_is_made_again_replaces_the_first(forwarder: MetricForwarder, run: Run) -> None:
-    for step, score in ((4, 0.1), (8, 0.2), (4, 0.3)):
-        forwarder.forward(validation(step, score))
-    assert sorted((v["step"], v[SELECTION_METRIC]) for v in run.state["validations"]) == [(4, 0.3), (8, 0.2)]
+def test_the_first_validation_of_a_step_counts_and_rows_that_come_again_are_shown(
+    run: Run, forwarder: MetricForwarder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with forwarder:
+        for _ in range(2):
+            again = Journal(run.folder, "worker")
+            again.add_row("validation", validation(4, 0.5))
+            again.add_row("training", row(20))
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in said] == ["step 4/20", "step 20/20"]
+    assert len(run.state["validations"]) == 1
+    assert forwarder.progress.done == 20
+
+
+def test_a_gap_between_journal_and_history_is_filled(
+    run: Run, tracker: Recorder, forwarder: MetricForwarder
+) -> None:
+    journal = Journal(run.folder, "worker")
+    journal.add_row("training", row(4))
+    journal.add_row("validation", validation(4, 0.5))
+    old = {name: value for name, value in row(2).items() if name != "time"}  # of an older version
+    forwarder.settle([old, row(4), row(8), row(12)])
+    assert tracker.rows == [row(8), row(12)]
+    assert [v["step"] for v in run.state["validations"]] == [4]
+
+
+@pytest.mark.parametrize(
+    "odd", [{"do": "training"}, {"do": "training", "row": 3}, {"do": "validation", "row": {"step": "x"}}]
+)
+def test_an_odd_record_is_named_and_ends_nothing(
+    run: Run, forwarder: MetricForwarder, capsys: pytest.CaptureFixture[str], odd: Record
+) -> None:
+    odd = {**odd, "note": str(run.folder)}
+    with forwarder:
+        journal = Journal(run.folder, "worker")
+        journal.add(**{"kind" if name == "do" else name: value for name, value in odd.items()})
+        journal.add_row("training", row(20))
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1].startswith("step 20/20")
+    assert forwarder.progress.done == 20
 
 
 def test_a_resume_says_where_and_why(run: Run, tracker: Recorder) -> None:

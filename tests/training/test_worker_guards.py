@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 
 from mipnet.config import Config, preset
 from mipnet.data.sample_schedule import SampleSchedule
+from mipnet.storage import Folder
+from mipnet.tracking.journal import Journal, JournalReader
 from mipnet.training.worker import MAX_LOSS, CorruptImageTracker, Guard, divergence
 from tests.helpers.networks import tiny
 from tests.helpers.steps import batch as training_batch
@@ -21,23 +24,21 @@ from tests.helpers.steps import make, poison_activation, poison_gradient
 FIRST = np.array([0, 2, 3, 6, 10])  # people of four images
 
 
-class FakeActor:
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.add = SimpleNamespace(remote=self.rows.append)
+def recorded(folder: Folder) -> list[list[str]]:
+    return [entry.record["names"] for entry in JournalReader(folder).read()]
 
 
 @pytest.fixture
-def metrics_actor() -> FakeActor:
-    return FakeActor()
+def run_folder(tmp_path: Path) -> Folder:
+    return Folder.of(tmp_path)
 
 
 @pytest.fixture
-def tracker(monkeypatch: pytest.MonkeyPatch, metrics_actor: FakeActor) -> CorruptImageTracker:
+def tracker(monkeypatch: pytest.MonkeyPatch, run_folder: Folder) -> CorruptImageTracker:
     images = SimpleNamespace(uris=np.array([f"{i}.jpg" for i in range(4)]))
     crop_loader = SimpleNamespace(people=SimpleNamespace(image_offsets=FIRST, images=images))
     monkeypatch.setattr(ray, "get", lambda reference: crop_loader if reference == "crop_loader" else None)
-    return CorruptImageTracker("crop_loader", metrics_actor)
+    return CorruptImageTracker("crop_loader", Journal(run_folder, "worker"))
 
 
 def batch(samples: list[int], corrupt: list[bool]) -> dict[str, torch.Tensor]:
@@ -45,13 +46,13 @@ def batch(samples: list[int], corrupt: list[bool]) -> dict[str, torch.Tensor]:
 
 
 def test_corrupt_image_tracker_reports_each_image_once(
-    tracker: CorruptImageTracker, metrics_actor: FakeActor
+    tracker: CorruptImageTracker, run_folder: Folder
 ) -> None:
     tracker.update(batch([0, 2, 5], [False, False, False]))
-    assert metrics_actor.rows == []
+    assert recorded(run_folder) == []
     tracker.update(batch([0, 3, 5, 9], [False, True, True, True]))
     tracker.update(batch([4, 8, 1], [True, True, True]))  # the next epoch
-    assert metrics_actor.rows == [{"unreadable": ["2.jpg", "3.jpg"]}, {"unreadable": ["0.jpg"]}]
+    assert recorded(run_folder) == [["2.jpg", "3.jpg"], ["0.jpg"]]
 
 
 def config(max_bad_share: float) -> Config:

@@ -1,0 +1,170 @@
+"""The journal of a run: what its processes record, as JSON lines in the run's folder.
+
+Each process appends to a file of its own, so that none waits for another, and no lost process, node or server
+takes a record with it. The driver reads them all, for MLflow and for the screen.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mipnet.errors import UserError
+from mipnet.storage import Folder
+
+JOURNAL_FOLDER = "records"
+PART_BYTES = 256 * 1024
+SECONDS_BETWEEN_PARTS = 10.0
+"""Object stores cannot append: records are put there together, at most so often, as one growing object."""
+
+Record = dict[str, Any]
+"""``do``: its kind; ``time``: when it was made, in ms since 1970; the other keys depend on the kind. Of those
+with the same ``once`` and ``step``, only the first counts."""
+
+logger = logging.getLogger(__name__)
+
+
+def seconds_between_reads(folder: Folder) -> float:
+    """How long a reader waits for more: a file system costs nothing to look at, an object store a request."""
+    return 0.5 if folder.is_local else SECONDS_BETWEEN_PARTS / 2
+
+
+class Journal:
+    """Writes the records of one process.
+
+    Args:
+        run_folder: of the run.
+        source: what writes them: "driver", "artifacts", "worker", "validation" or "controller".
+    """
+
+    def __init__(self, run_folder: Folder, source: str) -> None:
+        self.folder, self.source = run_folder.join(JOURNAL_FOLDER), source
+        self._name = ""
+        self._part, self._waiting = b"", b""  # what the last object has; what is not written yet
+        self._written = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, kind: str, **values: Any) -> None:
+        """Record something; a storage that cannot be written raises nothing, the next call tries again.
+
+        On a file system it is written at once, in an object store together with others (``flush``).
+        """
+        record = {"do": kind, "time": int(time.time() * 1000), **values}
+        with self._lock:
+            self._waiting += json.dumps(record).encode() + b"\n"
+            if self.folder.is_local or time.monotonic() - self._written > SECONDS_BETWEEN_PARTS:
+                self._write()
+
+    def add_row(self, kind: str, row: Mapping[str, float]) -> None:
+        """Record the metrics of a step, "training" or "validation"; the first of a step counts."""
+        made = {"time": row["time"]} if "time" in row else {}
+        self.add(kind, once=kind, step=int(row["step"]), row=dict(row), **made)
+
+    def flush(self) -> bool:
+        """Write what waits; whether all of it is in the storage."""
+        with self._lock:
+            if self._waiting:
+                self._write()
+            return not self._waiting
+
+    def _write(self) -> None:
+        try:
+            if not self._name or len(self._part) > PART_BYTES:
+                self._name, self._part = self._new_name(), b""
+            if self.folder.is_local:
+                self._append()
+            else:
+                self._written = time.monotonic()
+                self.folder.write(self._name, self._part + self._waiting)
+                self._part, self._waiting = self._part + self._waiting, b""
+        except (OSError, UserError):  # what is recorded must not end what is done
+            logger.warning("cannot write to %s, tried again later", self.folder.uri, exc_info=True)
+
+    def _append(self) -> None:
+        path = self.folder.local_path / self._name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            while self._waiting:  # a disk that fills takes a part; the rest follows when there is room
+                self._waiting = self._waiting[file.write(self._waiting) :]
+
+    def _new_name(self) -> str:
+        """Numbered, so that readers find the files of a restarted process after those of the first one."""
+        numbers = [int(name.partition("-")[0]) for name in self.folder.stats() if name[0].isdigit()]
+        return f"{max(numbers, default=0) + 1:06d}-{self.source}-{uuid.uuid4().hex[:8]}.jsonl"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record and where it stands.
+
+    Attributes:
+        file, begin: its file and the byte at which it begins.
+        record: itself.
+        repeated: an earlier record has the same ``once`` and ``step``.
+    """
+
+    file: str
+    begin: int
+    record: Record
+    repeated: bool
+
+
+class JournalReader:
+    """Reads a run's journal from its beginning, in the order in which processes began to write.
+
+    Args:
+        run_folder: of the run.
+
+    Attributes:
+        positions: file -> byte up to which it is read.
+        damaged: places of lines that are no records.
+    """
+
+    def __init__(self, run_folder: Folder) -> None:
+        self.folder = run_folder.join(JOURNAL_FOLDER)
+        self.positions: dict[str, int] = {}
+        self.damaged: list[str] = []
+        self._seen: set[tuple[str, Any]] = set()
+
+    def read(self) -> Iterator[Entry]:
+        """All records since the last call; a line that is not whole yet comes with a later one.
+
+        Raises:
+            OSError, UserError: the storage cannot be read.
+        """
+        for name, stat in sorted(self.folder.stats().items()):
+            begin = self.positions.get(name, 0)
+            if stat.size <= begin or not name.endswith(".jsonl"):
+                continue
+            for line in self.folder.read_from(name, begin).split(b"\n")[:-1]:
+                self.positions[name] = begin + len(line) + 1
+                if record := self._parse(line, f"{name}, byte {begin}"):
+                    yield Entry(name, begin, record, self._is_repeated(record))
+                begin = self.positions[name]
+
+    def _parse(self, line: bytes, place: str) -> Record | None:
+        if not line:
+            return None
+        try:
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("do"), str):
+                return record
+        except ValueError:
+            pass
+        self.damaged.append(place)
+        logger.warning("not a record: %s of %s", place, self.folder.uri)
+        return None
+
+    def _is_repeated(self, record: Record) -> bool:
+        if "once" not in record:
+            return False
+        key = str(record["once"]), record.get("step")
+        known = key in self._seen
+        self._seen.add(key)
+        return known

@@ -1,0 +1,177 @@
+"""Disturbed trainings leave what an undisturbed one does: every point of MLflow once, and the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.drills import (
+    Proxy,
+    checkpoints,
+    kill_all,
+    left_behind,
+    mlflow_server,
+    only_run,
+    processes_called,
+    recorded_steps,
+    start,
+    wait_for,
+)
+
+pytestmark = [pytest.mark.drill, pytest.mark.ray, pytest.mark.slow]
+
+TRAIN = ["train", "--preset", "debug", "--epochs", "6", "--train.checkpoint-steps", "20"]
+TRAIN += ["--data.evaluate", "hard", "--data.boxes", "gt"]
+Disturb = Callable[..., str]
+
+
+def finish(storage: Path, uri: str = "", status: int = 0) -> str:
+    """Run the command to its end."""
+    driver = start([*TRAIN, "--storage", str(storage)], uri)
+    said, _ = driver.communicate(timeout=1500)
+    assert driver.returncode == status, said
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    storage = tmp_path_factory.mktemp("undisturbed")
+    finish(storage)
+    found = left_behind(storage)
+    assert set(found["times sent"].values()) == {1}
+    assert (found["status"], found["finished"], found["version"]) == ("FINISHED", (True, False), True)
+    return storage, found
+
+
+@pytest.fixture
+def storage(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    """Another storage, which has the rendered data."""
+    shutil.copytree(undisturbed[0] / "data", tmp_path / "storage" / "data")
+    return tmp_path / "storage"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Proxy]:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with mlflow_server(folder) as proxy:
+        yield proxy
+
+
+BEFORE, AFTER = "before the first checkpoint", "after the first checkpoint"
+
+
+def wait_until(when: str, driver: Any, storage: Path) -> None:
+    wait_for(driver, lambda: checkpoints(storage) if when == AFTER else recorded_steps(storage))
+    if when == BEFORE:
+        assert not checkpoints(storage), "too late"
+
+
+@pytest.mark.parametrize("when", [BEFORE, AFTER])
+def test_a_lost_worker(storage: Path, undisturbed: tuple[Path, dict[str, Any]], when: str) -> None:
+    driver = start([*TRAIN, "--storage", str(storage)])
+    wait_until(when, driver, storage)
+    (worker,) = processes_called("RayTrainWorker", driver)
+    os.kill(worker, signal.SIGKILL)
+    said, _ = driver.communicate(timeout=1500)
+    assert driver.returncode == 0, said
+    assert left_behind(storage) == undisturbed[1]
+    (event,) = json.loads((only_run(storage) / "run.json").read_text())["events"]
+    assert (event["event"], event["step"] % 20) == ("restart", 0)
+
+
+@pytest.mark.parametrize("when", [BEFORE, AFTER])
+def test_everything_lost(storage: Path, undisturbed: tuple[Path, dict[str, Any]], when: str) -> None:
+    driver = start([*TRAIN, "--storage", str(storage)])
+    wait_until(when, driver, storage)
+    kill_all(driver)
+    finish(storage)
+    assert left_behind(storage) == undisturbed[1]
+    (event,) = json.loads((only_run(storage) / "run.json").read_text())["events"]
+    assert event["event"] == "resume"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sigterm_at_any_moment(storage: Path, undisturbed: tuple[Path, dict[str, Any]], seed: int) -> None:
+    """Between the first row and the last, wherever it falls: in a validation, or in Ray's snapshot of it."""
+    at = random.Random(seed).choice(range(4, 60, 4))
+    driver = start([*TRAIN, "--storage", str(storage)])
+    wait_for(driver, lambda: any(step >= at for step in recorded_steps(storage)))
+    driver.send_signal(signal.SIGTERM)
+    driver.communicate(timeout=300)
+    finish(storage)
+    assert left_behind(storage) == undisturbed[1]
+
+
+def test_no_server_at_the_start(
+    storage: Path, undisturbed: tuple[Path, dict[str, Any]], server: Proxy
+) -> None:
+    server.answer = lambda path: -1
+    said = finish(storage, server.url, status=1)
+    assert "the same command sends them" in said
+    assert "weights   " in said  # the summary: the run itself is finished
+    server.answer = lambda path: 0
+    said = finish(storage, server.url)
+    assert "step 4/" not in said  # nothing is trained again
+    assert left_behind(storage, server.url) == undisturbed[1]
+
+
+def test_a_server_that_is_gone_while_the_run_is_resumed(
+    storage: Path, undisturbed: tuple[Path, dict[str, Any]], server: Proxy
+) -> None:
+    driver = start([*TRAIN, "--storage", str(storage)], server.url)
+    wait_until(AFTER, driver, storage)
+    kill_all(driver)
+    server.answer = lambda path: -1
+    driver = start([*TRAIN, "--storage", str(storage)], server.url)
+    before = len(recorded_steps(storage))
+    wait_for(driver, lambda: len(recorded_steps(storage)) > before + 2)
+    server.answer = lambda path: 0
+    said, _ = driver.communicate(timeout=1500)
+    if driver.returncode:  # it came back too late for this one
+        assert "the same command sends them" in said
+        finish(storage, server.url)
+    assert left_behind(storage, server.url) == undisturbed[1]
+
+
+def test_a_deleted_experiment(storage: Path, undisturbed: tuple[Path, dict[str, Any]], server: Proxy) -> None:
+    from mlflow import MlflowClient
+
+    driver = start([*TRAIN, "--storage", str(storage)], server.url)
+    wait_until(AFTER, driver, storage)
+    client = MlflowClient(server.url)
+    client.delete_experiment(client.get_experiment_by_name("mipnet").experiment_id)
+    said, _ = driver.communicate(timeout=1500)
+    assert driver.returncode == 0, said
+    assert "restored" in said
+    assert left_behind(storage, server.url) == undisturbed[1]
+
+
+@pytest.mark.parametrize("status", [500, 403, 413])
+def test_refused_artifacts(
+    storage: Path, undisturbed: tuple[Path, dict[str, Any]], server: Proxy, status: int
+) -> None:
+    server.answer = lambda path: status if "mlflow-artifacts" in path else 0
+    said = finish(storage, server.url, status=1)
+    assert "not registered" in said
+    assert "the same command sends them" in said
+    from mlflow import MlflowClient
+
+    run_id = json.loads((only_run(storage) / "run.json").read_text())["mlflow_run"]
+    found = MlflowClient(server.url).get_run(run_id)
+    assert found.info.status == "FINISHED"  # with all of its metrics
+    assert found.data.metrics.keys() >= {name for name, _ in undisturbed[1]["times sent"]}
+    server.answer = lambda path: 0
+    finish(storage, server.url)
+    assert left_behind(storage, server.url) == undisturbed[1]
+    files = {file.path for file in MlflowClient(server.url).list_artifacts(run_id)}
+    assert files >= {"config.yaml", "pictures", "results", "report.html"}
