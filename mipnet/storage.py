@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mipnet.errors import DataError, UserError, from_os_error
 
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 logger = logging.getLogger(__name__)
+
+
+class FileStat(NamedTuple):
+    """Size in bytes and modification time in ns of a file; 0 where the time says nothing."""
+
+    size: int
+    modified: int
 
 
 @dataclass(frozen=True)
@@ -166,6 +173,25 @@ class Folder:
             infos = fs.get_file_info(FileSelector(target, allow_not_found=True))
         return sorted(info.base_name for info in infos)
 
+    def stats(self) -> dict[str, FileStat]:
+        """Name -> size and modification time of the files directly in this folder; empty if there is none.
+
+        Raises:
+            UserError: the folder cannot be listed.
+        """
+        from pyarrow.fs import FileSelector, FileType
+
+        fs, root = self.filesystem()
+        with _os_errors_as_user_errors(root):
+            infos = fs.get_file_info(FileSelector(root, allow_not_found=True))
+        # An object store's time is that of the upload: another copy of the same content has another one.
+        times = (info.mtime_ns or 0 if self.is_local else 0 for info in infos)
+        return {
+            info.base_name: FileStat(info.size, time)
+            for info, time in zip(infos, times, strict=True)
+            if info.type == FileType.File
+        }
+
     def files(self) -> list[str]:
         """Sorted names of all files in this folder and its subfolders.
 
@@ -275,6 +301,18 @@ def split_uri(uri: str) -> tuple[Folder, str]:
     address, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
     folder, _, name = address.rpartition("/")
     return Folder(f"{folder}{mark}{query}"), name
+
+
+def plain_uri(uri: str) -> str:
+    """A URI without the parameters that only say how to reach its store."""
+    place, mark, row = uri.partition("#row=")
+    return place.partition("?")[0] + mark + row if "://" in uri else uri
+
+
+def relative_name(root: Folder, uri: str) -> str:
+    """The name of a file or folder within ``root``; of one outside, the URI without its query."""
+    prefix = root.uri.partition("?")[0].rstrip("/") + "/"
+    return uri.partition("?")[0].removeprefix(prefix)
 
 
 def default_storage() -> Folder:

@@ -202,13 +202,17 @@ class CocoKeypointFile:
             logger.info("no header of %s: %s", name, error)
             return None
 
+    @property
+    def images_folder(self) -> Folder:
+        return Folder(self.images_uri)
+
     def _uri(self, name: str) -> str:
         name = safe_relative_path(name, self.images_uri)
-        return Folder(self.images_uri).path(self._packed.get(name, name))
+        return self.images_folder.path(self._packed.get(name, name))
 
     @functools.cached_property
     def _packed(self) -> dict[str, str]:
-        return byte_ranges(Folder(self.images_uri))
+        return byte_ranges(self.images_folder)
 
     @property
     def category_id(self) -> int:

@@ -55,11 +55,20 @@ def open_split(data: DataConfig, root: Folder, split: str) -> CocoKeypointFile:
     Raises:
         DataError: the file or folder does not exist, with all paths tried; or as ``CocoKeypointFile``.
     """
-    known = DATASET_FORMATS[data.format]
-    annotations = _find(root, split, data.annotations, known.annotations, "annotations")
-    images = _find(root, split, data.images, known.images, "images")
+    annotations, images = split_location(data, root, split)
     rules = Rules(data.category, data.keep_area, data.protocol == "crowdpose")
     return CocoKeypointFile(root, annotations, images, data.joints, rules)
+
+
+def split_location(data: DataConfig, root: Folder, split: str) -> tuple[str, str]:
+    """The names in the data set's folder of a split's annotation file and image folder.
+
+    Raises:
+        DataError: one does not exist, with all paths tried.
+    """
+    known = DATASET_FORMATS[data.format]
+    annotations = _find(root, split, data.annotations, known.annotations, "annotations")
+    return annotations, _find(root, split, data.images, known.images, "images")
 
 
 def _find(root: Folder, split: str, given: str, patterns: Sequence[str], kind: str) -> str:
@@ -72,6 +81,18 @@ def _find(root: Folder, split: str, given: str, patterns: Sequence[str], kind: s
         f"there are no {kind} of split {split!r}: tried {tried}",
         f"check --data (data.root) and the split's name, or say where they are with --data.{kind}",
     )
+
+
+def box_sources_by_split(data: DataConfig, training: bool) -> dict[str, tuple[str, ...]]:
+    """Each split that a command uses -> the sources of the boxes to predict poses in."""
+    sources = dict.fromkeys(data.evaluate, data.boxes)
+    return {data.train: (), data.val: data.boxes[-1:], **sources} if training else sources
+
+
+def boxes_location(data: Folder, split: str, source: str) -> tuple[Folder, str]:
+    """The folder and name of a box source's file, see ``load_boxes``; not of gt."""
+    name, _, path = source.replace("{split}", split).partition("=")
+    return split_uri(Folder.of(path).uri) if path else (data, f"boxes/{name}_{split}.json")
 
 
 def load_boxes(file: CocoKeypointFile, data: Folder, split: str, source: str, config: Config) -> Boxes:
@@ -89,8 +110,7 @@ def load_boxes(file: CocoKeypointFile, data: Folder, split: str, source: str, co
     """
     if source == "gt":
         return file.ground_truth_boxes()
-    name, _, path = source.replace("{split}", split).partition("=")
-    folder, file_name = split_uri(Folder.of(path).uri) if path else (data, f"boxes/{name}_{split}.json")
+    folder, file_name = boxes_location(data, split, source)
     wanted = config.data
     return read_detections(
         file,

@@ -13,12 +13,12 @@ from mipnet.config.schema import AugmentConfig
 from mipnet.data.annotation_statistics import SplitStatistics, split_statistics
 from mipnet.data.coco import CocoKeypointFile, ImageIndex
 from mipnet.data.crops import crop_settings
-from mipnet.data.dataset_formats import open_split
+from mipnet.data.dataset_formats import box_sources_by_split, open_split
 from mipnet.data.image_inspection import ImageInspection, inspect_images
 from mipnet.data.validation import check_readable
 from mipnet.errors import UserError, first_few
 from mipnet.experiment.datasets import dataset_location
-from mipnet.experiment.preflight import box_sources_by_split, check_split
+from mipnet.experiment.preflight import check_split
 from mipnet.experiment.progress import Progress
 from mipnet.formats import aligned
 from mipnet.storage import Folder, readable_storage

@@ -10,7 +10,7 @@ from mipnet.config import Config
 from mipnet.data.coco import CocoKeypointFile
 from mipnet.data.shards import PackedImage, PackingJob, sha256
 from mipnet.experiment.datasets import open_splits
-from mipnet.storage import Folder, safe_relative_path, split_uri
+from mipnet.storage import Folder, relative_name, safe_relative_path, split_uri
 
 
 def plan_packings(
@@ -64,9 +64,3 @@ def packed_images(file: CocoKeypointFile, only_people: bool) -> list[PackedImage
         name = safe_relative_path(file.coco.imgs[image_id]["file_name"], file.images_uri)
         images.append(PackedImage(name, image_id, json.dumps(file.coco.imgToAnns.get(image_id, []))))
     return images
-
-
-def relative_name(data: Folder, uri: str) -> str:
-    """Of a file or folder in the data set's folder."""
-    root = data.uri.partition("?")[0].rstrip("/") + "/"
-    return uri.partition("?")[0].removeprefix(root)

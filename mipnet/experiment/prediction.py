@@ -22,7 +22,7 @@ from mipnet.experiment.datasets import CorruptImageLog
 from mipnet.experiment.progress import Progress
 from mipnet.inference import output_shards
 from mipnet.skeletons import Skeleton
-from mipnet.storage import Folder, split_uri
+from mipnet.storage import Folder, plain_uri, split_uri
 from mipnet.visualization.overlays import draw_poses, encode_jpeg
 
 BOXES_HINT = "give detections as [{image_id or file_name, bbox: [x, y, w, h], score}]"
@@ -85,12 +85,6 @@ def check_if_few(pictures: Pictures, max_bad_share: float) -> None:
     named = zip(pictures.uris, pictures.names, strict=True)
     unreadable = [name for uri, name in named if read_image(uri) is None]
     check_readable(unreadable, len(pictures.uris), max_bad_share)
-
-
-def plain_uri(uri: str) -> str:
-    """A URI without the parameters that only say how to reach its store."""
-    place, mark, row = uri.partition("#row=")
-    return place.partition("?")[0] + mark + row if "://" in uri else uri
 
 
 def uri_order(uri: str) -> tuple[str, int]:
@@ -195,7 +189,7 @@ def predict_pictures(
 
     check_if_few(pictures, config.data.max_bad_share)
     digest = output_shards.predictions_digest(boxes, model.read("weights.safetensors"), config)
-    shards = output_shards.OutputShards.open(out, digest, len(pictures.uris))
+    shards = output_shards.OutputShards.open(out, digest, pictures.uris)
     if shards.resumed:
         say(f"going on: {shards.resumed} of {shards.images} images are done")
     corrupt = output_shards.known_corrupt_images(shards)
