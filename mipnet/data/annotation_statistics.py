@@ -62,8 +62,7 @@ def split_statistics(file: CocoKeypointFile, input_size: tuple[int, int], paddin
         DataError: the split has no usable person.
     """
     people = file.people()
-    infos = [file.coco.imgs[i] for i in people.images.ids.tolist()]
-    sizes = np.array([(info["width"], info["height"]) for info in infos], np.float64)
+    sizes = file.columns.sizes_of(people.images.ids)
     labelled = people.keypoints[..., 2] > 0
     overlap = np.zeros(len(people))
     second = np.zeros(len(people), bool)
@@ -85,9 +84,9 @@ def split_statistics(file: CocoKeypointFile, input_size: tuple[int, int], paddin
     boxes_outside_image, keypoints_outside_image, keypoints_outside_box = _count_outside(
         file, people, labelled, np.repeat(sizes, per_image, 0)
     )
-    stated = [info["crowdIndex"] for info in file.annotations["images"] if "crowdIndex" in info]
+    stated = [info["crowdIndex"] for info in file.columns.extras.values() if "crowdIndex" in info]
     return SplitStatistics(
-        images=len(file.annotations["images"]),
+        images=len(file.images()),
         people_images=len(people.images),
         people=len(people),
         mean_keypoints=float(labelled.sum(1).mean()),
@@ -136,7 +135,7 @@ def _count_outside(
     file: CocoKeypointFile, people: PersonAnnotations, labelled: np.ndarray, sizes: np.ndarray
 ) -> tuple[int, int, int]:
     """``boxes_outside_image``, ``keypoints_outside_image`` and ``keypoints_outside_box``."""
-    stated = np.array([file.coco.anns[i]["bbox"] for i in people.ids.tolist()], np.float64)
+    stated = file.columns.boxes[file.columns.rows_of(people.ids)].astype(np.float64)
     beyond = (stated[:, :2] < -BORDER_TOLERANCE) | (stated[:, :2] + stated[:, 2:] > sizes + BORDER_TOLERANCE)
     xy = people.keypoints[..., :2]
     off_image = ((xy < -BORDER_TOLERANCE) | (xy > sizes[:, None] + BORDER_TOLERANCE)).any(-1) & labelled

@@ -8,24 +8,26 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from mipnet.data.annotation_reading import Rules, labelled_count, place_annotations, read_annotations
+from mipnet.data.annotation_cache import KeptReading
+from mipnet.data.annotation_columns import AnnotationColumns
+from mipnet.data.annotation_reading import Reading, Rules, place_annotations, read_annotations
 from mipnet.data.geometry import clip_box
 from mipnet.data.image_headers import ImageHeader, read_header
 from mipnet.data.image_sizes import resolve_sizes
+from mipnet.data.json_files import parse_json, read_json, reading_errors, without_segmentation
 from mipnet.data.json_values import id_key
 from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
 from mipnet.data.parquet import read_row
 from mipnet.data.shards import byte_ranges
-from mipnet.errors import DataError, reason_of
+from mipnet.errors import DataError
 from mipnet.skeletons import Skeleton
 from mipnet.storage import Folder, safe_relative_path, split_uri, without_byte_range
 
@@ -148,13 +150,13 @@ class CocoKeypointFile:
     """A keypoint annotation file, in COCO's format or OCHuman's own, and its image folder; checked.
 
     Attributes:
-        annotations: the file's content in COCO's format, without the dropped annotations.
+        columns: the annotations.
+        sha256: of the file's content.
         invalid_annotations: what was dropped, and why.
         fixes: one line for each kind of fault that was corrected, or decision that was made while reading.
         oddities: what is used as it is but looks wrong.
         person_category_ids: keys (``id_key``) of the category ids that mean a person.
         image_ids: every spelling of an image id -> the id in ``annotations``.
-        coco: pycocotools' index over ``annotations``.
 
     Args:
         root: the data set's folder.
@@ -170,30 +172,68 @@ class CocoKeypointFile:
     def __init__(
         self, root: Folder, annotations: str, images: str, skeleton: Skeleton, rules: Rules = DEFAULT_RULES
     ) -> None:
-        self.path, self.images_uri, self.skeleton = root.path(annotations), root.path(images), skeleton
+        self.path, self.images_uri = root.path(annotations), root.path(images)
+        self.skeleton, self.rules = skeleton, rules
         tiles = root.join(images).join(f"tiles-{PurePosixPath(annotations).stem}")
         if tiles.exists():
             raise DataError(
                 f"{tiles.uri} was packed with --tiles, which no longer exists", "pack the data set again"
             )
-        content = read_json(root, annotations)
+        self.columns, self.sha256 = self._columns(root, annotations, rules)
+        self.image_ids = self.columns.ids_map
+        self.person_category_ids = frozenset(self.columns.about["category_ids"])
+        self.invalid_annotations = self.columns.findings("left_out")
+        self.oddities = self.columns.findings("odd")
+        decisions = [*self.columns.about["notes"], *self.columns.findings("mended").lines()]
+        self.fixes = [f"{self.path}: {line}" for line in decisions]
+        for line in self.fixes:
+            logger.info("corrected: %s", line)
+        for line in self.invalid_annotations.lines():
+            logger.info("dropped from %s: %s", self.path, line)
+
+    def _columns(self, root: Folder, annotations: str, rules: Rules) -> tuple[AnnotationColumns, str]:
+        """The file as columns, and the SHA-256 of its content."""
+        consulted: dict[str, str] = {}
+
+        def header(name: str) -> ImageHeader | None:
+            consulted[name] = without_byte_range(self._uri(name))
+            return self._header(name)
+
+        about = [asdict(self.skeleton), asdict(rules), self.images_uri]
+        with reading_errors(self.path):
+            kept = KeptReading(root, annotations, about)
+            columns = kept.columns
+            if columns is None:
+                content = parse_json(kept.take_content(), without_segmentation)
+                columns = AnnotationColumns.of(self._reading(content, rules, header))
+                kept.keep(columns, consulted)
+        return columns, kept.sha256
+
+    def _reading(self, content: Any, rules: Rules, header: Callable[[str], ImageHeader | None]) -> Reading:
         if is_ochuman(content):
             content = ochuman_to_coco(content, self.path)
         for key in ("images", "annotations", "categories"):
             if not isinstance(content, dict) or not isinstance(content.get(key), list):
                 raise DataError(f"{self.path} has no list {key!r}", "give a COCO keypoint annotation file")
-        reading = read_annotations(content, skeleton, self.path, rules)
-        resolve_sizes(reading, self._header)
+        reading = read_annotations(content, self.skeleton, self.path, rules)
+        resolve_sizes(reading, header)
         place_annotations(reading, rules)
-        self.annotations, self.image_ids = reading.content, reading.image_ids
-        self.invalid_annotations, self.person_category_ids = reading.left_out, reading.category.ids
-        self.oddities = reading.odd
-        self.fixes = [f"{self.path}: {line}" for line in (*reading.notes, *reading.mended.lines())]
-        for line in self.fixes:
-            logger.info("corrected: %s", line)
-        for line in self.invalid_annotations.lines():
-            logger.info("dropped from %s: %s", self.path, line)
-        self.coco = coco_index(self.annotations)
+        return reading
+
+    def whole_annotations(self) -> dict[str, Any]:
+        """``annotations`` with all fields that the file has, such as segmentations; read again."""
+        folder, name = split_uri(self.path)
+        return self._reading(read_json(folder, name), self.rules, self._header).content
+
+    @functools.cached_property
+    def annotations(self) -> dict[str, Any]:
+        """The file's content in COCO's format, without the dropped annotations and what nothing here uses."""
+        return self.columns.to_coco()
+
+    @functools.cached_property
+    def coco(self) -> Any:
+        """pycocotools' index over ``annotations``."""
+        return coco_index(self.annotations)
 
     def _header(self, name: str) -> ImageHeader | None:
         try:
@@ -217,7 +257,17 @@ class CocoKeypointFile:
     @property
     def category_id(self) -> int:
         """The person category."""
-        return int(self.annotations["categories"][0]["id"])
+        return int(self.columns.about["categories"][0]["id"])
+
+    @property
+    def file_names(self) -> dict[int, str]:
+        """Image id -> file name, in the file's order."""
+        return dict(zip(self.columns.image_ids.tolist(), self.columns.about["file_names"], strict=True))
+
+    @property
+    def num_measured(self) -> int:
+        """How many people the evaluation measures."""
+        return int((~self.columns.crowd & (self.columns.num_keypoints > 0)).sum())
 
     def is_person(self, category_id: Any) -> bool:
         """Whether a category id of another file, in any spelling, means a person of this one."""
@@ -225,9 +275,14 @@ class CocoKeypointFile:
 
     def images(self) -> ImageIndex:
         """All image entries of the file, sorted by id; several entries may have one file."""
-        ids = sorted(self.coco.imgs)
-        uris = [self._uri(self.coco.imgs[i]["file_name"]) for i in ids]
-        return ImageIndex(np.array(uris), np.array(ids, np.int64))
+        return self._images
+
+    @functools.cached_property
+    def _images(self) -> ImageIndex:
+        order = np.argsort(self.columns.image_ids)
+        names: list[str] = self.columns.about["file_names"]
+        uris = [self._uri(names[row]) for row in order.tolist()]
+        return ImageIndex(np.array(uris), self.columns.image_ids[order])
 
     def people(self) -> PersonAnnotations:
         """The persons with at least one labelled keypoint.
@@ -240,58 +295,51 @@ class CocoKeypointFile:
         return self._people
 
     @functools.cached_property
-    def _labelled(self) -> tuple[ImageIndex, np.ndarray, list[dict[str, Any]]]:
-        """All image entries; for each person with labelled keypoints (P,) its entry, and its annotation."""
-        images = self.images()
-        entry: list[int] = []
-        people: list[dict[str, Any]] = []
-        for index, image_id in enumerate(images.ids.tolist()):
-            for person in self.coco.imgToAnns.get(image_id, []):
-                # Crowd regions and persons without keypoints are valid COCO, but no samples.
-                if not person["iscrowd"] and labelled_count(person["keypoints"]):
-                    people.append(person)
-                    entry.append(index)
-        return images, np.array(entry, np.int64), people
+    def _labelled(self) -> tuple[np.ndarray, np.ndarray]:
+        """(P,) index into ``images``, and row in ``columns``, of each person with labelled keypoints."""
+        # Crowd regions and persons without keypoints are valid COCO, but no samples.
+        rows = np.flatnonzero(~self.columns.crowd & (self.columns.labelled > 0))
+        entry = np.searchsorted(self.images().ids, self.columns.image_of[rows])
+        order = np.argsort(entry, kind="stable")
+        return entry[order], rows[order]
 
     @functools.cached_property
     def _people(self) -> PersonAnnotations:
-        images, entry, people = self._labelled
-        if not people:
+        images, (entry, rows) = self.images(), self._labelled
+        if not len(rows):
             why = "; ".join(self.invalid_annotations.lines()) or "no annotation has labelled keypoints"
             raise DataError(f"{self.path} has no usable person ({why})", "label the keypoints of some people")
-        _, first, inverse = np.unique(images.uris, return_index=True, return_inverse=True)
-        image = first[inverse][entry]  # (P,) the first entry of each person's file
+        first_with_file: dict[str, int] = {}
+        file = [first_with_file.setdefault(uri, i) for i, uri in enumerate(images.uris.tolist())]
+        image = np.array(file, np.int64)[entry]  # (P,) the first entry of each person's file
         order = np.argsort(image, kind="stable")
-        if len(first) < len(images):
-            first_with: dict[tuple[Any, ...], int] = {}
+        keypoints = self.columns.keypoints[rows].astype(np.float32)
+        if len(first_with_file) < len(images):
+            first_with: dict[tuple[int, bytes], int] = {}
             for i in order.tolist():
-                first_with.setdefault((image[i], *people[i]["keypoints"]), i)
+                first_with.setdefault((int(image[i]), self.columns.keypoints[rows[i]].tobytes()), i)
             order = np.array([*first_with.values()], np.int64)
         used, counts = np.unique(image[order], return_counts=True)
-        chosen = [people[i] for i in order.tolist()]
-        keypoints = np.array([person["keypoints"] for person in chosen], np.float32)
         return PersonAnnotations(
             ImageIndex(images.uris[used], images.ids[used]),
             np.concatenate([[0], np.cumsum(counts)]),
-            np.array([person["id"] for person in chosen], np.int64),
-            self._clipped_boxes(chosen),
-            keypoints.reshape(len(chosen), -1, 3),
+            self.columns.ids[rows[order]],
+            self._clipped_boxes(rows[order]),
+            keypoints[order],
         )
 
-    def _clipped_boxes(self, people: list[dict[str, Any]]) -> np.ndarray:
-        """(P, 4) float64 x, y, w, h in px, clipped to each person's image."""
-        boxes = np.array([person["bbox"] for person in people], np.float64).reshape(-1, 4)
-        infos = [self.coco.imgs[person["image_id"]] for person in people]
-        sizes = np.array([(info["width"], info["height"]) for info in infos], np.float64).reshape(-1, 2)
-        return clip_box(boxes, *sizes.T)
+    def _clipped_boxes(self, rows: np.ndarray) -> np.ndarray:
+        """(P, 4) float64 x, y, w, h in px of people, clipped to each person's image."""
+        sizes = self.columns.sizes_of(self.columns.image_of[rows])
+        return clip_box(self.columns.boxes[rows].astype(np.float64), *sizes.T)
 
     def ground_truth_boxes(self) -> Boxes:
         """The boxes of the persons whom the evaluation measures, each with score 1."""
-        images, entry, people = self._labelled
-        measured = np.array([person["num_keypoints"] > 0 for person in people], bool)
-        boxes = self._clipped_boxes([p for p, yes in zip(people, measured, strict=True) if yes])
+        entry, rows = self._labelled
+        measured = self.columns.num_keypoints[rows] > 0
+        boxes = self._clipped_boxes(rows[measured])
         zeros = np.zeros(len(boxes), np.int64)
-        return Boxes(images, entry[measured], boxes, np.ones(len(boxes)), zeros)
+        return Boxes(self.images(), entry[measured], boxes, np.ones(len(boxes)), zeros)
 
 
 def read_uri(uri: str) -> bytes:
@@ -315,28 +363,6 @@ def missing_files(images: ImageIndex) -> list[str]:
         for uri, (folder, name) in zip(images.uris, locations, strict=True)
         if without_byte_range(name) not in existing[folder]
     ]
-
-
-def read_json(folder: Folder, name: str, hint: str = "check --data (data.root)") -> Any:
-    """The content of a JSON file.
-
-    Args:
-        folder: where the file is.
-        name: its name in the folder.
-        hint: what to do if it does not exist.
-
-    Raises:
-        DataError: the file is missing or broken; the message has its path.
-    """
-    where = folder.path(name)
-    try:
-        return json.loads(folder.read(name))
-    except FileNotFoundError:
-        raise DataError(f"{where} does not exist", hint) from None
-    except OSError as error:
-        raise DataError(f"cannot read {where} ({reason_of(error)})", "check its permissions") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{where} is not JSON ({error})", "download or export it again") from None
 
 
 def coco_index(annotations: dict[str, Any]) -> Any:

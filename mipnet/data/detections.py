@@ -9,7 +9,8 @@ import numpy as np
 
 from mipnet.data.box_formats import FORMATS, box_format, to_xywh
 from mipnet.data.box_ops import box_nms
-from mipnet.data.coco import Boxes, CocoKeypointFile, read_json
+from mipnet.data.coco import Boxes, CocoKeypointFile
+from mipnet.data.json_files import read_json
 from mipnet.data.json_values import number, numbers
 from mipnet.data.validation import Findings
 from mipnet.errors import DataError
@@ -59,8 +60,7 @@ def read_detections(
             f"(category {file.category_id}) and {below} are below the score threshold {min_score:g}"
         )
     images = file.images()
-    infos = [file.coco.imgs[i] for i in images.ids.tolist()]
-    sizes = np.array([(info["width"], info["height"]) for info in infos], np.float64).reshape(-1, 2)
+    sizes = file.columns.sizes_of(images.ids)
     image_index, boxes = rows[:, 0].astype(np.int64), rows[:, 1:5]
     found = box_format(boxes, sizes[image_index])
     if found != "xywh":
@@ -78,7 +78,7 @@ def _rows(
 ) -> tuple[np.ndarray, Findings]:
     """Of detections by their place in the list: (B, 6) image index, the box's four numbers and score, sorted
     by image; and what cannot be used."""
-    index = {image_id: i for i, image_id in enumerate(sorted(file.coco.imgs))}
+    index = {image_id: i for i, image_id in enumerate(file.images().ids.tolist())}
     rows: list[tuple[float, ...]] = []
     unusable = Findings()
     for place, detection in persons.items():

@@ -45,7 +45,7 @@ def take_fingerprints(files: Mapping[str, str], digested: Collection[str] = ()) 
         files: name -> URI.
         digested: names of files whose content's digest is kept in any case.
     """
-    stats = _stats(files)
+    stats = file_stats(files)
     local = [name for name, stat in stats.items() if stat.modified and name not in digested]
     step = -(-sum(stats[name].size for name in local) // DIGESTED_BYTES) or 1
     chosen = [name for name in digested if stats[name] != MISSING] + local[::step]
@@ -63,7 +63,7 @@ def changed_files(before: Mapping[str, Fingerprint], files: Mapping[str, str]) -
         before: from ``take_fingerprints``.
         files: name -> URI of each of them now.
     """
-    stats = _stats({name: files[name] for name in before})
+    stats = file_stats({name: files[name] for name in before})
     changed, touched = set(), {}
     for name, old in before.items():
         size, modified = stats[name]
@@ -91,7 +91,7 @@ def from_table(content: bytes) -> dict[str, Fingerprint]:
     return dict(zip(columns.pop("name"), map(Fingerprint, *columns.values()), strict=True))
 
 
-def _stats(files: Mapping[str, str]) -> dict[str, FileStat]:
+def file_stats(files: Mapping[str, str]) -> dict[str, FileStat]:
     """Name -> size and time, from one listing per folder instead of a request per file."""
     listings: dict[Folder, dict[str, FileStat]] = {}
     found = {}

@@ -109,6 +109,22 @@ class IdMap:
             self.invented[free] = value
             free += 1
 
+    @classmethod
+    def of_numbers(cls, numbers: Iterable[int], invented: dict[int, Any]) -> IdMap:
+        """The map with these ``numbers`` and ``invented``."""
+        ids = cls(())
+        ids.invented = invented
+        for found in numbers:
+            key = id_key(invented.get(found, found))
+            assert key is not None
+            ids._numbers[key] = found
+        return ids
+
+    @property
+    def numbers(self) -> list[int]:
+        """All of them."""
+        return [*self._numbers.values()]
+
     def get(self, value: Any) -> int | None:
         """The number of an id, None if there is none."""
         key = id_key(value)

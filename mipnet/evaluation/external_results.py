@@ -8,7 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mipnet.config import Config
-from mipnet.data.coco import CocoKeypointFile, read_json
+from mipnet.data.coco import CocoKeypointFile
+from mipnet.data.json_files import read_json
 from mipnet.errors import DataError
 from mipnet.evaluation.protocols import evaluate_poses
 from mipnet.evaluation.result_rows import ResultRow
@@ -87,12 +88,12 @@ def read_results(folder: Folder, name: str, file: CocoKeypointFile) -> list[dict
 def ids_by_name(file: CocoKeypointFile) -> dict[str, int]:
     """Image id by file name, and by base name with and without ending where it is unique."""
     short: dict[str, set[int]] = {}
-    for number, info in file.coco.imgs.items():
-        path = PurePosixPath(info["file_name"])
+    for number, file_name in file.file_names.items():
+        path = PurePosixPath(file_name)
         for name in (path.name, path.stem):
             short.setdefault(name, set()).add(number)
     ids = {name: min(owners) for name, owners in short.items() if len(owners) == 1}
-    return ids | {info["file_name"]: number for number, info in file.coco.imgs.items()}
+    return ids | {file_name: number for number, file_name in file.file_names.items()}
 
 
 def is_finite_list(values: Any) -> bool:

@@ -93,8 +93,7 @@ def inspect_split_images(
     with Progress("reading", "image", total=sum(map(len, chosen_images.values()))) as progress:
         before = 0
         for split, images in chosen_images.items():
-            infos = [splits[split].file.coco.imgs[i] for i in images.ids.tolist()]
-            sizes = [(info["width"], info["height"]) for info in infos]
+            sizes = [(w, h) for w, h in splits[split].file.columns.sizes_of(images.ids).tolist()]
             seen = inspect_images(images, sizes, progress_after(progress, before))
             splits[split].pixels = seen
             before += len(images)

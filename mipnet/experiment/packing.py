@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from mipnet.config import Config
 from mipnet.data.coco import CocoKeypointFile
@@ -58,9 +59,12 @@ def packed_images(file: CocoKeypointFile, only_people: bool) -> list[PackedImage
         file: of the split.
         only_people: leave out the images without people to train on.
     """
-    chosen = file.people().images.ids.tolist() if only_people else sorted(file.coco.imgs)
-    images = []
+    chosen = file.people().images.ids.tolist() if only_people else file.images().ids.tolist()
+    people: dict[int, list[dict[str, Any]]] = {}
+    for person in file.whole_annotations()["annotations"]:
+        people.setdefault(person["image_id"], []).append(person)
+    names, images = file.file_names, []
     for image_id in chosen:
-        name = safe_relative_path(file.coco.imgs[image_id]["file_name"], file.images_uri)
-        images.append(PackedImage(name, image_id, json.dumps(file.coco.imgToAnns.get(image_id, []))))
+        name = safe_relative_path(names[image_id], file.images_uri)
+        images.append(PackedImage(name, image_id, json.dumps(people.get(image_id, []))))
     return images

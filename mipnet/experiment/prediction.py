@@ -12,8 +12,9 @@ import numpy as np
 
 from mipnet.config import Config, to_yaml
 from mipnet.console import say
-from mipnet.data.coco import Boxes, ImageIndex, read_json
+from mipnet.data.coco import Boxes, ImageIndex
 from mipnet.data.crops import read_image
+from mipnet.data.json_files import read_json
 from mipnet.data.ochuman import ids_from_names
 from mipnet.data.parquet import from_parquet, row_names, row_uris
 from mipnet.data.validation import check_readable
