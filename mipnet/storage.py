@@ -9,7 +9,7 @@ import os
 import posixpath
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,8 +173,8 @@ class Folder:
             infos = fs.get_file_info(FileSelector(target, allow_not_found=True))
         return sorted(info.base_name for info in infos)
 
-    def stats(self) -> dict[str, FileStat]:
-        """Name -> size and modification time of the files directly in this folder; empty if there is none.
+    def stats(self, names: Collection[str]) -> dict[str, FileStat]:
+        """Size and modification time of those of the files that exist directly in this folder.
 
         Raises:
             UserError: the folder cannot be listed.
@@ -182,15 +182,17 @@ class Folder:
         from pyarrow.fs import FileSelector, FileType
 
         fs, root = self.filesystem()
+        few = [f"{root}/{safe_relative_path(name, self.uri)}" for name in names] if len(names) <= 64 else None
         with _os_errors_as_user_errors(root):
-            infos = fs.get_file_info(FileSelector(root, allow_not_found=True))
+            infos = fs.get_file_info(few or FileSelector(root, allow_not_found=True))
         # An object store's time is that of the upload: another copy of the same content has another one.
         times = (info.mtime_ns or 0 if self.is_local else 0 for info in infos)
-        return {
+        found = {
             info.base_name: FileStat(info.size, time)
             for info, time in zip(infos, times, strict=True)
             if info.type == FileType.File
         }
+        return {name: found[name] for name in names if name in found}
 
     def files(self) -> list[str]:
         """Sorted names of all files in this folder and its subfolders.

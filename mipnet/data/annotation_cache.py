@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ CACHE_LIMIT = 512 << 20
 """Bytes of all entries; the least recently used ones go."""
 KNOWN_DIGESTS = 64
 DIGEST_BYTES = hashlib.sha256().digest_size
-DIGESTS_FILE = "digests.json"
+DIGESTS_FILE = "digests"
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +52,13 @@ class KeptReading:
         root: the data set's folder.
         name: of the file in it.
         rules: all that the reading depends on beside the file, as JSON.
+        locate: name of a picture -> URI of its file.
 
     Raises:
         OSError: the file cannot be read.
     """
 
-    def __init__(self, root: Folder, name: str, rules: Any) -> None:
+    def __init__(self, root: Folder, name: str, rules: Any, locate: Callable[[str], str]) -> None:
         uri = root.path(name)
         stat = file_stats({name: uri})[name]
         self._file, self._content = (root, name), b""
@@ -70,7 +71,8 @@ class KeptReading:
         if stat.size >= CACHED_BYTES:
             key = json.dumps([source_digest(), self.sha256, rules], sort_keys=True)
             self._entry = f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
-        self.columns = _load(self._entry) if self._entry else None
+        self._locate = locate
+        self.columns = self._load() if self._entry else None
 
     def take_content(self) -> bytes:
         """The file's content, of which nothing is kept here: it may take hundreds of megabytes."""
@@ -78,15 +80,32 @@ class KeptReading:
         content, self._content = self._content or root.read(name), b""
         return content
 
-    def keep(self, columns: AnnotationColumns, pictures: Mapping[str, str]) -> None:
+    def keep(self, columns: AnnotationColumns, consulted: Iterable[str]) -> None:
         """Keep a new reading, if the file is large.
 
         Args:
             columns: the reading.
-            pictures: name -> URI of those whose headers decided something.
+            consulted: names of the pictures whose headers decided something.
         """
         if self._entry:
-            _keep(self._entry, columns, pictures)
+            columns.about["pictures"] = self._pictures(consulted)
+            _write(self._entry, columns.to_bytes())
+            _remove_oldest()
+
+    def _load(self) -> AnnotationColumns | None:
+        content = _read(self._entry)
+        if not content:
+            return None
+        columns = AnnotationColumns.from_bytes(content)
+        pictures = {name: tuple(stat) for name, stat in columns.about["pictures"].items()}
+        if self._pictures(pictures) != pictures:
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(cache_folder().local_path / self._entry)  # used
+        return columns
+
+    def _pictures(self, names: Iterable[str]) -> dict[str, FileStat]:
+        return file_stats({name: self._locate(name) for name in names})
 
 
 @functools.cache
@@ -110,50 +129,36 @@ def keep_digest(uri: str, stat: FileStat, digest: str) -> None:
 
 
 def _digests() -> dict[str, tuple[int, int, str]]:
-    try:
-        found = json.loads(cache_folder().read(DIGESTS_FILE))
-        return {str(uri): (int(size), int(time), str(digest)) for uri, (size, time, digest) in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}  # none are known
+    found: dict[str, tuple[int, int, str]] = json.loads(_read(DIGESTS_FILE) or "{}")
+    return found
 
 
-def _load(entry: str) -> AnnotationColumns | None:
-    folder = cache_folder()
+def _read(name: str) -> bytes:
+    """The content of a file of the cache; nothing if it is not there, or not as it was written."""
     try:
-        content = folder.read(entry)
+        content = cache_folder().read(name)
     except OSError:
-        return None
+        return b""
     if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
-        logger.info("the kept reading %s is damaged", folder.path(entry))
-        return None
-    columns = AnnotationColumns.from_bytes(content[DIGEST_BYTES:])
-    pictures = columns.about["pictures"]
-    stats = file_stats({uri: uri for uri in pictures})
-    if any(tuple(stats[uri]) != tuple(kept) for uri, kept in pictures.items()):
-        return None
-    with contextlib.suppress(OSError):
-        os.utime(folder.local_path / entry)  # used
-    return columns
+        logger.info("%s is damaged", cache_folder().path(name))
+        return b""
+    return content[DIGEST_BYTES:]
 
 
-def _keep(entry: str, columns: AnnotationColumns, pictures: Mapping[str, str]) -> None:
-    uris = {uri: uri for uri in pictures.values()}
-    columns.about["pictures"] = file_stats(uris)
-    content = columns.to_bytes()
-    _write(entry, hashlib.sha256(content).digest() + content)
+def _write(name: str, content: bytes) -> None:
+    try:
+        cache_folder().write(name, hashlib.sha256(content).digest() + content, durable=False)
+    except (UserError, OSError) as error:
+        logger.info("the reading of annotations is not kept: %s", error)
+
+
+def _remove_oldest() -> None:
     folder = cache_folder()
     with contextlib.suppress(OSError, UserError):
-        stats = {name: stat for name, stat in folder.stats().items() if name.endswith(".npz")}
+        stats = folder.stats([name for name in folder.names() if name.endswith(".npz")])
         total = sum(stat.size for stat in stats.values())
         for name in sorted(stats, key=lambda name: stats[name].modified):
             if total <= CACHE_LIMIT:
                 break
             folder.remove(name)
             total -= stats[name].size
-
-
-def _write(name: str, content: bytes) -> None:
-    try:
-        cache_folder().write(name, content, durable=False)
-    except (UserError, OSError) as error:
-        logger.info("the reading of annotations is not kept: %s", error)

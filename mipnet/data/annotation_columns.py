@@ -20,7 +20,7 @@ from mipnet.data.validation import Findings
 
 IMAGE_EXTRAS = ("crowdIndex",)
 """Fields of an image, beside id, name and size, that something uses."""
-LOSSLESS_TYPES = (np.int16, np.int32, np.float32, np.float64)
+LOSSLESS_TYPES = (np.int16, np.int32, np.float32)
 
 
 @dataclass(frozen=True)
@@ -173,12 +173,12 @@ def _smallest(values: Any, width: int = 0) -> np.ndarray:
     """Numbers in the smallest type that holds all of them exactly; (n, width) if a width is given."""
     array = np.asarray(values, np.float64)
     array = array.reshape(-1, width) if width else array
-    with np.errstate(invalid="ignore", over="ignore"):
-        return next(
-            small
-            for small in map(array.astype, LOSSLESS_TYPES)
-            if np.array_equal(small.astype(np.float64), array, equal_nan=True)
-        )
+    for kind in LOSSLESS_TYPES:
+        with np.errstate(invalid="ignore", over="ignore"):
+            small = array.astype(kind)
+        if ((small == array) | ((small != small) & (array != array))).all():
+            return small
+    return array
 
 
 def _area(value: Any) -> float:

@@ -19,10 +19,17 @@ import numpy as np
 from mipnet.data.annotation_cache import KeptReading
 from mipnet.data.annotation_columns import AnnotationColumns
 from mipnet.data.annotation_reading import Reading, Rules, place_annotations, read_annotations
+from mipnet.data.fingerprints import file_of
 from mipnet.data.geometry import clip_box
 from mipnet.data.image_headers import ImageHeader, read_header
 from mipnet.data.image_sizes import resolve_sizes
-from mipnet.data.json_files import parse_json, read_json, reading_errors, without_segmentation
+from mipnet.data.json_files import (
+    no_garbage_collection,
+    parse_json,
+    read_json,
+    reading_errors,
+    without_segmentation,
+)
 from mipnet.data.json_values import id_key
 from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
 from mipnet.data.parquet import read_row
@@ -193,19 +200,22 @@ class CocoKeypointFile:
 
     def _columns(self, root: Folder, annotations: str, rules: Rules) -> tuple[AnnotationColumns, str]:
         """The file as columns, and the SHA-256 of its content."""
-        consulted: dict[str, str] = {}
+        consulted: set[str] = set()
 
         def header(name: str) -> ImageHeader | None:
-            consulted[name] = without_byte_range(self._uri(name))
+            consulted.add(name)
             return self._header(name)
 
-        about = [asdict(self.skeleton), asdict(rules), self.images_uri]
+        about = [asdict(self.skeleton), asdict(rules)]
         with reading_errors(self.path):
-            kept = KeptReading(root, annotations, about)
+            kept = KeptReading(root, annotations, about, lambda name: file_of(self._uri(name)))
             columns = kept.columns
             if columns is None:
-                content = parse_json(kept.take_content(), without_segmentation)
-                columns = AnnotationColumns.of(self._reading(content, rules, header))
+                with no_garbage_collection():
+                    content = kept.take_content
+                    reading = self._reading(parse_json(content(), without_segmentation), rules, header)
+                    columns = AnnotationColumns.of(reading)
+                    del reading
                 kept.keep(columns, consulted)
         return columns, kept.sha256
 

@@ -93,14 +93,12 @@ def from_table(content: bytes) -> dict[str, Fingerprint]:
 
 def file_stats(files: Mapping[str, str]) -> dict[str, FileStat]:
     """Name -> size and time, from one listing per folder instead of a request per file."""
-    listings: dict[Folder, dict[str, FileStat]] = {}
-    found = {}
-    for name, uri in files.items():
-        folder, base = split_uri(uri)
-        if folder not in listings:
-            listings[folder] = folder.stats()
-        found[name] = listings[folder].get(base, MISSING)
-    return found
+    places = {name: split_uri(uri) for name, uri in files.items()}
+    folders: dict[Folder, list[str]] = {}
+    for folder, base in places.values():
+        folders.setdefault(folder, []).append(base)
+    stats = {folder: folder.stats(bases) for folder, bases in folders.items()}
+    return {name: stats[folder].get(base, MISSING) for name, (folder, base) in places.items()}
 
 
 def _digests(files: Mapping[str, str]) -> dict[str, str]:
