@@ -19,6 +19,7 @@ from mipnet.data.dataset_formats import open_split
 from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.data.stream import CropLoader
 from mipnet.errors import UserError
+from mipnet.experiment.data_identity import check_same_data, note_data
 from mipnet.experiment.prediction import find_pictures
 from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
@@ -84,3 +85,25 @@ def test_data_sets_tables_and_results_live_there(
     assert "ready to train" in capsys.readouterr().out
     with pytest.raises(UserError):
         Folder.of(bucket.uri.replace(f"s3://{BUCKET}", "s3://nobodys")).write("x", "y")
+
+
+@pytest.mark.slow
+def test_data_on_an_object_store_have_no_times_to_trust(small_coco: Folder, bucket: Folder) -> None:
+    """Of labels the content counts, of pictures the size."""
+    data, run = bucket.join("watched"), bucket.join("runs/mine")
+    data.upload(small_coco.local_path)
+    config = DataConfig(root=data.uri, train="train", val="train", evaluate=("train",), boxes=("gt",))
+    note_data(run, config, data, {"train": open_split(config, data, "train")})
+    data.upload(small_coco.local_path)  # the same again
+    check_same_data("run mine", run, data)
+    labels, picture = "annotations/person_keypoints_train.json", small_coco.read("train/3.jpg")
+    for name, content in {
+        labels: small_coco.read(labels).replace(b"100", b"101", 1),
+        "train/3.jpg": picture + b" ",
+    }.items():
+        data.write(name, content)
+        with pytest.raises(UserError, match=f"1 of 13 files have changed since .{name}"):
+            check_same_data("run mine", run, data)
+        data.write(name, small_coco.read(name))
+    data.write("train/3.jpg", picture[:-1] + b" ")
+    check_same_data("run mine", run, data)  # out of reach
