@@ -30,7 +30,7 @@ from mipnet.data.json_files import (
     reading_errors,
     without_segmentation,
 )
-from mipnet.data.json_values import id_key
+from mipnet.data.json_values import IdMap, id_key
 from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
 from mipnet.data.parquet import read_row
 from mipnet.data.shards import byte_ranges
@@ -163,7 +163,6 @@ class CocoKeypointFile:
         fixes: one line for each kind of fault that was corrected, or decision that was made while reading.
         oddities: what is used as it is but looks wrong.
         person_category_ids: keys (``id_key``) of the category ids that mean a person.
-        image_ids: every spelling of an image id -> the id in ``annotations``.
 
     Args:
         root: the data set's folder.
@@ -187,7 +186,6 @@ class CocoKeypointFile:
                 f"{tiles.uri} was packed with --tiles, which no longer exists", "pack the data set again"
             )
         self.columns, self.sha256 = self._columns(root, annotations, rules)
-        self.image_ids = self.columns.ids_map
         self.person_category_ids = frozenset(self.columns.about["category_ids"])
         self.invalid_annotations = self.columns.findings("left_out")
         self.oddities = self.columns.findings("odd")
@@ -263,6 +261,11 @@ class CocoKeypointFile:
     @functools.cached_property
     def _packed(self) -> dict[str, str]:
         return byte_ranges(self.images_folder)
+
+    @property
+    def image_ids(self) -> IdMap:
+        """Every spelling of an image id -> the id in ``annotations``."""
+        return self.columns.ids_map
 
     @property
     def category_id(self) -> int:
