@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +45,18 @@ class KeptReading:
     """The reading of an annotation file that an earlier start has kept.
 
     Attributes:
-        columns: None if there is no such reading.
         sha256: of the file's content.
 
     Args:
         root: the data set's folder.
         name: of the file in it.
         rules: all that the reading depends on beside the file, as JSON.
-        locate: name of a picture -> URI of its file.
 
     Raises:
         OSError: the file cannot be read.
     """
 
-    def __init__(self, root: Folder, name: str, rules: Any, locate: Callable[[str], str]) -> None:
+    def __init__(self, root: Folder, name: str, rules: Any) -> None:
         uri = root.path(name)
         stat = file_stats({name: uri})[name]
         self._file, self._content = (root, name), b""
@@ -71,8 +69,6 @@ class KeptReading:
         if stat.size >= CACHED_BYTES:
             key = json.dumps([source_digest(), self.sha256, rules], sort_keys=True)
             self._entry = f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
-        self._locate = locate
-        self.columns = self._load() if self._entry else None
 
     def take_content(self) -> bytes:
         """The file's content, of which nothing is kept here: it may take hundreds of megabytes."""
@@ -80,32 +76,34 @@ class KeptReading:
         content, self._content = self._content or root.read(name), b""
         return content
 
-    def keep(self, columns: AnnotationColumns, consulted: Iterable[str]) -> None:
-        """Keep a new reading, if the file is large.
+    def columns(self, locate: Callable[[str], str]) -> AnnotationColumns | None:
+        """The reading; None if there is none, or if a picture that decided something has changed.
 
         Args:
-            columns: the reading.
-            consulted: names of the pictures whose headers decided something.
+            locate: name of a picture -> URI of its file.
         """
-        if self._entry:
-            columns.about["pictures"] = self._pictures(consulted)
-            _write(self._entry, columns.to_bytes())
-            _remove_oldest()
-
-    def _load(self) -> AnnotationColumns | None:
-        content = _read(self._entry)
+        content = _read(self._entry) if self._entry else b""
         if not content:
             return None
         columns = AnnotationColumns.from_bytes(content)
         pictures = {name: tuple(stat) for name, stat in columns.about["pictures"].items()}
-        if self._pictures(pictures) != pictures:
+        if file_stats({name: locate(name) for name in pictures}) != pictures:
             return None
         with contextlib.suppress(OSError):
             os.utime(cache_folder().local_path / self._entry)  # used
         return columns
 
-    def _pictures(self, names: Iterable[str]) -> dict[str, FileStat]:
-        return file_stats({name: self._locate(name) for name in names})
+    def keep(self, columns: AnnotationColumns, consulted: Mapping[str, str]) -> None:
+        """Keep a new reading, if the file is large.
+
+        Args:
+            columns: the reading.
+            consulted: name -> URI of the files of pictures whose headers decided something.
+        """
+        if self._entry:
+            columns.about["pictures"] = file_stats(consulted)
+            _write(self._entry, columns.to_bytes())
+            _remove_oldest()
 
 
 @functools.cache

@@ -206,15 +206,17 @@ class CocoKeypointFile:
 
         about = [asdict(self.skeleton), asdict(rules)]
         with reading_errors(self.path):
-            kept = KeptReading(root, annotations, about, lambda name: file_of(self._uri(name)))
-            columns = kept.columns
-            if columns is None:
-                with no_garbage_collection():
-                    content = kept.take_content
-                    reading = self._reading(parse_json(content(), without_segmentation), rules, header)
-                    columns = AnnotationColumns.of(reading)
-                    del reading
-                kept.keep(columns, consulted)
+            kept = KeptReading(root, annotations, about)
+        columns = kept.columns(lambda name: file_of(self._uri(name)))
+        if columns is None:
+            with no_garbage_collection():
+                with reading_errors(self.path):
+                    content = parse_json(kept.take_content(), without_segmentation)
+                reading = self._reading(content, rules, header)
+                del content
+                columns = AnnotationColumns.of(reading)
+                del reading
+            kept.keep(columns, {name: file_of(self._uri(name)) for name in consulted})
         return columns, kept.sha256
 
     def _reading(self, content: Any, rules: Rules, header: Callable[[str], ImageHeader | None]) -> Reading:
