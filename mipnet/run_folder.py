@@ -107,7 +107,8 @@ def open_run(storage: Folder, config: Config, name: str = "", new: bool = False)
         return Run(name, folder, config)
     run = load_run(folder)
     changed = differences(run.config, config)
-    if folder.exists(DATA_RECORD):  # it tells whether the data in another folder are the same
+    if folder.exists(DATA_RECORD) and Folder.of(config.data.root).exists():
+        # Whether the data in another folder are the same, the record tells.
         changed = [line for line in changed if not line.startswith("data.root:")]
     if changed:
         shown = first_few(changed, 3)

@@ -48,7 +48,8 @@ def take_fingerprints(files: Mapping[str, str], digested: Collection[str] = ()) 
     stats = file_stats(files)
     local = [name for name, stat in stats.items() if stat.modified and name not in digested]
     step = -(-sum(stats[name].size for name in local) // DIGESTED_BYTES) or 1
-    chosen = [name for name in digested if stats[name] != MISSING] + local[::step]
+    chosen = [name for name in digested if stats[name] != MISSING]
+    chosen += [name for name in local[::step] if stats[name].size <= DIGESTED_BYTES]
     digests, settled = _digests({name: files[name] for name in chosen}), time.time_ns() - SETTLED_NS
     return {
         name: Fingerprint(size, modified if modified < settled else 0, digests.get(name, ""))
@@ -107,6 +108,9 @@ def _digests(files: Mapping[str, str]) -> dict[str, str]:
     def digest(uri: str) -> str:
         folder, base = split_uri(uri)
         try:
+            if folder.is_local:  # a shard may be larger than the memory
+                with open(folder.local_path / base, "rb") as file:
+                    return hashlib.file_digest(file, "sha256").hexdigest()
             return hashlib.sha256(folder.read(base)).hexdigest()
         except OSError:
             return ""  # as good as another content

@@ -150,6 +150,14 @@ def test_a_data_set_may_move(data: Path, tmp_path: Path) -> None:
         complete_run(config_on(elsewhere), storage, "mine", False, verbose=False)
 
 
+@pytest.mark.parametrize("root", ["nowhere", "generated"])
+def test_a_run_does_not_move_to_where_nothing_is(data: Path, tmp_path: Path, root: str) -> None:
+    storage = Folder.of(tmp_path / "storage")
+    config = begin(config_on(data), storage, "mine").config
+    with pytest.raises(UserError, match=r"exists with other settings \(data.root"):
+        open_run(storage, replace(config, data=replace(config.data, root=root)), "mine")
+
+
 def test_the_first_record_stays(data: Path, tmp_path: Path) -> None:
     storage = Folder.of(tmp_path / "storage")
     before = begin(config_on(data), storage).folder.read(DATA_RECORD)
