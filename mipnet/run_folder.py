@@ -4,6 +4,7 @@ STORAGE/data/generated-DIGEST/    the rendered benchmark
 STORAGE/runs/NAME/config.yaml     the resolved configuration
 STORAGE/runs/NAME/run.json        state of the run
 STORAGE/runs/NAME/records/        what its processes recorded, and how much of it MLflow has
+STORAGE/runs/NAME/data.parquet    size, time and digest of the data set's files
 STORAGE/runs/NAME/training/       Ray Train's checkpoints
 STORAGE/runs/NAME/model/          the best weights
 STORAGE/runs/NAME/results/        tables, COCO results, pictures
@@ -33,6 +34,7 @@ from mipnet.storage import Folder
 TRAINING_FOLDER = "training"
 MODEL_FOLDER = "model"
 RESULTS_FOLDER = "results"
+DATA_RECORD = "data.parquet"
 
 
 @dataclass
@@ -116,6 +118,9 @@ def open_run(storage: Folder, config: Config, name: str = "", new: bool = False)
         return Run(name, folder, config)
     run = load_run(folder)
     changed = differences(run.config, config)
+    if folder.exists(DATA_RECORD) and Folder.of(config.data.root).exists():
+        # Whether the data in another folder are the same, the record tells.
+        changed = [line for line in changed if not line.startswith("data.root:")]
     if changed:
         shown = first_few(changed, 3)
         raise UserError(f"run {name} exists with other settings ({shown})", "give another --name, or --new")

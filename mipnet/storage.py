@@ -9,8 +9,9 @@ import logging
 import os
 import posixpath
 import re
+import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,8 +207,11 @@ class Folder:
             content: bytes = file.read()
         return content
 
-    def stats(self) -> dict[str, FileStat]:
-        """Name -> size and modification time of the files directly in this folder; empty if there is none.
+    def stats(self, names: Collection[str] | None = None) -> dict[str, FileStat]:
+        """Name -> size and modification time of the files that exist directly in this folder.
+
+        Args:
+            names: of the files that are asked for; by default all.
 
         Raises:
             UserError: the folder cannot be listed.
@@ -216,14 +220,12 @@ class Folder:
 
         fs, root = self.filesystem()
         with _os_errors_as_user_errors(root):
+            if self.is_local:
+                return _local_stats(root, names)
             infos = fs.get_file_info(FileSelector(root, allow_not_found=True))
         # An object store's time is that of the upload: another copy of the same content has another one.
-        times = (info.mtime_ns or 0 if self.is_local else 0 for info in infos)
-        return {
-            info.base_name: FileStat(info.size, time)
-            for info, time in zip(infos, times, strict=True)
-            if info.type == FileType.File
-        }
+        found = {info.base_name: FileStat(info.size, 0) for info in infos if info.type == FileType.File}
+        return found if names is None else {name: found[name] for name in names if name in found}
 
     def files(self) -> list[str]:
         """Sorted names of all files in this folder and its subfolders; not UTF-8 as in ``names``.
@@ -275,6 +277,18 @@ class Folder:
         fs, root = self.filesystem()
         copy_files(root, str(target), source_filesystem=fs, destination_filesystem=LocalFileSystem())
         return target
+
+
+def _local_stats(root: str, names: Collection[str] | None) -> dict[str, FileStat]:
+    if names is None:
+        names = os.listdir(root) if os.path.isdir(root) else []
+    found = {}
+    for name in names:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            info = os.stat(os.path.join(root, name))
+            if stat.S_ISREG(info.st_mode):
+                found[name] = FileStat(info.st_size, info.st_mtime_ns)
+    return found
 
 
 def _local_files(root: str) -> Iterator[str]:
@@ -361,6 +375,18 @@ def split_uri(uri: str) -> tuple[Folder, str]:
     address, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
     folder, _, name = address.rpartition("/")
     return Folder(f"{folder}{mark}{query}"), name
+
+
+def plain_uri(uri: str) -> str:
+    """A URI without the parameters that only say how to reach its store."""
+    place, mark, row = uri.partition("#row=")
+    return place.partition("?")[0] + mark + row if "://" in uri else uri
+
+
+def relative_name(root: Folder, uri: str) -> str:
+    """The name of a file or folder within ``root``; of one outside, the URI without its query."""
+    prefix = root.uri.partition("?")[0].rstrip("/") + "/"
+    return uri.partition("?")[0].removeprefix(prefix)
 
 
 def default_storage() -> Folder:

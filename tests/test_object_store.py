@@ -20,6 +20,7 @@ from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.data.stream import CropLoader
 from mipnet.errors import UserError
 from mipnet.evaluation.occlusion import SELECTION_METRIC
+from mipnet.experiment.data_identity import check_same_data, note_data
 from mipnet.experiment.prediction import find_pictures
 from mipnet.run_folder import locked, open_run
 from mipnet.skeletons import COCO17
@@ -113,3 +114,24 @@ def test_a_run_there_is_locked_and_its_damaged_checkpoints_are_left_out(
     assert read_record(training).keys() == set(names[:-1])
     prune(training, names[2], {SELECTION_METRIC: 0.5})
     assert checkpoint_names(training) == names[1:]  # the damaged one stays
+
+
+def test_data_on_an_object_store_have_no_times_to_trust(small_coco: Folder, bucket: Folder) -> None:
+    """Of labels the content counts, of pictures the size."""
+    data, run = bucket.join("watched"), bucket.join("runs/mine")
+    data.upload(small_coco.local_path)
+    config = DataConfig(root=data.uri, train="train", val="train", evaluate=("train",), boxes=("gt",))
+    note_data(run, config, data, {"train": open_split(config, data, "train")})
+    data.upload(small_coco.local_path)  # the same again
+    check_same_data("run mine", run, data)
+    labels, picture = "annotations/person_keypoints_train.json", small_coco.read("train/3.jpg")
+    for name, content in {
+        labels: small_coco.read(labels).replace(b"100", b"101", 1),
+        "train/3.jpg": picture + b" ",
+    }.items():
+        data.write(name, content)
+        with pytest.raises(UserError, match=f"1 of 13 files have changed since .{name}"):
+            check_same_data("run mine", run, data)
+        data.write(name, small_coco.read(name))
+    data.write("train/3.jpg", picture[:-1] + b" ")
+    check_same_data("run mine", run, data)  # out of reach

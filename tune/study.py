@@ -11,7 +11,8 @@ from dataclasses import replace
 from mipnet.config import to_dict, to_yaml
 from mipnet.console import say
 from mipnet.experiment.arguments import warn_of_tracking_store
-from mipnet.experiment.datasets import ensure_dataset, open_splits, sample_image_uris
+from mipnet.experiment.data_identity import check_same_data, note_data
+from mipnet.experiment.datasets import dataset_location, ensure_dataset, open_splits, sample_image_uris
 from mipnet.experiment.final_phases import evaluate_phase, register_phase
 from mipnet.experiment.preflight import check_data
 from mipnet.experiment.training_run import (
@@ -57,10 +58,16 @@ def run_search(
 
     Returns:
         the exit status: 0 if there is a best point and MLflow has all records, else 1.
+
+    Raises:
+        UserError: the data have changed since the search began.
     """
     silence_ray(options.verbose)
     say(f"search {search.name}\n  {search.folder.uri}")
     warn_of_tracking_store(storage_of(search))
+    data, missing = dataset_location(search.config, storage_of(search))
+    if not missing:
+        check_same_data(f"search {search.name}", search.folder, data)
     read_trials(search, options.retry)
     left = make_scheduler(search, options, space).next_trial() is not None
     if not left and search.state.get(FINISHED_KEY) and not pending_evaluations(search):
@@ -111,11 +118,14 @@ def run_on_cluster(
     """Train the missing trials, then evaluate the best point and the baseline."""
     config, storage = search.config, storage_of(search)
     root = Folder.of(config.data.root)
-    wanted = [] if config.data.generated else sample_image_uris(check_data(config, root))
+    files = {} if config.data.generated else check_data(config, root)
+    wanted = sample_image_uris(files)
     with connect(config.resources, options.verbose, config.window_bytes) as resources:
         probe_storage(storage)
         data = ensure_dataset(config, storage, options.verbose)
         probe_files(wanted)
+        note_data(search.folder, config.data, data, files)
+        del files  # COCO's take gigabytes; each trial opens its own
         command = shlex.join(["python", "tune/search.py", *argv])
         tags = {"command": command, "mlflow.source.name": "tune/search.py", "search": search.name}
         tracker = open_tracker(search, storage, argv, tags)

@@ -18,6 +18,7 @@ from mipnet.data.dataset_formats import load_boxes
 from mipnet.errors import UserError, as_user_error
 from mipnet.evaluation.occlusion import occlusion_ap
 from mipnet.evaluation.predicted_poses import score_predictions
+from mipnet.experiment.data_identity import check_same_data
 from mipnet.experiment.datasets import open_splits
 from mipnet.experiment.preflight import check_data
 from mipnet.experiment.training_phase import read_history, train_phase, training_people
@@ -25,7 +26,7 @@ from mipnet.experiment.training_run import open_tracker, timed_phase
 from mipnet.inference.pipeline import predict_poses
 from mipnet.ray_runtime.session import silence_ray
 from mipnet.run_folder import MODEL_FOLDER, Run, load_run, locked
-from mipnet.storage import Folder
+from mipnet.storage import Folder, split_uri
 from mipnet.tracking.tracker import Tracker
 from mipnet.training.trainer import root_cause
 from tune.search_space import SearchSpace, discount_nms_pairs, with_pair
@@ -134,6 +135,8 @@ def train_to_rung(run: Run, context: TrialContext, tracker: Tracker, target_epoc
     if run.state[TRIAL_KEY].get("scores"):
         # Shown as the reason of the resume event.
         run.note(ended=f"one of the best of its rung: on to epoch {target_epochs}")
+    search, _ = split_uri(context.trials_folder.uri)
+    check_same_data("the search", search, context.data)
     people = training_people(config, context.data, check_data(config, context.data), tracker)
     train_phase(run, context.data, people, tracker, plain=True, epochs=target_epochs)
     steps, best = run.state["trained"]["steps"], run.best_metrics

@@ -91,8 +91,7 @@ def split_statistics(file: CocoKeypointFile, input_size: tuple[int, int], paddin
         DataError: the split has no usable person.
     """
     people = file.people()
-    infos = [file.coco.imgs[i] for i in people.images.ids.tolist()]
-    sizes = np.array([(info["width"], info["height"]) for info in infos], np.float64)
+    sizes = file.columns.sizes_of(people.images.ids)
     labelled = people.keypoints[..., 2] > 0
     overlap = np.zeros(len(people))
     second = np.zeros(len(people), bool)
@@ -114,10 +113,10 @@ def split_statistics(file: CocoKeypointFile, input_size: tuple[int, int], paddin
     boxes_outside_image, keypoints_outside_box = _count_outside(
         file, people, labelled, np.repeat(sizes, per_image, 0)
     )
-    given = [number(info.get("crowdIndex")) for info in file.annotations["images"]]
+    given = [number(found.get("crowdIndex")) for found in file.columns.extras.values()]
     stated = [value for value in given if value is not None]
     return SplitStatistics(
-        images=len(file.annotations["images"]),
+        images=len(file.images()),
         people_images=len(people.images),
         people=len(people),
         mean_keypoints=float(labelled.sum(1).mean()),
@@ -147,7 +146,7 @@ def _count_outside(
     file: CocoKeypointFile, people: PersonAnnotations, labelled: np.ndarray, sizes: np.ndarray
 ) -> tuple[int, int]:
     """``boxes_outside_image`` and ``keypoints_outside_box``."""
-    stated = np.array([file.coco.anns[i]["bbox"] for i in people.ids.tolist()], np.float64)
+    stated = file.columns.boxes[file.columns.rows_of(people.ids)].astype(np.float64)
     beyond = (stated[:, :2] < -BORDER_TOLERANCE) | (stated[:, :2] + stated[:, 2:] > sizes + BORDER_TOLERANCE)
     xy = people.keypoints[..., :2]
     low, high = (

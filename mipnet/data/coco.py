@@ -8,28 +8,38 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import json
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from mipnet.data.annotation_cache import KeptReading
+from mipnet.data.annotation_columns import AnnotationColumns
 from mipnet.data.annotation_placing import place_annotations, turn_boxes_in_px
-from mipnet.data.annotation_reading import Rules, labelled_count, read_annotations
+from mipnet.data.annotation_reading import Reading, Rules, read_annotations
+from mipnet.data.fingerprints import file_of
 from mipnet.data.geometry import clip_box
 from mipnet.data.image_headers import ImageHeader, Read, header_of
 from mipnet.data.image_matching import ImageMatcher
 from mipnet.data.image_names import match_names
 from mipnet.data.image_sizes import resolve_sizes
-from mipnet.data.json_values import id_key
+from mipnet.data.json_files import (
+    no_garbage_collection,
+    parse_json,
+    read_json,
+    reading_errors,
+    without_segmentation,
+)
+from mipnet.data.json_values import IdMap, id_key
 from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
-from mipnet.data.orientation import AS_DISPLAYED, Frame, label_frames
+from mipnet.data.orientation import AS_DISPLAYED, Frame, Orientations, label_frames
 from mipnet.data.parquet import read_row
 from mipnet.data.shards import byte_ranges
-from mipnet.errors import DataError, first_line, reason_of
+from mipnet.data.validation import Findings
+from mipnet.errors import DataError
 from mipnet.skeletons import Skeleton
 from mipnet.storage import Folder, split_uri, without_byte_range
 
@@ -173,16 +183,14 @@ class CocoKeypointFile:
     """A keypoint annotation file, in COCO's format or OCHuman's own, and its image folder; checked.
 
     Attributes:
-        annotations: the file's content in COCO's format, without the dropped annotations.
+        columns: the annotations.
+        sha256: of the file's content.
         invalid_annotations: what was dropped, and why.
         fixes: one line for each kind of fault that was corrected, or decision that was made while reading.
         oddities: what is used as it is but looks wrong.
         image_names: name of an image in the file -> its path below the image folder.
         orientations: the frames that labels are in.
         person_category_ids: keys (``id_key``) of the category ids that mean a person.
-        image_ids: every spelling of an image id -> the id in ``annotations``.
-        own_category_id: of the people, as it is written in the file.
-        coco: pycocotools' index over ``annotations``.
 
     Args:
         root: the data set's folder.
@@ -198,58 +206,129 @@ class CocoKeypointFile:
     def __init__(
         self, root: Folder, annotations: str, images: str, skeleton: Skeleton, rules: Rules = DEFAULT_RULES
     ) -> None:
-        self.path, self.images_uri, self.skeleton = root.path(annotations), root.path(images), skeleton
+        self.path, self.images_uri = root.path(annotations), root.path(images)
+        self.skeleton, self.rules = skeleton, rules
         tiles = root.join(images).join(f"tiles-{PurePosixPath(annotations).stem}")
         if tiles.exists():
             raise DataError(
                 f"{tiles.uri} was packed with --tiles, which no longer exists", "pack the data set again"
             )
-        content = read_json(root, annotations)
+        self.columns, self.sha256 = self._columns(root, annotations, rules)
+        self.person_category_ids = frozenset(self.columns.about["category_ids"])
+        self.invalid_annotations = self.columns.findings("left_out")
+        self.oddities, self.orientations = self.columns.findings("odd"), self.columns.orientations
+        mended = [*self._odd_names.lines(), *self.columns.findings("mended").lines()]
+        decisions = [*self.columns.about["notes"], *mended]
+        self.fixes = [f"{self.path}: {line}" for line in decisions]
+        for line in self.fixes:
+            logger.info("corrected: %s", line)
+        for line in self.invalid_annotations.lines():
+            logger.info("dropped from %s: %s", self.path, line)
+
+    def _columns(self, root: Folder, annotations: str, rules: Rules) -> tuple[AnnotationColumns, str]:
+        """The file as columns, and the SHA-256 of its content."""
+        consulted: set[str] = set()
+
+        def reader(name: str) -> Read:
+            consulted.add(name)
+            return self._reader(name)
+
+        with reading_errors(self.path):
+            kept = KeptReading(root, annotations, [asdict(self.skeleton), asdict(rules)])
+        columns = kept.columns()
+        if columns:
+            self._match_names(columns.about["file_names"])
+        if columns is None or not kept.is_valid(columns, self._files(columns.about["pictures"])):
+            with no_garbage_collection():
+                with reading_errors(self.path):
+                    content = parse_json(kept.take_content(), without_segmentation)
+                reading, orientations = self._reading(content, rules, reader)
+                del content
+                columns = AnnotationColumns.of(reading, orientations)
+                del reading
+            kept.keep(columns, self._files(consulted))
+        return columns, kept.sha256
+
+    def _reading(
+        self, content: Any, rules: Rules, reader: Callable[[str], Read]
+    ) -> tuple[Reading, Orientations]:
         if is_ochuman(content):
             content = ochuman_to_coco(content, self.path)
         for key in ("images", "annotations", "categories"):
             if not isinstance(content, dict) or not isinstance(content.get(key), list):
                 raise DataError(f"{self.path} has no list {key!r}", "give a COCO keypoint annotation file")
-        reading = read_annotations(content, skeleton, self.path, rules)
-        names = [image["file_name"] for image in reading.content["images"]]
-        self.image_names = match_names(names, Folder(self.images_uri), self._packed, reading.mended)
+        reading = read_annotations(content, self.skeleton, self.path, rules)
+        self._match_names([image["file_name"] for image in reading.content["images"]])
         turn_boxes_in_px(reading)
-        fits = resolve_sizes(reading, self._header)
-        entries = reading.content["images"]
-        self.orientations = label_frames(entries, self._reader, rules.exif, reading.mended, fits)
+        fits = resolve_sizes(reading, functools.partial(self._header, reader))
+        orientations = label_frames(reading.content["images"], reader, rules.exif, reading.mended, fits)
         place_annotations(reading, rules)
-        self.annotations, self.image_ids = reading.content, reading.image_ids
-        self.invalid_annotations, self.person_category_ids = reading.left_out, reading.category.ids
-        self.oddities, self.own_category_id = reading.odd, reading.category.entry["id"]
-        self.fixes = [f"{self.path}: {line}" for line in (*reading.notes, *reading.mended.lines())]
-        for line in self.fixes:
-            logger.info("corrected: %s", line)
-        for line in self.invalid_annotations.lines():
-            logger.info("dropped from %s: %s", self.path, line)
-        self.coco = coco_index(self.annotations)
+        return reading, orientations
 
-    def _header(self, name: str) -> ImageHeader | None:
+    def _match_names(self, names: Sequence[str]) -> None:
+        self._odd_names = Findings()
+        self.image_names = match_names(names, self.images_folder, self._packed, self._odd_names)
+
+    def whole_annotations(self) -> dict[str, Any]:
+        """``annotations`` with all fields that the file has, such as segmentations; read again."""
+        folder, name = split_uri(self.path)
+        return self._reading(read_json(folder, name), self.rules, self._reader)[0].content
+
+    @functools.cached_property
+    def annotations(self) -> dict[str, Any]:
+        """The file's content in COCO's format, without the dropped annotations and what nothing here uses."""
+        return self.columns.to_coco()
+
+    @functools.cached_property
+    def coco(self) -> Any:
+        """pycocotools' index over ``annotations``."""
+        return coco_index(self.annotations)
+
+    def _header(self, reader: Callable[[str], Read], name: str) -> ImageHeader | None:
         try:
-            return header_of(self._reader(name))
+            return header_of(reader(name))
         except OSError as error:
             logger.info("no header of %s: %s", name, error)
             return None
+
+    @property
+    def images_folder(self) -> Folder:
+        return Folder(self.images_uri)
+
+    def _files(self, names: Iterable[str]) -> dict[str, str]:
+        """Name of an image in the file -> URI of its file."""
+        return {name: file_of(self._uri(name)) for name in names}
 
     def _reader(self, name: str) -> Read:
         return functools.partial(read_uri, self._uri(name))
 
     def _uri(self, name: str) -> str:
         path = self.image_names[name]
-        return Folder(self.images_uri).path(self._packed.get(path, path))
+        return self.images_folder.path(self._packed.get(path, path))
 
     @functools.cached_property
     def _packed(self) -> dict[str, str]:
-        return byte_ranges(Folder(self.images_uri))
+        return byte_ranges(self.images_folder)
+
+    @property
+    def image_ids(self) -> IdMap:
+        """Every spelling of an image id -> the id in ``annotations``."""
+        return self.columns.ids_map
 
     @property
     def category_id(self) -> int:
         """The person category."""
-        return int(self.annotations["categories"][0]["id"])
+        return int(self.columns.about["categories"][0]["id"])
+
+    @property
+    def file_names(self) -> dict[int, str]:
+        """Image id -> file name, in the file's order."""
+        return dict(zip(self.columns.image_ids.tolist(), self.columns.about["file_names"], strict=True))
+
+    @property
+    def num_measured(self) -> int:
+        """How many people the evaluation measures."""
+        return int((~self.columns.crowd & (self.columns.num_keypoints > 0)).sum())
 
     def is_person(self, category_id: Any) -> bool:
         """Whether a category id of another file, in any spelling, means a person of this one."""
@@ -258,27 +337,32 @@ class CocoKeypointFile:
     @functools.cached_property
     def matcher(self) -> ImageMatcher:
         """Finds the image entries, in the order of ``images``, by what other files call them."""
-        ids = sorted(self.coco.imgs)
-        names = [self.coco.imgs[i]["file_name"] for i in ids]
-        return ImageMatcher(names, [self.image_ids.own(i) for i in ids])
+        names = self.file_names
+        ids = sorted(names)
+        return ImageMatcher([names[i] for i in ids], [self.image_ids.own(i) for i in ids])
 
     def own_results(self, results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Results with ids as they are written in the file, which other tools look for, and file names."""
+        names, category_id = self.file_names, self.columns.about["own_category_id"]
         return [
             {
                 **result,
                 "image_id": self.image_ids.own(result["image_id"]),
-                "category_id": self.own_category_id,
-                "file_name": self.coco.imgs[result["image_id"]]["file_name"],
+                "category_id": category_id,
+                "file_name": names[result["image_id"]],
             }
             for result in results
         ]
 
     def images(self) -> ImageIndex:
         """All image entries of the file, sorted by id; several entries may have one file."""
-        entries = self.annotations["images"]
-        uris = np.array([self._uri(image["file_name"]) for image in entries])
-        ids = np.array([image["id"] for image in entries], np.int64)
+        return self._images
+
+    @functools.cached_property
+    def _images(self) -> ImageIndex:
+        names: list[str] = self.columns.about["file_names"]
+        uris = np.array([self._uri(name) for name in names])
+        ids = self.columns.image_ids
         return ImageIndex(uris, ids, self.orientations.frames).where(np.argsort(ids))
 
     def people(self) -> PersonAnnotations:
@@ -292,60 +376,53 @@ class CocoKeypointFile:
         return self._people
 
     @functools.cached_property
-    def _labelled(self) -> tuple[ImageIndex, np.ndarray, list[dict[str, Any]]]:
-        """All image entries; for each person with labelled keypoints (P,) its entry, and its annotation."""
-        images = self.images()
-        entry: list[int] = []
-        people: list[dict[str, Any]] = []
-        for index, image_id in enumerate(images.ids.tolist()):
-            for person in self.coco.imgToAnns.get(image_id, []):
-                # Crowd regions and persons without keypoints are valid COCO, but no samples.
-                if not person["iscrowd"] and labelled_count(person["keypoints"]):
-                    people.append(person)
-                    entry.append(index)
-        return images, np.array(entry, np.int64), people
+    def _labelled(self) -> tuple[np.ndarray, np.ndarray]:
+        """(P,) index into ``images``, and row in ``columns``, of each person with labelled keypoints."""
+        # Crowd regions and persons without keypoints are valid COCO, but no samples.
+        rows = np.flatnonzero(~self.columns.crowd & (self.columns.labelled > 0))
+        entry = np.searchsorted(self.images().ids, self.columns.image_of[rows])
+        order = np.argsort(entry, kind="stable")
+        return entry[order], rows[order]
 
     @functools.cached_property
     def _people(self) -> PersonAnnotations:
-        images, entry, people = self._labelled
-        if not people:
+        images, (entry, rows) = self.images(), self._labelled
+        if not len(rows):
             why, hint = "; ".join(self.invalid_annotations.lines()), "mend the annotations"
             if not why:
                 why, hint = "no annotation has labelled keypoints", "label the keypoints of some people"
             raise DataError(f"{self.path} has no usable person ({why})", hint)
-        _, first, inverse = np.unique(images.uris, return_index=True, return_inverse=True)
-        image = first[inverse][entry]  # (P,) the first entry of each person's file
+        first_with_file: dict[str, int] = {}
+        file = [first_with_file.setdefault(uri, i) for i, uri in enumerate(images.uris.tolist())]
+        image = np.array(file, np.int64)[entry]  # (P,) the first entry of each person's file
         order = np.argsort(image, kind="stable")
-        if len(first) < len(images):
-            first_with: dict[tuple[Any, ...], int] = {}
+        keypoints = self.columns.keypoints[rows].astype(np.float32)
+        if len(first_with_file) < len(images):
+            first_with: dict[tuple[int, bytes], int] = {}
             for i in order.tolist():
-                first_with.setdefault((image[i], *people[i]["keypoints"]), i)
+                first_with.setdefault((int(image[i]), self.columns.keypoints[rows[i]].tobytes()), i)
             order = np.array([*first_with.values()], np.int64)
         used, counts = np.unique(image[order], return_counts=True)
-        chosen = [people[i] for i in order.tolist()]
-        keypoints = np.array([person["keypoints"] for person in chosen], np.float32)
         return PersonAnnotations(
             images.where(used),
             np.concatenate([[0], np.cumsum(counts)]),
-            np.array([person["id"] for person in chosen], np.int64),
-            self._clipped_boxes(chosen),
-            keypoints.reshape(len(chosen), -1, 3),
+            self.columns.ids[rows[order]],
+            self._clipped_boxes(rows[order]),
+            keypoints[order],
         )
 
-    def _clipped_boxes(self, people: list[dict[str, Any]]) -> np.ndarray:
-        """(P, 4) float64 x, y, w, h in px, clipped to each person's image."""
-        boxes = np.array([person["bbox"] for person in people], np.float64).reshape(-1, 4)
-        infos = [self.coco.imgs[person["image_id"]] for person in people]
-        sizes = np.array([(info["width"], info["height"]) for info in infos], np.float64).reshape(-1, 2)
-        return clip_box(boxes, *sizes.T)
+    def _clipped_boxes(self, rows: np.ndarray) -> np.ndarray:
+        """(P, 4) float64 x, y, w, h in px of people, clipped to each person's image."""
+        sizes = self.columns.sizes_of(self.columns.image_of[rows])
+        return clip_box(self.columns.boxes[rows].astype(np.float64), *sizes.T)
 
     def ground_truth_boxes(self) -> Boxes:
         """The boxes of the persons whom the evaluation measures, each with score 1."""
-        images, entry, people = self._labelled
-        measured = np.array([person["num_keypoints"] > 0 for person in people], bool)
-        boxes = self._clipped_boxes([p for p, yes in zip(people, measured, strict=True) if yes])
+        entry, rows = self._labelled
+        measured = self.columns.num_keypoints[rows] > 0
+        boxes = self._clipped_boxes(rows[measured])
         zeros = np.zeros(len(boxes), np.int64)
-        return Boxes(images, entry[measured], boxes, np.ones(len(boxes)), zeros)
+        return Boxes(self.images(), entry[measured], boxes, np.ones(len(boxes)), zeros)
 
 
 def read_uri(uri: str, limit: int | None = None) -> bytes:
@@ -373,28 +450,6 @@ def missing_files(images: ImageIndex) -> list[str]:
         for uri, (folder, name) in zip(images.uris, locations, strict=True)
         if without_byte_range(name) not in existing[folder]
     ]
-
-
-def read_json(folder: Folder, name: str, hint: str = "check --data (data.root)") -> Any:
-    """The content of a JSON file.
-
-    Args:
-        folder: where the file is.
-        name: its name in the folder.
-        hint: what to do if it does not exist.
-
-    Raises:
-        DataError: the file is missing or broken; the message has its path.
-    """
-    where = folder.path(name)
-    try:
-        return json.loads(folder.read(name))
-    except FileNotFoundError:
-        raise DataError(f"{where} does not exist", hint) from None
-    except OSError as error:
-        raise DataError(f"cannot read {where} ({reason_of(error)})", "check its permissions") from None
-    except (ValueError, RecursionError) as error:  # also of numbers of thousands of digits, and deep nesting
-        raise DataError(f"{where} is not JSON ({first_line(error)})", "download or export it again") from None
 
 
 def coco_index(annotations: dict[str, Any]) -> Any:

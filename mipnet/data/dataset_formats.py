@@ -83,6 +83,18 @@ def _find(root: Folder, split: str, given: str, patterns: Sequence[str], kind: s
     )
 
 
+def box_sources_by_split(data: DataConfig, training: bool) -> dict[str, tuple[str, ...]]:
+    """Each split that a command uses -> the sources of the boxes to predict poses in."""
+    sources = dict.fromkeys(data.evaluate, data.boxes)
+    return {data.train: (), data.val: data.boxes[-1:], **sources} if training else sources
+
+
+def boxes_location(data: Folder, split: str, source: str) -> tuple[Folder, str]:
+    """The folder and name of a box source's file, see ``load_boxes``; not of gt."""
+    name, _, path = source.replace("{split}", split).partition("=")
+    return split_uri(Folder.of(path).uri) if path else (data, f"boxes/{name}_{split}.json")
+
+
 def load_boxes(file: CocoKeypointFile, data: Folder, split: str, source: str, config: Config) -> Boxes:
     """The boxes of a box source.
 
@@ -98,8 +110,7 @@ def load_boxes(file: CocoKeypointFile, data: Folder, split: str, source: str, co
     """
     if source == "gt":
         return file.ground_truth_boxes()
-    name, _, path = source.replace("{split}", split).partition("=")
-    folder, file_name = split_uri(Folder.of(path).uri) if path else (data, f"boxes/{name}_{split}.json")
+    folder, file_name = boxes_location(data, split, source)
     wanted = config.data
     return read_detections(
         file,

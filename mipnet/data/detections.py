@@ -11,8 +11,9 @@ import numpy as np
 
 from mipnet.data.box_formats import FORMATS, box_format, to_xywh
 from mipnet.data.box_ops import box_iou, box_nms
-from mipnet.data.coco import Boxes, CocoKeypointFile, ImageIndex, read_json
+from mipnet.data.coco import Boxes, CocoKeypointFile, ImageIndex
 from mipnet.data.image_matching import ImageMatcher
+from mipnet.data.json_files import read_json
 from mipnet.data.json_values import coordinates, id_key, number, shown
 from mipnet.data.validation import Findings
 from mipnet.errors import DataError
@@ -72,8 +73,7 @@ def read_detections(
         DataError: the list is missing or broken, or refers to images that the annotations do not have.
     """
     images = file.images()
-    infos = [file.coco.imgs[i] for i in images.ids.tolist()]
-    sizes = np.array([(info["width"], info["height"]) for info in infos], np.float64).reshape(-1, 2)
+    sizes = file.columns.sizes_of(images.ids)
     of_file = DetectionImages(
         images,
         file.matcher,

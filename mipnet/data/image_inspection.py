@@ -76,7 +76,7 @@ class ImageInspection:
 
 
 def inspection_of(
-    images: ImageIndex, sizes: Sequence[tuple[float, float]], columns: Columns
+    images: ImageIndex, sizes: np.ndarray | Sequence[tuple[float, float]], columns: Columns
 ) -> ImageInspection:
     """What was found in images.
 

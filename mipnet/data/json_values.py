@@ -143,6 +143,22 @@ class IdMap:
         """An id as it is written in the file."""
         return self.written.get(number, number)
 
+    @classmethod
+    def of_numbers(cls, numbers: Iterable[int], written: dict[int, Any], invented: Iterable[int]) -> IdMap:
+        """The map with these ``numbers`` and ``written``, and the ids that are not themselves."""
+        ids = cls(())
+        ids.written, ids.invented = written, {number: written[number] for number in invented}
+        for found in numbers:
+            key = id_key(ids.invented.get(found, found))
+            assert key is not None
+            ids._numbers[key] = found
+        return ids
+
+    @property
+    def numbers(self) -> list[int]:
+        """All of them."""
+        return [*self._numbers.values()]
+
     def get(self, value: Any) -> int | None:
         """The number of an id, None if there is none."""
         key = id_key(value)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mipnet.config import Config
-from mipnet.data.coco import CocoKeypointFile, read_json
+from mipnet.data.coco import CocoKeypointFile
+from mipnet.data.json_files import read_json
 from mipnet.data.json_values import coordinates, id_key, number, shown
 from mipnet.data.validation import Findings
 from mipnet.errors import DataError
@@ -74,7 +75,7 @@ def read_results(
         if isinstance(pose, str):
             raise DataError(f"{uri}: result {place} {pose}", FORMAT_HELP)
         poses.append(pose)
-    ids = sorted(file.coco.imgs)
+    ids = file.images().ids.tolist()
     results = []
     foreign = Findings()
     for place, (pose, index) in enumerate(zip(poses, file.matcher.match(poses, uri, "result"), strict=True)):

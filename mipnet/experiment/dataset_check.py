@@ -13,7 +13,7 @@ from mipnet.config.schema import AugmentConfig
 from mipnet.data.annotation_statistics import box_statistics, split_statistics
 from mipnet.data.coco import ImageIndex
 from mipnet.data.crops import crop_settings
-from mipnet.data.dataset_formats import load_boxes, open_split, split_location
+from mipnet.data.dataset_formats import box_sources_by_split, load_boxes, open_split, split_location
 from mipnet.data.image_inspection import Columns, inspection_of, read_columns, read_columns_on_ray
 from mipnet.data.shared_pictures import SHARED_PICTURES_HINT
 from mipnet.data.validation import check_readable
@@ -22,7 +22,7 @@ from mipnet.experiment.dataset_proposal import proposal_text, propose
 from mipnet.experiment.dataset_survey import require_survey
 from mipnet.experiment.dataset_verdicts import LOOK, SplitInspection, judge
 from mipnet.experiment.datasets import dataset_location
-from mipnet.experiment.preflight import box_sources_by_split, check_evaluation, check_people, check_split
+from mipnet.experiment.preflight import check_evaluation, check_people, check_split
 from mipnet.experiment.progress import Progress
 from mipnet.formats import aligned
 from mipnet.storage import Folder, readable_storage
@@ -136,8 +136,7 @@ def inspect_split_images(
     for split, images in chosen.items():
         rows = place[begin : begin + len(images)]
         begin += len(images)
-        infos = [splits[split].file.coco.imgs[i] for i in images.ids.tolist()]
-        sizes = [(info["width"], info["height"]) for info in infos]
+        sizes = splits[split].file.columns.sizes_of(images.ids)
         own = {name: column[rows] for name, column in columns.items()}
         splits[split].pixels = inspection_of(images, sizes, own)
         try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from mipnet.config import Config
 from mipnet.data.coco import CocoKeypointFile
 from mipnet.data.shards import PackedImage, PackingJob, sha256
 from mipnet.experiment.datasets import open_splits
-from mipnet.storage import Folder, split_uri
+from mipnet.storage import Folder, relative_name, split_uri
 
 
 def plan_packings(
@@ -58,15 +59,13 @@ def packed_images(file: CocoKeypointFile, only_people: bool) -> list[PackedImage
         file: of the split.
         only_people: leave out the images without people to train on.
     """
-    chosen = file.people().images.ids.tolist() if only_people else sorted(file.coco.imgs)
-    images = []
+    chosen = file.people().images.ids.tolist() if only_people else file.images().ids.tolist()
+    people: dict[int, list[dict[str, Any]]] = {}
+    for person in file.whole_annotations()["annotations"]:
+        people.setdefault(person["image_id"], []).append(person)
+    names, images = file.file_names, []
     for image_id in chosen:
-        name = file.image_names[file.coco.imgs[image_id]["file_name"]]
-        images.append(PackedImage(name, image_id, json.dumps(file.coco.imgToAnns.get(image_id, []))))
+        images.append(
+            PackedImage(file.image_names[names[image_id]], image_id, json.dumps(people.get(image_id, [])))
+        )
     return images
-
-
-def relative_name(data: Folder, uri: str) -> str:
-    """Of a file or folder in the data set's folder."""
-    root = data.uri.partition("?")[0].rstrip("/") + "/"
-    return uri.partition("?")[0].removeprefix(root)

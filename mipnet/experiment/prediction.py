@@ -24,7 +24,7 @@ from mipnet.experiment.picture_list import Pictures, relative_names
 from mipnet.experiment.progress import Progress
 from mipnet.inference import output_shards
 from mipnet.skeletons import Skeleton
-from mipnet.storage import BYTE_RANGE, Folder, is_text, legible, split_uri
+from mipnet.storage import BYTE_RANGE, Folder, is_text, legible, plain_uri, split_uri
 from mipnet.visualization.overlays import draw_poses, encode_jpeg
 
 PREFLIGHT_READ_LIMIT = 32
@@ -102,12 +102,6 @@ def say_what_is_turned(pictures: Pictures) -> None:
     part = "" if len(chosen) == len(pictures.uris) else f" ({len(chosen)} of {len(pictures.uris)} looked at)"
     for line in found.lines():
         say(f"{line}{part}")
-
-
-def plain_uri(uri: str) -> str:
-    """A URI without the parameters that only say how to reach its store."""
-    place, mark, row = uri.partition("#row=")
-    return place.partition("?")[0] + mark + row if "://" in uri else uri
 
 
 def uri_order(uri: str) -> tuple[str, int]:
@@ -194,7 +188,7 @@ def predict_pictures(
     say_what_is_turned(pictures)
     weights = model.read("weights.safetensors")
     digest = output_shards.predictions_digest(boxes, weights, config, pictures.names)
-    shards = output_shards.OutputShards.open(out, digest, len(pictures.uris))
+    shards = output_shards.OutputShards.open(out, digest, pictures.uris)
     if shards.resumed:
         say(f"going on: {shards.resumed} of {shards.images} images are done")
     corrupt = output_shards.known_corrupt_images(shards)

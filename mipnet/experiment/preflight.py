@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from mipnet.config import Config
-from mipnet.config.schema import DataConfig, ResourcesConfig
+from mipnet.config.schema import ResourcesConfig
 from mipnet.console import say, say_once
 from mipnet.data.coco import CocoKeypointFile, missing_files
-from mipnet.data.dataset_formats import load_boxes
+from mipnet.data.dataset_formats import box_sources_by_split, load_boxes
 from mipnet.data.validation import check_readable
 from mipnet.errors import DataError
 from mipnet.evaluation.protocols import evaluate_poses
@@ -129,12 +129,6 @@ def check_data(
         for line in notices(file, mended=False):  # open_splits has said what was
             say(line)
     return files
-
-
-def box_sources_by_split(data: DataConfig, training: bool) -> dict[str, tuple[str, ...]]:
-    """Each split that a command uses -> the sources of the boxes to predict poses in."""
-    sources = dict.fromkeys(data.evaluate, data.boxes)
-    return {data.train: (), data.val: data.boxes[-1:], **sources} if training else sources
 
 
 def check_split(

@@ -16,7 +16,13 @@ from mipnet.data.shared_pictures import shared_pictures, shared_pictures_lines
 from mipnet.errors import as_user_error, first_few
 from mipnet.evaluation.occlusion import SELECTION_METRIC
 from mipnet.experiment.arguments import warn_of_tracking_store
-from mipnet.experiment.datasets import CORRUPT_IMAGES_FILE, CorruptImageLog, read_corrupt_images
+from mipnet.experiment.data_identity import check_same_data, note_data
+from mipnet.experiment.datasets import (
+    CORRUPT_IMAGES_FILE,
+    CorruptImageLog,
+    dataset_location,
+    read_corrupt_images,
+)
 from mipnet.experiment.metric_forwarder import event_line
 from mipnet.experiment.preflight import Prepared, check_data, prepared
 from mipnet.host import cores
@@ -37,9 +43,15 @@ def complete_run(
         config, storage, name, new: as for ``open_run``.
         verbose: show Ray's own messages.
         argv: the flags of ``mipnet train``; None for a call from Python.
+
+    Raises:
+        UserError: the data have changed since the run began, or as ``open_run`` and ``check_data``.
     """
     run = open_run(storage, config, name, new)
     with locked(run):
+        data, missing = dataset_location(config, storage)
+        if not missing:
+            check_same_data(f"run {run.name}", run.folder, data)
         if run.finished and not run.owed:
             say(f"run {run.name} is finished; --new starts another\n")
             return run
@@ -158,6 +170,7 @@ def open_data(run: Run, data: Folder) -> dict[str, CocoKeypointFile]:
         return {}
     corrupt = CorruptImageLog(run.folder)
     files = check_data(run.config, data, training="trained" not in run.state, report_corrupt=corrupt)
+    note_data(run.folder, run.config.data, data, files)
     odd = {file.path: file.oddities.lines() for file in files.values()}
     if "trained" not in run.state and not run.config.data.generated:
         found = shared_pictures({split: file.people().images for split, file in files.items()})

@@ -1,7 +1,8 @@
 """Resumable prediction of any number of images, in shards: an interruption loses unfinished ones only.
 
 A shard holds the predictions of 256 consecutive images. Its file is written atomically, and a shard whose
-file exists is not predicted again, so every image is in the output exactly once, also after restarts.
+file exists is not predicted again, so every image is in the output exactly once, also after restarts; unless
+one of its image files has changed since (``mipnet.data.fingerprints``).
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import numpy as np
 from mipnet.config import Config, to_dict
 from mipnet.config.schema import ResourcesConfig
 from mipnet.data.coco import Boxes
+from mipnet.data.fingerprints import changed_files, file_of, from_table, take_fingerprints, to_table
 from mipnet.data.parquet import from_parquet, to_parquet
 from mipnet.data.validation import check_readable
 from mipnet.evaluation.predicted_poses import Predictions, merged_results
-from mipnet.storage import Folder
+from mipnet.storage import Folder, plain_uri
 
-SHARDS_FOLDER, PLAN_FILE = "parts", "plan.json"
+SHARDS_FOLDER, PLAN_FILE, FILES_RECORD = "parts", "plan.json", "images.fingerprints"
 IMAGES_PER_SHARD = 256
 
 logger = logging.getLogger(__name__)
@@ -46,16 +48,18 @@ class OutputShards:
     done: frozenset[int]
 
     @classmethod
-    def open(cls, out: Folder, digest: str, images: int, size: int = IMAGES_PER_SHARD) -> OutputShards:
+    def open(
+        cls, out: Folder, digest: str, uris: Sequence[str], size: int = IMAGES_PER_SHARD
+    ) -> OutputShards:
         """Continue the shards in ``out``, or start anew if they are of another prediction.
 
         Args:
             out: folder of the results.
             digest: of all inputs of the prediction, see ``predictions_digest``.
-            images: number of images to predict.
+            uris: of the images to predict.
             size: images per shard of a new prediction.
         """
-        folder = out.join(SHARDS_FOLDER)
+        folder, images = out.join(SHARDS_FOLDER), len(uris)
         plan: dict[str, Any] = {"digest": digest, "images": images, "size": size}
         try:
             found = json.loads(folder.read(PLAN_FILE))
@@ -69,8 +73,8 @@ class OutputShards:
             out.remove(SHARDS_FOLDER)
             folder.write(PLAN_FILE, json.dumps(plan) + "\n")
         names = folder.names()  # one listing instead of a request per shard
-        done = frozenset(int(name[:6]) for name in names if name.endswith(".parquet"))
-        shards = cls(folder, images, plan["size"], done)
+        done = {int(name[:6]) for name in names if name.endswith(".parquet")}
+        shards = cls(folder, images, plan["size"], frozenset(done - _outdated(folder, uris, plan["size"])))
         logger.info("%s: %d of %d shards are done", folder.uri, len(done), len(shards))
         return shards
 
@@ -92,6 +96,28 @@ class OutputShards:
     def table(self, number: int, columns: list[str] | None = None) -> Any:
         """The Arrow table of a shard that is done; by default with all columns."""
         return from_parquet(self.folder.read(self.file_name(number)), columns)
+
+
+def _outdated(folder: Folder, uris: Sequence[str], size: int) -> set[int]:
+    """Remove the shards with an image whose file has changed since it was predicted; returns their numbers.
+
+    Keeps the files' fingerprints for the next start; shards of versions that kept none stay.
+    """
+    files = {plain_uri(file): file for file in map(file_of, uris)}
+    outdated: set[int] = set()
+    if folder.exists(FILES_RECORD):
+        try:
+            changed = set(changed_files(from_table(folder.read(FILES_RECORD)), files))
+        except (ValueError, KeyError):  # damaged, or of a version to come
+            changed = set(files)
+        if not changed:
+            return outdated
+        outdated = {i // size for i, uri in enumerate(uris) if plain_uri(file_of(uri)) in changed}
+        logger.info("%d image files have changed: %d shards are predicted again", len(changed), len(outdated))
+        for number in outdated:
+            folder.remove(f"{number:06d}.parquet")
+    folder.write(FILES_RECORD, to_table(take_fingerprints(files)))
+    return outdated
 
 
 def predictions_digest(boxes: Boxes, model: bytes, config: Config, names: Sequence[str] = ()) -> str:

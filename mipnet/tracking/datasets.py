@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mipnet.data.coco import CocoKeypointFile, read_uri
+from mipnet.data.coco import CocoKeypointFile
 
 if TYPE_CHECKING:
     from mipnet.config.schema import DataConfig
@@ -39,13 +38,11 @@ def describe_datasets(
     root = folder.uri.rstrip("/").rpartition("/")[2]
     found = []
     for split, file in files.items():
-        annotated = file.annotations["annotations"]
-        people = [a for a in annotated if not a.get("iscrowd") and a.get("num_keypoints", 1)]
-        size = {"people": len(people), "images": len(file.annotations["images"])}
+        size = {"people": file.num_measured, "images": len(file.images())}
         found.append(
             {
                 "name": f"{root}/{split}",
-                "digest": hashlib.sha256(read_uri(file.path)).hexdigest()[:DIGEST_LENGTH],
+                "digest": file.sha256[:DIGEST_LENGTH],
                 "source_type": file.path.partition("://")[0] if "://" in file.path else "local",
                 "source": json.dumps({"uri": file.path}),
                 "schema": ROW_SCHEMA,

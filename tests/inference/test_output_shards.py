@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,13 @@ from mipnet.config import preset
 from mipnet.data.coco import Boxes, ImageIndex
 from mipnet.errors import DataError
 from mipnet.inference import pipeline
-from mipnet.inference.output_shards import OutputShards, predict_shards, predictions_digest, write_predictions
+from mipnet.inference.output_shards import (
+    FILES_RECORD,
+    OutputShards,
+    predict_shards,
+    predictions_digest,
+    write_predictions,
+)
 from mipnet.storage import Folder
 
 CONFIG, COCO = preset("debug"), preset("coco-hrnet-w32-256x192")
@@ -72,7 +79,7 @@ class Network:
 def predict(network: Network, out: Folder, boxes: Boxes, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(pipeline, "iter_predictions", network)
     digest = predictions_digest(boxes, b"weights", CONFIG)
-    shards = OutputShards.open(out, digest, len(boxes.images), size=4)
+    shards = OutputShards.open(out, digest, boxes.images.uris.tolist(), size=4)
     unreadable = predict_shards(boxes, shards, MODEL, CONFIG, CONFIG.resources)
     write_predictions(shards, out)
     return unreadable
@@ -155,3 +162,55 @@ def test_unreadable_images_are_rows_too_and_remembered(
     assert predict(Network(), out, boxes, monkeypatch) == ["/pictures/7.jpg"]
     with pytest.raises(DataError, match="cannot be read"):
         predict(Network(corrupt=(1, 2, 4)), Folder.of(tmp_path / "other"), boxes, monkeypatch)
+
+
+def pictures_in(folder: Path, count: int) -> Boxes:
+    """``boxes_of`` with files, of 2020, that hold their number."""
+    boxes = boxes_of(count)
+    uris = np.array([str(folder / f"{i}.jpg") for i in range(count)])
+    for i, uri in enumerate(uris.tolist()):
+        Path(uri).write_text(f"{i:03d}")
+        os.utime(uri, (1_577_836_800, 1_577_836_800))
+    return replace(boxes, images=ImageIndex(uris, boxes.images.ids))
+
+
+@pytest.mark.parametrize(
+    ("content", "again"),
+    [("new", {4, 5, 6, 7}), ("longer", {4, 5, 6, 7}), (None, {4, 5, 6, 7}), ("005", set())],
+    ids=["other pixels", "another size", "gone", "touched"],
+)
+def test_the_shard_of_a_changed_picture_is_predicted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, again: set[int]
+) -> None:
+    out, boxes, picture = Folder.of(tmp_path / "out"), pictures_in(tmp_path, 11), tmp_path / "5.jpg"
+    predict(Network(), out, boxes, monkeypatch)
+    if content is None:
+        picture.unlink()
+    else:
+        picture.write_text(content)
+    network = Network()
+    predict(network, out, boxes, monkeypatch)
+    assert set(network.asked) == again  # four images a shard
+    assert [row["image_id"] for row in outcome(out)] == list(range(100, 111))
+    network = Network()
+    predict(network, out, boxes, monkeypatch)
+    assert network.asked == []
+
+
+@pytest.mark.parametrize(("record", "again"), [(None, False), (b"PAR1", True)], ids=["none", "damaged"])
+def test_shards_without_fingerprints_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: bytes | None, again: bool
+) -> None:
+    out, boxes = Folder.of(tmp_path / "out"), pictures_in(tmp_path, 11)
+    predict(Network(), out, boxes, monkeypatch)
+    if record is None:
+        out.remove(f"parts/{FILES_RECORD}")
+    else:
+        out.write(f"parts/{FILES_RECORD}", record)
+    (tmp_path / "5.jpg").write_text("new")
+    network = Network()
+    predict(network, out, boxes, monkeypatch)
+    assert len(network.asked) == again * len(boxes)
+    (tmp_path / "5.jpg").write_text("newer")
+    predict(network := Network(), out, boxes, monkeypatch)
+    assert set(network.asked) == {4, 5, 6, 7}
