@@ -28,17 +28,17 @@ def turn_boxes_in_px(reading: Reading) -> None:
         reading: as from ``read_annotations``; images may have no size yet, or a wrong one.
     """
     images = {image["id"]: image for image in reading.content["images"]}
-    people = [p for p in reading.content["annotations"] if images[p["image_id"]]["width"] and _counts(p)]
-    some = people[:: 1 + len(people) // PEOPLE_COMPARED]
+    people = reading.content["annotations"]
+    spread = people[:: 1 + len(people) // PEOPLE_COMPARED]
+    some = [person for person in spread if images[person["image_id"]]["width"] and _counts(person)]
     infos = [images[person["image_id"]] for person in some]
     sizes = np.array([(info["width"], info["height"]) for info in infos], np.float64).reshape(-1, 2)
     boxes = np.array([person["bbox"] for person in some], np.float64).reshape(-1, 4)
     keypoints = np.array([person["keypoints"] for person in some], np.float64)
     found = box_format(boxes, sizes, keypoints.reshape(len(some), -1, 3) if some else None)
     if found in ("xyxy", "cxcywh"):
-        everybody = reading.content["annotations"]
-        boxes = np.array([person["bbox"] for person in everybody], np.float64)
-        _set_boxes(everybody, to_xywh(boxes, np.ones((len(boxes), 2)), found), found, reading)
+        boxes = np.array([person["bbox"] for person in people], np.float64)
+        _set_boxes(people, to_xywh(boxes, np.ones((len(boxes), 2)), found), found, reading)
 
 
 def place_annotations(reading: Reading, rules: Rules) -> None:

@@ -89,48 +89,14 @@ def good_files() -> dict[str, Any]:
     return {"annotations": annotations, "results": results, "detections": detections}
 
 
-NAN, INFINITY = float("nan"), float("inf")
 EXTREMES: list[Any] = [
-    *(
-        None,
-        True,
-        False,
-        0,
-        1,
-        2,
-        5,
-        12,
-        -1,
-        -0.0,
-        0.5,
-        3.7,
-        1e-9,
-        NAN,
-        INFINITY,
-        -INFINITY,
-        1e9,
-        -1e9,
-        1e300,
+    *json.loads("[null, true, false, 0, 1, 2, 5, 12, -1, -0.0, 0.5, 3.7, 1e-9, NaN, Infinity, -Infinity]"),
+    *json.loads("[1e9, -1e9, 1e300, 100000000000000000000, -100000000000000000000, 9223372036854775808]"),
+    *json.loads(
+        '["", " ", "x", "0", "1", "11", "0012", "2.5", "NaN", "1e999", "person", "a.png", "../b.png"]'
     ),
-    *(
-        10**20,
-        -(10**20),
-        2**63,
-        10**400,
-        "",
-        " ",
-        "x",
-        "0",
-        "1",
-        "11",
-        "0012",
-        "2.5",
-        "NaN",
-        "1e999",
-        "9" * 50,
-    ),
-    *("person", "a.png", "../b.png", "a\nb", "\u202eé人", "\ud800", "\x00"),
-    *([], {}, [[]], [None], [1, 2, 3], [[1, 2], [3, 4]], {"x": 1}),
+    *json.loads('[[], {}, [[]], [null], [1, 2, 3], [[1, 2], [3, 4]], {"x": 1}]'),
+    *(10**400, "9" * 50, "a\nb", "\u202eé人", "\ud800", "\x00"),
 ]
 
 
