@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import subprocess
@@ -12,15 +13,17 @@ import pytest
 import ray
 from ray.tune.search import Searcher
 
+from mipnet.config import preset
 from mipnet.config.schema import ResourcesConfig
 from mipnet.console import say
+from mipnet.errors import UserError
 from mipnet.run_folder import Run
 from tune.driver import SearcherAdapter, trial_message, trials_at_once
 from tune.samplers import make_sampler
 from tune.search import main, rung_epochs
 from tune.search_space import Point, named_space
 from tune.successive_halving import Score, Trial, TrialScheduler
-from tune.trainable import TrialContext, train_trial
+from tune.trainable import TrialContext, pair_result, train_trial
 from tune.trial_folders import note_scores, read_trials
 
 SCRIPT = Path(__file__).parents[2] / "tune" / "search.py"
@@ -187,3 +190,11 @@ def test_a_trial_needs_no_tune_where_it_runs(search: Run, tmp_path: Path) -> Non
         [sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True
     )
     assert done.stdout.strip() == "train_trial (1, 2, 3, 4)", done.stderr
+
+
+@pytest.mark.parametrize("metrics", [{}, {"val/det5/merged/AP": math.nan}, {"val/det5/lambda0/AP": 0.5}])
+def test_what_could_not_be_measured_is_no_score(metrics):
+    with pytest.raises(UserError, match="there is no occlusion AP on the split val"):
+        pair_result((0.5, 0.9), preset("debug"), metrics)
+    measured = pair_result((0.5, 0.9), preset("debug"), {**metrics, "val/det5/merged/AP": 0.0})
+    assert measured["occlusion_AP"] == 0.0
