@@ -68,6 +68,7 @@ def processes_called(name: str, driver: subprocess.Popen[str]) -> list[int]:
 def start(argv: list[str], tracking_uri: str = "") -> subprocess.Popen[str]:
     """``mipnet ARGV`` on a Ray of its own."""
     env = clean_environment() | ({"MLFLOW_TRACKING_URI": tracking_uri} if tracking_uri else {})
+    env |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}  # a busy machine is no server that hangs
     words = [sys.executable, "-m", "mipnet", *argv]
     return subprocess.Popen(words, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -164,6 +165,10 @@ class Proxy:
                     status, content = got.status, got.read()
                     kind = got.headers.get("Content-Type") or kind
                     server.close()
+                with contextlib.suppress(ConnectionError):  # nobody waits for it any more
+                    self.respond(status, kind, content)
+
+            def respond(self, status: int, kind: str, content: bytes) -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(content)))
