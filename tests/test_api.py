@@ -99,11 +99,11 @@ def test_settings_from_python_name_the_run_of_the_same_flags(
 
     def complete(config: mipnet.Config, storage: Folder, *_: object, **__: object) -> Run:
         asked.append(config)
-        return Run("run", storage, config)
+        return Run("run", storage, config, {"finished": True, "owed": True})
 
     monkeypatch.setattr(training_run, "complete_run", complete)
     config = replace(mipnet.preset("debug"), train=replace(mipnet.preset("debug").train, epochs=6))
-    with pytest.raises(mipnet.UserError, match="MLflow does not answer"):  # a run that is not finished
+    with pytest.raises(mipnet.UserError, match="MLflow lacks a part of it"):
         mipnet.train(config, storage=tmp_path)
     flags = read_flags("train", ["--preset", "debug", "--epochs", "6"])[1].config
     assert default_name(asked[0]) == default_name(flags)

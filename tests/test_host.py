@@ -13,7 +13,7 @@ import pytest
 
 from mipnet.cli.main import exit_status
 from mipnet.data.coco import ImageIndex
-from mipnet.data.image_inspection import inspect_images
+from mipnet.data.image_inspection import read_columns
 from mipnet.experiment.arguments import warn_of_tracking_store
 from mipnet.host import Termination, cores, interruption_status, memory
 from mipnet.storage import Folder
@@ -123,5 +123,5 @@ def test_a_system_without_affinities_has_cores(tmp_path, monkeypatch):
     """As macOS."""
     monkeypatch.delattr(os, "sched_getaffinity")
     assert cores(tmp_path) == os.cpu_count()
-    found = inspect_images(ImageIndex(np.array([str(tmp_path / "none.jpg")]), np.array([1])), [(1, 1)])
-    assert not found.readable.any()
+    found = read_columns(ImageIndex(np.array([str(tmp_path / "none.jpg")]), np.array([1])))
+    assert not found["size"].any()

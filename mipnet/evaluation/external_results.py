@@ -96,7 +96,7 @@ def read_results(
     return results, (*notes, *(f"left out of {uri}: {line}" for line in foreign.lines()))
 
 
-def _read_pose(entry: Any, file: CocoKeypointFile, peoples: int | str | None) -> dict[str, Any] | str:
+def _read_pose(entry: Any, file: CocoKeypointFile, peoples: set[int | str | None]) -> dict[str, Any] | str:
     """A result with plain numbers; what is wrong with it, if it cannot be used."""
     if not isinstance(entry, dict) or not {"keypoints", "score"} <= entry.keys():
         return "lacks image_id, keypoints or score"
@@ -108,15 +108,15 @@ def _read_pose(entry: Any, file: CocoKeypointFile, peoples: int | str | None) ->
         return "has keypoints or a score that are not numbers"
     if len(keypoints) != 3 * file.skeleton.num_joints:
         return f"has {len(keypoints) / 3:g} keypoints, {file.skeleton.name} {file.skeleton.num_joints}"
-    if category is not None and id_key(category) != peoples and not file.is_person(category):
+    if category is not None and id_key(category) not in peoples and not file.is_person(category):
         return f"is of category {shown(category)}, which is not of people in {file.path}"
     return {**entry, "category_id": file.category_id, "keypoints": keypoints, "score": score}
 
 
 def _peoples_category(
     entries: Sequence[Any], file: CocoKeypointFile, uri: str
-) -> tuple[int | str | None, list[str]]:
-    """A category that all results have and the annotations do not know, and a line about it.
+) -> tuple[set[int | str | None], list[str]]:
+    """The category that all results have, if the annotations do not know it, and a line about it.
 
     It is the people's, because the tool counts otherwise.
     """
@@ -127,6 +127,6 @@ def _peoples_category(
     }
     known = {id_key(category["id"]) for category in file.annotations["categories"]}
     if len(given) != 1 or None in given or given & (known | file.person_category_ids):
-        return None, []
+        return set(), []
     (other,) = given
-    return other, [f"{uri}: category {other} of all results was taken for people's, {file.category_id}"]
+    return given, [f"{uri}: category {other} of all results was taken for people's, {file.category_id}"]

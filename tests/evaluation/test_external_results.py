@@ -124,8 +124,8 @@ def test_one_category_that_the_annotations_do_not_know_is_peoples(
     assert found == perfect(file)
     assert note.endswith("category 0 of all results was taken for people's, 1")
     poses[0]["category_id"] = 1
-    found, notes = read_results(write(tmp_path, poses), "poses.json", file)
-    assert ([pose["category_id"] for pose in found[:2]], notes) == ([1, 0], ())  # the evaluation refuses
+    with pytest.raises(DataError, match="result 1 is of category 0, which is not of people"):
+        read_results(write(tmp_path, poses), "poses.json", file)
 
 
 @pytest.mark.parametrize(

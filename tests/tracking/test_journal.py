@@ -141,6 +141,6 @@ def test_an_object_store_gets_growing_objects_of_a_limited_size(
             found += [s for _, s, _ in new(reader)]
             assert found == list(range(step + 1))
     one.flush()
-    sizes = remote.join(JOURNAL_FOLDER).sizes()
+    sizes = remote.join(JOURNAL_FOLDER).stats()
     assert 2 < len(sizes) < 10
     assert [s for _, s, _ in new(JournalReader(remote))] == list(range(20))

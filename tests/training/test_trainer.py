@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from types import SimpleNamespace
 
 import pytest
 import ray
@@ -18,6 +17,7 @@ from mipnet.inference.crop_predictor import DivergedError
 from mipnet.ray_runtime.session import LOCAL_WORKER_NICENESS
 from mipnet.run_folder import TRAINING_FOLDER, open_run
 from mipnet.storage import Folder
+from mipnet.tracking.journal import JournalReader
 from mipnet.training import recovery
 from mipnet.training import trainer as trainer_module
 from mipnet.training.checkpoint import checkpoint_name
@@ -73,11 +73,10 @@ def test_a_cleaner_of_another_name_is_kept(monkeypatch):
         ("skip: 5 of them\nno word of where", "worker 1: no word of where"),
     ],
 )
-def test_a_failure_is_one_line_with_rank_and_node(text, said):
-    rows = []
-    actor = SimpleNamespace(add=SimpleNamespace(remote=rows.append))
-    FailureReporter(actor).after_exception(None, {2: RuntimeError("later"), 1: RuntimeError(text)})
-    assert rows == [{"failed": said}]
+def test_a_failure_is_one_line_with_rank_and_node(text, said, tmp_path):
+    folder = Folder.of(tmp_path)
+    FailureReporter(folder).after_exception(None, {2: RuntimeError("later"), 1: RuntimeError(text)})
+    assert [(e.record["do"], e.record["cause"]) for e in JournalReader(folder).read()] == [("failed", said)]
 
 
 def run_of(folder, **scores):
@@ -122,8 +121,7 @@ def test_a_run_that_cannot_be_measured_at_its_end_has_failed(value, now, all_who
 
 def test_a_checkpoint_of_exploded_weights_cannot_be_measured(tmp_path, monkeypatch):
     """Another error fails the validation, which is then tried again at the end."""
-    rows, folder = [], Folder.of(tmp_path)
-    actor = SimpleNamespace(add=SimpleNamespace(remote=rows.append))
+    folder = Folder.of(tmp_path)
     monkeypatch.setattr(trainer_module, "open_split", lambda *_: None)
     monkeypatch.setattr(ray, "cluster_resources", dict)
 
@@ -133,10 +131,11 @@ def test_a_checkpoint_of_exploded_weights_cannot_be_measured(tmp_path, monkeypat
 
         return predict
 
-    validate = make_validate_fn(preset("debug"), folder, folder, actor)
+    validate = make_validate_fn(preset("debug"), folder, folder)
     monkeypatch.setattr(trainer_module, "predict_splits", fail(DivergedError("heatmaps reach nan")))
     assert math.isnan(validate(ONE)[SELECTION_METRIC])
-    assert rows == [{"unvalidated": 1, "cause": "heatmaps reach nan"}]
+    (entry,) = JournalReader(folder).read()
+    assert entry.record.items() >= {"do": "unvalidated", "step": 1, "cause": "heatmaps reach nan"}.items()
     monkeypatch.setattr(trainer_module, "predict_splits", fail(ValueError("bug")))
     with pytest.raises(RuntimeError, match="a task failed"):
         validate(ONE)
