@@ -25,6 +25,9 @@ from tests.helpers.servers import free_port, process, responds
 MEASURED = ("samples_per_second", "waited_for_data")
 """Metrics of a step whose values differ from run to run."""
 
+PROXY_HEADERS = ("connection", "transfer-encoding", "content-length")
+"""Of a request's way to a proxy, not beyond."""
+
 
 def only_run(storage: Path) -> Path:
     (run,) = (storage / "runs").iterdir()
@@ -150,7 +153,7 @@ class Proxy:
             protocol_version = "HTTP/1.1"
 
             def handle_any(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = self.read_body()
                 status = proxy.answer(self.path)
                 self.close_connection = True
                 if status < 0:
@@ -158,7 +161,7 @@ class Proxy:
                 content, kind = b"{}", "application/json"
                 if not status:
                     server = http.client.HTTPConnection("127.0.0.1", target, timeout=120)
-                    headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
+                    headers = {k: v for k, v in self.headers.items() if k.lower() not in PROXY_HEADERS}
                     headers["Host"] = f"127.0.0.1:{target}"
                     server.request(self.command, self.path, body, headers)
                     got = server.getresponse()
@@ -167,6 +170,16 @@ class Proxy:
                     server.close()
                 with contextlib.suppress(ConnectionError):  # nobody waits for it any more
                     self.respond(status, kind, content)
+
+            def read_body(self) -> bytes:
+                if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = b""
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return body
 
             def respond(self, status: int, kind: str, content: bytes) -> None:
                 self.send_response(status)
