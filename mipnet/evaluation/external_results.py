@@ -120,11 +120,7 @@ def _peoples_category(
 
     It is the people's, because the tool counts otherwise.
     """
-    given = {
-        id_key(entry["category_id"])
-        for entry in entries
-        if isinstance(entry, dict) and "category_id" in entry
-    }
+    given = {id_key(entry.get("category_id")) if isinstance(entry, dict) else None for entry in entries}
     known = {id_key(category["id"]) for category in file.annotations["categories"]}
     if len(given) != 1 or None in given or given & (known | file.person_category_ids):
         return set(), []

@@ -362,6 +362,6 @@ def test_others_results_alone_say_what_is_left_out_and_measure_nothing_by_no_pos
     text = capsys.readouterr().out
     assert "left out: 1 x box that is not four numbers: annotation 100 of 0.jpg" in text
     assert f"train/other: {tmp_path}/poses.json has no pose for split train" in text
-    assert [line.split()[3] for line in text.splitlines() if line.startswith("train")] == ["-"]
+    assert [line.split()[3] for line in text.splitlines() if line.startswith("train ")] == ["-"]
     assert main(argv) == 2
     assert "1 of 30 samples are unusable" in capsys.readouterr().err

@@ -46,6 +46,7 @@ class NaiveFile:
         refusals: why it must be refused as a whole; empty if it must be read.
         unclear: whether it may be refused or read, as which of its categories has people is a guess.
         orders: people's category -> names of its joints, in the order of its keypoints.
+        known: ids of all categories.
         name_of: image id -> file name.
         people: of the people's category, regions to ignore included.
         said: word of a finding -> how often it must be said.
@@ -55,6 +56,7 @@ class NaiveFile:
     refusals: list[str] = field(default_factory=list)
     unclear: bool = False
     orders: dict[int | str, list[str]] = field(default_factory=dict)
+    known: set[int | str | None] = field(default_factory=set)
     name_of: dict[int, str] = field(default_factory=dict)
     ids: dict[int | str, int] = field(default_factory=dict)
     sizes: dict[int, tuple[float, float]] = field(default_factory=dict)
@@ -149,7 +151,7 @@ def _read(
         return naive
     naive.sizes |= true
     naive.said["not of the stated"] += len(true)
-    known = {identifier(category["id"]) for category in content["categories"]}
+    known = naive.known = {identifier(category["id"]) for category in content["categories"]}
     own_ids: dict[int, Any] = {}
     for entry in content["annotations"]:
         if not isinstance(entry, dict):
@@ -335,13 +337,17 @@ def read_results(content: Any, naive: NaiveFile, joints: list[str]) -> list[dict
     if not isinstance(content, list):
         return None
     poses = []
+    stated = {identifier(entry.get("category_id")) for entry in content if isinstance(entry, dict)}
+    counted_otherwise = len(stated) == 1 and not stated & (naive.known | {None})
     for entry in content:
         if not isinstance(entry, dict) or not {"image_id", "keypoints", "score"} <= entry.keys():
             return None
         keypoints = coordinates(entry["keypoints"], 3 * len(joints))
         score, image = number(entry["score"]), image_of(entry["image_id"], naive)
         category = identifier(entry.get("category_id"))
-        unknown = category not in naive.orders and entry.get("category_id") is not None
+        unknown = (
+            not counted_otherwise and category not in naive.orders and entry.get("category_id") is not None
+        )
         if keypoints is None or score is None or image is None or unknown:
             return None
         poses.append({"image_id": image, "category_id": 1, "keypoints": keypoints, "score": score})
@@ -375,7 +381,7 @@ def read_detections(content: Any, naive: NaiveFile, least: float) -> tuple[list[
         category = identifier(entry.get("category_id"))
         if category is not None and category not in naive.orders:
             continue
-        box, score = coordinates(entry.get("bbox"), 4), number(entry.get("score"))
+        box, score = coordinates(entry.get("bbox"), 4), number(entry.get("score", 1.0))
         odd = category is None and entry.get("category_id") is not None
         if box is None or score is None or odd or min(box[2:]) <= 0:
             unusable += 1
