@@ -16,6 +16,12 @@ from mipnet.evaluation.protocols import evaluate_poses
 from mipnet.storage import Folder
 
 
+@pytest.fixture
+def lists(tmp_path):
+    """Where lists of detections lie: not in the data set, which all tests share."""
+    return Folder.of(tmp_path)
+
+
 def open_train(root: Folder, skeleton: str = "coco17") -> CocoKeypointFile:
     return open_split(DataConfig(skeleton=skeleton), root, "train")
 
@@ -101,28 +107,28 @@ def test_an_image_name_cannot_leave_its_folder(small_coco, tmp_path):
         assert images.uris[0] in missing_files(images)
 
 
-def test_detections(small_coco):
+def test_detections(small_coco, lists):
     coco = open_train(small_coco)
     good = [
         {"image_id": i, "category_id": 1, "bbox": [1, 2, 30, 40], "score": s} for i, s in [(5, 0.9), (2, 0.1)]
     ]
-    small_coco.write("boxes/two_train.json", json.dumps(good))
+    lists.write("boxes/two_train.json", json.dumps(good))
     with pytest.raises(DataError, match=r"boxes/one_train.json does not exist; give --data.boxes gt"):
-        read_detections(coco, small_coco, "boxes/one_train.json", 0.0)
-    boxes = read_detections(coco, small_coco, "boxes/two_train.json", 0.0)
+        read_detections(coco, lists, "boxes/one_train.json", 0.0)
+    boxes = read_detections(coco, lists, "boxes/two_train.json", 0.0)
     assert boxes.images.ids[boxes.image_index].tolist() == [2, 5]
-    assert len(read_detections(coco, small_coco, "boxes/two_train.json", 0.5)) == 1
+    assert len(read_detections(coco, lists, "boxes/two_train.json", 0.5)) == 1
     for wrong, message in [
         ({"image_id": 77, "bbox": [1, 2, 3, 4], "score": 1}, "detection 2 names the unknown image 77"),
         ({"image_id": 5, "bbox": [1, 2, -3, 4], "score": 1}, "1 x box that is not usable: number 2"),
         ({"image_id": 5, "score": 1}, "1 x box that is not usable: number 2"),
     ]:
-        small_coco.write("boxes/wrong_train.json", json.dumps([*good, wrong]))
+        lists.write("boxes/wrong_train.json", json.dumps([*good, wrong]))
         with pytest.raises(DataError, match=message):
-            read_detections(coco, small_coco, "boxes/wrong_train.json", 0.0)
+            read_detections(coco, lists, "boxes/wrong_train.json", 0.0)
 
 
-def test_a_few_detections_that_are_no_boxes_are_left_out_and_counted(small_coco):
+def test_a_few_detections_that_are_no_boxes_are_left_out_and_counted(small_coco, lists):
     good = [{"image_id": i % 12, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5} for i in range(99)]
     bad = [{"image_id": 1, "bbox": [1, 2, 0, 40], "score": 0.5}]
     for wrong in (
@@ -131,9 +137,9 @@ def test_a_few_detections_that_are_no_boxes_are_left_out_and_counted(small_coco)
         {**bad[0], "score": "high"},
         7,
     ):
-        small_coco.write("boxes/few_train.json", json.dumps([*good, wrong]))
+        lists.write("boxes/few_train.json", json.dumps([*good, wrong]))
         boxes = read_detections(
-            open_train(small_coco), small_coco, "boxes/few_train.json", 0.0, max_bad_share=0.01
+            open_train(small_coco), lists, "boxes/few_train.json", 0.0, max_bad_share=0.01
         )
         assert len(boxes) == 99
         (note,) = boxes.notes
@@ -154,31 +160,31 @@ def test_a_few_detections_that_are_no_boxes_are_left_out_and_counted(small_coco)
         (None, "of 0 boxes 0 are not of persons (category 1) and 0 are below the score threshold 0.5"),
     ],
 )
-def test_a_source_without_a_box_says_why(small_coco, change, why):
+def test_a_source_without_a_box_says_why(small_coco, change, why, lists):
     box = {"image_id": "3", "category_id": 1.0, "bbox": [1, 2, 30, 40], "score": 0.9}
-    small_coco.write("boxes/none_train.json", json.dumps([box | change] * 4 if change else []))
-    boxes = read_detections(open_train(small_coco), small_coco, "boxes/none_train.json", 0.5)
+    lists.write("boxes/none_train.json", json.dumps([box | change] * 4 if change else []))
+    boxes = read_detections(open_train(small_coco), lists, "boxes/none_train.json", 0.5)
     assert len(boxes) == 0
     (note,) = boxes.notes
     assert note.endswith(f"has no box to predict in: {why}")
 
 
-def test_detections_by_file_name(small_coco):
+def test_detections_by_file_name(small_coco, lists):
     """As ``predict`` takes them; ids of another numbering do not count beside names."""
     good = [{"image_id": 9 - i, "file_name": f"train/{i}.jpg", "bbox": [i, 2, 30, 40]} for i in (5, 2)]
-    small_coco.write("boxes/named_train.json", json.dumps(good))
-    boxes = read_detections(open_train(small_coco), small_coco, "boxes/named_train.json", 0.0)
+    lists.write("boxes/named_train.json", json.dumps(good))
+    boxes = read_detections(open_train(small_coco), lists, "boxes/named_train.json", 0.0)
     assert boxes.image_ids.tolist() == boxes.boxes[:, 0].tolist() == [2, 5]
     assert boxes.notes[0].endswith("2 boxes without a score, taken for 1")
-    small_coco.write("boxes/named_train.json", json.dumps([*good, {**good[0], "file_name": "x.jpg"}]))
+    lists.write("boxes/named_train.json", json.dumps([*good, {**good[0], "file_name": "x.jpg"}]))
     with pytest.raises(DataError, match=r"detection 2 names the unknown image 'x.jpg'; the boxes must be of"):
-        read_detections(open_train(small_coco), small_coco, "boxes/named_train.json", 0.0)
+        read_detections(open_train(small_coco), lists, "boxes/named_train.json", 0.0)
 
 
-def test_detections_of_two_corners_are_turned(small_coco):
+def test_detections_of_two_corners_are_turned(small_coco, lists):
     corners = [{"image_id": i, "category_id": 1, "bbox": [60, 50, 118, 98], "score": 0.5} for i in range(12)]
-    small_coco.write("boxes/corners_train.json", json.dumps(corners))
-    boxes = read_detections(open_train(small_coco), small_coco, "boxes/corners_train.json", 0.0)
+    lists.write("boxes/corners_train.json", json.dumps(corners))
+    boxes = read_detections(open_train(small_coco), lists, "boxes/corners_train.json", 0.0)
     assert boxes.boxes.tolist() == [[60, 50, 58, 48]] * 12
     assert "two corners" in boxes.notes[0]
 

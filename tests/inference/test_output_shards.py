@@ -143,7 +143,7 @@ def test_results_have_the_ids_that_people_gave(
 ) -> None:
     out, boxes = Folder.of(tmp_path), boxes_of(6)
     predict(Network(), out, boxes, monkeypatch)
-    shards = OutputShards.open(out, predictions_digest(boxes, b"weights", CONFIG), 6)
+    shards = OutputShards.open(out, predictions_digest(boxes, b"weights", CONFIG), boxes.images.uris.tolist())
     write_predictions(shards, out, lambda number: "x7" if text and number == 101 else number, "person")
     results = json.loads(out.read("results.json"))
     assert {result["image_id"] for result in results} == {100, "x7" if text else 101, 102, 104, 105}
