@@ -208,10 +208,7 @@ class Folder:
         return content
 
     def stats(self, names: Collection[str] | None = None) -> dict[str, FileStat]:
-        """Name -> size and modification time of the files that exist directly in this folder.
-
-        Args:
-            names: of the files that are asked for; by default all.
+        """Name -> size and modification time of all files directly in this folder, or of those asked for by name.
 
         Raises:
             UserError: the folder cannot be listed.

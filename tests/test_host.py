@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from mipnet.cli.main import exit_status
-from mipnet.data.coco import ImageIndex
+from mipnet.data.image_index import ImageIndex
 from mipnet.data.image_inspection import read_columns
 from mipnet.experiment.arguments import warn_of_tracking_store
 from mipnet.host import Termination, cores, interruption_status, memory

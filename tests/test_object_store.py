@@ -13,9 +13,10 @@ import pytest
 
 from mipnet.cli.main import main
 from mipnet.config.schema import AugmentConfig, DataConfig
-from mipnet.data.coco import PersonAnnotations, missing_files, read_uri
+from mipnet.data.coco import PersonAnnotations
 from mipnet.data.crops import CropSettings
 from mipnet.data.dataset_formats import open_split
+from mipnet.data.image_index import missing_files, read_uri
 from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.data.stream import CropLoader
 from mipnet.errors import UserError

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 from mipnet.config.schema import AugmentConfig, Config
-from mipnet.data.coco import ImageIndex, read_uri
 from mipnet.data.geometry import (
     box_to_crop,
     crop_affine,
@@ -20,6 +19,7 @@ from mipnet.data.geometry import (
     warp_crop,
 )
 from mipnet.data.image_headers import is_deep, is_tiff, orientation_of, reason_not_to_decode
+from mipnet.data.image_index import ImageIndex, read_uri
 from mipnet.data.orientation import AS_DISPLAYED, Frame, to_frame
 from mipnet.skeletons import Skeleton
 

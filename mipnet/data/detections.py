@@ -11,7 +11,8 @@ import numpy as np
 
 from mipnet.data.box_formats import FORMATS, box_format, to_xywh
 from mipnet.data.box_ops import box_iou, box_nms
-from mipnet.data.coco import Boxes, CocoKeypointFile, ImageIndex
+from mipnet.data.coco import Boxes, CocoKeypointFile
+from mipnet.data.image_index import ImageIndex
 from mipnet.data.image_matching import ImageMatcher
 from mipnet.data.json_files import read_json
 from mipnet.data.json_values import coordinates, id_key, number, shown

@@ -10,8 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mipnet.data.coco import ImageIndex
 from mipnet.data.crops import labelled_image
+from mipnet.data.image_index import ImageIndex
 from mipnet.host import cores, tune_malloc
 
 FINGERPRINT_SIZE = 16

@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from mipnet.data.coco import ImageIndex, read_uri
+from mipnet.data.image_index import ImageIndex, read_uri
 from mipnet.errors import first_few
 from mipnet.storage import byte_range_size, split_uri
 

@@ -11,9 +11,9 @@ import numpy as np
 from mipnet.config import Config
 from mipnet.config.schema import AugmentConfig
 from mipnet.data.annotation_statistics import box_statistics, split_statistics
-from mipnet.data.coco import ImageIndex
 from mipnet.data.crops import crop_settings
 from mipnet.data.dataset_formats import box_sources_by_split, load_boxes, open_split, split_location
+from mipnet.data.image_index import ImageIndex
 from mipnet.data.image_inspection import Columns, inspection_of, read_columns, read_columns_on_ray
 from mipnet.data.shared_pictures import SHARED_PICTURES_HINT
 from mipnet.data.validation import check_readable

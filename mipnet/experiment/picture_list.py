@@ -12,9 +12,10 @@ import numpy as np
 
 from mipnet.data.annotation_reading import read_images
 from mipnet.data.categories import Category, choose_category, joint_names, joint_order
-from mipnet.data.coco import Boxes, ImageIndex, read_uri
+from mipnet.data.coco import Boxes
 from mipnet.data.detections import DetectionImages
 from mipnet.data.image_headers import read_header
+from mipnet.data.image_index import ImageIndex, read_uri
 from mipnet.data.image_matching import ImageMatcher, number_in_name
 from mipnet.data.json_files import read_json
 from mipnet.data.json_values import IdMap, id_key, whole_number

@@ -10,9 +10,10 @@ from typing import Any
 from mipnet.config import Config, to_yaml
 from mipnet.console import say
 from mipnet.data.categories import Category
-from mipnet.data.coco import Boxes, read_uri
+from mipnet.data.coco import Boxes
 from mipnet.data.crops import read_image
 from mipnet.data.detections import detection_boxes, detection_list
+from mipnet.data.image_index import read_uri
 from mipnet.data.image_names import PICTURE_SUFFIXES, pictures_among
 from mipnet.data.orientation import LOOKED_AT, label_frames
 from mipnet.data.parquet import from_parquet, row_names, row_uris

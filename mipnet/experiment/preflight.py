@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from mipnet.config import Config
 from mipnet.config.schema import ResourcesConfig
 from mipnet.console import say, say_once
-from mipnet.data.coco import CocoKeypointFile, missing_files
+from mipnet.data.coco import CocoKeypointFile
 from mipnet.data.dataset_formats import box_sources_by_split, load_boxes
+from mipnet.data.image_index import missing_files
 from mipnet.data.validation import check_readable
 from mipnet.errors import DataError
 from mipnet.evaluation.protocols import evaluate_poses

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from mipnet.data.box_ops import box_iou
-from mipnet.data.coco import CocoKeypointFile, ImageIndex
+from mipnet.data.coco import CocoKeypointFile
 from mipnet.data.crops import labelled_image
 from mipnet.data.geometry import BOX_AREA_FRACTION
+from mipnet.data.image_index import ImageIndex
 from mipnet.errors import DataError
 from mipnet.evaluation.oks import oks_matrix
 from mipnet.evaluation.result_rows import ResultRow

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from mipnet.config.schema import DataConfig
-from mipnet.data.coco import Boxes, CocoKeypointFile, ImageIndex, missing_files
+from mipnet.data.coco import Boxes, CocoKeypointFile
 from mipnet.data.dataset_formats import open_split
 from mipnet.data.detections import read_detections
+from mipnet.data.image_index import ImageIndex, missing_files
 from mipnet.errors import DataError
 from mipnet.evaluation.protocols import evaluate_poses
 from mipnet.storage import Folder

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mipnet.data.coco import ImageIndex
 from mipnet.data.crops import decode_image
+from mipnet.data.image_index import ImageIndex
 from mipnet.data.image_inspection import (
     MAX_DUPLICATE_BITS,
     ImageInspection,

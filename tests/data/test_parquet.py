@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mipnet.data.coco import read_uri
+from mipnet.data.image_index import read_uri
 from mipnet.data.parquet import row_names, row_uris
 from mipnet.errors import DataError, UserError
 from mipnet.experiment.prediction import find_pictures

@@ -13,9 +13,9 @@ import pytest
 
 from mipnet.cli.main import main
 from mipnet.config.schema import AugmentConfig, DataConfig
-from mipnet.data.coco import missing_files
 from mipnet.data.crops import CropSettings
 from mipnet.data.dataset_formats import open_split
+from mipnet.data.image_index import missing_files
 from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.data.shards import UNFINISHED, PackedImage, PackingJob, pack, verify
 from mipnet.data.stream import CropLoader

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mipnet.data.coco import ImageIndex, read_uri
+from mipnet.data.image_index import ImageIndex, read_uri
 from mipnet.data.shared_pictures import file_sizes, shared_pictures, shared_pictures_lines
 from mipnet.storage import byte_range_name
 

@@ -11,8 +11,9 @@ import pytest
 import ray
 
 from mipnet.config.schema import AugmentConfig
-from mipnet.data.coco import ImageIndex, PersonAnnotations
+from mipnet.data.coco import PersonAnnotations
 from mipnet.data.crops import CropSettings
+from mipnet.data.image_index import ImageIndex
 from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.data.stream import (
     CropLoader,

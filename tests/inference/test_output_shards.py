@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mipnet.config import preset
-from mipnet.data.coco import Boxes, ImageIndex
+from mipnet.data.coco import Boxes
+from mipnet.data.image_index import ImageIndex
 from mipnet.errors import DataError
 from mipnet.inference import pipeline
 from mipnet.inference.output_shards import (

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mipnet.config.schema import AugmentConfig, TargetConfig
-from mipnet.data.coco import ImageIndex, PersonAnnotations
+from mipnet.data.coco import PersonAnnotations
 from mipnet.data.crops import CropSettings
+from mipnet.data.image_index import ImageIndex
 from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.data.stream import CropLoader
 from mipnet.skeletons import COCO17
