@@ -208,7 +208,7 @@ class Folder:
         return content
 
     def stats(self, names: Collection[str] | None = None) -> dict[str, FileStat]:
-        """Name -> size and modification time of all files directly in this folder, or of those asked for by name.
+        """Name -> size and modification time of all files directly in this folder, or of those asked for.
 
         Raises:
             UserError: the folder cannot be listed.
