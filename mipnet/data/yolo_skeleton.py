@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mipnet.data.categories import fold
+from mipnet.data.joint_names import UNKNOWN_SIGMA, known_sigmas, mirrored_pairs
 from mipnet.data.json_values import whole_number
 from mipnet.errors import DataError
-from mipnet.skeletons import COCO17, CROWDPOSE14, SKELETONS, Skeleton
-
-UNKNOWN_SIGMA = 0.05
-"""OKS constant of a joint of which nothing is known."""
+from mipnet.skeletons import COCO17, SKELETONS, Skeleton
 
 
 @dataclass(frozen=True)
@@ -75,17 +73,13 @@ def yolo_skeleton(content: Mapping[str, Any], count: int, name: str, where: str,
     joints = names or [f"joint_{i}" for i in range(1, count + 1)]
     folded = [fold(joint) for joint in joints]
     if order is None:
-        pairs = _sides(folded)
+        pairs = mirrored_pairs(joints)
         what = ", ".join(f"{joints[a]} = {joints[b]}" for a, b in pairs) or "unknown: nothing is mirrored"
         notes.append(f"there is no flip_idx; joints that change places in a mirror: {what}")
     else:
         pairs = [(i, other) for i, other in enumerate(order) if i < other]
-    known_sigmas = {
-        fold(joint): sigma
-        for s in (CROWDPOSE14, COCO17)
-        for joint, sigma in zip(s.joints, s.sigmas, strict=True)
-    }
-    unknown = [joint for joint, key in zip(joints, folded, strict=True) if key not in known_sigmas]
+    known_constants = known_sigmas(joints)
+    unknown = [joint for joint, sigma in zip(joints, known_constants, strict=True) if sigma is None]
     rest = f"{UNKNOWN_SIGMA} for {', '.join(unknown) if len(unknown) < count else 'all'}"
     notes.append("OKS constants (sigmas) are not part of the format: " + (rest if unknown else "COCO's"))
     limbs = [
@@ -93,7 +87,7 @@ def yolo_skeleton(content: Mapping[str, Any], count: int, name: str, where: str,
         for a, b in ((fold(COCO17.joints[i]), fold(COCO17.joints[j])) for i, j in COCO17.limbs)
         if a in folded and b in folded
     ]
-    sigmas = tuple(known_sigmas.get(key, UNKNOWN_SIGMA) for key in folded)
+    sigmas = tuple(sigma or UNKNOWN_SIGMA for sigma in known_constants)
     name = f"{name}-joints" if name in SKELETONS else name
     skeleton = Skeleton(name, tuple(joints), sigmas, tuple(pairs), tuple(limbs), ())
     return YoloSkeleton(skeleton, bool(pairs) or order is not None, tuple(notes))
@@ -126,11 +120,3 @@ def _mirror(content: Mapping[str, Any], count: int, where: str) -> list[int] | N
         hint = f"give {count} indices that name each keypoint once and change places in pairs"
         raise DataError(f"{where}: flip_idx {given!r:.60} is no mirror of {count} keypoints", hint)
     return known
-
-
-def _sides(folded: list[str]) -> list[tuple[int, int]]:
-    """Pairs of joints whose names differ in their side only."""
-    swapped = [name.replace("left", "right", 1) for name in folded]
-    return [
-        (i, folded.index(other)) for i, other in enumerate(swapped) if other != folded[i] and other in folded
-    ]

@@ -8,13 +8,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from mipnet.data.categories import fold, joint_order
+from mipnet.data.categories import joint_order
+from mipnet.data.joint_names import UNKNOWN_SIGMA, known_sigmas, mirrored_pairs
 from mipnet.experiment.dataset_survey import JsonFile, Survey, image_folder
 from mipnet.skeletons import SKELETONS
 
 SPLIT = "{split}"
-SIGMA = 0.05
-"""OKS constant of a joint that no built-in skeleton has."""
 MOST_LINES = 20
 """Files or folders in the list."""
 
@@ -164,19 +163,12 @@ def choose_skeleton(file: JsonFile) -> tuple[str | dict[str, Any], list[str]]:
 
 def definition(file: JsonFile, joints: list[str]) -> dict[str, Any]:
     """A skeleton of a file's joints: OKS constants by their names, left and right paired by theirs."""
-    known = {
-        fold(joint): sigma
-        for skeleton in reversed(SKELETONS.values())
-        for joint, sigma in zip(skeleton.joints, skeleton.sigmas, strict=True)
-    }
-    folded = {fold(joint): joint for joint in joints}
-    mirrored = {name: folded.get(name.replace("left", "right", 1)) for name in folded if "left" in name}
     name = re.sub(r"\W+", "_", file.category) or "joints"
     return {
         "name": f"my_{name}" if name in SKELETONS else name,
         "joints": joints,
-        "sigmas": [known.get(fold(joint), SIGMA) for joint in joints],
-        "flip_pairs": [[folded[left], right] for left, right in mirrored.items() if right],
+        "sigmas": [sigma or UNKNOWN_SIGMA for sigma in known_sigmas(joints)],
+        "flip_pairs": [[joints[left], joints[right]] for left, right in mirrored_pairs(joints)],
         "limbs": [list(pair) for pair in file.limbs],
     }
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import mimetypes
 import posixpath
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mipnet.data.categories import joint_names
+from mipnet.data.image_names import PICTURE_SUFFIXES
 from mipnet.data.json_values import coordinates, id_key
 from mipnet.data.ochuman import is_ochuman
 from mipnet.data.shards import MANIFEST, byte_ranges
@@ -107,7 +107,7 @@ def survey(root: Folder) -> Survey:
 
 
 def is_picture(name: str) -> bool:
-    return (mimetypes.guess_type(name.lower(), strict=False)[0] or "").startswith("image/")
+    return name.lower().endswith(PICTURE_SUFFIXES)
 
 
 def read_file(root: Folder, name: str) -> JsonFile:
