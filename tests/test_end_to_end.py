@@ -257,7 +257,8 @@ def training_points(storage: Path) -> dict[tuple[str, int], list[float]]:
     points = mlflow_points(f"sqlite:///{storage / 'mlflow.db'}", state_of(storage)["mlflow_run"])
     assert {len(values) for values in points.values()} == {1}
     others = (*MEASURED, "validation_occlusion_AP")
-    return {k: v for k, v in points.items() if k[0].count("/") == 1 and not k[0].endswith(others)}
+    ours = {k: v for k, v in points.items() if re.fullmatch("learning/[^/]+", k[0])}
+    return {k: v for k, v in ours.items() if not k[0].endswith(others)}
 
 
 def state_of(storage: Path) -> dict:
