@@ -110,12 +110,17 @@ def test_a_store_of_records_that_is_not_safe_is_said(uri, kind, said, tmp_path, 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_the_exit_status_tells_how_a_command_was_stopped(number, status, capsys):
-    before = signal.signal(signal.SIGTERM, Termination())
+    handlers = {
+        signal.SIGTERM: Termination(),
+        signal.SIGINT: signal.default_int_handler,
+    }  # xdist ignores SIGINT
+    before = {each: signal.signal(each, handler) for each, handler in handlers.items()}
     try:
-        assert exit_status("mipnet", lambda argv: signal.raise_signal(number) or signal.pause(), []) == status
+        assert exit_status("mipnet", lambda argv: signal.raise_signal(number), []) == status
         assert "interrupted; the same command goes on" in capsys.readouterr().err
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     assert interruption_status() == 130
 
 
