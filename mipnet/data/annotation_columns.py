@@ -173,7 +173,7 @@ class AnnotationColumns:
                 self.crowd.tolist(),
                 self.num_keypoints.tolist(),
                 self.boxes.tolist(),
-                self.keypoints.reshape(len(self.ids), -1).tolist(),
+                self.keypoints.reshape(-1, 3 * self.keypoints.shape[1]).tolist(),
                 self.given.tolist(),
                 self.areas.tolist(),
                 strict=True,

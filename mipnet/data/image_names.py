@@ -77,9 +77,12 @@ def match_names(
     matches = {name: _best(path, by_last[_parts(path)[-1]]) for name, path in lost.items()}
     for name, file in matches.items():
         claims[file].add(_exact_parts(lost[name]))
+    exact = set(paths.values())
     for name, file in matches.items():
         path = lost[name]
-        if file and _one_path(claims[file]):
+        # A path out of the root is another picture's than the one that is listed by its own name.
+        taken = path.startswith("../") and file in exact
+        if file and not taken and _one_path(claims[file]):
             found.add("picture that is called otherwise below the image folder", f"{legible(name)} = {file}")
             paths[name] = file
         elif path.startswith("../") or "\0" in path:
@@ -89,7 +92,7 @@ def match_names(
 
 def _below_root(name: str) -> str:
     """A name as a path without scheme, root and backslashes."""
-    path = legible(name.replace("\\", "/")).rpartition("://")[2].lstrip("/")
+    path = legible(name).replace("\\", "/").rpartition("://")[2].lstrip("/")
     return posixpath.normpath(path)
 
 

@@ -166,7 +166,8 @@ def label_frames(
     otherwise = winner if votes[winner] >= AGREEMENT * sum(votes) else UNDECIDED
     frames = np.zeros((len(images), 3))
     if exif == "auto":
-        frames[:] = [(image["width"], image["height"], otherwise) for image in images]
+        stated_sizes = [(image["width"], image["height"], otherwise) for image in images]
+        frames = np.array(stated_sizes, np.float64).reshape(-1, 3)
     else:
         frames[:, 2] = STORED if exif == "stored" else DISPLAYED
         for image, header in turned:

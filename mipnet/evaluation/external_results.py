@@ -121,7 +121,9 @@ def _peoples_category(
     It is the people's, because the tool counts otherwise.
     """
     given = {id_key(entry.get("category_id")) if isinstance(entry, dict) else None for entry in entries}
-    known = {id_key(category["id"]) for category in file.annotations["categories"]}
+    known = {
+        id_key(category["id"]) for category in file.columns.about["categories"][1:]
+    }  # the first is people's
     if len(given) != 1 or None in given or given & (known | file.person_category_ids):
         return set(), []
     (other,) = given

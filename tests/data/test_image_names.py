@@ -120,7 +120,7 @@ def test_many_folders_and_names_that_are_not_utf_8(root: Path) -> None:
     (root / "f39/z.jpg").write_bytes(b"")
     os.close(os.open(os.fsencode(root) + b"/f0/\xe9.jpg", os.O_CREAT))
     paths, found = matched(root, *names, "f0/\udce9.jpg", "/mnt/z.jpg")
-    assert paths == [*names, "f0/\\udce9.jpg", "f39/z.jpg"]
+    assert paths == [*names, "f0/udce9.jpg", "f39/z.jpg"]
     assert found.lines()[0].endswith("/mnt/z.jpg = f39/z.jpg")
 
 
@@ -138,3 +138,13 @@ def test_pictures_of_a_folder(root: Path) -> None:
         "1 x resource fork of macOS, which is no picture: day/._a.jpg",
         "2 x .heic picture, which cannot be decoded; convert it to JPEG or PNG: h.heic, i.HEIC",
     ]
+
+
+def test_a_name_out_of_the_root_is_not_the_picture_that_is_listed_by_its_own(root: Path) -> None:
+    assert matched(root, "../x/a.jpg")[0] == ["a.jpg"]
+    with pytest.raises(DataError, match="leads out of its folder"):
+        matched(root, "a.jpg", "../x/a.jpg")
+
+
+def test_a_name_that_is_no_text_is_a_missing_picture(root: Path) -> None:
+    assert matched(root, "\ud800.jpg") == (["ud800.jpg"], Findings())

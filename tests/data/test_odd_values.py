@@ -365,3 +365,16 @@ def test_others_results_alone_say_what_is_left_out_and_measure_nothing_by_no_pos
     assert [line.split()[3] for line in text.splitlines() if line.startswith("train ")] == ["-"]
     assert main(argv) == 2
     assert "1 of 30 samples are unusable" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lists", [("annotations",), ("annotations", "images")])
+def test_a_file_with_nobody_in_it_is_read_and_has_nobody_to_train_on(
+    small_coco: Folder, content: Any, tmp_path: Path, lists: tuple[str, ...]
+) -> None:
+    for name in lists:
+        content[name] = []
+    file = opened(tmp_path, small_coco, content)
+    assert file.annotations["annotations"] == []
+    assert len(file.images()) == len(content["images"])
+    with pytest.raises(DataError, match="has no usable person"):
+        file.people()

@@ -386,7 +386,7 @@ def read_detections(content: Any, naive: NaiveFile, least: float) -> tuple[list[
         if box is None or score is None or odd or min(box[2:]) <= 0:
             unusable += 1
         elif score >= least:
-            image = naive.ids.get(identifier(entry.get("image_id")) or "")
+            image = image_of(entry.get("image_id"), naive)
             if image is None:
                 return None
             boxes.append((image, *box, score))
