@@ -414,7 +414,7 @@ def test_help_is_quick_and_light(argv):
         "import sys; from mipnet.cli.main import main\n"
         f"try: main({argv!r})\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'ray', 'mlflow'} & set(sys.modules)\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'numpy', 'cv2'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "import time; assert time.process_time() < 5  # a bound for broken, not for slow machines"
     )

@@ -14,9 +14,9 @@ import pytest
 from mipnet.cli.main import exit_status
 from mipnet.data.image_index import ImageIndex
 from mipnet.data.image_inspection import read_columns
-from mipnet.experiment.arguments import warn_of_tracking_store
 from mipnet.host import Termination, cores, interruption_status, memory
 from mipnet.storage import Folder
+from mipnet.tracking.store import warn_of_tracking_store
 
 
 def quota(folder: Path, version: int, cores: str) -> Path:

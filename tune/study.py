@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from mipnet.config import to_dict, to_yaml
 from mipnet.console import say
-from mipnet.experiment.arguments import warn_of_tracking_store
 from mipnet.experiment.data_identity import check_same_data, note_data
 from mipnet.experiment.datasets import dataset_location, ensure_dataset, open_splits, sample_image_uris
 from mipnet.experiment.final_phases import evaluate_phase, register_phase
@@ -27,8 +26,9 @@ from mipnet.ray_runtime.probes import probe_files, probe_storage
 from mipnet.ray_runtime.session import connect, silence_ray
 from mipnet.run_folder import MODEL_FOLDER, Run
 from mipnet.storage import Folder, default_storage
+from mipnet.tracking.store import tracking_uri, warn_of_tracking_store
 from mipnet.tracking.system import SystemMetrics
-from mipnet.tracking.tracker import Tracker, tracking_uri
+from mipnet.tracking.tracker import Tracker
 from tune.driver import run_trials
 from tune.options import SearchOptions
 from tune.ranking import PointResult, finished_results, rank_points

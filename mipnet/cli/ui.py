@@ -23,7 +23,7 @@ from mipnet.console import say
 from mipnet.errors import UserError
 from mipnet.ports import open_local_url, require_free_port
 from mipnet.storage import Folder, readable_storage
-from mipnet.tracking.tracker import SQLITE_PREFIX, tracking_uri
+from mipnet.tracking.store import SQLITE_PREFIX, tracking_uri
 
 ABOUT = "Look at runs and models in MLflow's pages."
 SECONDS_TO_START = 120

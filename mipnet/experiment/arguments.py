@@ -9,11 +9,8 @@ from tempfile import TemporaryDirectory
 
 from mipnet.config import Config
 from mipnet.config.schema import ResourcesConfig
-from mipnet.console import say
 from mipnet.errors import UserError, from_os_error
-from mipnet.host import network_file_system
 from mipnet.storage import Folder, readable_storage
-from mipnet.tracking.tracker import SQLITE_PREFIX, tracking_uri
 
 
 def checked_model(uri: str, storage: Folder) -> tuple[Folder, Config]:
@@ -58,18 +55,6 @@ def writable_storage(uri: str) -> Folder:
     storage = readable_storage(uri)
     storage.write(".writable", "")
     return storage
-
-
-def warn_of_tracking_store(storage: Folder) -> None:
-    """Say so if MLflow's SQLite file is on this machine alone, or where SQLite cannot lock it."""
-    uri = tracking_uri(storage)
-    if not uri.startswith(SQLITE_PREFIX):
-        return
-    path, hint = uri.removeprefix(SQLITE_PREFIX), "set MLFLOW_TRACKING_URI to a server"
-    if not storage.is_local:
-        say(f"warning: MLflow's records and models are on this machine only ({path}); {hint}")
-    elif kind := network_file_system(path):
-        say(f"warning: MLflow's SQLite file is on {kind}, where processes can damage it ({path}); {hint}")
 
 
 def writable_folder(where: str) -> Folder:

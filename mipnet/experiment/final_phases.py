@@ -24,7 +24,8 @@ from mipnet.registry.register import register_model
 from mipnet.run_folder import MODEL_FOLDER, RESULTS_FOLDER, Run
 from mipnet.storage import Folder
 from mipnet.tracking.sender import is_external_failure
-from mipnet.tracking.tracker import Tracker, tracking_uri
+from mipnet.tracking.store import tracking_uri
+from mipnet.tracking.tracker import Tracker
 from mipnet.training.checkpoint import model_from_config
 from mipnet.visualization.example_grids import ExampleKind, example_grid
 from mipnet.visualization.overlays import encode_jpeg

@@ -15,7 +15,6 @@ from mipnet.data.coco import CocoKeypointFile
 from mipnet.data.shared_pictures import shared_pictures, shared_pictures_lines
 from mipnet.errors import as_user_error, first_few
 from mipnet.evaluation.occlusion import SELECTION_METRIC
-from mipnet.experiment.arguments import warn_of_tracking_store
 from mipnet.experiment.data_identity import check_same_data, note_data
 from mipnet.experiment.datasets import (
     CORRUPT_IMAGES_FILE,
@@ -30,8 +29,9 @@ from mipnet.logs import attach_libraries, driver_log
 from mipnet.run_folder import MODEL_FOLDER, RESULTS_FOLDER, Run, locked, open_run
 from mipnet.storage import Folder, default_storage
 from mipnet.tracking.provenance import cluster_summary, source_tags
+from mipnet.tracking.store import tracking_uri, warn_of_tracking_store
 from mipnet.tracking.system import SystemMetrics
-from mipnet.tracking.tracker import Tracker, tracking_uri
+from mipnet.tracking.tracker import Tracker
 
 
 def complete_run(

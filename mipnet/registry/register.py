@@ -13,7 +13,7 @@ from warnings import catch_warnings
 
 from mipnet.registry.store import CANDIDATE
 from mipnet.storage import Folder
-from mipnet.tracking.tracker import prepare_mlflow
+from mipnet.tracking.store import prepare_mlflow
 
 NETWORK_ARTIFACT = "network"
 """Name of the model folder among the registered model's artifacts."""

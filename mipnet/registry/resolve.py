@@ -60,7 +60,7 @@ def model_config(model: Folder) -> Config:
 def _registered(uri: str, storage: Folder) -> Folder:
     """Download a logged model; returns the local model folder in it."""
     from mipnet.registry.store import check_server_answers, without_password
-    from mipnet.tracking.tracker import prepare_mlflow
+    from mipnet.tracking.store import prepare_mlflow
 
     where = prepare_mlflow(storage)
     check_server_answers(where, ", or name the model's run or folder, which need no server")

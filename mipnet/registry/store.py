@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mipnet.errors import UserError, first_line, reason_of, suggest
 from mipnet.storage import Folder
-from mipnet.tracking.tracker import SQLITE_PREFIX, prepare_mlflow, tracking_uri
+from mipnet.tracking.store import SQLITE_PREFIX, prepare_mlflow, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

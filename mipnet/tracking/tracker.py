@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -17,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from mipnet.console import say
 from mipnet.errors import first_line
-from mipnet.storage import Folder, default_storage
+from mipnet.storage import Folder
 from mipnet.tracking.datasets import dataset_inputs
 from mipnet.tracking.journal import JOURNAL_FOLDER, Journal, Record
 from mipnet.tracking.points import ROW_KINDS, points_of
 from mipnet.tracking.sender import POINTS_PER_CALL, Sender, is_external_failure
+from mipnet.tracking.store import prepare_mlflow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Metric
 
-SQLITE_PREFIX = "sqlite:///"
 PARAMS_PER_CALL, MAX_VALUE_LENGTH = 100, 6000
 """MLflow's limits: parameters in one call, characters of their values and of those of tags."""
 IDENTITY_TAG = "mipnet.run"
@@ -37,40 +36,6 @@ RECORD_KINDS = ("metrics", *ROW_KINDS, "tags", "params", "inputs")
 ARTIFACT_KINDS = ("text", "file", "artifacts")
 
 logger = logging.getLogger(__name__)
-
-
-def tracking_uri(storage: Folder) -> str:
-    """MLFLOW_TRACKING_URI, else an SQLite file in the storage, or in the default one for object stores."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
-        return uri
-    home = storage if storage.is_local else default_storage()
-    return f"{SQLITE_PREFIX}{home.local_path / 'mlflow.db'}"
-
-
-def prepare_mlflow(storage: Folder) -> str:
-    """Point this process's MLflow at the store, with short timeouts and no output; returns its URI."""
-    uri = tracking_uri(storage)
-    if uri.startswith(SQLITE_PREFIX):
-        Path(uri.removeprefix(SQLITE_PREFIX)).parent.mkdir(parents=True, exist_ok=True)
-    settings = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    }
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
-    import mlflow
-
-    for name in ("mlflow", "alembic"):  # after the import, which sets the levels
-        logging.getLogger(name).setLevel(logging.ERROR)
-    from_environment = "MLFLOW_TRACKING_URI" in os.environ
-    mlflow.set_tracking_uri(uri)
-    if not from_environment:  # set_tracking_uri sets it for subprocesses; another storage has another store
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
-    return uri
 
 
 class Tracker:

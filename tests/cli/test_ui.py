@@ -20,7 +20,7 @@ from mipnet.cli.ui import is_loopback
 from mipnet.errors import ConfigError, UserError
 from mipnet.ports import require_free_port
 from mipnet.storage import Folder
-from mipnet.tracking.tracker import prepare_mlflow
+from mipnet.tracking.store import prepare_mlflow
 from tests.helpers.servers import free_port
 
 

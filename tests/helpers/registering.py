@@ -20,7 +20,7 @@ from mipnet.data.crops import decode_image
 from mipnet.inference.image_predictor import ImagePredictor
 from mipnet.registry.register import register_model
 from mipnet.storage import Folder
-from mipnet.tracking.tracker import prepare_mlflow
+from mipnet.tracking.store import prepare_mlflow
 from tests.helpers.servers import free_port, opener, process, responds
 
 BOXES: list[Any] = [

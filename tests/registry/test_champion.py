@@ -21,7 +21,7 @@ from mipnet.registry.champion import (
 from mipnet.registry.judge import Figure, Judgement
 from mipnet.registry.store import CHAMPION, Registry, open_registry
 from mipnet.storage import Folder
-from mipnet.tracking.tracker import prepare_mlflow
+from mipnet.tracking.store import prepare_mlflow
 
 Step = tuple[str, int]
 """What becomes of the alias: "promote" or "rollback" to a version by the commands, "hand" without them."""

@@ -15,7 +15,7 @@ import pytest
 
 import mipnet
 from mipnet.storage import Folder
-from mipnet.tracking.tracker import prepare_mlflow
+from mipnet.tracking.store import prepare_mlflow
 
 VERSION = Path(__file__).with_name("registered_by_3205fb3")
 BOXES = [[20, 10, 60, 110], [60.5, 20, 80, 100.25]]

@@ -124,7 +124,7 @@ def test_what_a_server_must_not_work_off_is_refused_without_memory(
     register: Register, model_store: Folder, small_coco: Folder, tmp_path: Path
 ) -> None:
     """Over HTTP: 600 million pixels in 73 KB, and 2,000 boxes; then the next request."""
-    from mipnet.tracking.tracker import tracking_uri
+    from mipnet.tracking.store import tracking_uri
 
     register("limited")
     fine = {"image": encoded(pictures(small_coco)[0]), "boxes": BOXES[0]}
@@ -161,7 +161,7 @@ def test_the_champion_is_served_over_http(
     """And a path in a request is never opened."""
     from mlflow import MlflowClient
 
-    from mipnet.tracking.tracker import tracking_uri
+    from mipnet.tracking.store import tracking_uri
 
     version = register("served")
     MlflowClient().set_registered_model_alias("served", "champion", str(version))
@@ -192,7 +192,7 @@ def test_http_gives_the_poses_of_mipnet_predict(
 ) -> None:
     import ray
 
-    from mipnet.tracking.tracker import tracking_uri
+    from mipnet.tracking.store import tracking_uri
 
     register("predicted")
     files = pictures(small_coco)
@@ -248,7 +248,7 @@ def test_a_version_carries_its_code_and_names_what_else_it_needs(
     """The reading side has nothing of ours; a package of our name on an index would be somebody else's."""
     import mlflow
 
-    from mipnet.tracking.tracker import tracking_uri
+    from mipnet.tracking.store import tracking_uri
 
     register("alone")
     files = pictures(small_coco)

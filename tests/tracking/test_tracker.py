@@ -17,7 +17,8 @@ from mipnet.storage import Folder
 from mipnet.tracking import sender
 from mipnet.tracking.journal import Entry, Journal
 from mipnet.tracking.sender import first_batch
-from mipnet.tracking.tracker import OLD_SPOOL, Tracker, prepare_mlflow, tracking_uri
+from mipnet.tracking.store import prepare_mlflow, tracking_uri
+from mipnet.tracking.tracker import OLD_SPOOL, Tracker
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_a_dead_server_costs_no_time_and_loses_nothing(storage, monkeypatch):
         return prepare_mlflow(storage)
 
     with dead_server(monkeypatch), monkeypatch.context() as patch:
-        patch.setattr("mipnet.tracking.tracker.prepare_mlflow", hanging_mlflow)
+        patch.setattr("mipnet.tracking.store.prepare_mlflow", hanging_mlflow)
         dead = tracker(storage, [])
         for step in range(1500):
             dead.log_metrics({"loss": 1.0 / (step + 1)}, step)

@@ -1,0 +1,59 @@
+"""Where MLflow's records and models are; imports nothing that is slow to import."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from mipnet.console import say
+from mipnet.host import network_file_system
+from mipnet.storage import Folder, default_storage
+
+SQLITE_PREFIX = "sqlite:///"
+
+
+def tracking_uri(storage: Folder) -> str:
+    """MLFLOW_TRACKING_URI, else an SQLite file in the storage, or in the default one for object stores."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        return uri
+    home = storage if storage.is_local else default_storage()
+    return f"{SQLITE_PREFIX}{home.local_path / 'mlflow.db'}"
+
+
+def prepare_mlflow(storage: Folder) -> str:
+    """Point this process's MLflow at the store, with short timeouts and no output; returns its URI."""
+    uri = tracking_uri(storage)
+    if uri.startswith(SQLITE_PREFIX):
+        Path(uri.removeprefix(SQLITE_PREFIX)).parent.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    for name in ("mlflow", "alembic"):  # after the import, which sets the levels
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from_environment = "MLFLOW_TRACKING_URI" in os.environ
+    mlflow.set_tracking_uri(uri)
+    if not from_environment:  # set_tracking_uri sets it for subprocesses; another storage has another store
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    return uri
+
+
+def warn_of_tracking_store(storage: Folder) -> None:
+    """Say so if MLflow's SQLite file is on this machine alone, or where SQLite cannot lock it."""
+    uri = tracking_uri(storage)
+    if not uri.startswith(SQLITE_PREFIX):
+        return
+    path, hint = uri.removeprefix(SQLITE_PREFIX), "set MLFLOW_TRACKING_URI to a server"
+    if not storage.is_local:
+        say(f"warning: MLflow's records and models are on this machine only ({path}); {hint}")
+    elif kind := network_file_system(path):
+        say(f"warning: MLflow's SQLite file is on {kind}, where processes can damage it ({path}); {hint}")
