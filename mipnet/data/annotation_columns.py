@@ -78,7 +78,6 @@ class AnnotationColumns:
             "category_ids": sorted(reading.category.ids, key=str),
             "own_category_id": reading.category.entry["id"],
             "written": {str(number): value for number, value in reading.image_ids.written.items()},
-            "invented": list(reading.image_ids.invented),
             "orientations": {"looked_at": orientations.looked_at, "undecided": orientations.undecided},
             "notes": reading.notes,
             **{name: vars(getattr(reading, name)) for name in ("left_out", "mended", "odd")},
@@ -119,7 +118,7 @@ class AnnotationColumns:
     def ids_map(self) -> IdMap:
         """Every spelling of an image id -> its number."""
         written = {int(number): value for number, value in self.about["written"].items()}
-        return IdMap.of_numbers(self.known_ids.tolist(), written, self.about["invented"])
+        return IdMap.of_numbers(self.known_ids.tolist(), written)
 
     @property
     def orientations(self) -> Orientations:

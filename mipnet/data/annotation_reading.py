@@ -99,7 +99,7 @@ def read_annotations(content: dict[str, Any], skeleton: Skeleton, where: str, ru
     )
     reading.notes += category.notes
     if image_ids.invented:
-        reading.mended.add("image id that is no whole number", *map(shown, image_ids.invented.values()))
+        reading.mended.add("image id that is no whole number", *map(shown, image_ids.invented))
     if united:
         reading.mended.add("image that is listed again", *united)
     entries = Counter(image["file_name"] for image in images)

@@ -109,12 +109,10 @@ class IdMap:
         values: all ids there are.
 
     Attributes:
-        invented: those that are not themselves, number -> id as it is written in the file.
         written: those that are written otherwise (text, floats), number -> id as it is written in the file.
     """
 
     def __init__(self, values: Iterable[Any]) -> None:
-        self.invented: dict[int, Any] = {}
         self.written: dict[int, Any] = {}
         self._numbers: dict[int | str, int] = {}
         others: list[tuple[int | str, Any]] = []
@@ -136,7 +134,7 @@ class IdMap:
             while free in used:
                 free += 1
             self._numbers[key] = free
-            self.invented[free] = self.written[free] = value
+            self.written[free] = value
             free += 1
 
     def own(self, number: int) -> Any:
@@ -144,12 +142,12 @@ class IdMap:
         return self.written.get(number, number)
 
     @classmethod
-    def of_numbers(cls, numbers: Iterable[int], written: dict[int, Any], invented: Iterable[int]) -> IdMap:
-        """The map with these ``numbers`` and ``written``, and the ids that are not themselves."""
+    def of_numbers(cls, numbers: Iterable[int], written: dict[int, Any]) -> IdMap:
+        """The map with these ``numbers`` and ``written``."""
         ids = cls(())
-        ids.written, ids.invented = written, {number: written[number] for number in invented}
+        ids.written = written
         for found in numbers:
-            key = id_key(ids.invented.get(found, found))
+            key = id_key(written.get(found, found))
             assert key is not None
             ids._numbers[key] = found
         return ids
@@ -158,6 +156,11 @@ class IdMap:
     def numbers(self) -> list[int]:
         """All of them."""
         return [*self._numbers.values()]
+
+    @property
+    def invented(self) -> list[Any]:
+        """The ids whose numbers are not themselves, as they are written in the file."""
+        return [value for found, value in self.written.items() if id_key(value) != found]
 
     def get(self, value: Any) -> int | None:
         """The number of an id, None if there is none."""

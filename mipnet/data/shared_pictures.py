@@ -10,9 +10,10 @@ from itertools import combinations
 
 import numpy as np
 
+from mipnet.data.fingerprints import file_stats
 from mipnet.data.image_index import ImageIndex, read_uri
 from mipnet.errors import first_few
-from mipnet.storage import byte_range_size, split_uri
+from mipnet.storage import byte_range_size
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +73,10 @@ def file_sizes(uris: np.ndarray) -> np.ndarray:
 
     Folders are listed once, which is one request for a thousand files of an object store.
     """
-    places = [split_uri(uri) for uri in uris.tolist()]
-    folders = dict.fromkeys(folder for folder, name in places if byte_range_size(name) is None)
-    listed = {folder: {name: stat.size for name, stat in folder.stats().items()} for folder in folders}
-    known = [(byte_range_size(name), folder, name) for folder, name in places]
-    return np.array([listed[f].get(name, -1) if n is None else n for n, f, name in known], np.int64)
+    sizes = {uri: byte_range_size(uri) for uri in uris.tolist()}
+    stats = file_stats({uri: uri for uri, size in sizes.items() if size is None})
+    sizes |= {uri: stat.size for uri, stat in stats.items()}
+    return np.array([sizes[uri] for uri in uris.tolist()], np.int64)
 
 
 def _digest(uri: str) -> bytes | None:

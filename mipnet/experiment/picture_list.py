@@ -14,7 +14,7 @@ from mipnet.data.annotation_reading import read_images
 from mipnet.data.categories import Category, choose_category, joint_names, joint_order
 from mipnet.data.coco import Boxes
 from mipnet.data.detections import DetectionImages
-from mipnet.data.image_headers import read_header
+from mipnet.data.image_headers import header_of
 from mipnet.data.image_index import ImageIndex, read_uri
 from mipnet.data.image_matching import ImageMatcher, number_in_name
 from mipnet.data.json_files import read_json
@@ -98,7 +98,7 @@ class Pictures:
 
     def _size(self, index: int) -> tuple[float, float]:
         try:
-            header = read_header(read_uri(self.uris[index]))
+            header = header_of(functools.partial(read_uri, self.uris[index]))
         except OSError:
             header = None  # a picture that cannot be read is counted where it is decoded
         return header.displayed if header else (np.nan, np.nan)

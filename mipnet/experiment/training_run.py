@@ -145,7 +145,7 @@ def train_and_evaluate(
         if "trained" not in run.state:
             with timed_phase(run, "training"):
                 people = training_people(config, ready.data, files, tracker)
-                # Free the other splits, which are not read again: COCO's take gigabytes.
+                # Free the other splits, which are not read again.
                 for split in files.keys() - set(config.data.evaluate):
                     del files[split]
                 train_phase(run, ready.data, people, tracker, plain=plain)
