@@ -37,18 +37,17 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Fast tests first: a mistake shows in seconds, not behind the end-to-end runs.
 
-    With pytest-xdist (``--dist loadgroup``), one process runs all tests on the session's Ray, because a
-    second process would start a second Ray; it begins with them, because they take the longest. Those that
-    start a Ray of their own stay together by file.
+    With pytest-xdist (``--dist loadgroup``), two processes begin with the tests on their session's Ray, which
+    take the longest: one with the end-to-end runs, one with all others; so no training that tests share is
+    made twice. Those that start a Ray of their own stay together by file.
     """
     items.sort(key=lambda item: sum(item.get_closest_marker(m) is not None for m in ("ray", "slow")))
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     for item in items:
-        if "ray_session" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-        elif item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        shared = "ray_session" in getattr(item, "fixturenames", ()) and item.path.stem != "test_end_to_end"
+        if shared or item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray" if shared else item.path.stem))
     items.sort(key=lambda item: "ray_session" not in getattr(item, "fixturenames", ()))
 
 
