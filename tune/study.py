@@ -125,7 +125,7 @@ def run_on_cluster(
         data = ensure_dataset(config, storage, options.verbose)
         probe_files(wanted)
         note_data(search.folder, config.data, data, files)
-        del files  # COCO's take gigabytes; each trial opens its own
+        del files  # each trial opens its own
         command = shlex.join(["python", "tune/search.py", *argv])
         tags = {"command": command, "mlflow.source.name": "tune/search.py", "search": search.name}
         tracker = open_tracker(search, storage, argv, tags)

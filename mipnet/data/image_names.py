@@ -17,12 +17,13 @@ from mipnet.storage import Folder, is_text, legible, safe_relative_path
 
 PICTURE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif", ".avif",
-    ".jp2", ".pbm", ".pgm", ".ppm", ".pnm",
+    ".mpo", ".jp2", ".pbm", ".pgm", ".ppm", ".pnm",
 )  # fmt: skip
 OTHER_SUFFIXES = (
     ".heic", ".heif", ".jxl", ".psd", ".svg", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf",
 )  # fmt: skip
 """Of pictures that cannot be decoded here."""
+SUFFIXES = (*PICTURE_SUFFIXES, *OTHER_SUFFIXES)
 FEW_FOLDERS = 16
 """Up to so many folders are listed one by one, rather than all that lies below the root."""
 
@@ -32,7 +33,7 @@ def pictures_among(names: Iterable[str]) -> tuple[list[str], Findings]:
     pictures, left_out = [], Findings()
     for name in names:
         suffix = posixpath.splitext(name)[1].lower()
-        if suffix not in (*PICTURE_SUFFIXES, *OTHER_SUFFIXES):
+        if suffix not in SUFFIXES:
             continue
         if not is_text(name):
             left_out.add("picture whose name is not UTF-8; rename it", legible(name))

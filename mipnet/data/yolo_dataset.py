@@ -15,18 +15,17 @@ from typing import Any
 
 from mipnet.config.skeleton_files import yaml_of
 from mipnet.data.categories import PERSON_NAMES, fold
-from mipnet.data.image_headers import ImageHeader, read_header
+from mipnet.data.image_headers import ImageHeader, header_of
+from mipnet.data.image_names import SUFFIXES
 from mipnet.data.json_values import whole_number
 from mipnet.data.validation import Findings
-from mipnet.data.yolo_files import PICTURE_SUFFIXES, YoloFiles, find_yaml, label_of
+from mipnet.data.yolo_files import YoloFiles, find_yaml, label_of
 from mipnet.data.yolo_labels import LabelReader, YoloLabel
 from mipnet.data.yolo_skeleton import YoloSkeleton, keypoint_shape, yolo_skeleton
 from mipnet.errors import DataError
 
 SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 """Name of a split -> its keys in a data.yaml."""
-HEADER_BYTES = 1 << 17
-"""What is read of a picture at first; where its header is longer, the whole file is."""
 
 
 @dataclass
@@ -218,7 +217,7 @@ class _Conversion:
             folder = label_of(path).parent
             if folder not in known:
                 names = (Path(name) for name in os.listdir(path.parent))
-                known[folder] = missing | {n.stem for n in names if n.suffix.lower() in PICTURE_SUFFIXES}
+                known[folder] = missing | {n.stem for n in names if n.suffix.lower() in SUFFIXES}
         labels = [label for folder in known if folder.is_dir() for label in sorted(folder.glob("*.txt"))]
         for label in (label for label in labels if label.stem not in known[label.parent]):
             if LabelReader(self.dataset.reader.shape).read(label.read_bytes(), ""):  # else it is other text
@@ -244,10 +243,11 @@ def _annotation(person: YoloLabel, width: int, height: int) -> dict[str, Any]:
 
 
 def _header(path: Path) -> ImageHeader | None:
-    with path.open("rb") as file:
-        start = file.read(HEADER_BYTES)
-        found = read_header(start)
-        return read_header(start + file.read()) if found is None and len(start) == HEADER_BYTES else found
+    def read(limit: int | None) -> bytes:
+        with path.open("rb") as file:
+            return file.read(limit)
+
+    return header_of(read)
 
 
 def _classes(content: Mapping[str, Any]) -> dict[int, str]:

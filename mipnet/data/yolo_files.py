@@ -7,11 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mipnet.data.image_names import SUFFIXES
 from mipnet.errors import DataError
-
-PICTURE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".mpo"),
-)
 
 
 def find_yaml(where: Path) -> Path:
@@ -99,7 +96,7 @@ class YoloFiles:
         for place, folders, names in os.walk(folder, onerror=_raise):
             folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
             for name in sorted(names):
-                if name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith("."):
+                if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                     yield Path(place, name)
 
     def _listed(self, file: Path) -> Iterator[Path]:
