@@ -41,7 +41,6 @@ class AnnotationColumns:
         boxes: (P, 4) x, y, w, h in px, as stated.
         keypoints: (P, K, 3) x, y, v; 0 where none are given.
         given: (P,) bool, whether keypoints are given.
-        known_ids: numbers of all image ids that the file names.
         about: the rest, as JSON: names and extras of the images, categories, findings.
     """
 
@@ -57,7 +56,6 @@ class AnnotationColumns:
     boxes: np.ndarray
     keypoints: np.ndarray
     given: np.ndarray
-    known_ids: np.ndarray
     about: dict[str, Any]
 
     @classmethod
@@ -95,7 +93,6 @@ class AnnotationColumns:
             _smallest([p["bbox"] for p in people], 4),
             _smallest(keypoints.reshape(-1, joints, 3)),
             given,
-            np.array(reading.image_ids.numbers, np.int64),
             about,
         )
 
@@ -118,7 +115,7 @@ class AnnotationColumns:
     def ids_map(self) -> IdMap:
         """Every spelling of an image id -> its number."""
         written = {int(number): value for number, value in self.about["written"].items()}
-        return IdMap.of_numbers(self.known_ids.tolist(), written)
+        return IdMap.of_numbers(self.image_ids.tolist(), written)
 
     @property
     def orientations(self) -> Orientations:

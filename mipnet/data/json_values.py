@@ -153,11 +153,6 @@ class IdMap:
         return ids
 
     @property
-    def numbers(self) -> list[int]:
-        """All of them."""
-        return [*self._numbers.values()]
-
-    @property
     def invented(self) -> list[Any]:
         """The ids whose numbers are not themselves, as they are written in the file."""
         return [value for found, value in self.written.items() if id_key(value) != found]

@@ -75,7 +75,12 @@ def seen(file: CocoKeypointFile) -> dict[str, Any]:
         "annotations": file.annotations,
         "arrays": [array.tolist() for array in arrays],
         "findings": [file.fixes, file.invalid_annotations, file.oddities],
-        "ids": [file.image_ids.numbers, file.image_ids.invented, file.person_category_ids, file.file_names],
+        "ids": [
+            file.columns.image_ids.tolist(),
+            file.image_ids.invented,
+            file.person_category_ids,
+            file.file_names,
+        ],
         "counts": [file.sha256, file.num_measured, file.category_id],
     }
 
