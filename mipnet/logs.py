@@ -27,7 +27,7 @@ LIBRARY_LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune", "mlflow")
 
 
 class RunLogHandler(logging.FileHandler):
-    """Appends to a log file; a full disk must not print a traceback for every record."""
+    """Appends to a log file; a full disk must not print a traceback for every record, or end the command."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +37,10 @@ class RunLogHandler(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # which would take the place of the command's own error
+            super().close()
 
 
 def wanted(record: logging.LogRecord) -> bool:

@@ -149,7 +149,8 @@ class Folder:
         data = content.encode() if isinstance(content, str) else content
         fs, target = self._locate(name)
         with _os_errors_as_user_errors(target, "write", "choose another place with --storage"):
-            fs.create_dir(posixpath.dirname(target), recursive=True)
+            if fs.type_name not in ("s3", "gcs"):  # where each folder would be an object, and a request
+                fs.create_dir(posixpath.dirname(target), recursive=True)
             if not self.is_local:  # object stores replace an object atomically
                 with fs.open_output_stream(target) as stream:
                     stream.write(data)
@@ -343,8 +344,9 @@ def _remote_filesystem(uri: str) -> tuple[FileSystem, str]:
     """The file system of a bucket, cached: connecting for every file would cost more than reading it."""
     from pyarrow.fs import FileSystem
 
+    single_put = f"{'&' if '?' in uri else '?'}allow_delayed_open=true"  # else small objects take three
     try:
-        filesystem: tuple[FileSystem, str] = FileSystem.from_uri(uri)
+        filesystem: tuple[FileSystem, str] = FileSystem.from_uri(uri + single_put * uri.startswith("s3://"))
         return filesystem
     except Exception as error:
         logger.info("cannot connect to %s", uri.partition("?")[0], exc_info=True)

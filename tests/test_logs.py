@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
 
 from mipnet import logs
 from mipnet.console import say
-from mipnet.logs import attach_libraries, driver_log, worker_log
+from mipnet.logs import RunLogHandler, attach_libraries, driver_log, worker_log
 from mipnet.storage import Folder
 
 
@@ -112,3 +113,11 @@ def test_worker_log_has_the_rank_in_its_name(tmp_path: Path, monkeypatch: pytest
     assert lines_of(tmp_path, "worker-3.log") == ["INFO    mipnet.training: started"]
     worker_log(Folder("s3://bucket/run"), 0)
     assert len(installed) == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is full")
+def test_a_log_that_cannot_be_written_hides_no_error(capfd: pytest.CaptureFixture[str]) -> None:
+    handler = RunLogHandler(Path("/dev/full"))
+    handler.emit(logging.makeLogRecord({"name": "mipnet", "levelno": logging.INFO, "msg": "something"}))
+    handler.close()
+    assert capfd.readouterr().err == ""

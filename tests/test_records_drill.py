@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import shutil
 import signal
+import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +19,18 @@ from typing import Any
 import pytest
 
 from tests.helpers.drills import (
+    HANG,
     Proxy,
     checkpoints,
     kill_all,
     left_behind,
+    mlflow_run,
     mlflow_server,
     only_run,
     processes_called,
     recorded_steps,
     start,
+    training_rows,
     wait_for,
 )
 
@@ -175,3 +183,101 @@ def test_refused_artifacts(
     assert left_behind(storage, server.url) == undisturbed[1]
     files = {file.path for file in MlflowClient(server.url).list_artifacts(run_id)}
     assert files >= {"config.yaml", "pictures", "results", "report.html"}
+
+
+def test_a_server_that_is_gone_for_a_minute(
+    storage: Path, undisturbed: tuple[Path, dict[str, Any]], server: Proxy
+) -> None:
+    driver = start([*TRAIN, "--storage", str(storage)], server.url)
+    wait_for(driver, lambda: recorded_steps(storage))
+    server.answer = lambda path: -1
+    with contextlib.suppress(subprocess.TimeoutExpired):  # it may end before, and owes the rest then
+        driver.wait(60)
+    server.answer = lambda path: 0
+    said, _ = driver.communicate(timeout=1500)
+    if driver.returncode:
+        assert "the same command" in said
+        finish(storage, server.url)
+    assert left_behind(storage, server.url) == undisturbed[1]
+
+
+def test_a_server_that_hangs(storage: Path, undisturbed: tuple[Path, dict[str, Any]], server: Proxy) -> None:
+    """From the first checkpoint to the end."""
+    driver = start([*TRAIN, "--storage", str(storage)], server.url)
+    wait_for(driver, lambda: checkpoints(storage))
+    server.answer = lambda path: HANG
+    said, _ = driver.communicate(timeout=1500)
+    assert driver.returncode == 1, said
+    assert "the same command sends them" in said
+    assert "weights   " in said
+    server.answer = lambda path: 0
+    finish(storage, server.url)
+    assert left_behind(storage, server.url) == undisturbed[1]
+
+
+@pytest.mark.parametrize("for_good", [False, True])
+def test_a_deleted_run(
+    storage: Path, undisturbed: tuple[Path, dict[str, Any]], server: Proxy, tmp_path: Path, for_good: bool
+) -> None:
+    from mlflow import MlflowClient
+
+    driver = start([*TRAIN, "--storage", str(storage)], server.url)
+    wait_for(driver, lambda: checkpoints(storage) and mlflow_run(storage))
+    run_id = mlflow_run(storage)
+    MlflowClient(server.url).delete_run(run_id)
+    if for_good:
+        place = f"sqlite:///{tmp_path / 'server' / 'server.db'}"
+        command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", place, "--run-ids", run_id]
+        env = {**os.environ, "MLFLOW_TRACKING_URI": server.url}
+        subprocess.run(command, env=env, check=True, capture_output=True)
+    said, _ = driver.communicate(timeout=1500)
+    assert driver.returncode == 0, said
+    assert ("another one gets all of its records" if for_good else "this run was deleted in MLflow") in said
+    assert (mlflow_run(storage) != run_id) == for_good
+    assert left_behind(storage, server.url) == undisturbed[1]
+
+
+def test_a_registry_of_many_models(
+    storage: Path, undisturbed: tuple[Path, dict[str, Any]], server: Proxy
+) -> None:
+    """More than a page of MLflow's answers, before ours in their order."""
+    from mlflow import MlflowClient
+
+    for number in range(120):
+        MlflowClient(server.url).create_registered_model(f"another-{number:03}")
+    finish(storage, server.url)
+    assert left_behind(storage, server.url) == undisturbed[1]
+    listed = start(["registry", "list", "--storage", str(storage)], server.url)
+    said, _ = listed.communicate(timeout=600)
+    assert listed.returncode == 0, said
+    assert only_run(storage).name in said
+
+
+@pytest.mark.parametrize("bad", [-1, HANG], ids=["gone", "hung"])
+def test_a_training_keeps_its_speed(storage: Path, server: Proxy, bad: int) -> None:
+    """With a server that fails and one that answers: median of five pairs of blocks of one run."""
+    flags = [*TRAIN, "--epochs", "5000", "--train.checkpoint-steps", "1000000"]
+    driver = start([*flags, "--storage", str(storage)], server.url)
+    ratios = []
+    try:
+        wait_for(driver, lambda: len(recorded_steps(storage)) > 5 and mlflow_run(storage))
+        for number in range(5):
+            speeds = {}
+            for failing in sorted((True, False), reverse=bool(number % 2)):
+                server.answer = (lambda path: bad) if failing else lambda path: 0
+                speeds[failing] = speed(driver, storage)
+            ratios.append(speeds[True] / speeds[False])
+    finally:
+        server.answer = lambda path: -1
+        kill_all(driver)
+    print(f"\nsamples/s, with {bad} : with an answer:", *(f"{ratio:.3f}" for ratio in ratios))
+    assert statistics.median(ratios) > 0.9
+
+
+def speed(driver: subprocess.Popen[str], storage: Path) -> float:
+    """Steps per second of the next 25 s."""
+    before = len(training_rows(storage))
+    end = time.monotonic() + 25
+    wait_for(driver, lambda: time.monotonic() > end and len(training_rows(storage)) > before + 1)
+    rows = training_rows(storage)[before:]
+    return float((rows[-1]["step"] - rows[0]["step"]) / (rows[-1]["time"] - rows[0]["time"]) * 1000)

@@ -23,7 +23,7 @@ from mipnet.models.costs import count_parameters
 from mipnet.registry.register import register_model
 from mipnet.run_folder import MODEL_FOLDER, RESULTS_FOLDER, Run
 from mipnet.storage import Folder
-from mipnet.tracking.sender import is_external_failure
+from mipnet.tracking.sender import failure_reason, is_external_failure
 from mipnet.tracking.store import tracking_uri
 from mipnet.tracking.tracker import Tracker
 from mipnet.training.checkpoint import model_from_config
@@ -153,8 +153,7 @@ def register_phase(run: Run, storage: Folder) -> bool:
             raise
         # Not raised: the trained model is safe in the run's folder.
         logger.warning("the registry refused the model", exc_info=True)
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        say(f"not registered ({reason}); the same command tries again")
+        say(f"not registered ({failure_reason(error)}); the same command tries again")
         return False
     run.note(version=version)
     return True

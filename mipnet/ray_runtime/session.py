@@ -228,5 +228,6 @@ def silence_ray(verbose: bool) -> None:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    for name in ("ray", "ray.data", "ray.train"):
+    for name in ("ray", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error it raises as well

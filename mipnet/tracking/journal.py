@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 import uuid
@@ -67,13 +68,28 @@ class Journal:
         self.add(kind, once=kind, step=int(row["step"]), row=dict(row), **made)
 
     def flush(self) -> bool:
-        """Write what waits; whether all of it is in the storage."""
+        """Write what waits, and bring it from the system's memory to the disk; whether all of it is there.
+
+        ``add`` does not do that, because a disk takes milliseconds for it, each time.
+        """
         with self._lock:
-            if self._waiting:
-                self._write()
+            self._write()
+            if self.folder.is_local and self._name and not self._waiting:
+                return self._sync()
             return not self._waiting
 
+    def _sync(self) -> bool:
+        try:
+            with open(self.folder.local_path / self._name, "rb") as file:
+                os.fsync(file.fileno())
+        except OSError:
+            logger.warning("cannot write to %s", self.folder.uri, exc_info=True)
+            return False
+        return True
+
     def _write(self) -> None:
+        if not self._waiting:
+            return
         try:
             if not self._name or len(self._part) > PART_BYTES:
                 self._name, self._part = self._new_name(), b""

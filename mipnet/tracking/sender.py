@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 
-from mipnet.errors import UserError, first_line
+from mipnet.errors import UserError, causes, first_line
 from mipnet.storage import Folder
 from mipnet.tracking.journal import JOURNAL_FOLDER, Entry, JournalReader, Record, seconds_between_reads
 from mipnet.tracking.points import metrics_of
@@ -28,6 +28,12 @@ def is_external_failure(error: Exception) -> bool:
     """Whether a server, a store or a disk failed, not this code; each client has own errors."""
     package = type(error).__module__.partition(".")[0]
     return isinstance(error, OSError | UserError) or package in STORE_PACKAGES
+
+
+def failure_reason(error: Exception) -> str:
+    """Why something could not be sent, in one line; of a database, what it says itself."""
+    found = [cause.orig for cause in causes(error) if hasattr(cause, "orig")]  # SQLAlchemy's attribute
+    return first_line(found[0] if found else error)
 
 
 class Sender:
@@ -113,7 +119,7 @@ class Sender:
         except Exception as error:
             if not is_external_failure(error):
                 logger.exception("cannot send to MLflow")  # a bug: it costs records, not the training
-            self.last_error = first_line(error)
+            self.last_error = failure_reason(error)
             delay = RETRY_DELAYS[min(self.failures, len(RETRY_DELAYS) - 1)]
             logger.info("MLflow: tried again after %g s (%s)", delay, error, exc_info=True)
             self._not_before = time.monotonic() + delay

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mipnet.console import say
 from mipnet.host import network_file_system
 from mipnet.storage import Folder, default_storage
 
 SQLITE_PREFIX = "sqlite:///"
+
+logger = logging.getLogger(__name__)
 
 
 def tracking_uri(storage: Folder) -> str:
@@ -25,8 +28,6 @@ def tracking_uri(storage: Folder) -> str:
 def prepare_mlflow(storage: Folder) -> str:
     """Point this process's MLflow at the store, with short timeouts and no output; returns its URI."""
     uri = tracking_uri(storage)
-    if uri.startswith(SQLITE_PREFIX):
-        Path(uri.removeprefix(SQLITE_PREFIX)).parent.mkdir(parents=True, exist_ok=True)
     settings = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -38,13 +39,36 @@ def prepare_mlflow(storage: Folder) -> str:
         os.environ.setdefault(name, value)
     import mlflow
 
-    for name in ("mlflow", "alembic"):  # after the import, which sets the levels
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("mlflow", "alembic", "sqlalchemy"):  # after the import, which sets the levels
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as an error they raise as well
+    if uri.startswith(SQLITE_PREFIX):
+        create_database(Path(uri.removeprefix(SQLITE_PREFIX)))
     from_environment = "MLFLOW_TRACKING_URI" in os.environ
     mlflow.set_tracking_uri(uri)
     if not from_environment:  # set_tracking_uri sets it for subprocesses; another storage has another store
         os.environ.pop("MLFLOW_TRACKING_URI", None)
     return uri
+
+
+def create_database(path: Path) -> None:
+    """Create MLflow's SQLite file, whole or not at all, unless there is one.
+
+    MLflow creates it in dozens of steps, and cannot go on where a full disk or a kill has ended them.
+    """
+    if path.exists():
+        return
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as scratch:
+        new = Path(scratch) / path.name
+        MlflowClient(f"{SQLITE_PREFIX}{new}").search_experiments(max_results=1)
+        try:
+            os.link(new, path)  # not a rename, which would replace another process's
+        except FileExistsError:
+            logger.info("another process has created %s", path)
+        except OSError:  # a file system without hard links
+            new.replace(path)
 
 
 def warn_of_tracking_store(storage: Folder) -> None:

@@ -20,7 +20,7 @@ from mipnet.storage import Folder
 from mipnet.tracking.datasets import dataset_inputs
 from mipnet.tracking.journal import JOURNAL_FOLDER, Journal, Record
 from mipnet.tracking.points import ROW_KINDS, points_of
-from mipnet.tracking.sender import POINTS_PER_CALL, Sender, is_external_failure
+from mipnet.tracking.sender import POINTS_PER_CALL, Sender, failure_reason, is_external_failure
 from mipnet.tracking.store import prepare_mlflow
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Tracker:
                 if not is_external_failure(error):
                     raise
                 logger.info("MLflow has not ended the run", exc_info=True)
-                self._senders[0].last_error = first_line(error)
+                self._senders[0].last_error = failure_reason(error)
                 return False
         return all(written) and all(sent)
 

@@ -45,7 +45,7 @@ def write_report(
         name: of the run.
         config: its settings.
         state: of run.json: ``trained`` (steps, best), ``seconds``, ``version``, ``events``, ``mended``,
-            ``left_out``, ``odd``.
+            ``left_out``, ``odd``, ``damaged_checkpoints``.
         metrics: ``split/source/instance_mode/metric`` -> value from 0 to 1.
         history: metric rows as in a checkpoint's history.json, training and validation.
         ceilings: AP of a perfect prediction by split, 0 to 1.
@@ -58,7 +58,8 @@ def write_report(
     """
     table = read_metrics(metrics)
     best = (state.get("trained") or {}).get("best") or {}
-    about_data = [
+    left_out = [f"Damaged: checkpoint {line}" for line in state.get("damaged_checkpoints", [])]
+    left_out += [
         f"{label}: {line}"
         for label, kind in (("Mended", "mended"), ("Left out", "left_out"), ("Look at this", "odd"))
         for lines in state.get(kind, {}).values()
@@ -69,7 +70,7 @@ def write_report(
         config,
         date,
         facts(config, state, parameters),
-        [*notices(config, table), *about_data],
+        [*notices(config, table), *left_out],
         name=name,
         **_result_values(config, table, ceilings or {}),
         tiles=tiles(table, ceilings or {}, best, occlusion_ap(config.data, metrics)),

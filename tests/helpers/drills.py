@@ -28,6 +28,8 @@ MEASURED = ("samples_per_second", "waited_for_data")
 PROXY_HEADERS = ("connection", "transfer-encoding", "content-length")
 """Of a request's way to a proxy, not beyond."""
 
+HANG = -2
+
 
 def only_run(storage: Path) -> Path:
     (run,) = (storage / "runs").iterdir()
@@ -85,13 +87,24 @@ def wait_for(driver: subprocess.Popen[str], what: Callable[[], object], seconds:
         time.sleep(0.02)
 
 
-def recorded_steps(storage: Path) -> list[int]:
-    """Steps of all rows of training that were ever recorded."""
+def training_rows(storage: Path) -> list[dict[str, float]]:
+    """All rows of training that were ever recorded."""
     lines = [
         line for path in storage.glob("runs/*/records/*-worker-*") for line in path.read_text().splitlines()
     ]
     records = [json.loads(line) for line in lines if line.endswith("}")]
-    return [record["step"] for record in records if record["do"] == "training"]
+    return [record["row"] for record in records if record["do"] == "training"]
+
+
+def recorded_steps(storage: Path) -> list[int]:
+    """Steps of all rows of training that were ever recorded."""
+    return [int(row["step"]) for row in training_rows(storage)]
+
+
+def mlflow_run(storage: Path) -> str:
+    """The id of the MLflow run; "" as long as there is none."""
+    states = [json.loads(path.read_text()) for path in storage.glob("runs/*/run.json")]
+    return str(states[0].get("mlflow_run", "")) if states else ""
 
 
 def checkpoints(storage: Path) -> list[Path]:
@@ -142,7 +155,8 @@ class Proxy:
 
     Attributes:
         url: its address.
-        answer: called with each path: 0 passes the request on, -1 ends the connection, else the HTTP status.
+        answer: called with each path: 0 passes the request on, -1 ends the connection, ``HANG`` waits
+            until it says something else; otherwise it is the HTTP status.
     """
 
     def __init__(self, target: int) -> None:
@@ -154,7 +168,8 @@ class Proxy:
 
             def handle_any(self) -> None:
                 body = self.read_body()
-                status = proxy.answer(self.path)
+                while (status := proxy.answer(self.path)) == HANG:
+                    time.sleep(0.1)
                 self.close_connection = True
                 if status < 0:
                     return

@@ -127,6 +127,25 @@ def test_what_a_full_disk_does_not_take_follows_when_there_is_room(
     assert not reader.damaged
 
 
+def test_what_is_flushed_is_on_the_disk(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power failure keeps a checkpoint, which is, so it must keep the records before it."""
+    synced: list[int] = []
+    monkeypatch.setattr(journal.os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+    one = Journal(folder, "worker")
+    assert one.flush()
+    one.add("metrics", step=1)
+    assert synced == []
+    assert one.flush()
+    (path,) = (folder.local_path / JOURNAL_FOLDER).iterdir()
+    assert synced == [path.stat().st_ino]
+
+    def fail(file: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(journal.os, "fsync", fail)
+    assert not one.flush()
+
+
 def test_an_object_store_gets_growing_objects_of_a_limited_size(
     remote: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

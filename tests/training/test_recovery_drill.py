@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -15,8 +16,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mipnet.evaluation.occlusion import SELECTION_METRIC
 from mipnet.storage import Folder
-from mipnet.training.recovery import RECORD_FILE, best_checkpoint, checkpoint_names, read_record
+from mipnet.training.checkpoint import checkpoint_name
+from mipnet.training.recovery import (
+    RECORD_FILE,
+    best_checkpoint,
+    checkpoint_names,
+    read_record,
+    write_record,
+)
 from tests.helpers.commands import clean_environment, command
 
 TRAIN = ["train", "--preset", "debug", "--epochs", "6", "--train.checkpoint-steps", "10"]
@@ -87,6 +96,19 @@ def cut_best(training: Folder) -> None:
     cut(training.local_path / (best_checkpoint(read_record(training)) or names[0]), "weights.safetensors")
 
 
+def cut_old_best(training: Folder) -> None:
+    """All of the oldest, which was the best by far."""
+    name, best = checkpoint_names(training)[0], {SELECTION_METRIC: 0.9}
+    metrics = read_record(training)
+    write_record(training, {**metrics, name: {**metrics[name], **best}})
+    state = training.local_path.parent / "run.json"
+    noted = json.loads(state.read_text())
+    for row in noted["validations"]:
+        row |= best if checkpoint_name(row["step"]) == name else {}
+    state.write_text(json.dumps(noted))
+    cut(training.local_path / name)
+
+
 def cut_record(training: Folder) -> None:
     cut(training.local_path, RECORD_FILE)
 
@@ -100,6 +122,7 @@ DAMAGE: dict[str, tuple[Callable[[Folder], None], str]] = {
     "nothing": (lambda training: None, ""),
     "newest": (cut_newest, "checkpoints left out: step-"),
     "best": (cut_best, "the weights are made again from the training state"),
+    "old best": (cut_old_best, "the best so far: occlusion AP 90.0"),
     "record": (cut_record, f"{RECORD_FILE} is damaged; made again"),
     "all but one": (cut_all_but_one, "checkpoints left out: step-"),
 }
@@ -120,3 +143,7 @@ def test_a_damaged_run_ends_right(
     assert done.returncode == 0, done.stderr
     assert said in done.stdout
     assert weights(storage) == weights(undisturbed)
+    if kind == "old best":  # it is not made again, but stands beside the figures
+        run = training_of(storage).local_path.parent
+        assert said in (run / "summary.txt").read_text()
+        assert said in (run / "report.html").read_text()
