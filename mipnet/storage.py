@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import logging
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mipnet.errors import DataError, UserError, from_os_error
+from mipnet.object_stores import read_object, remote_filesystem
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -70,11 +70,16 @@ class Folder:
 
         if self.is_local:
             return LocalFileSystem(), str(self.local_path)
+        bucket_uri, path = self._bucket()
+        fs, root = remote_filesystem(bucket_uri)
+        return fs, f"{root.rstrip('/')}{path}"
+
+    def _bucket(self) -> tuple[str, str]:
+        """The URI of the bucket with its parameters, and the folder's path within it."""
         address, mark, query = self.uri.partition("?")
         scheme, _, path = address.partition("://")
         bucket = path.partition("/")[0]
-        fs, root = _remote_filesystem(f"{scheme}://{bucket}{mark}{query}")
-        return fs, f"{root.rstrip('/')}{path[len(bucket) :]}"
+        return f"{scheme}://{bucket}{mark}{query}", path[len(bucket) :]
 
     def _locate(self, name: str) -> tuple[FileSystem, str]:
         """The pyarrow file system and the path of ``name`` on it; "" is the folder itself."""
@@ -107,10 +112,7 @@ class Folder:
         if self.is_local:  # plain open(): this is the hot path of the stream
             with open(self.path(name).removeprefix("file://"), "rb") as file:
                 return file.read(limit)
-        fs, target = self._locate(name)
-        with fs.open_input_stream(target) as stream:
-            content: bytes = stream.read(limit)
-        return content
+        return self._read_object(name, 0, limit)
 
     def size(self, name: str) -> int:
         """Of a file, in bytes; 0 if it does not exist."""
@@ -128,12 +130,14 @@ class Folder:
             with open(self.path(name).removeprefix("file://"), "rb", buffering=0) as file:
                 content = os.pread(file.fileno(), size, offset)
         else:
-            fs, target = self._locate(name)
-            with fs.open_input_file(target) as file:
-                content = file.read_at(size, offset)
+            content = self._read_object(name, offset, size)
         if len(content) != size:
             raise OSError(f"{self.path(name)} is shorter than {offset + size} bytes")
         return content
+
+    def _read_object(self, name: str, offset: int, size: int | None) -> bytes:
+        _, target = self._locate(name)
+        return read_object(self._bucket()[0], target, offset, size)
 
     def write(self, name: str, content: bytes | str, durable: bool = True) -> None:
         """Write a whole file atomically: readers see the old content or the new one.
@@ -202,11 +206,11 @@ class Folder:
         Raises:
             OSError: the file cannot be read.
         """
-        fs, target = self._locate(name)
-        with fs.open_input_file(target) as file:
+        if not self.is_local:
+            return self._read_object(name, offset, None)
+        with open(self.path(name).removeprefix("file://"), "rb") as file:
             file.seek(offset)
-            content: bytes = file.read()
-        return content
+            return file.read()
 
     def stats(self, names: Collection[str] | None = None) -> dict[str, FileStat]:
         """Name -> size and modification time of all files directly in this folder, or of those asked for.
@@ -337,24 +341,6 @@ def _os_errors_as_user_errors(
     except OSError as error:
         logger.info("cannot %s %s", verb, target, exc_info=True)
         raise from_os_error(error, f"cannot {verb} {target}", hint) from None
-
-
-@functools.lru_cache(maxsize=16)
-def _remote_filesystem(uri: str) -> tuple[FileSystem, str]:
-    """The file system of a bucket, cached: connecting for every file would cost more than reading it."""
-    from pyarrow.fs import FileSystem
-
-    single_put = f"{'&' if '?' in uri else '?'}allow_delayed_open=true"  # else small objects take three
-    try:
-        filesystem: tuple[FileSystem, str] = FileSystem.from_uri(uri + single_put * uri.startswith("s3://"))
-        return filesystem
-    except Exception as error:
-        logger.info("cannot connect to %s", uri.partition("?")[0], exc_info=True)
-        if "Unrecognized" in str(error):
-            raise UserError(
-                f"{uri}: no such kind of storage ({error})", "use a path, file://, s3:// or gs://"
-            ) from None
-        raise UserError(f"{uri} cannot be used ({error})", "check its name and your access to it") from None
 
 
 def safe_relative_path(name: str, root: str) -> str:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     {"errors"},
-    {"formats", "ports", "host"},
+    {"formats", "ports", "host", "object_stores"},
     {"console", "skeletons"},
     {"storage"},
     {"logs", "config", "lease"},

@@ -288,7 +288,7 @@ MESSAGES: dict[str, tuple[Break, str, str]] = {
     "GPUs where there are none": (
         nothing,
         TRAIN + "--gpu",
-        r"no node .* holds one worker of 1 CPU and 1 GPU \(the largest has .* and 0 GPUs\); leave out --gpu",
+        r"--gpu: PyTorch finds none; install a driver and a PyTorch that fit .* or leave out --gpu",
     ),
     "address for jobs": (
         nothing,
@@ -412,6 +412,7 @@ def test_it_is_said_in_one_line_before_ray_starts(
     broken(place)
     monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
     monkeypatch.setattr(session_module.cluster_resources, "local_gpu_count", lambda: 0)
+    monkeypatch.setattr(session_module, "cuda_problem", lambda gpus: "PyTorch finds none")
     words = command.format(place).split()
     while "=" in words[0]:
         monkeypatch.setenv(*words.pop(0).split("=", 1))

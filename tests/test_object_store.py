@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from mipnet.data.coco import PersonAnnotations
 from mipnet.data.crops import CropSettings
 from mipnet.data.dataset_formats import open_split
 from mipnet.data.image_index import missing_files, read_uri
+from mipnet.data.read_ahead import read_ahead
 from mipnet.data.sample_schedule import SampleSchedule
+from mipnet.data.shards import byte_ranges
 from mipnet.data.stream import CropLoader
 from mipnet.errors import UserError
 from mipnet.evaluation.occlusion import SELECTION_METRIC
@@ -25,11 +28,11 @@ from mipnet.experiment.data_identity import check_same_data, note_data
 from mipnet.experiment.prediction import find_pictures
 from mipnet.run_folder import locked, open_run
 from mipnet.skeletons import COCO17
-from mipnet.storage import Folder
+from mipnet.storage import Folder, byte_range_name
 from mipnet.training.checkpoint import checkpoint_name, save_checkpoint
 from mipnet.training.recovery import checkpoint_names, prune, read_record, recover, write_record
 from tests.helpers.networks import tiny
-from tests.helpers.servers import BUCKET, KEYS, objects
+from tests.helpers.servers import BUCKET, KEYS, bucket_at, objects, opener, slow_proxy
 from tests.helpers.steps import make
 
 
@@ -39,8 +42,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     with objects(tmp_path) as (address, _):
-        host = address.removeprefix("http://")
-        yield Folder.of(f"s3://{BUCKET}?scheme=http&endpoint_override={host}&region=us-east-1")
+        yield bucket_at(address)
 
 
 def all_windows(people: PersonAnnotations) -> list[dict[str, np.ndarray]]:
@@ -92,6 +94,50 @@ def test_data_sets_tables_and_results_live_there(
     assert "ready to train" in capsys.readouterr().out
     with pytest.raises(UserError):
         Folder.of(bucket.uri.replace(f"s3://{BUCKET}", "s3://nobodys")).write("x", "y")
+
+
+@pytest.mark.slow
+def test_a_picture_is_one_request_and_lost_ones_are_sent_again(
+    bucket: Folder, small_coco: Folder, tmp_path: Path
+) -> None:
+    bucket.upload(small_coco.local_path, "plain")
+    flags = ["--data", small_coco.uri, "--splits", "train", "--shard-images", "5"]
+    assert main(["data", "pack", bucket.path("packed"), *flags]) == 0
+    names = [f"{number}.jpg" for number in range(12)]
+    address = f"http://{bucket.uri.partition('endpoint_override=')[2].partition('&')[0]}"
+    with slow_proxy(address, tmp_path, fail_every=7) as proxy:
+        behind = bucket_at(proxy)
+        behind.read("plain/train/0.jpg")
+        packed = byte_ranges(behind.join("packed/train"))
+        for folder, files in (("plain", names), ("packed", [packed[name] for name in names])):
+            uris = [behind.path(f"{folder}/train/{name}") for name in [*files, "none.jpg", files[0]]]
+            opener().open(f"{proxy}/proxy").close()
+            contents = list(read_ahead(uris))
+            with opener().open(f"{proxy}/proxy") as answer:
+                counts = json.load(answer)
+            expected = [small_coco.read(f"train/{name}") for name in names]
+            assert contents == [*expected, None, expected[0]]
+            assert counts["failures"] >= 1
+            assert counts["GET"] == len(uris) + counts["failures"]
+            assert "HEAD" not in counts
+    assert list(read_ahead([behind.path("plain/train/0.jpg")])) == [None]  # nobody is there any more
+
+
+def test_names_and_parts_of_objects(bucket: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "a b/ü+~%c.jpg"
+    bucket.write(name, b"0123456789")
+    bucket.write("empty", b"")
+    assert (bucket.read(name), bucket.read(name, 3), bucket.read(name, 0)) == (b"0123456789", b"012", b"")
+    assert [bucket.read_from(name, offset) for offset in (4, 10, 12)] == [b"456789", b"", b""]
+    assert (bucket.read("empty"), bucket.read("empty", 5)) == (b"", b"")
+    bucket.write("t.parquet", b"0123456789")
+    assert bucket.read(byte_range_name("t.parquet", 3, 7)) == b"3456789"
+    with pytest.raises(OSError, match=r"t.parquet.* is shorter than 11 bytes"):
+        bucket.read(byte_range_name("t.parquet", 3, 8))
+    with pytest.raises(OSError, match=r"s3://nobodys/x does not exist"):
+        Folder.of(bucket.uri.replace(f"s3://{BUCKET}", "s3://nobodys")).read("x")
+    with pytest.raises(FileNotFoundError):
+        bucket.read("none")
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -21,6 +22,7 @@ from mipnet.data.geometry import (
 from mipnet.data.image_headers import is_deep, is_tiff, orientation_of, reason_not_to_decode
 from mipnet.data.image_index import ImageIndex, read_uri
 from mipnet.data.orientation import AS_DISPLAYED, Frame, to_frame
+from mipnet.data.read_ahead import read_ahead
 from mipnet.skeletons import Skeleton
 
 logger = logging.getLogger(__name__)
@@ -105,6 +107,13 @@ def read_image(uri: str, frame: Frame = AS_DISPLAYED) -> np.ndarray | None:
 def labelled_image(images: ImageIndex, index: int) -> np.ndarray | None:
     """``read_image`` of one of a data set's images, in the frame of its labels."""
     return read_image(str(images.uris[index]), images.frame(index))
+
+
+def labelled_images(images: ImageIndex, indices: Sequence[int]) -> Iterator[np.ndarray | None]:
+    """``labelled_image`` of several images in their order, which are read ahead (``read_ahead``)."""
+    contents = read_ahead([str(images.uris[index]) for index in indices])
+    for index, content in zip(indices, contents, strict=True):
+        yield None if content is None else decode_image(content, images.frame(index))
 
 
 def crop_boxes(

@@ -22,7 +22,7 @@ from ray.train import DataConfig
 
 from mipnet.data.buffer_pool import BufferPool, new_buffer
 from mipnet.data.coco import PersonAnnotations
-from mipnet.data.crops import CropSettings, labelled_image, make_training_crop
+from mipnet.data.crops import CropSettings, labelled_images, make_training_crop
 from mipnet.data.sample_schedule import SampleSchedule, sample_rng
 from mipnet.host import tune_malloc
 
@@ -97,28 +97,28 @@ class CropLoader:
         block["step"][row] = self.schedule.steps(window).start + step_in_window
         block["batch_position"][row] = batch_position
         starts = np.flatnonzero(np.diff(image, prepend=-1))
-        for begin, end in zip(starts, [*starts[1:], len(sample)], strict=True):
-            self._load_image(int(image[begin]), epoch[begin:end], sample[begin:end], row[begin:end], block)
+        pictures = labelled_images(self.people.images, image[starts].tolist())
+        for begin, end, pixels in zip(starts, [*starts[1:], len(sample)], pictures, strict=True):
+            samples = np.stack([epoch[begin:end], sample[begin:end], row[begin:end]], axis=1)
+            self._crop_people(int(image[begin]), pixels, samples, block)
         seconds = time.perf_counter() - begin_time
         if seconds > SLOW_WINDOW_SECONDS:
             logger.debug("window %d: %d samples took %.1f s", window, len(sample), seconds)
         return block
 
-    def _load_image(
-        self, index: int, epochs: np.ndarray, samples: np.ndarray, rows: np.ndarray, block: Block
-    ) -> None:
-        """Write the samples of one image into their rows of the block."""
+    def _crop_people(self, index: int, image: np.ndarray | None, samples: np.ndarray, block: Block) -> None:
+        """Write the samples of one image, (s, 3) int64 epoch, sample and row, into their rows."""
         near = self.people.slice_of_image(index)
         boxes, keypoints = self.people.boxes[near], self.people.keypoints[near]
-        uri = str(self.people.images.uris[index])
-        image = labelled_image(self.people.images, index)
         if image is None:
+            rows = samples[:, 2]
+            uri = self.people.images.uris[index]
             logger.info("corrupt image, %d samples are black: %s", len(rows), uri)
             block["image"][rows] = 0
             block["corrupt"][rows] = True
-            block["annotation_ids"][rows] = self.people.ids[samples][:, None]
+            block["annotation_ids"][rows] = self.people.ids[samples[:, 1]][:, None]
             return
-        for epoch, sample, row in zip(epochs.tolist(), samples.tolist(), rows.tolist(), strict=True):
+        for epoch, sample, row in samples.tolist():
             rng = sample_rng(self.schedule.seed, epoch, sample)
             crop, primary = block["image"][row], sample - near.start
             block["keypoints"][row], people = make_training_crop(

@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy
 from mipnet.config import Config
 from mipnet.config.schema import EvaluationConfig, ResourcesConfig
 from mipnet.data.coco import Boxes, CocoKeypointFile
-from mipnet.data.crops import crop_boxes, labelled_image
+from mipnet.data.crops import crop_boxes, labelled_images
 from mipnet.data.dataset_formats import load_boxes
 from mipnet.data.stream import apply_execution_options
 from mipnet.data.validation import check_readable
@@ -194,9 +194,8 @@ def load_crops(
     corrupt = np.zeros(len(rows), bool)
     bbox = boxes.boxes[rows]  # (B, 4), a copy
     centers, sizes = np.zeros((len(rows), 2)), np.ones((len(rows), 2))
-    for image in selected:
+    for image, pixels in zip(selected, labelled_images(boxes.images, selected), strict=True):
         here = boxes.image_index[rows] == image
-        pixels = labelled_image(boxes.images, image)
         if pixels is None:
             corrupt[here] = True
             logger.info("cannot decode %s", boxes.images.uris[image])

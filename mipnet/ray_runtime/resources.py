@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mipnet.config.schema import ResourcesConfig
@@ -29,23 +29,27 @@ class AutoscalerLimits:
     limits: Mapping[str, float] = field(default_factory=dict)
 
 
-def resolve_use_gpu(resources: ResourcesConfig, gpus: int) -> ResourcesConfig:
-    """Resolve ``gpu: auto`` to true or false, and say which.
+def resolve_use_gpu(resources: ResourcesConfig, gpus: int, problem: Callable[[], str]) -> ResourcesConfig:
+    """Resolve ``gpu: auto`` to true or false, and say which, in one line.
 
     Args:
         resources: as configured.
         gpus: of the cluster, those included that an autoscaler can add.
+        problem: why PyTorch cannot compute on them, or ""; asked only if there are enough.
     """
     if resources.gpu != "auto":
         return resources
-    workers = resources.workers
+    workers, usable = resources.workers, False
     if not gpus:
         say("no GPU in Ray's cluster: computing on CPUs")
     elif gpus < workers:
         say(f"{gpus} GPUs are too few for {workers} workers: computing on CPUs")
+    elif reason := problem():
+        say(f"{reason}: computing on CPUs")
     else:
+        usable = True
         say(f"computing on GPUs: {gpus} in Ray's cluster, one for each of {workers} worker(s)")
-    return replace(resources, gpu=gpus >= workers)
+    return replace(resources, gpu=usable)
 
 
 def check_resources(

@@ -20,6 +20,7 @@ from mipnet.errors import UserError, causes
 from mipnet.host import Termination, cores, memory
 from mipnet.logs import attach_libraries
 from mipnet.ray_runtime import resources as cluster_resources
+from mipnet.ray_runtime.gpus import cuda_problem, gpu_problem, gpus_refused
 from mipnet.ray_runtime.resources import AutoscalerLimits, check_resources
 
 logger = logging.getLogger(__name__)
@@ -82,16 +83,33 @@ def connect(
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, Termination())  # Ray's would print a stack trace
     try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        labels = (node["Labels"] for node in nodes)
-        autoscaler = AutoscalerLimits() if address == "local" else cluster_resources.autoscaler_limits(labels)
-        gpus = max(ray.cluster_resources().get("GPU", 0), autoscaler.limits.get("GPU", 0))
-        logger.info("connected to Ray at %s: %d node(s), %g GPU(s)", address, len(nodes), gpus)
-        resources = cluster_resources.resolve_use_gpu(resources, int(gpus))
-        check_resources(resources, [node["Resources"] for node in nodes], autoscaler)
-        yield resources
+        yield _fitted(resources, address)
     finally:
         ray.shutdown()
+
+
+def _fitted(resources: ResourcesConfig, address: str) -> ResourcesConfig:
+    """``resources`` with ``gpu`` resolved, which the cluster at ``address`` can give.
+
+    Raises:
+        UserError: it can never give them, or PyTorch cannot use the GPUs that are demanded.
+    """
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    labels = (node["Labels"] for node in nodes)
+    autoscaler = AutoscalerLimits() if address == "local" else cluster_resources.autoscaler_limits(labels)
+    gpus = max(ray.cluster_resources().get("GPU", 0), autoscaler.limits.get("GPU", 0))
+    logger.info("connected to Ray at %s: %d node(s), %g GPU(s)", address, len(nodes), gpus)
+
+    def problem() -> str:
+        return gpu_problem(nodes, autoscaler.can_add_nodes)
+
+    fitted = cluster_resources.resolve_use_gpu(resources, int(gpus), problem)
+    check_resources(fitted, [node["Resources"] for node in nodes], autoscaler)
+    if resources.gpu is True and (reason := problem()):
+        raise gpus_refused(reason)
+    return fitted
 
 
 def _init_ray(address: str, options: dict[str, Any]) -> None:
@@ -148,6 +166,8 @@ def _local_options(resources: ResourcesConfig, window_bytes: int) -> dict[str, A
     object_store = resources.object_store_gb * 2**30 or needed
     use_gpu = resources.gpu is True  # auto asks for nothing that is not there
     node = {"CPU": cpus, "GPU": cluster_resources.local_gpu_count() if use_gpu else 0}
+    if use_gpu and not node["GPU"]:
+        raise gpus_refused(cuda_problem(1))
     check_resources(replace(resources, gpu=use_gpu), [node], AutoscalerLimits())
     os.environ.setdefault("RAY_worker_niceness", LOCAL_WORKER_NICENESS)
     return {"num_cpus": cpus, "object_store_memory": int(object_store), "include_dashboard": False}

@@ -33,6 +33,7 @@ from mipnet.storage import Folder
 from mipnet.tracking.journal import Journal
 from mipnet.training.atomic_files import storage_options
 from mipnet.training.checkpoint import checkpoint_name, step_from_path
+from mipnet.training.gauges import TrainingGauges
 from mipnet.training.recovery import best_checkpoint, prune, read_record, recover, score
 from mipnet.training.worker import train_loop_per_worker
 
@@ -330,6 +331,7 @@ def make_validate_fn(config: Config, run_folder: Folder, data: Folder) -> Valida
         found = flat_metrics(score_splits(poses, config, files))
         metrics = {SELECTION_METRIC: occlusion_ap(config.data, found).value, **found}
         journal.add_row("validation", {"step": step_from_path(name), **metrics})
+        TrainingGauges(run_folder).set("validated_step", step_from_path(name))
         return metrics
 
     return validate

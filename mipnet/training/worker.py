@@ -33,6 +33,7 @@ from mipnet.storage import Folder
 from mipnet.tracking.journal import Journal
 from mipnet.training.checkpoint import checkpoint_name, load_checkpoint, model_from_config, save_checkpoint
 from mipnet.training.cpu_step import CpuTrainStep, parallel_micro_batches
+from mipnet.training.gauges import TrainingGauges
 from mipnet.training.step import TrainStep
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     log = MetricLogger(history, journal if rank == 0 else None, schedule.batch_size)
     corrupt_images = CorruptImageTracker(settings["crop_loader"], journal)
     guard = Guard(config, schedule, corrupt_images, step.step)
+    gauges = TrainingGauges(settings["folder"])
     batches = training_batches(step, schedule, end_step, corrupt_images)
     for batch, waited in with_wait_seconds(batches):
         step(batch["image"], batch["keypoints"], batch["corrupt"])
@@ -91,6 +93,8 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
         if saving or step.step % config.train.log_steps == 0:
             metrics = step.read_metrics()
             log.add(step.step, metrics)
+            if rank == 0:
+                gauges.set_training(log.history[-1], step.device, saving)
             stopped = guard.reason_to_stop(step.step, metrics)
             if stopped := stopped or (divergence(step, metrics) if step.step == end_step else ""):
                 logger.warning("rank %d: stopped at step %d: %s", rank, step.step, stopped)

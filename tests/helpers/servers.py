@@ -1,4 +1,4 @@
-"""Real servers for tests, each a process: PostgreSQL, and a store that speaks S3."""
+"""Real servers for tests, each a process: PostgreSQL, a store that speaks S3, a Ray cluster's head."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import random
+import secrets
 import shutil
 import signal
 import socket
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mipnet.storage import Folder
 
 BUCKET, KEYS = "mlflow", {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "secret"}
 
@@ -158,3 +161,39 @@ def objects(folder: Path) -> Iterator[tuple[str, Any]]:
         )
         s3.create_bucket(Bucket=BUCKET)
         yield address, s3
+
+
+def bucket_at(address: str) -> Folder:
+    """The bucket of ``objects`` by the address of the store, or of a proxy before it."""
+    host = address.removeprefix("http://")
+    return Folder.of(f"s3://{BUCKET}?scheme=http&endpoint_override={host}&region=us-east-1")
+
+
+@contextmanager
+def slow_proxy(address: str, folder: Path, seconds: float = 0.0, fail_every: int = 0) -> Iterator[str]:
+    """Run a proxy before the server at ``address`` (``slow_proxy.py``); yields its own address."""
+    port = free_port()
+    program = Path(__file__).with_name("slow_proxy.py")
+    target = address.rpartition(":")[2]
+    command = [sys.executable, str(program), str(port), target, str(seconds), str(fail_every)]
+    url = f"http://127.0.0.1:{port}"
+    with process(command, folder / "proxy.log", lambda: responds(f"{url}/proxy")):
+        yield url
+
+
+@contextmanager
+def ray_head(folder: Path, *flags: str) -> Iterator[dict[str, str]]:
+    """Run ``ray start --head`` on 127.0.0.1 with four CPUs; yields the environment for its commands.
+
+    Args:
+        folder: for Ray's files; its path is short, because sockets lie below it.
+        flags: of ``ray start``.
+    """
+    port, log = free_port(), folder / "head.log"
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    words = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"]
+    words += ["--node-ip-address=127.0.0.1", "--num-cpus=4", "--object-store-memory=300000000"]
+    words += [f"--temp-dir={folder}/t", "--disable-usage-stats", *flags]
+    with process(words, log, lambda: "Ray runtime started" in log.read_text(), env=env):
+        yield env | {"RAY_ADDRESS": f"127.0.0.1:{port}"}

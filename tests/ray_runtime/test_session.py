@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,17 +25,19 @@ TWO_NODES = """
 import sys
 import ray
 from ray.cluster_utils import Cluster
+from mipnet.ray_runtime.gpus import gpu_problem
 from mipnet.ray_runtime.probes import probe_storage
 from mipnet.ray_runtime.session import silence_ray
 from mipnet.storage import Folder
 
 silence_ray(False)
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-cluster.add_node(num_cpus=1)
+cluster.add_node(num_cpus=1, num_gpus=1000)
 ray.init(address=cluster.address, log_to_driver=False)
 assert len(ray.nodes()) == 2
 probe_storage(Folder.of(sys.argv[1]))
 print("all nodes see it")
+print(gpu_problem(ray.nodes(), False))
 """
 
 
@@ -46,17 +49,22 @@ def test_a_dead_address_is_said_at_once(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "gpus", "chosen", "said"),
+    ("wanted", "gpus", "problem", "chosen", "said"),
     [
-        ("auto", 0, False, "no GPU in Ray's cluster: computing on CPUs\n"),
-        ("auto", 3, False, "3 GPUs are too few for 4 workers: computing on CPUs\n"),
-        ("auto", 4, True, "computing on GPUs: 4 in Ray's cluster, one for each of 4 worker(s)\n"),
-        (True, 0, True, ""),
-        (False, 8, False, ""),
+        ("auto", 0, None, False, "no GPU in Ray's cluster: computing on CPUs\n"),
+        ("auto", 3, None, False, "3 GPUs are too few for 4 workers: computing on CPUs\n"),
+        ("auto", 4, "", True, "computing on GPUs: 4 in Ray's cluster, one for each of 4 worker(s)\n"),
+        ("auto", 4, "old driver", False, "old driver: computing on CPUs\n"),
+        (True, 0, None, True, ""),
+        (False, 8, None, False, ""),
     ],
 )
-def test_auto_takes_gpus_if_each_worker_gets_one(wanted, gpus, chosen, said, capsys):
-    settled = resolve_use_gpu(ResourcesConfig(workers=4, gpu=wanted), gpus)
+def test_auto_takes_gpus_if_each_worker_gets_one(wanted, gpus, problem, chosen, said, capsys):
+    def ask() -> str:
+        assert problem is not None, "PyTorch is asked for nothing"
+        return problem
+
+    settled = resolve_use_gpu(ResourcesConfig(workers=4, gpu=wanted), gpus, ask)
     assert (settled.gpu, settled.workers) == (chosen, 4)
     assert capsys.readouterr().out == said
 
@@ -168,6 +176,7 @@ def test_every_node_of_a_cluster_is_asked(tmp_path):
         [sys.executable, "-c", TWO_NODES, str(tmp_path)], env=env, capture_output=True, text=True, timeout=300
     )
     assert "all nodes see it" in done.stdout, done.stderr
+    assert re.search(r"^node [\d.]+: PyTorch .*(CUDA|GPU)", done.stdout, re.MULTILINE), done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

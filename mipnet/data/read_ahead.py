@@ -1,0 +1,52 @@
+"""The contents of many files in their order, those of object stores read ahead by a few threads."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from mipnet.data.image_index import read_uri
+from mipnet.storage import split_uri
+
+logger = logging.getLogger(__name__)
+
+READING_THREADS = 16
+"""Requests at a time. One core decodes 200 pictures a second: at 40 ms a request, 8 are under way."""
+READ_AHEAD = 32
+"""Contents that are read before they are asked for, at most: a few megabytes."""
+
+
+def read_ahead(uris: Sequence[str]) -> Iterator[bytes | None]:
+    """The content of each file, as ``read_uri``; None for one that cannot be read.
+
+    Local files are read when they are asked for: the system reads ahead itself. So are the rows of tables,
+    because a row group is read as a whole and kept.
+    """
+    if not any(_is_remote_file(uri) for uri in uris):
+        yield from map(_content, uris)
+        return
+    waiting: deque[Future[bytes | None]] = deque()
+    with ThreadPoolExecutor(READING_THREADS, "read-ahead") as threads:
+        try:
+            for uri in uris:
+                waiting.append(threads.submit(_content, uri))
+                if len(waiting) > READ_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_remote_file(uri: str) -> bool:
+    return "://" in uri and "#row=" not in uri and not split_uri(uri)[0].is_local
+
+
+def _content(uri: str) -> bytes | None:
+    try:
+        return read_uri(uri)
+    except OSError as error:  # missing, no permission, a folder, or a disk or server that fails
+        logger.debug("cannot read %s: %s", uri, error)
+        return None

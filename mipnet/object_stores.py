@@ -1,0 +1,157 @@
+"""Object stores: pyarrow's file system of a bucket, and S3's objects read with one request each.
+
+pyarrow asks S3 for the size of an object before it reads it, and Python has no way to tell it: two round
+trips of 20 to 40 ms for a picture that is decoded in 4. So objects of S3 are read by plain requests, which
+botocore signs.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+from mipnet.errors import UserError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+logger = logging.getLogger(__name__)
+
+CONNECTIONS = 32
+"""Connections to a bucket that are kept open."""
+RETRIES = 8
+"""Of a request that was lost, or that S3 asked to come later; the waits double from 0.2 s to 25 s."""
+RETRY_STATUSES = (429, 500, 502, 503, 504)
+_OPENING = threading.Lock()  # lru_cache would let each of several threads open the bucket
+
+
+@functools.lru_cache(maxsize=16)
+def remote_filesystem(uri: str) -> tuple[FileSystem, str]:
+    """The file system of a bucket, cached: connecting for every file would cost more than reading it.
+
+    Args:
+        uri: of the bucket, with the parameters of ``pyarrow.fs.FileSystem.from_uri``.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    from pyarrow.fs import FileSystem
+
+    single_put = f"{'&' if '?' in uri else '?'}allow_delayed_open=true"  # else small objects take three
+    try:
+        filesystem: tuple[FileSystem, str] = FileSystem.from_uri(uri + single_put * uri.startswith("s3://"))
+        return filesystem
+    except Exception as error:
+        logger.info("cannot connect to %s", uri.partition("?")[0], exc_info=True)
+        if "Unrecognized" in str(error):
+            raise UserError(
+                f"{uri}: no such kind of storage ({error})", "use a path, file://, s3:// or gs://"
+            ) from None
+        raise UserError(f"{uri} cannot be used ({error})", "check its name and your access to it") from None
+
+
+def read_object(bucket_uri: str, path: str, offset: int = 0, size: int | None = None) -> bytes:
+    """Bytes of an object; fewer than ``size`` if it ends before.
+
+    Args:
+        bucket_uri: as for ``remote_filesystem``.
+        path: of the object on that file system.
+        offset: of the first byte.
+        size: number of bytes; None is all to the end.
+
+    Raises:
+        FileNotFoundError: no such object.
+        OSError: it cannot be read.
+    """
+    if size == 0:
+        return b""
+    if bucket_uri.startswith("s3://"):
+        with _OPENING:
+            bucket = _s3_bucket(bucket_uri)
+        return bucket.read(path.partition("/")[2], offset, size)
+    fs, _ = remote_filesystem(bucket_uri)
+    if not offset:
+        with fs.open_input_stream(path, compression=None) as stream:
+            content: bytes = stream.read(size)
+        return content
+    with fs.open_input_file(path) as file:
+        file.seek(offset)
+        content = file.read(size)
+    return content
+
+
+@functools.lru_cache(maxsize=16)
+def _s3_bucket(uri: str) -> _S3Bucket:
+    return _S3Bucket(uri)
+
+
+class _S3Bucket:
+    """Reads objects of a bucket.
+
+    Args:
+        uri: as for ``remote_filesystem``; what it does not say, boto3 finds where AWS's tools do.
+    """
+
+    def __init__(self, uri: str) -> None:
+        import boto3
+        import urllib3
+        from botocore import UNSIGNED
+        from botocore.config import Config
+
+        fs, self.name = remote_filesystem(uri)
+        self.region = fs.region
+        address = urlsplit(uri)
+        options = {name: values[-1] for name, values in parse_qs(address.query).items()}
+        endpoint = options.get("endpoint_override")
+        keys = {"aws_access_key_id": address.username, "aws_secret_access_key": address.password}
+        session = boto3.session.Session(**keys)
+        self.credentials = session.get_credentials()
+        signature = "s3v4" if self.credentials else UNSIGNED  # of a public bucket
+        client = session.client(
+            "s3",
+            region_name=self.region,
+            endpoint_url=f"{options.get('scheme', 'https')}://{endpoint}" if endpoint else None,
+            config=Config(signature_version=signature, s3={"addressing_style": "path"} if endpoint else {}),
+        )
+        example = client.generate_presigned_url("get_object", {"Bucket": self.name, "Key": "k"})
+        self.url = example.partition("?")[0].removesuffix("k")
+        self.pool = urllib3.PoolManager(
+            maxsize=CONNECTIONS,
+            ca_certs=options.get("tls_ca_file_path"),
+            timeout=urllib3.Timeout(connect=10, read=60),
+            retries=urllib3.Retry(
+                RETRIES, backoff_factor=0.1, backoff_jitter=0.1, status_forcelist=RETRY_STATUSES
+            ),
+        )
+
+    def read(self, key: str, offset: int, size: int | None) -> bytes:
+        """As ``read_object``."""
+        from botocore.auth import S3SigV4Auth
+        from botocore.awsrequest import AWSRequest
+        from urllib3.exceptions import HTTPError
+
+        what = f"s3://{self.name}/{key}"
+        request = AWSRequest("GET", self.url + quote(key, safe="/~"), _byte_range(offset, size))
+        if self.credentials:
+            S3SigV4Auth(self.credentials.get_frozen_credentials(), "s3", self.region).add_auth(request)
+        try:
+            response: Any = self.pool.request("GET", request.url, headers=dict(request.headers))
+        except HTTPError as error:
+            raise OSError(f"{what} cannot be read ({getattr(error, 'reason', error)})") from error
+        if response.status == 404:
+            raise FileNotFoundError(f"{what} does not exist")
+        if response.status == 416:  # it ends before the range
+            return b""
+        if response.status not in (200, 206):
+            raise OSError(f"{what} cannot be read (status {response.status} {response.reason})")
+        content: bytes = response.data
+        return content
+
+
+def _byte_range(offset: int, size: int | None) -> dict[str, str]:
+    if not offset and size is None:
+        return {}
+    return {"Range": f"bytes={offset}-{'' if size is None else offset + size - 1}"}

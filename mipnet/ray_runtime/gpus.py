@@ -1,0 +1,130 @@
+"""Whether PyTorch can compute on the GPUs that Ray counts: Ray asks the driver, and never PyTorch."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mipnet.console import say
+from mipnet.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+IMPORT_TIMEOUT_SECONDS = 300
+"""Of the probe on a living node: it imports PyTorch, 6 GB with CUDA, perhaps from a cold disk."""
+NODE_START_TIMEOUT_SECONDS = 1800
+"""Of the probe on a node that the autoscaler has to start, as Ray Train's in the files of ``cluster/``."""
+
+
+def gpu_problem(nodes: Sequence[Mapping[str, Any]], can_add_nodes: bool) -> str:
+    """Why PyTorch cannot compute on the GPUs of the cluster that this process is connected to.
+
+    All nodes with GPUs are asked at once. If there are none yet, the autoscaler has to start one.
+
+    Args:
+        nodes: the living ones, as from ``ray.nodes()``.
+        can_add_nodes: there is an autoscaler.
+
+    Returns:
+        the first problem, with the node's address where there are several nodes; "" if there is none.
+    """
+    import ray
+
+    task = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(probe_cuda)  # its process ends with it
+    equipped = [node for node in nodes if node["Resources"].get("GPU", 0) >= 1]
+    names = [f"node {node['NodeManagerAddress']}: " if len(nodes) > 1 else "" for node in equipped]
+    refs = [
+        # It reserves no GPU: those that another job uses at the moment are asked about, too.
+        task.options(label_selector={"ray.io/node-id": node["NodeID"]}).remote(int(node["Resources"]["GPU"]))
+        for node in equipped
+    ]
+    seconds = IMPORT_TIMEOUT_SECONDS
+    late = f"PyTorch did not say within {seconds} s whether it can use the GPUs"
+    if not refs and can_add_nodes:
+        say("waiting for a node with a GPU, to ask whether PyTorch can compute on it")
+        names, refs = [""], [task.options(num_gpus=1).remote(1)]
+        seconds = NODE_START_TIMEOUT_SECONDS
+        late = f"no node with a GPU started within {seconds} s"
+    done, waiting = ray.wait(refs, num_returns=len(refs), timeout=seconds) if refs else ([], [])
+    for ref in waiting:
+        ray.cancel(ref, force=True)
+    answers = [_answer(ref) if ref in done else late for ref in refs]
+    return next((name + answer for name, answer in zip(names, answers, strict=True) if answer), "")
+
+
+def _answer(ref: Any) -> str:
+    """The problem that a probe found, or that it had itself."""
+    import ray
+
+    try:
+        return str(ray.get(ref))
+    except ray.exceptions.RayError as error:  # as where the driver ends the process
+        logger.warning("the probe of a node's GPUs failed", exc_info=True)
+        return f"the probe of its GPUs failed ({str(error).strip().splitlines()[-1]})"
+
+
+def gpus_refused(problem: str) -> UserError:
+    """The error for ``--gpu`` where GPUs cannot be used."""
+    hint = "install a driver and a PyTorch that fit each other and the GPU, or leave out --gpu"
+    return UserError(f"--gpu: {problem}", hint)
+
+
+def probe_cuda(gpus: int) -> str:
+    """``cuda_problem``, as a task of Ray."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # Ray hides GPUs from a task that reserves none
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+    return cuda_problem(gpus)
+
+
+def cuda_problem(gpus: int) -> str:
+    """Why PyTorch cannot compute on so many GPUs of this machine; "" if it can."""
+    import torch
+
+    version = f"PyTorch {torch.__version__}"
+    built_for = torch.version.cuda or torch.version.hip
+    if not built_for:
+        return f"{version} is built without CUDA"
+    if not torch.cuda.is_available():
+        return f"{version} (CUDA {built_for}) finds no GPU, {_driver()}"
+    count = torch.cuda.device_count()
+    usable = [device for device in range(count) if _has_kernels(torch.cuda.get_device_capability(device))]
+    if len(usable) >= gpus:
+        return ""
+    if len(usable) == count:
+        return f"{version} sees {count} of {gpus} GPUs"
+    device = next(device for device in range(count) if device not in usable)
+    capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    return (
+        f"{version} has no kernels for {torch.cuda.get_device_name(device)} (compute capability {capability})"
+    )
+
+
+def _has_kernels(capability: tuple[int, int]) -> bool:
+    """Whether PyTorch has machine code for a GPU, or code that the driver compiles for later ones (PTX)."""
+    import torch
+
+    if torch.version.hip:
+        return True  # its architectures have names, not numbers
+    for architecture in torch.cuda.get_arch_list():  # sm_90, sm_100, compute_120
+        kind, _, number = architecture.partition("_")
+        digits = "".join(filter(str.isdecimal, number))  # of sm_90a, too
+        major, minor = int(digits[:-1]), int(digits[-1])
+        same_family = major == capability[0] and minor <= capability[1]
+        if same_family if kind == "sm" else (major, minor) <= capability:
+            return True
+    return False
+
+
+def _driver() -> str:
+    """The driver of this machine, in words."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return "there is no driver of NVIDIA"
+    version = pynvml.nvmlSystemGetDriverVersion()
+    newest = pynvml.nvmlSystemGetCudaDriverVersion()  # 12020 is 12.2
+    return f"driver {version} is for CUDA {newest // 1000}.{newest % 1000 // 10} and older"
