@@ -126,3 +126,11 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         inner: list[object] = [getattr(error, name, None) for name in RAY_CAUSE_ATTRIBUTES]
         inner += dict(sorted(getattr(error, "worker_failures", {}).items())).values()  # of the first rank
         error = next((e for e in inner if isinstance(e, BaseException)), error.__cause__)
+
+
+def root_cause(error: BaseException) -> str:
+    """The last line of the root cause, the one that a person can act on."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

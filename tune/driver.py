@@ -46,10 +46,9 @@ ray.cloudpickle.register_pickle_by_value(tune)
 def trials_at_once(nodes: Sequence[Mapping[str, Any]], resources: ResourcesConfig) -> int:
     """How many trials a cluster holds without any of them waiting for what another one keeps.
 
-    A trial keeps its training workers as long as it trains. They wait for decoding and validation, so there
+    A trial keeps its training workers as long as it trains. They wait for decoding, so there
     must be room for those beside the workers of all trials: a CPU for the stream, one for the crops of the
-    validation, one for each prediction process and, if trainings on GPUs leave one, a GPU that no training
-    worker keeps.
+    last prediction, and one for each prediction process, which gets the GPU of a worker that has ended.
 
     Args:
         nodes: as ``ray.nodes()`` returns them.
@@ -62,9 +61,8 @@ def trials_at_once(nodes: Sequence[Mapping[str, Any]], resources: ResourcesConfi
     workers, threads = resources.workers, resources.cpus_per_worker
     worker_cpus = max(threads, 1)
     if resources.gpu is True:
-        gpus = int(sum(node.get("GPU", 0) for node in alive))
         slots = sum(int(min(node.get("GPU", 0), node.get("CPU", 0) // worker_cpus)) for node in alive)
-        most = min(slots, gpus - 1) // workers
+        most = slots // workers
     elif threads:
         most = sum(int(node.get("CPU", 0) // threads) for node in alive) // workers
     else:  # each worker computes with all cores of its node

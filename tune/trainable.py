@@ -15,7 +15,7 @@ from mipnet.config import Config
 from mipnet.config.schema import ResourcesConfig
 from mipnet.data.coco import Boxes
 from mipnet.data.dataset_formats import load_boxes
-from mipnet.errors import UserError, as_user_error
+from mipnet.errors import UserError, as_user_error, root_cause
 from mipnet.evaluation.occlusion import occlusion_ap
 from mipnet.evaluation.predicted_poses import score_predictions
 from mipnet.experiment.data_identity import check_same_data
@@ -28,7 +28,6 @@ from mipnet.ray_runtime.session import silence_ray
 from mipnet.run_folder import MODEL_FOLDER, Run, load_run, locked
 from mipnet.storage import Folder, split_uri
 from mipnet.tracking.tracker import Tracker
-from mipnet.training.trainer import root_cause
 from tune.search_space import SearchSpace, discount_nms_pairs, with_pair
 from tune.trial_folders import TRIAL_KEY, note_failure, note_scores
 
@@ -75,7 +74,8 @@ def train_trial(trial_spec: Mapping[str, Any], context: TrialContext) -> None:
     os.environ["MLFLOW_TRACKING_URI"] = context.tracking_uri
     silence_ray(context.verbose)
     run = load_run(context.trials_folder.join(trial_spec["name"]))
-    run.config = replace(run.config, resources=context.resources)
+    # Inline: a GPU that one trial leaves free is for the next trial.
+    run.config = replace(run.config, resources=replace(context.resources, validation="inline"))
     try:
         with ExitStack() as stack:
             lock_with_retries(run, stack)

@@ -23,6 +23,7 @@ Options = TypeVar("Options")
 SHORT_FLAGS = {
     "workers": "resources.workers",
     "gpu": "resources.gpu",
+    "validation": "resources.validation",
     "epochs": "train.epochs",
     "batch-size": "train.batch_size",
     "learning-rate": "train.learning_rate",

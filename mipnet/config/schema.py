@@ -200,7 +200,9 @@ class TrainConfig:
     window_batches: Count = option(8, "batches mixed in one window of the stream: mixing against memory")
     log_steps: Count = option(25, "steps between logged metrics")
     checkpoint_steps: Count = option(
-        500, "steps between checkpoints; each is validated on the validation split"
+        500,
+        "steps between checkpoints; each is validated on the validation split, or every k-th and the last, "
+        "where all would take over 20 % of the time",
     )
     max_skipped: Count = option(20, "stop when this many updates in a row were not finite")
     seed: NonNegativeInt = option(0, "seed of weights, order and augmentation")
@@ -234,7 +236,14 @@ class ResourcesConfig:
         0, "CPU threads of a training process; 0: all cores, shared evenly"
     )
     stream_workers: NonNegativeInt = option(0, "at most this many decoding tasks at once; 0: Ray decides")
-    predict_workers: Count = option(1, "processes that run the network in validation and prediction")
+    predict_workers: Count = option(
+        1, "processes that run the network in prediction, and in validation beside the training"
+    )
+    validation: Literal["auto", "inline", "beside"] = option(
+        "auto",
+        "who validates checkpoints: the training processes (inline), or a task beside them; auto: beside, if "
+        "a GPU is left for it; the metrics are the same",
+    )
     max_failures: NonNegativeInt = option(3, "restarts after lost workers before the run gives up")
     object_store_gb: float = option(
         0.0, "shared memory of a local Ray; 0: what decoding needs; a cluster keeps its own"

@@ -14,6 +14,7 @@ from mipnet.config.presets import missing_start
 from mipnet.console import say
 from mipnet.data.coco import CocoKeypointFile, PersonAnnotations
 from mipnet.data.crops import crop_settings
+from mipnet.data.dataset_formats import load_boxes, open_split
 from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.errors import UserError, first_line
 from mipnet.experiment import metric_forwarder
@@ -27,12 +28,16 @@ from mipnet.storage import Folder
 from mipnet.tracking.datasets import describe_datasets
 from mipnet.tracking.tracker import Tracker
 from mipnet.training.checkpoint import HISTORY_FILE, checkpoint_name, model_from_config
+from mipnet.training.checkpoint_validation import selection_source
 from mipnet.training.recovery import recover
-from mipnet.training.trainer import make_schedule, train
+from mipnet.training.trainer import end_step, make_schedule, train
+from mipnet.training.validation_plan import ValidationPlan, checkpoints_per_validation, plan_validation
 from mipnet.visualization.overlays import encode_jpeg
 from mipnet.visualization.training_crops import training_grid
 
 TRAINING_CROPS_FILE = "training-crops.jpg"
+VALIDATION_KEY = "checkpoints_per_validation"
+"""In run.json: decided once, so that a continued run validates the same checkpoints."""
 
 
 def train_phase(
@@ -46,12 +51,14 @@ def train_phase(
         people: to train on, see ``training_people``.
         tracker: of the run.
         plain: progress as lines even in a terminal.
-        epochs: end after so many, see ``mipnet.training.trainer.train``; 0 is all.
+        epochs: end after so many, see ``mipnet.training.trainer.end_step``; 0 is all.
     """
     config = run.config
     schedule = make_schedule(config, people)
     save_example_crops(run, people, schedule, tracker)
-    found = recover(run.folder.join(TRAINING_FOLDER), config, run.state.get("validations", []))
+    plan = validation_plan(run, data, end_step(schedule, epochs))
+    noted = run.state.get("validations", [])
+    found = recover(run.folder.join(TRAINING_FOLDER), config, noted, plan.beside)
     done = found.step
     say(
         f"{len(people)} people in {len(people.images)} images; {schedule.total_steps} steps of "
@@ -71,14 +78,31 @@ def train_phase(
                 run,
                 data,
                 people,
+                plan=plan,
                 initial_weights=initial,
-                epochs=epochs,
                 max_decoding_tasks=decoding.max_tasks,
             )
     forwarder.settle(read_history(run.folder, trained.steps))
     with TemporaryDirectory() as scratch:
         copy_model(Folder.of(trained.best.download(Path(scratch))), run.folder.join(MODEL_FOLDER))
     run.note(trained={"steps": trained.steps, "best": trained.metrics})
+
+
+def validation_plan(run: Run, data: Folder, last_step: int) -> ValidationPlan:
+    """Which checkpoints to validate, and where; says so. How often is decided at the first start of a run.
+
+    Raises:
+        UserError: validation cannot be where it is asked for, or its split cannot be read.
+    """
+    config, split = run.config, run.config.data.val
+    file = open_split(config.data, data, split)
+    num_boxes = len(load_boxes(file, data, split, selection_source(config), config))
+    every = run.state.get(VALIDATION_KEY) or checkpoints_per_validation(config, num_boxes)
+    spare_gpus = int(ray.cluster_resources().get("GPU", 0)) - config.resources.workers
+    plan = plan_validation(config, num_boxes, last_step, every=every, spare_gpus=spare_gpus)
+    run.note(**{VALIDATION_KEY: every})
+    say(plan.line(num_boxes, config.resources.gpu is True))
+    return plan
 
 
 def training_people(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +65,18 @@ class CropPredictor:
         model, extra = load_model(folder, device)
         if "config" not in extra:
             raise UserError(f"{folder}/model.json has no 'config'", "it must say how crops are made")
-        # The memory format of the crops from ``normalize``: the fastest for convolutions.
         config = from_dict(extra["config"])
-        model = fold_batch_norms(model, (config.input.height, config.input.width))
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(model, config, evaluation or config.evaluation, torch.device(device))
+        return cls.fold(model, config, evaluation or config.evaluation, torch.device(device))
+
+    @classmethod
+    def fold(
+        cls, model: MIPNet, config: Config, evaluation: EvaluationConfig, device: torch.device
+    ) -> CropPredictor:
+        """Of a folded copy of the network, which is on the device already."""
+        folded = fold_batch_norms(model, (config.input.height, config.input.width))
+        # The memory format of the crops from ``normalize``: the fastest for convolutions.
+        folded = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(folded, config, evaluation, device)
 
     @torch.inference_mode()
     def heatmaps(self, crops: Tensor, memory_format: torch.memory_format = torch.channels_last) -> Tensor:
@@ -94,9 +102,13 @@ class CropPredictor:
         return (heatmaps + flip_back(mirrored, self.config.data.joints.flip_permutation)) / 2
 
     def _chunks(self, images: Tensor) -> Sequence[Tensor]:
-        """On a CPU, chunks of 16 images per thread, which fit its caches best; on a GPU all at once."""
+        """On a CPU, equal chunks of at most 16 images per thread, which fit its caches; on a GPU all at once.
+
+        A last chunk of a single image would be computed in another order, and so to other last digits for
+        other numbers of threads.
+        """
         rows = 16 * torch.get_num_threads() if self.device.type == "cpu" else len(images)
-        return torch.split(images, rows)
+        return torch.tensor_split(images, math.ceil(len(images) / rows))
 
     @torch.inference_mode()
     def __call__(self, crops: np.ndarray, centers: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -55,13 +57,32 @@ def predict_poses(
         DataError: more images are corrupt than ``config.data.max_bad_share`` allows.
         RuntimeError: a box has no prediction (a bug).
     """
+    return collect_poses(boxes, iter_predictions(boxes, model, config, resources), config, progress)
+
+
+def collect_poses(
+    boxes: Boxes,
+    blocks: Iterable[Block],
+    config: Config,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Predictions:
+    """Put the blocks of ``iter_predictions`` or ``predict_batches`` together.
+
+    Args:
+        boxes: the boxes.
+        blocks: together they have every box once, in any order.
+        config, progress: see ``predict_poses``.
+
+    Raises:
+        DataError, RuntimeError: see ``predict_poses``.
+    """
     n, k = config.model.instances, config.data.joints.num_joints
     keypoints = np.full((len(boxes), n, k, 3), np.nan, np.float32)
     corrupt: set[int] = set()
     uris: list[str] = []
     used = len(np.unique(boxes.image_index))
     predicted = np.zeros(len(boxes), bool)
-    for batch in iter_predictions(boxes, model, config, resources):
+    for batch in blocks:
         index = batch["box"]
         keypoints[index] = batch["keypoints"]
         predicted[index] = True
@@ -100,12 +121,32 @@ def predict_splits(
     Raises:
         DataError: annotations, boxes or images that cannot be used.
     """
-    pairs = [(split, source) for split in files for source in sources]
-    boxes = [load_boxes(files[split], data, split, source, config) for split, source in pairs]
-    poses = predict_poses(Boxes.concatenate(boxes), model, config, resources, progress)
+    boxes = boxes_of_splits(config, data, files, sources)
+    poses = predict_poses(boxes, model, config, resources, progress)
     if poses.corrupt_images:
         on_corrupt_images(poses.corrupt_images)
-    names = [(split, source.partition("=")[0]) for split, source in pairs]
+    return poses_by_split(poses, files, sources)
+
+
+def boxes_of_splits(
+    config: Config, data: Folder, files: Mapping[str, CocoKeypointFile], sources: Sequence[str]
+) -> Boxes:
+    """The boxes of all splits in all box sources; arguments as for ``predict_splits``.
+
+    Raises:
+        DataError: boxes do not exist or cannot be used.
+    """
+    boxes = [
+        load_boxes(file, data, split, source, config) for split, file in files.items() for source in sources
+    ]
+    return Boxes.concatenate(boxes)
+
+
+def poses_by_split(
+    poses: Predictions, files: Mapping[str, CocoKeypointFile], sources: Sequence[str]
+) -> PredictionsBySplit:
+    """Divide the poses in the boxes of ``boxes_of_splits`` by split and box source."""
+    names = [(split, source.partition("=")[0]) for split in files for source in sources]
     return {name: poses.of_source(index) for index, name in enumerate(names)}
 
 
@@ -120,16 +161,13 @@ def iter_predictions(
     """
     if not len(boxes):
         return
-    images = np.unique(boxes.image_index)  # (I,) those that have boxes
-    crop_arguments = boxes, config.input.size, config.input.padding, images
+    crop_arguments = crop_arguments_of(boxes, config)
+    images = crop_arguments[-1]
     evaluation = config.evaluation
     network = model, evaluation, resources.gpu is True, resources.cpus_per_worker
     if should_run_inline(resources, ray.nodes()):
         logger.debug("predicting %d boxes of %d images in this process", len(boxes), len(images))
-        predictor = PosePredictor(*network)
-        batches = min(len(images), math.ceil(len(boxes) / evaluation.batch_size))
-        for ids in np.array_split(np.arange(len(images)), batches):
-            yield predictor(load_crops(ids, *crop_arguments))
+        yield from predict_batches(PosePredictor(*network).predictor, boxes, config)
         return
     # About 64 boxes per block: enough blocks for all cores, and each worth the cost of a task.
     blocks = max(1, min(len(images), math.ceil(len(boxes) / 64)))
@@ -149,6 +187,62 @@ def iter_predictions(
     )
     dataset = apply_execution_options(dataset, preserve_order=False)
     yield from dataset.iter_batches(batch_size=None, batch_format="numpy")
+
+
+def predict_batches(
+    predictor: CropPredictor,
+    boxes: Boxes,
+    config: Config,
+    *,
+    part: slice = slice(None),
+    decoding_threads: int = 0,
+) -> Iterator[Block]:
+    """Predict boxes in this process; a batch has the same images whatever part of them is asked for.
+
+    Args:
+        predictor: the network.
+        boxes: the boxes, sorted by image.
+        config: see ``predict_poses``.
+        part: of the batches; ``slice(r, None, n)`` is the part of rank r of n.
+        decoding_threads: threads that make the crops of the next batches meanwhile; 0: none, because on a CPU
+            they would take cores from the network.
+
+    Yields:
+        as ``iter_predictions``.
+    """
+    if not len(boxes):
+        return
+    crop_arguments = crop_arguments_of(boxes, config)
+    images = len(crop_arguments[-1])
+    batches = min(images, math.ceil(len(boxes) / config.evaluation.batch_size))
+    for block in _load_ahead(
+        np.array_split(np.arange(images), batches)[part], crop_arguments, decoding_threads
+    ):
+        yield predict_block(predictor, block)
+
+
+def _load_ahead(batches: Sequence[np.ndarray], crop_arguments: Any, threads: int) -> Iterator[Block]:
+    """``load_crops`` of every batch in turn, by ``threads`` threads as many batches ahead; 0: when asked."""
+    if not threads:
+        yield from (load_crops(ids, *crop_arguments) for ids in batches)
+        return
+    cv2.setNumThreads(1)  # each thread uses one core
+    waiting: deque[Future[Block]] = deque()
+    with ThreadPoolExecutor(threads, "decoding") as pool:
+        try:
+            for ids in batches:
+                waiting.append(pool.submit(load_crops, ids, *crop_arguments))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # of what is not asked for any more
+
+
+def crop_arguments_of(boxes: Boxes, config: Config) -> tuple[Boxes, tuple[int, int], float, np.ndarray]:
+    """The arguments of ``load_crops`` but the first."""
+    return boxes, config.input.size, config.input.padding, np.unique(boxes.image_index)
 
 
 def should_run_inline(resources: ResourcesConfig, nodes: Sequence[Mapping[str, Any]]) -> bool:
@@ -207,7 +301,7 @@ def load_crops(
 
 
 class PosePredictor:
-    """The network of a Ray Data actor, or of this process: maps blocks of crops to blocks of keypoints."""
+    """The network of a Ray Data actor, or of this process, on its device and with its number of threads."""
 
     def __init__(self, model: Folder, evaluation: EvaluationConfig, gpu: bool, threads: int) -> None:
         import torch
@@ -220,6 +314,11 @@ class PosePredictor:
             self.predictor = CropPredictor.load(folder, evaluation, "cuda" if gpu else "cpu")
 
     def __call__(self, batch: Block) -> Block:
-        keypoints = self.predictor(batch["crop"], batch["center"], batch["size"])
-        keypoints[batch["corrupt"]] = np.nan
-        return {"keypoints": keypoints, **{name: batch[name] for name in ("box", "bbox", "corrupt")}}
+        return predict_block(self.predictor, batch)
+
+
+def predict_block(predictor: CropPredictor, batch: Block) -> Block:
+    """From a block of ``load_crops`` to one of ``iter_predictions``."""
+    keypoints = predictor(batch["crop"], batch["center"], batch["size"])
+    keypoints[batch["corrupt"]] = np.nan
+    return {"keypoints": keypoints, **{name: batch[name] for name in ("box", "bbox", "corrupt")}}

@@ -49,14 +49,22 @@ def save_checkpoint(folder: Path, step: TrainStep, history: list[dict[str, float
     """Write a checkpoint; ``TrainStep.all_reduce_bn_buffers`` has to be called before, on all ranks."""
     torch.save(step.state_dict(), folder / TRAINING_STATE_FILE)
     (folder / HISTORY_FILE).write_text(json.dumps(history))
-    with torch.device("meta"):  # draws no random numbers for weights that are replaced at once
-        model = model_from_config(step.config)
-    model.load_state_dict(step.ema_state_dict(), assign=True)
-    save_model(folder, model, {"config": to_dict(step.config)})
+    save_model(folder, evaluated_model(step), {"config": to_dict(step.config)})
     saved, manifest = Folder.of(folder), {}
     for name in (*STATE_FILES, *MODEL_FILES):
         manifest[name] = {"size": saved.size(name), "sha256": saved.sha256(name)}
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def evaluated_model(step: TrainStep) -> MIPNet:
+    """The network that a checkpoint holds to be evaluated: a copy, on the step's device.
+
+    ``TrainStep.all_reduce_bn_buffers`` has to be called before, on all ranks.
+    """
+    with torch.device("meta"):  # draws no random numbers for weights that are replaced at once
+        model = model_from_config(step.config)
+    model.load_state_dict(step.ema_state_dict(), assign=True)
+    return model
 
 
 def load_checkpoint(folder: Path, step: TrainStep) -> list[dict[str, float]]:

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -62,13 +62,19 @@ class Recovery:
     skipped: Sequence[str] = ()
 
 
-def recover(training: Folder, config: Config, validations: Sequence[Mapping[str, Any]] = ()) -> Recovery:
+def recover(
+    training: Folder,
+    config: Config,
+    validations: Sequence[Mapping[str, Any]] = (),
+    pending: Callable[[int], bool] = lambda step: False,
+) -> Recovery:
     """Say which checkpoints are not whole, and mend Ray Train's record; removes nothing.
 
     Args:
         training: the run's folder of checkpoints.
         config: of the run, to make damaged weights again from a training state that is whole.
         validations: rows of ``step`` and metrics, for those that the record has lost.
+        pending: takes a step; whether Ray Train shall validate its checkpoint, if it has no metrics.
 
     Raises:
         UserError: no checkpoint is whole although one was completed, or the storage does not answer.
@@ -92,7 +98,7 @@ def recover(training: Folder, config: Config, validations: Sequence[Mapping[str,
     if skipped:
         say(f"checkpoints left out: {'; '.join(skipped)}")
     if usable:
-        write_record(training, {name: metrics[name] for name in reversed(usable)})
+        write_record(training, {name: metrics[name] for name in reversed(usable)}, pending)
     return Recovery(step_from_path(usable[0]) if usable else 0, skipped)
 
 
@@ -150,19 +156,24 @@ def read_record(training: Folder) -> dict[str, Metrics]:
     return dict(sorted(found.items()))
 
 
-def write_record(training: Folder, metrics: Mapping[str, Metrics]) -> None:
-    """Write Ray Train's record of these checkpoints, the newest last; Ray validates those without a score."""
+def write_record(
+    training: Folder,
+    metrics: Mapping[str, Metrics],
+    pending: Callable[[int], bool] = lambda step: False,
+) -> None:
+    """Write Ray Train's record of these checkpoints, the newest last; ``pending`` as for ``recover``."""
     results = [{"checkpoint_dir_name": name, "metrics": each} for name, each in metrics.items()]
-    pending = [result for result in results if SELECTION_METRIC not in result["metrics"]]
+    unvalidated = [name for name, each in metrics.items() if SELECTION_METRIC not in each]
+    waiting = [name for name in unvalidated if pending(step_from_path(name))]
     record = {
         "ray_version": ray.__version__,
         "checkpoint_results": results,
         "checkpoint_report_indices": list(range(len(results))),
         "latest_checkpoint_result": results[-1],
-        "pending_training_results": pending,
-        "pending_validation_specs": [True] * len(pending),
+        "pending_training_results": [r for r in results if r["checkpoint_dir_name"] in waiting],
+        "pending_validation_specs": [True] * len(waiting),
         "current_report_index": len(results),
-        "validated_checkpoint_dir_names": [r["checkpoint_dir_name"] for r in results if r not in pending],
+        "validated_checkpoint_dir_names": [name for name in metrics if name not in unvalidated],
         "timed_out_validation_checkpoint_dir_names": [],
         "failed_validation_checkpoint_dir_names": [],
     }
@@ -180,7 +191,9 @@ def best_checkpoint(metrics: Mapping[str, Metrics]) -> str:
     return max(scored, default=(0.0, ""))[1]
 
 
-def prune(training: Folder, validated: str, metrics: Metrics) -> None:
+def prune(
+    training: Folder, validated: str, scores: Mapping[str, Metrics], keep: Collection[str] = ()
+) -> None:
     """Remove all checkpoints but the newest two, the best, and those that wait for their validation.
 
     Only whole ones (by the size of their files) count and are removed, so that one that can be read is never
@@ -188,14 +201,15 @@ def prune(training: Folder, validated: str, metrics: Metrics) -> None:
 
     Args:
         training: the run's folder of checkpoints.
-        validated: the checkpoint that was validated last, which Ray has not recorded yet.
-        metrics: of it; empty if the validation failed.
+        validated: all up to this one are validated, or need not be, but those in ``keep``.
+        scores: metrics of checkpoints that Ray may not have recorded yet; empty if the validation failed.
+        keep: names of earlier ones that wait for their validation.
     """
     try:
-        recorded = {**read_record(training), validated: metrics}
+        recorded = {**read_record(training), **scores}
         whole = [name for name in checkpoint_names(training) if not missing_files(training.join(name))]
         best = best_checkpoint({name: each for name, each in recorded.items() if name in whole})
-        for name in set(whole) - {best, *whole[-NUM_NEWEST:]}:
+        for name in set(whole) - {best, *whole[-NUM_NEWEST:], *keep}:
             if name <= validated:  # they are validated in the order of their steps
                 logger.info("removing %s", name)
                 training.remove(name)

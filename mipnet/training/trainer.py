@@ -4,44 +4,36 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.train import Checkpoint as RayCheckpoint
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchTrainer
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, ValidationConfig
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from mipnet.config import Config, to_dict
 from mipnet.config.schema import ResourcesConfig
 from mipnet.data.coco import PersonAnnotations
 from mipnet.data.crops import crop_settings
-from mipnet.data.dataset_formats import open_split
 from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.data.stream import CropLoader, ScheduledDataConfig, window_dataset
-from mipnet.errors import UserError, as_user_error, causes
-from mipnet.evaluation.occlusion import SELECTION_METRIC, occlusion_ap
-from mipnet.evaluation.predicted_poses import score_splits
-from mipnet.evaluation.result_rows import flat_metrics
-from mipnet.host import cores
-from mipnet.inference.crop_predictor import DivergedError
-from mipnet.inference.pipeline import predict_splits
+from mipnet.errors import UserError, as_user_error, causes, root_cause
+from mipnet.evaluation.occlusion import SELECTION_METRIC
 from mipnet.run_folder import TRAINING_FOLDER, Run, without_nulls
 from mipnet.storage import Folder
 from mipnet.tracking.journal import Journal
 from mipnet.training.atomic_files import storage_options
 from mipnet.training.checkpoint import checkpoint_name, step_from_path
-from mipnet.training.gauges import TrainingGauges
+from mipnet.training.checkpoint_validation import Metrics, Validate, make_validate_fn
 from mipnet.training.recovery import best_checkpoint, prune, read_record, recover, score
+from mipnet.training.validation_plan import ValidationPlan
 from mipnet.training.worker import train_loop_per_worker
 
 logger = logging.getLogger(__name__)
-
-Metrics = dict[str, Any]
-Validate = Callable[[str], Metrics]
-"""Takes the name of a checkpoint."""
 
 TRAIN_WORKER_RUNTIME_ENV = {"env_vars": {"RAY_worker_niceness": "0"}}
 """Runtime environment of the training processes: niceness 0; Ray's default for workers is 15.
@@ -65,6 +57,15 @@ class TrainingResult:
     metrics: dict[str, Any]
     steps: int
 
+
+WORKER_GROUP_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+WORKER_GROUP_START_SECONDS = 1800
+"""A node that an autoscaler starts takes minutes, and as long to import PyTorch from a cold disk; Ray's
+default is 60 seconds."""
+COLLECTIVE_TIMEOUT_SECONDS = 600
+"""A rank that waits so long for the others has lost them, and holds their GPUs; PyTorch's default is half an
+hour. All ranks compute the same, also in a validation; while rank 0 scores its poses or saves a checkpoint,
+they wait in Ray Train's ``report``, which has no limit."""
 
 NODE_ADDRESS = re.compile(r"\bip[:=] *([\da-fA-F.:]*\d)")
 """How Ray's errors name the node of the process that they are about."""
@@ -92,14 +93,25 @@ def make_schedule(config: Config, people: PersonAnnotations) -> SampleSchedule:
     return SampleSchedule(people.image_offsets, t.seed, t.epochs, t.batch_size, t.window_batches)
 
 
+def end_step(schedule: SampleSchedule, epochs: int) -> int:
+    """The step at which a training ends.
+
+    Args:
+        schedule: the order of all samples of the run.
+        epochs: end, with a checkpoint, when so many are done; the schedule stays as it is, so that another
+            call can go on. 0 is all.
+    """
+    return math.ceil(schedule.total_steps * min(epochs or math.inf, schedule.epochs) / schedule.epochs)
+
+
 def train(
     config: Config,
     run: Run,
     data: Folder,
     people: PersonAnnotations,
     *,
+    plan: ValidationPlan,
     initial_weights: str = "",
-    epochs: int = 0,
     max_decoding_tasks: int = 0,
 ) -> TrainingResult:
     """Train the run to its end, from its last checkpoint if it has one.
@@ -109,9 +121,8 @@ def train(
         run: checkpoints and journal go to its folder.
         data: the data set, for validation.
         people: what to train on.
+        plan: which checkpoints to validate, and the step to end at.
         initial_weights: URI of a model folder to start from, "" for random weights.
-        epochs: end, with a checkpoint, when so many are done; the schedule stays that of ``train.epochs``, so
-            that another call can go on. 0 is all.
         max_decoding_tasks: decode with at most so many at once; 0 leaves it to Ray.
 
     Raises:
@@ -128,21 +139,20 @@ def train(
             metrics = validate(folder_name_of(checkpoint))
             return metrics
         finally:
-            prune(training, folder_name_of(checkpoint), metrics)
+            prune(training, folder_name_of(checkpoint), {folder_name_of(checkpoint): metrics})
 
-    total_epochs = config.train.epochs
-    end_step = math.ceil(schedule.total_steps * min(epochs or math.inf, total_epochs) / total_epochs)
     fit(
         config,
         run.folder,
         people,
         schedule,
-        end_step=end_step,
+        end_step=plan.end_step,
         initial_weights=initial_weights,
         max_decoding_tasks=max_decoding_tasks,
-        validation=ray.train.ValidationConfig(fn=validate_and_prune, ray_remote_kwargs={"num_cpus": 0}),
+        validation={"plan": plan, "data": data},
+        validation_config=ValidationConfig(fn=validate_and_prune, ray_remote_kwargs={"num_cpus": 0}),
     )
-    return best_checkpoint_of(run, end_step, validate)
+    return best_checkpoint_of(run, plan, validate)
 
 
 def fit(
@@ -154,7 +164,8 @@ def fit(
     end_step: int,
     initial_weights: str = "",
     max_decoding_tasks: int = 0,
-    validation: ray.train.ValidationConfig | None = None,
+    validation: Mapping[str, Any] | None = None,
+    validation_config: ValidationConfig | None = None,
     hint: str = "the same command goes on from the last checkpoint",
 ) -> dict[str, Any]:
     """Run Ray Train over a schedule, from the last checkpoint in ``folder`` if there is one.
@@ -164,7 +175,8 @@ def fit(
         folder: checkpoints and journal go there.
         schedule: the order of all samples.
         end_step: the step to end at, with a checkpoint; beyond the schedule's end, none is made there.
-        validation: of every checkpoint; without it, none may be made.
+        validation: of checkpoints, see ``train_loop_per_worker``; without it, none is made.
+        validation_config: of those that are validated beside the training.
         hint: what to do when workers failed.
 
     Returns:
@@ -176,13 +188,15 @@ def fit(
     crop_loader = ray.put(CropLoader(people, schedule, crop_settings(config)))
     settings = {"config": to_dict(config), "threads": config.resources.cpus_per_worker}
     settings |= {"schedule": schedule, "end_step": end_step, "crop_loader": crop_loader, "folder": folder}
-    settings["initial_weights"] = initial_weights
+    settings |= {"initial_weights": initial_weights, "validation": validation}
+    os.environ.setdefault(WORKER_GROUP_START_TIMEOUT, str(WORKER_GROUP_START_SECONDS))
     trainer = Trainer(
         train_loop_per_worker,
         train_loop_config=settings,
         datasets={"train": lambda: window_dataset(schedule, last_checkpoint_step(folder))},
         dataset_config=ScheduledDataConfig(crop_loader, schedule, max_decoding_tasks),
         scaling_config=scaling_config(config.resources),
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
         run_config=RunConfig(
             name=TRAINING_FOLDER,
             **storage_options(folder),
@@ -190,7 +204,7 @@ def fit(
             failure_config=FailureConfig(max_failures=config.resources.max_failures),
             callbacks=[FailureReporter(folder)],
         ),
-        validation_config=validation,
+        validation_config=validation_config,
     )
     return run_trainer(trainer, hint)
 
@@ -259,15 +273,15 @@ def last_checkpoint_step(folder: Folder) -> int:
     return step_from_path(max(read_record(folder.join(TRAINING_FOLDER)), default=checkpoint_name(0)))
 
 
-def best_checkpoint_of(run: Run, steps: int, validate: Validate) -> TrainingResult:
-    """The best checkpoint of a run that was trained for ``steps`` steps.
+def best_checkpoint_of(run: Run, plan: ValidationPlan, validate: Validate) -> TrainingResult:
+    """The best checkpoint of a run that was trained to the end of ``plan``.
 
-    Checkpoints whose validation failed beside the training are validated here: Ray Train does not retry.
+    Those that should have been validated and could not be are validated here: Ray Train does not retry.
 
     Raises:
         UserError: none is whole, the last one cannot be measured, or the data set cannot be used to.
     """
-    training = run.folder.join(TRAINING_FOLDER)
+    training, steps = run.folder.join(TRAINING_FOLDER), plan.end_step
     found = recover(training, run.config, run.state.get("validations", []))
     if found.step < steps:
         what = f"the last checkpoint of run {run.name} was damaged"
@@ -275,71 +289,18 @@ def best_checkpoint_of(run: Run, steps: int, validate: Validate) -> TrainingResu
     run.note(damaged_checkpoints=list(found.skipped))
     recorded = read_record(training)
     for name, metrics in recorded.items():
-        if SELECTION_METRIC not in metrics:
+        if SELECTION_METRIC not in metrics and plan.due(step_from_path(name)):
             metrics |= validate(name)
-    if math.isnan(score(recorded[max(recorded)])):
+    last = max(recorded)
+    if math.isnan(score(recorded[last])):
         what = f"the last checkpoint of run {run.name} has no occlusion AP on the split {run.config.data.val}"
         hint = "lower --train.learning-rate if it has diverged, or validate on people (--data.val)"
         raise UserError(what, hint, 1)
     best = best_checkpoint(recorded)
     logger.info("best checkpoint: %s of %d", best, len(recorded))
+    prune(training, last, recorded)
     return TrainingResult(training.join(best), without_nulls(recorded[best]), steps)
 
 
 def folder_name_of(checkpoint: RayCheckpoint) -> str:
     return str(checkpoint.path).rstrip("/").rpartition("/")[2]
-
-
-def make_validate_fn(config: Config, run_folder: Folder, data: Folder) -> Validate:
-    """The function that Ray Train runs on every checkpoint beside the training.
-
-    It returns the metrics of the validation split. The best weights are those with the highest occlusion AP
-    in the boxes of the last configured source (for generated data a detector-like one).
-    """
-    source = config.data.boxes[-1]
-
-    def validate(name: str) -> Metrics:
-        logger.info("validating %s", name)
-        journal = Journal(run_folder, "validation")
-        try:
-            return compute_metrics(name, journal)
-        except Exception as error:  # Ray Train only logs validation errors; forward them to the driver
-            logger.warning("validation of %s failed", name, exc_info=True)
-            known = as_user_error(error)
-            cause = str(known or root_cause(error))
-            journal.add("unvalidated", step=step_from_path(name), cause=cause)
-            if not isinstance(known, DivergedError):
-                raise
-            return {SELECTION_METRIC: math.nan}  # no error that another try could mend
-        finally:
-            journal.flush()
-
-    def compute_metrics(name: str, journal: Journal) -> Metrics:
-        # On a GPU only if the training leaves one: a validation that waits for it would come too late.
-        spare_gpus = ray.cluster_resources().get("GPU", 0) - config.resources.workers
-        gpu = config.resources.gpu is True and spare_gpus >= 1
-        # One core less than there are: training uses all of them, and threads wait for one another.
-        cpus = config.resources.cpus_per_worker or max(cores() - 1, 1)
-        resources = replace(config.resources, gpu=gpu, cpus_per_worker=cpus)
-        files = {config.data.val: open_split(config.data, data, config.data.val)}
-
-        def report(names: list[str]) -> None:
-            journal.add("unreadable", names=names)
-
-        given = (run_folder.join(f"{TRAINING_FOLDER}/{name}"), config, data, files)
-        poses = predict_splits(*given, sources=[source], resources=resources, on_corrupt_images=report)
-        found = flat_metrics(score_splits(poses, config, files))
-        metrics = {SELECTION_METRIC: occlusion_ap(config.data, found).value, **found}
-        journal.add_row("validation", {"step": step_from_path(name), **metrics})
-        TrainingGauges(run_folder).set("validated_step", step_from_path(name))
-        return metrics
-
-    return validate
-
-
-def root_cause(error: BaseException) -> str:
-    """The last line of the root_cause cause, the one that a person can act on."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

@@ -32,8 +32,10 @@ from mipnet.models.precision import resolve_precision
 from mipnet.storage import Folder
 from mipnet.tracking.journal import Journal
 from mipnet.training.checkpoint import checkpoint_name, load_checkpoint, model_from_config, save_checkpoint
+from mipnet.training.checkpoint_validation import Metrics
 from mipnet.training.cpu_step import CpuTrainStep, parallel_micro_batches
 from mipnet.training.gauges import TrainingGauges
+from mipnet.training.inline_validation import WorkerValidation
 from mipnet.training.step import TrainStep
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,8 @@ def train_loop_per_worker(settings: dict[str, Any]) -> dict[str, Any]:
         settings: config: nested dict; schedule: the order of all samples; threads: CPU threads of this
             process, 0 for its share of the cores; initial_weights: URI of a model folder, or ""; end_step:
             the step to end at, with a checkpoint; crop_loader: reference to the loader of the crops; folder:
-            of the run, for log and journal.
+            of the run, for log and journal; validation: of checkpoints, {"plan": ``ValidationPlan``, "data":
+            the data set's folder}, or None if none is made.
 
     Returns:
         {"step": steps done, "stopped": why the run was stopped early, or "", "history": all logged rows of
@@ -69,7 +72,9 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     worker_log(settings["folder"], rank)
     checkpoint = ray.train.get_checkpoint()
     initial_weights = "" if checkpoint else settings["initial_weights"]
-    step = build_train_step(config, schedule.total_steps, settings["threads"], initial_weights)
+    # Use all cores; other Ray processes run at lower priority (TRAIN_WORKER_RUNTIME_ENV).
+    threads = settings["threads"] or max(cores() // ray.train.get_context().get_local_world_size(), 1)
+    step = build_train_step(config, schedule.total_steps, threads, initial_weights)
     history: list[MetricsRow] = []
     if checkpoint:
         with local_folder(checkpoint) as folder:
@@ -85,6 +90,7 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     corrupt_images = CorruptImageTracker(settings["crop_loader"], journal)
     guard = Guard(config, schedule, corrupt_images, step.step)
     gauges = TrainingGauges(settings["folder"])
+    validation = make_validation(settings, config, threads, journal)
     batches = training_batches(step, schedule, end_step, corrupt_images)
     for batch, waited in with_wait_seconds(batches):
         step(batch["image"], batch["keypoints"], batch["corrupt"])
@@ -100,11 +106,26 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
                 logger.warning("rank %d: stopped at step %d: %s", rank, step.step, stopped)
                 journal.flush()
                 return {"step": step.step, "stopped": stopped}
-        if saving:
+        if saving and validation is not None:
             journal.flush()  # before a checkpoint from which these steps are not made again
-            report_checkpoint(step, log.history, rank)
+            step.all_reduce_bn_buffers()
+            with log.paused():
+                metrics = validation.before_report(step)
+            report_checkpoint(step, log.history, rank, metrics, validation.plan.beside(step.step))
+            validation.after_report(step.step, metrics)
     stopped = divergence(step, log.history[-1]) if log.history else ""  # of a checkpoint of the last step
     return {"step": step.step, "stopped": stopped, "history": log.history}
+
+
+def make_validation(
+    settings: dict[str, Any], config: Config, threads: int, journal: Journal
+) -> WorkerValidation | None:
+    """What this worker does about checkpoints, None if none is made; arguments as in ``_train``."""
+    if settings["validation"] is None:
+        return None
+    plan, data = settings["validation"]["plan"], settings["validation"]["data"]
+    rank = ray.train.get_context().get_world_rank()
+    return WorkerValidation(plan, config, settings["folder"], data, threads, journal, rank)
 
 
 def build_train_step(config: Config, total_steps: int, threads: int, initial_weights: str) -> TrainStep:
@@ -113,12 +134,10 @@ def build_train_step(config: Config, total_steps: int, threads: int, initial_wei
     Args:
         config: of the run.
         total_steps: length of the learning-rate schedule.
-        threads: CPU threads of this process, 0 for its share of the cores.
+        threads: CPU threads of this process.
         initial_weights: URI of a model folder to start from, "" for random weights.
     """
     context = ray.train.get_context()
-    # Use all cores; other Ray processes run at lower priority (TRAIN_WORKER_RUNTIME_ENV).
-    threads = threads or max(cores() // context.get_local_world_size(), 1)
     device = ray.train.torch.get_device()
     parallel = parallel_micro_batches(config.train, device, context.get_world_size(), threads)
     torch.set_num_threads(threads // parallel)
@@ -217,6 +236,15 @@ class MetricLogger:
         if self.journal is not None:
             self.journal.add_row("training", row)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count the time of the ``with`` block: of validation, which makes no steps."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._since += time.perf_counter() - begin
+
 
 class CorruptImageTracker:
     """Names the images of this rank's samples that could not be read, and reports each once.
@@ -303,9 +331,18 @@ class Guard:
         return ""
 
 
-def report_checkpoint(step: TrainStep, history: list[MetricsRow], rank: int) -> None:
-    """Report a checkpoint to Ray Train, which stores it in the run's folder and has it validated."""
-    step.all_reduce_bn_buffers()
+def report_checkpoint(
+    step: TrainStep, history: list[MetricsRow], rank: int, metrics: Metrics, beside: bool
+) -> None:
+    """Report a checkpoint to Ray Train, which stores it in the run's folder.
+
+    Args:
+        step: after ``all_reduce_bn_buffers``.
+        history: rows of metrics so far.
+        rank: of this process.
+        metrics: of the validation, empty without.
+        beside: have it validated by a task of its own.
+    """
     name = checkpoint_name(step.step)
     if rank != 0:
         ray.train.report({"step": step.step}, checkpoint_dir_name=name)
@@ -314,10 +351,10 @@ def report_checkpoint(step: TrainStep, history: list[MetricsRow], rank: int) -> 
     try:
         save_checkpoint(folder, step, history)
         ray.train.report(
-            {"step": step.step, "loss": history[-1]["loss"]},
+            {"step": step.step, "loss": history[-1]["loss"], **metrics},
             checkpoint=Checkpoint.from_directory(folder),
             checkpoint_dir_name=name,
-            validation=True,
+            validation=beside,
         )
         logger.info("saved %s", name)
     finally:

@@ -44,13 +44,13 @@ def nodes(*resources: tuple[float, float]) -> list[dict]:
         ([(64, 0)], {"cpus_per_worker": 4}, 9),  # 4 + decoding, crops, prediction = 7
         ([(8, 0)] * 2, {"cpus_per_worker": 6}, 1),  # 16 // 9: the second would leave no room beside it
         ([(2, 0)], {"cpus_per_worker": 1}, 1),
-        # GPU: one stays for the validations of all, where there is more than the trainings need
+        # GPU: one for each worker
         ([(16, 1)], {"gpu": True}, 1),
-        ([(16, 2)], {"gpu": True}, 1),
-        ([(96, 8)], {"gpu": True}, 7),
-        ([(96, 8)], {"gpu": True, "workers": 2}, 3),
+        ([(16, 2)], {"gpu": True}, 2),
+        ([(96, 8)], {"gpu": True}, 8),
+        ([(96, 8)], {"gpu": True, "workers": 2}, 4),
         ([(96, 8)], {"gpu": True, "workers": 8}, 1),
-        ([(96, 8)] * 2, {"gpu": True, "workers": 4}, 3),
+        ([(96, 8)] * 2, {"gpu": True, "workers": 4}, 4),
         ([(96, 8)], {"gpu": True, "workers": 1, "cpus_per_worker": 20}, 4),  # 96 // 23
         ([(8, 8), (96, 0)], {"gpu": True, "cpus_per_worker": 4}, 2),  # GPUs without CPUs beside them
     ],

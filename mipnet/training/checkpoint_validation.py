@@ -1,0 +1,106 @@
+"""The metrics of a checkpoint on the validation split, and what is recorded if there are none."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mipnet.config import Config
+from mipnet.data.coco import CocoKeypointFile
+from mipnet.data.dataset_formats import open_split
+from mipnet.errors import as_user_error, root_cause
+from mipnet.evaluation.occlusion import SELECTION_METRIC, occlusion_ap
+from mipnet.evaluation.predicted_poses import PredictionsBySplit, score_splits
+from mipnet.evaluation.result_rows import flat_metrics
+from mipnet.inference.crop_predictor import DivergedError
+from mipnet.inference.pipeline import predict_splits
+from mipnet.run_folder import TRAINING_FOLDER
+from mipnet.storage import Folder
+from mipnet.tracking.journal import Journal
+from mipnet.training.checkpoint import step_from_path
+from mipnet.training.gauges import TrainingGauges
+
+logger = logging.getLogger(__name__)
+
+Metrics = dict[str, Any]
+Validate = Callable[[str], Metrics]
+"""Takes the name of a checkpoint."""
+
+
+def selection_source(config: Config) -> str:
+    """The box source in which the best checkpoint is chosen; for generated data a detector-like one."""
+    return config.data.boxes[-1]
+
+
+def validation_metrics(
+    poses: PredictionsBySplit, config: Config, files: Mapping[str, CocoKeypointFile]
+) -> Metrics:
+    """Metrics of the validation split; arguments as for ``score_splits``.
+
+    The best weights are those with the highest occlusion AP.
+    """
+    found = flat_metrics(score_splits(poses, config, files))
+    return {SELECTION_METRIC: occlusion_ap(config.data, found).value, **found}
+
+
+def record_validation(
+    step: int, journal: Journal, gauges: TrainingGauges, compute: Callable[[], Metrics]
+) -> Metrics:
+    """Compute the metrics of a checkpoint, and add them to the run's journal.
+
+    Args:
+        step: of the checkpoint.
+        journal: of the run; is told why there are no metrics, too.
+        gauges: of the run.
+        compute: the metrics.
+
+    Returns:
+        the metrics; only a nan if the network has diverged, which no other try could mend.
+
+    Raises:
+        Exception: of ``compute``.
+    """
+    logger.info("validating step %d", step)
+    try:
+        metrics = compute()
+        journal.add_row("validation", {"step": step, **metrics})
+        gauges.set("validated_step", step)
+        return metrics
+    except Exception as error:
+        logger.warning("validation of step %d failed", step, exc_info=True)
+        known = as_user_error(error)
+        journal.add("unvalidated", step=step, cause=str(known or root_cause(error)))
+        if not isinstance(known, DivergedError):
+            raise
+        return {SELECTION_METRIC: math.nan}
+    finally:
+        journal.flush()
+
+
+def make_validate_fn(config: Config, run_folder: Folder, data: Folder) -> Validate:
+    """A function that validates a checkpoint in the storage, on a GPU if ``resources.gpu`` is true.
+
+    Ray Train runs it beside the training, where a GPU is left for it, and the driver after the training.
+    """
+
+    def validate(name: str) -> Metrics:
+        journal = Journal(run_folder, "validation")
+
+        def compute() -> Metrics:
+            files = {config.data.val: open_split(config.data, data, config.data.val)}
+            poses = predict_splits(
+                run_folder.join(f"{TRAINING_FOLDER}/{name}"),
+                config,
+                data,
+                files,
+                sources=[selection_source(config)],
+                resources=config.resources,
+                on_corrupt_images=lambda names: journal.add("unreadable", names=names),
+            )
+            return validation_metrics(poses, config, files)
+
+        return record_validation(step_from_path(name), journal, TrainingGauges(run_folder), compute)
+
+    return validate

@@ -1,0 +1,178 @@
+"""Validation of a checkpoint by the training processes: each predicts its share, rank 0 scores all poses."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray.train
+import torch
+import torch.distributed as dist
+
+from mipnet.config import Config
+from mipnet.data.coco import Boxes, CocoKeypointFile
+from mipnet.data.dataset_formats import open_split
+from mipnet.errors import as_user_error, root_cause
+from mipnet.evaluation.occlusion import SELECTION_METRIC
+from mipnet.inference.crop_predictor import CropPredictor, DivergedError
+from mipnet.inference.pipeline import Block, boxes_of_splits, collect_poses, poses_by_split, predict_batches
+from mipnet.run_folder import TRAINING_FOLDER
+from mipnet.storage import Folder
+from mipnet.tracking.journal import Journal
+from mipnet.training.checkpoint import checkpoint_name, evaluated_model, step_from_path
+from mipnet.training.checkpoint_validation import (
+    Metrics,
+    record_validation,
+    selection_source,
+    validation_metrics,
+)
+from mipnet.training.gauges import TrainingGauges
+from mipnet.training.recovery import prune, read_record
+from mipnet.training.step import TrainStep
+from mipnet.training.validation_plan import ValidationPlan
+
+logger = logging.getLogger(__name__)
+
+Share = list[Block] | Exception
+"""What a rank predicted, or why it could not."""
+
+
+@dataclass
+class ValidationSplit:
+    """The annotations of the validation split, and the boxes in which its poses are predicted."""
+
+    files: dict[str, CocoKeypointFile]
+    boxes: Boxes
+
+
+@dataclass
+class WorkerValidation:
+    """What a training process does about the validation of its checkpoints.
+
+    Attributes:
+        plan: which checkpoints are validated, and by whom.
+        config: of the run.
+        run_folder: of the run.
+        data: the data set's folder.
+        threads: CPU threads of this process.
+        journal: of the run.
+        rank: of this process.
+    """
+
+    plan: ValidationPlan
+    config: Config
+    run_folder: Folder
+    data: Folder
+    threads: int
+    journal: Journal
+    rank: int
+
+    def __post_init__(self) -> None:
+        self._training = self.run_folder.join(TRAINING_FOLDER)
+        self._split: ValidationSplit | None = None
+        self._scores: dict[str, Metrics] = {}  # of this process: Ray records them some time after
+        # Failed or interrupted ones of earlier processes are validated when the training has ended.
+        recorded = read_record(self._training) if self.rank == 0 else {}
+        unvalidated = [name for name, metrics in recorded.items() if SELECTION_METRIC not in metrics]
+        self._waiting = [name for name in unvalidated if self.plan.due(step_from_path(name))]
+
+    def before_report(self, step: TrainStep) -> Metrics:
+        """What has to be done before the checkpoint of ``step`` is reported; call it on all ranks.
+
+        Args:
+            step: after ``all_reduce_bn_buffers``.
+
+        Returns:
+            the metrics on rank 0 if the training processes validate it; empty if nobody can or shall now.
+        """
+        if self.plan.beside(step.step):
+            # One may wait at most: else the last step would be followed by those that came too late.
+            if self.rank == 0:
+                ray.train.get_all_reported_checkpoints()
+            return {}
+        if not self.plan.inline(step.step):
+            return {}
+        shares = self._gather(self._predict_share(step), step.distributed)
+        if shares is None:
+            return {}
+        try:
+            gauges = TrainingGauges(self.run_folder)
+            return record_validation(step.step, self.journal, gauges, lambda: self._metrics(shares))
+        except Exception:
+            # It is recorded, and the training goes on: the driver tries again after the last step.
+            return {}
+
+    def after_report(self, step: int, metrics: Metrics) -> None:
+        """Remove checkpoints that are not needed any more, where no task beside the training does that."""
+        if self.rank == 0 and self.plan.where == "inline":
+            name = checkpoint_name(step)
+            self._scores[name] = metrics
+            prune(self._training, name, self._scores, self._waiting)
+
+    def _predict_share(self, step: TrainStep) -> Share:
+        """This rank's share of the batches; an exception is returned, so that no rank waits for another."""
+        ranks = dist.get_world_size() if step.distributed else 1
+        try:
+            with _threads(self.threads):
+                predictor = CropPredictor.fold(
+                    evaluated_model(step), self.config, self.config.evaluation, step.device
+                )
+                blocks = predict_batches(
+                    predictor,
+                    self.split.boxes,
+                    self.config,
+                    part=slice(self.rank, None, ranks),
+                    decoding_threads=self.threads if step.device.type == "cuda" else 0,
+                )
+                return list(blocks)
+        except Exception as error:
+            logger.warning("rank %d: cannot validate step %d", self.rank, step.step, exc_info=True)
+            return as_user_error(error) or RuntimeError(root_cause(error))
+
+    def _gather(self, share: Share, distributed: bool) -> list[Share] | None:
+        """The shares of all ranks on rank 0, None on the others."""
+        if not distributed:
+            return [share]
+        shares: list[Share] | None = [[]] * dist.get_world_size() if self.rank == 0 else None
+        dist.gather_object(share, shares)
+        return shares
+
+    def _metrics(self, shares: Sequence[Share]) -> Metrics:
+        failures = [share for share in shares if isinstance(share, Exception)]
+        if failures:
+            raise min(failures, key=lambda error: not isinstance(error, DivergedError))
+        blocks = [block for share in shares if not isinstance(share, Exception) for block in share]
+        poses = collect_poses(self.split.boxes, blocks, self.config)
+        if poses.corrupt_images:
+            self.journal.add("unreadable", names=poses.corrupt_images)
+        files = self.split.files
+        return validation_metrics(
+            poses_by_split(poses, files, [selection_source(self.config)]), self.config, files
+        )
+
+    @property
+    def split(self) -> ValidationSplit:
+        """The validation split, read once.
+
+        Raises:
+            UserError: it cannot be used any more.
+        """
+        if self._split is None:
+            name = self.config.data.val
+            files = {name: open_split(self.config.data, self.data, name)}
+            boxes = boxes_of_splits(self.config, self.data, files, [selection_source(self.config)])
+            self._split = ValidationSplit(files, boxes)
+        return self._split
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """PyTorch with so many threads: a training step may give each of its micro-batches a part of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
