@@ -319,7 +319,8 @@ def make_validate_fn(config: Config, run_folder: Folder, data: Folder) -> Valida
         gpu = config.resources.gpu is True and spare_gpus >= 1
         # One core less than there are: training uses all of them, and threads wait for one another.
         cpus = config.resources.cpus_per_worker or max(cores() - 1, 1)
-        resources = replace(config.resources, gpu=gpu, cpus_per_worker=cpus)
+        workers = config.resources.predict_workers or 1  # not one for each GPU: the training has most
+        resources = replace(config.resources, gpu=gpu, cpus_per_worker=cpus, predict_workers=workers)
         files = {config.data.val: open_split(config.data, data, config.data.val)}
 
         def report(names: list[str]) -> None:
