@@ -9,6 +9,7 @@ STORAGE/runs/NAME/training/       Ray Train's checkpoints
 STORAGE/runs/NAME/model/          the best weights
 STORAGE/runs/NAME/results/        tables, COCO results, pictures
 STORAGE/runs/NAME/logs/           driver.log, worker-RANK.log
+STORAGE/runs/NAME/profile/        traces of training steps, where --train.profile asked for them
 STORAGE/registered/               copies of registered models, for all nodes
 STORAGE/mlflow.db, mlartifacts/   MLflow, unless MLFLOW_TRACKING_URI names a server
 """

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,20 +19,35 @@ import torch
 
 from mipnet.config import Config, preset, to_dict
 from mipnet.config.schema import DataConfig, ResourcesConfig
-from mipnet.data.coco import PersonAnnotations
-from mipnet.data.dataset_formats import open_split
 from mipnet.models.weights import save_model
 from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import model_from_config
-from tests.helpers.registering import register_small
+
+if TYPE_CHECKING:
+    from mipnet.data.coco import PersonAnnotations
 
 
-def pytest_configure() -> None:
-    """pytest-xdist: divide the cores among its processes. Without it, PyTorch keeps its default."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all but ``pytest -m gpu``: only on CPUs two trainings end with the same bits.
+
+    pytest-xdist: divide the cores among its processes. Without it, PyTorch keeps its default.
+    """
+    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if processes > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """On a machine without Ray, only tests that need nothing but PyTorch, NumPy, OpenCV and safetensors."""
+    bare = importlib.util.find_spec("ray") is None
+    return (
+        True
+        if bare and collection_path.match("test_*.py") and not collection_path.match(ON_DEVICES)
+        else None
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -55,6 +72,27 @@ def pytest_collection_finish() -> None:
     """Garbage collections, which some tests ask for, pass over what the imports of all tests made."""
     gc.collect()
     gc.freeze()
+
+
+ON_DEVICES = "*_on_devices.py"
+"""Files of tests that also run on a GPU, on a machine that has little else."""
+
+
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest) -> torch.device:
+    """The first GPU, for tests marked ``gpu``."""
+    if not torch.cuda.is_available():
+        if request.config.option.markexpr == "gpu":
+            pytest.exit(f"PyTorch {torch.__version__} sees no GPU on this machine", returncode=2)
+        pytest.skip("only pytest -m gpu, on a machine with a GPU")
+    return torch.device("cuda", 0)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU; and the first GPU, under ``pytest -m gpu``."""
+    found: torch.device = request.getfixturevalue("gpu") if request.param == "cuda" else torch.device("cpu")
+    return found
 
 
 def shared_folder() -> Path:
@@ -99,7 +137,7 @@ def ray_session() -> Iterator[None]:
     """One Ray for the whole test session."""
     from mipnet.ray_runtime.session import connect
 
-    with connect(ResourcesConfig(workers=2, stream_workers=2, object_store_gb=0.5)):
+    with connect(ResourcesConfig(workers=2, gpu=False, stream_workers=2, object_store_gb=0.5)):
         yield
 
 
@@ -188,6 +226,8 @@ def register(
     model_store: Folder, small_models: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., int]:
     """Registers an untrained network in ``model_store``, where MLflow then is: ``register(name, seed)``."""
+    from tests.helpers.registering import register_small
+
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
     def make(name: str, seed: int = 0, tags: dict[str, str] | None = None, occlusion_ap: float = 0.0) -> int:
@@ -198,4 +238,6 @@ def register(
 
 @pytest.fixture(scope="session")
 def small_people(small_coco: Folder) -> PersonAnnotations:
+    from mipnet.data.dataset_formats import open_split
+
     return open_split(DataConfig(), small_coco, "train").people()

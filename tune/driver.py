@@ -68,7 +68,7 @@ def trials_at_once(nodes: Sequence[Mapping[str, Any]], resources: ResourcesConfi
     else:  # each worker computes with all cores of its node
         most = sum(node.get("CPU", 0) >= 1 for node in alive) // workers
     cpus = sum(node.get("CPU", 0) for node in alive)
-    cpus_per_trial = workers * worker_cpus + AUXILIARY_CPUS_PER_TRIAL + resources.predict_workers
+    cpus_per_trial = workers * worker_cpus + AUXILIARY_CPUS_PER_TRIAL + max(resources.predict_workers, 1)
     return max(1, min(most, int(cpus // cpus_per_trial)))
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge
-
 from mipnet.cli.shared_options import CONFIG_HELP, STORAGE_HELP
 from mipnet.config.flags import option
-from mipnet.config.schema import Count, NonNegativeInt
+from mipnet.config.schema import Count, NonNegativeInt, Range
 from tune.samplers import DEFAULT_TRIALS
 from tune.search_space import NAMED_SPACES
 
@@ -26,7 +24,9 @@ class SearchOptions:
     seeds: Count = option(1, "train every configuration with so many seeds")
     asha: bool = option(False, "successive halving: only the best of a rung are trained on")
     rung: Count = option(1, "asha: epochs of the first rung; the next ones are --keep times as long")
-    keep: Annotated[int, Ge(2)] = option(3, "asha: one configuration in so many goes on to the next rung")
+    keep: Annotated[int, Range(ge=2)] = option(
+        3, "asha: one configuration in so many goes on to the next rung"
+    )
     concurrent: NonNegativeInt = option(0, "no more trials at once than this [as many as the cluster holds]")
     retry: bool = option(False, "try failed trials again")
     register_best: bool = option(False, "register the best network with the alias 'candidate'")

@@ -46,12 +46,6 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def set_tf32(on: bool) -> None:
-    """Whether a GPU may round the inputs of fp32 convolutions and matrix products to TF32."""
-    torch.backends.cuda.matmul.allow_tf32 = on
-    torch.backends.cudnn.allow_tf32 = on
-
-
 def bf16_peak(device: torch.device) -> tuple[float, str]:
     """Peak bf16 flop/s, and its source: the data sheet, else a measured matrix product."""
     name = torch.cuda.get_device_name(device)

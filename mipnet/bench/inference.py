@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from mipnet.bench.device import set_tf32, synchronize
+from mipnet.bench.device import synchronize
 from mipnet.bench.step import PLAIN_VARIANT, RepeatedImagesNetwork, random_batch
 from mipnet.config import Config
 from mipnet.evaluation.decoding import flip_back
@@ -16,7 +17,7 @@ from mipnet.inference.crop_predictor import CropPredictor
 from mipnet.models.fold import fold_batch_norms
 from mipnet.models.network import MIPNet
 from mipnet.models.normalization import normalize
-from mipnet.models.precision import native_bf16
+from mipnet.models.precision import Precision, kernel_settings, native_bf16
 from mipnet.training.checkpoint import model_from_config
 
 Heatmaps = Callable[[Tensor], Tensor]
@@ -43,34 +44,31 @@ def ways(config: Config, model: MIPNet, device: torch.device) -> dict[str, Heatm
 
     @torch.inference_mode()
     def plain(crops: Tensor) -> Tensor:
-        set_tf32(False)
         images = normalize(crops).contiguous()
-        if not config.evaluation.flip_test:
-            return whole(images)
-        return (whole(images) + flip_back(whole(images.flip(-1)), permutation)) / 2
+        with kernel_settings("fp32", device):
+            if not config.evaluation.flip_test:
+                return whole(images)
+            return (whole(images) + flip_back(whole(images.flip(-1)), permutation)) / 2
 
-    def predicted(network: MIPNet, memory_format: torch.memory_format, tf32: bool, bf16: bool) -> Heatmaps:
+    def predicted(
+        network: MIPNet, memory_format: torch.memory_format, precision: Precision = "fp32"
+    ) -> Heatmaps:
         network = network.to(memory_format=memory_format)  # type: ignore[call-overload]
-        evaluation = replace(config.evaluation, precision="bf16" if bf16 else "fp32")
+        evaluation = replace(config.evaluation, precision=precision)
         predictor = CropPredictor(network, config, evaluation, device)
-
-        def run(crops: Tensor) -> Tensor:
-            set_tf32(tf32)
-            return predictor.heatmaps(crops, memory_format)
-
-        return run
+        return partial(predictor.heatmaps, memory_format=memory_format)
 
     contiguous, last = torch.contiguous_format, torch.channels_last
     found: dict[str, Heatmaps] = {
         PLAIN_VARIANT: plain,
-        "prefix once, λ, flip folded": predicted(model, contiguous, False, False),
-        "+ batch norm folded": predicted(fold_batch_norms(model, size), contiguous, False, False),
-        "+ channels-last": predicted(fold_batch_norms(model, size), last, False, False),
+        "prefix once, λ, flip folded": predicted(model, contiguous),
+        "+ batch norm folded": predicted(fold_batch_norms(model, size), contiguous),
+        "+ channels-last": predicted(fold_batch_norms(model, size), last),
     }
     if device.type == "cuda":
-        found["+ TF32"] = predicted(fold_batch_norms(model, size), last, True, False)
+        found["+ TF32"] = predicted(fold_batch_norms(model, size), last, "tf32")
     if native_bf16(device):
-        found["+ bf16"] = predicted(fold_batch_norms(model, size), last, False, True)
+        found["+ bf16"] = predicted(fold_batch_norms(model, size), last, "bf16")
     return found
 
 

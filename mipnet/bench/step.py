@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from mipnet.bench.device import set_tf32, synchronize
+from mipnet.bench.device import synchronize
 from mipnet.config import Config
 from mipnet.models.costs import multiply_adds
 from mipnet.models.mimb import MIMB
@@ -29,7 +29,6 @@ class Variant:
     repeated: bool = False
     channels_last: bool = False
     precision: Precision = "fp32"
-    tf32: bool = False
     compile: bool = False
 
 
@@ -39,7 +38,7 @@ def variants(device: torch.device, compile: bool) -> list[Variant]:
     last = replace(found[-1], name="+ channels-last", channels_last=True)
     found.append(last)
     if device.type == "cuda":
-        last = replace(last, name="+ TF32", tf32=True)
+        last = replace(last, name="+ TF32", precision="tf32")
         found.append(last)
     if native_bf16(device):
         last = replace(last, name="+ bf16", precision="bf16")
@@ -72,7 +71,6 @@ class StepWorkload:
 
     def __call__(self) -> float:
         """Make ``steps`` steps; returns the number of samples."""
-        set_tf32(self.variant.tf32)
         before = _allocated(self.device)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mipnet.cli.bench_options import NETWORK_SECTIONS, NetworkOptions, begin, write_json
 from mipnet.cli.shared_options import Call
-from mipnet.config import from_dict, preset
+from mipnet.config import preset
 from mipnet.config.flags import option
 from mipnet.config.schema import NonNegativeInt
 from mipnet.config.validation import Problem
@@ -36,7 +36,7 @@ def run(options: Options, call: Call) -> int:
     device, batch, facts = begin(options, config)
     gpu = device.type == "cuda"
     steps = options.steps or (10 if gpu else 1)
-    difference = gradient_difference(from_dict(call.settings, preset("debug")))
+    difference = gradient_difference(call.on(preset("debug")))
     facts["gradient_difference_fp64"] = difference
     say(f"{options.preset}, N = {config.model.instances}, batch {batch}, {options.threads} CPU threads")
     say(facts["machine"])

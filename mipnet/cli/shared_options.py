@@ -45,7 +45,15 @@ class Call:
         Raises:
             ConfigError: a value that cannot work.
         """
-        return from_dict(self.settings, self.base)
+        return self.on(self.base)
+
+    def on(self, base: Config) -> Config:
+        """The settings on top of another base, e.g. a preset; errors as for ``config``.
+
+        Without settings it is the base itself: a preset is valid, and needs no pydantic, which a machine that
+        only measures a step need not have.
+        """
+        return from_dict(self.settings, base) if self.settings else base
 
 
 def read_flags(command: str, argv: Sequence[str]) -> tuple[Any, Call]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, 
 from mipnet.config.old_names import NEW_NAMES, note_renames, renames_in
 from mipnet.config.schema import Config
 from mipnet.config.schema import option as option
-from mipnet.config.validation import adapter, format_value, problem_of
+from mipnet.config.validation import adapter, format_value, problem_of, within
 from mipnet.errors import ConfigError, suggest
 
 Options = TypeVar("Options")
@@ -164,10 +164,11 @@ def _with_new_names(argv: Sequence[str]) -> list[str]:
     ]
 
 
+_NOT_A_NUMBER = {int: "is not a whole number", float: "is not a number"}
 _NOT_OF_A_KIND = {
     "bool_parsing": "is neither true nor false",
-    "int_parsing": "is not a whole number",
-    "float_parsing": "is not a number",
+    "int_parsing": _NOT_A_NUMBER[int],
+    "float_parsing": _NOT_A_NUMBER[float],
 }
 
 
@@ -179,6 +180,13 @@ def _converted(flag: str, hint: Any, value: Any) -> Any:
     """
     if hint in (str, tuple[str, ...]):  # pydantic's import takes 0.1 s
         return tuple(value) if isinstance(value, list) else value
+    kind, *ranges = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    if kind in (int, float):
+        try:
+            number = kind(value)
+        except ValueError:
+            raise ConfigError(f"{flag}: {value!r} {_NOT_A_NUMBER[kind]}") from None
+        return within(flag, number, ranges)
     from pydantic import ValidationError
 
     try:

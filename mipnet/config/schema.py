@@ -12,18 +12,46 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
-
 from mipnet.skeletons import Skeleton, skeleton
 
 GENERATED = "generated"
 
-Count = Annotated[int, Ge(1)]
-NonNegativeInt = Annotated[int, Ge(0)]
-NonNegative = Annotated[float, Ge(0)]
-Positive = Annotated[float, Gt(0)]
-Fraction = Annotated[float, Ge(0), Le(1)]
-PositiveFraction = Annotated[float, Gt(0), Le(1)]
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a number may have, as an annotation of its type; None is no limit.
+
+    Attributes:
+        ge: the value is at least this.
+        gt: the value is above this.
+        le: the value is at most this.
+    """
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Name → limit of those that there are."""
+        return {name: limit for name, limit in vars(self).items() if limit is not None}
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """For pydantic: the schema of the annotated type with these limits."""
+        return {**handler(source), **self.limits}
+
+
+Count = Annotated[int, Range(ge=1)]
+NonNegativeInt = Annotated[int, Range(ge=0)]
+NonNegative = Annotated[float, Range(ge=0)]
+Positive = Annotated[float, Range(gt=0)]
+Fraction = Annotated[float, Range(ge=0, le=1)]
+PositiveFraction = Annotated[float, Range(gt=0, le=1)]
+
+Precision = Literal["fp32", "tf32", "bf16"]
+"""fp32; fp32 whose convolutions and matrix products a GPU rounds to TF32; bf16 under autocast."""
+MICRO_BATCHES_ON_CPU = 2
+"""Where ``train.gradient_accumulation_steps`` is 0."""
 
 
 def option(default: Any, help: str, positional: bool = False) -> Any:
@@ -72,7 +100,7 @@ class InputConfig:
 
     width: int = option(64, "crop width in pixels")
     height: int = option(96, "crop height in pixels")
-    padding: Annotated[float, Ge(0.5)] = option(1.25, "context: the box's sides are multiplied by this")
+    padding: Annotated[float, Range(ge=0.5)] = option(1.25, "context: the box's sides are multiplied by this")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -94,7 +122,7 @@ class AugmentConfig:
     """Random changes of a training crop; rotation, scale and half body as in the paper by default."""
 
     flip: Fraction = option(0.5, "probability of mirroring")
-    scale: Annotated[float, Ge(0), Le(0.9)] = option(0.35, "scale is 1 + this·randn, within 1 ± this")
+    scale: Annotated[float, Range(ge=0, le=0.9)] = option(0.35, "scale is 1 + this·randn, within 1 ± this")
     rotation: NonNegative = option(45.0, "degrees: angle is this·randn, within ± twice this")
     rotation_probability: Fraction = option(0.6, "share of samples that are rotated")
     shift: NonNegative = option(0.0, "centre moves by this·randn of the crop's size, within ± twice this")
@@ -176,16 +204,18 @@ class TrainConfig:
     drop: Fraction = option(0.1, "step: factor of each drop")
     warmup: Fraction = option(0.08, "onecycle: share of the steps in which the rate rises")
     clip_norm: NonNegative = option(0.0, "clip the gradient's global norm; 0 does not clip")
-    ema: Annotated[float, Ge(0), Le(0.99999)] = option(
+    ema: Annotated[float, Range(ge=0, le=0.99999)] = option(
         0.0, "decay of the weights' moving average that is evaluated; 0 is off"
     )
-    precision: Literal["fp32", "bf16", "auto"] = option(
-        "auto", "bf16 runs the network under autocast; auto: where the device computes in bf16 natively"
+    precision: Literal[Precision, "auto"] = option(
+        "auto",
+        "bf16 runs the network under autocast; tf32 is fp32 with a GPU's TF32; auto: bf16 where the device "
+        "computes in it natively, else fp32",
     )
-    gradient_accumulation_steps: Count = option(
+    gradient_accumulation_steps: NonNegativeInt = option(
         1,
         "parts of a worker's share of a batch, each with its own batch norm: in turns, for less memory; "
-        "on a CPU side by side, on its cores",
+        f"on a CPU side by side, on its cores; 0: {MICRO_BATCHES_ON_CPU} on a CPU, 1 on a GPU",
     )
     channels_last: bool = option(True, "memory format of the network; false is the plain, contiguous one")
     activation_checkpointing: bool = option(
@@ -206,6 +236,13 @@ class TrainConfig:
     )
     max_skipped: Count = option(20, "stop when this many updates in a row were not finite")
     seed: NonNegativeInt = option(0, "seed of weights, order and augmentation")
+    profile: NonNegativeInt = option(
+        0, "trace so many steps of rank 0 with PyTorch's profiler, into the run's folder 'profile' and MLflow"
+    )
+
+    def micro_batches(self, device: str) -> int:
+        """Parts of a worker's share of a batch on a type of device, "cpu" or "cuda"."""
+        return self.gradient_accumulation_steps or (MICRO_BATCHES_ON_CPU if device == "cpu" else 1)
 
 
 @dataclass(frozen=True)
@@ -218,15 +255,17 @@ class EvaluationConfig:
     oks_nms: PositiveFraction = option(0.9, "poses of an image with a higher OKS than this are duplicates")
     keypoint_threshold: float = option(0.2, "keypoints below this score do not count in the pose score")
     batch_size: Count = option(64, "crops per forward pass")
-    precision: Literal["fp32", "bf16", "auto"] = option(
+    precision: Literal[Precision, "auto"] = option(
         "fp32",
-        "of the network; bf16 is faster and differs; auto: bf16 where the device computes in it natively",
+        "of the network; tf32 (on a GPU) and bf16 are faster and differ; auto: bf16 where the device "
+        "computes in it natively, else fp32",
     )
 
 
 @dataclass(frozen=True)
 class ResourcesConfig:
-    """What the run may use. Never part of a run's identity: results do not depend on it."""
+    """What the run may use; not part of its identity, though results are the same to the bit only on CPUs and
+    with as many workers."""
 
     workers: Count = option(1, "training processes (one GPU each, where GPUs are used)")
     gpu: bool | Literal["auto"] = option(
@@ -236,8 +275,10 @@ class ResourcesConfig:
         0, "CPU threads of a training process; 0: all cores, shared evenly"
     )
     stream_workers: NonNegativeInt = option(0, "at most this many decoding tasks at once; 0: Ray decides")
-    predict_workers: Count = option(
-        1, "processes that run the network in prediction, and in validation beside the training"
+    predict_workers: NonNegativeInt = option(
+        0,
+        "processes that run the network in prediction, and in validation beside the training; 0: one for "
+        "each GPU, or one on CPUs",
     )
     validation: Literal["auto", "inline", "beside"] = option(
         "auto",

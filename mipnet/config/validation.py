@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mipnet.config.schema import Config, DataConfig, ModelConfig, to_dict
+from mipnet.config.schema import Config, DataConfig, ModelConfig, Range, to_dict
 from mipnet.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 RANGE_ERRORS = {
-    "greater_than_equal": ("is below {limit:g}", "nearest is {limit:g}"),
-    "greater_than": ("is not above {limit:g}", "use a number above {limit:g}"),
-    "less_than_equal": ("is above {limit:g}", "nearest is {limit:g}"),
+    "ge": ("is below {limit:g}", "nearest is {limit:g}"),
+    "gt": ("is not above {limit:g}", "use a number above {limit:g}"),
+    "le": ("is above {limit:g}", "nearest is {limit:g}"),
 }
-"""Pydantic's kind of error → why the value cannot work, and what to give instead."""
+"""Limit of a ``Range`` → why a value beyond it cannot work, and what to give instead."""
 
 YES_NO_OR_AUTO = ("resources.gpu",)
 
@@ -47,6 +47,20 @@ def require(name: str, value: float, *, at_least: float | None = None, at_most: 
         raise Problem(name, value, f"is below {at_least}", f"nearest is {at_least}")
     if at_most is not None and not value <= at_most:
         raise Problem(name, value, f"is above {at_most}", f"nearest is {at_most}")
+
+
+def within(name: str, value: Any, ranges: Sequence[Range]) -> Any:
+    """``value``, if it lies in all ranges, with the words for a value beyond them that settings have.
+
+    Raises:
+        Problem: it does not.
+    """
+    holds = {"ge": operator.ge, "gt": operator.gt, "le": operator.le}
+    for kind, limit in (item for each in ranges for item in each.limits.items()):
+        if not holds[kind](value, limit):
+            why, hint = (text.format(limit=limit) for text in RANGE_ERRORS[kind])
+            raise Problem(name, value, why, hint)
+    return value
 
 
 @functools.cache
@@ -96,10 +110,11 @@ def problem_of(name: str, error: ErrorDetails, value: object) -> ConfigError:
         value: the whole value; of a list, ``error`` has only the item.
     """
     kind, given = error["type"], error["input"]
-    if kind in RANGE_ERRORS:
-        (limit,) = error["ctx"].values()
-        why, hint = (text.format(limit=limit) for text in RANGE_ERRORS[kind])
-        return Problem(name, type(limit)(float(given)), why, hint)
+    context = error.get("ctx", {})
+    if limits := RANGE_ERRORS.keys() & context.keys():
+        (limit,) = limits
+        why, hint = (text.format(limit=context[limit]) for text in RANGE_ERRORS[limit])
+        return Problem(name, type(context[limit])(float(given)), why, hint)
     if kind == "finite_number":
         numbers = [float(item) for item in value] if isinstance(value, (list, tuple)) else float(given)
         return Problem(name, numbers, "is not finite", "give an ordinary number")
@@ -175,7 +190,7 @@ def _check_data(data: DataConfig) -> None:
 
 
 def _check_batch(config: Config) -> None:
-    batch_size, parts = config.train.batch_size, config.train.gradient_accumulation_steps
+    batch_size, parts = config.train.batch_size, config.train.micro_batches("cpu")
     workers = config.resources.workers
     if batch_size % workers:
         why, near = f"does not divide train.batch_size {batch_size}", _nearest_divisor(batch_size, workers)

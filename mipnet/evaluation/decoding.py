@@ -131,12 +131,13 @@ def _parabola_vertex(maps: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
 
 
 def _dark_step(maps: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
-    """Newton's step on the logarithm of the blurred maps, in float64, from the 5 x 5 cells around each peak.
+    """Newton's step on the logarithm of the blurred maps, from the 5 x 5 cells around each peak.
 
+    In float64 on a CPU; in float32 on a GPU, where float64 can be 64 times as slow.
     DARK rescales a blurred map to its old maximum. Under the logarithm that factor is a constant, which
     cancels in all differences, so it is computed only for maps with a value below ``LOG_FLOOR``.
     """
-    values = _blurred_patches(maps, peak)
+    values = _blurred_patches(maps, peak, dark_dtype(maps.device))
     low = (values <= LOG_FLOOR).flatten(1).any(dim=1).nonzero()[:, 0]
     if len(low):
         values[low] *= _lost_in_blur(maps[low])[:, None, None]
@@ -153,6 +154,11 @@ def _dark_step(maps: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
     return torch.where(usable[:, None], step, 0.0).float()
 
 
+def dark_dtype(device: torch.device) -> torch.dtype:
+    """In which DARK computes on a device."""
+    return torch.float64 if device.type == "cpu" else torch.float32
+
+
 def _taps() -> torch.Tensor:
     """(11,) float64: DARK's Gaussian along one axis."""
     offsets = torch.arange(-DARK_RADIUS, DARK_RADIUS + 1, dtype=torch.float64)
@@ -160,10 +166,11 @@ def _taps() -> torch.Tensor:
     return kernel / kernel.sum()
 
 
-def _blurred_patches(maps: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
-    """(M, 5, 5) float64: the blurred maps around each peak; 0 outside of a map.
+def _blurred_patches(maps: torch.Tensor, peak: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(M, 5, 5) of ``dtype``: the blurred maps around each peak; 0 outside of a map.
 
-    In float64, because differences of logarithms need more digits than TF32 or autocast have.
+    By products and sums of elements, because a matrix product may run in TF32 or under autocast, whose digits
+    do not suffice for differences of logarithms.
     """
     height, width = maps.shape[1:]
     reach = 2 + DARK_RADIUS
@@ -171,22 +178,24 @@ def _blurred_patches(maps: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
     x, y = peak[:, :1] + offsets, peak[:, 1:] + offsets
     inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]
     cells = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None]
-    windows = maps.flatten(1).gather(1, cells.flatten(1)).view_as(cells).double() * inside
+    windows = maps.flatten(1).gather(1, cells.flatten(1)).view_as(cells).to(dtype) * inside
     taps = _taps()
     blur = torch.stack([torch.cat([taps.new_zeros(i), taps, taps.new_zeros(4 - i)]) for i in range(5)])
-    blur = blur.to(maps.device)
-    return blur @ windows @ blur.T
+    blur = blur.to(maps.device, dtype)
+    rows = (blur[:, :, None] * windows[:, None]).sum(dim=2)  # (M, 5, 15)
+    return (rows[:, :, None] * blur).sum(dim=3)  # (M, 5, 5)
 
 
 def _lost_in_blur(maps: torch.Tensor) -> torch.Tensor:
-    """Maximum of the map over that of the blurred map, (M,) float64; 1 where the latter is not above 0.
+    """Maximum of the map over that of the blurred map, (M,); 1 where the latter is not above 0.
 
     Blurs by sums of shifted maps, because a convolution may run in TF32.
     """
-    blurred = maps.double()
+    maps = maps.to(dark_dtype(maps.device))
+    blurred = maps
     for axis, border in ((2, (DARK_RADIUS, DARK_RADIUS)), (1, (0, 0, DARK_RADIUS, DARK_RADIUS))):
         padded, length = pad(blurred, border), maps.shape[axis]
         shifted = [padded.narrow(axis, i, length) * tap for i, tap in enumerate(_taps().tolist())]
         blurred = torch.stack(shifted).sum(dim=0)
-    old, new = maps.double().amax(dim=(1, 2)), blurred.amax(dim=(1, 2))
+    old, new = maps.amax(dim=(1, 2)), blurred.amax(dim=(1, 2))
     return torch.where(new > 0, old / new, 1.0)

@@ -18,7 +18,7 @@ from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps, flip_bac
 from mipnet.models.fold import fold_batch_norms
 from mipnet.models.network import MIPNet
 from mipnet.models.normalization import normalize
-from mipnet.models.precision import native_bf16
+from mipnet.models.precision import Precision, kernel_settings, native_bf16
 from mipnet.models.weights import load_model
 
 MAX_HEATMAP_PEAK = 1e3
@@ -66,17 +66,17 @@ class CropPredictor:
         if "config" not in extra:
             raise UserError(f"{folder}/model.json has no 'config'", "it must say how crops are made")
         config = from_dict(extra["config"])
-        return cls.fold(model, config, evaluation or config.evaluation, torch.device(device))
+        return cls.of(model, config, evaluation or config.evaluation, torch.device(device))
 
     @classmethod
-    def fold(
+    def of(
         cls, model: MIPNet, config: Config, evaluation: EvaluationConfig, device: torch.device
     ) -> CropPredictor:
-        """Of a folded copy of the network, which is on the device already."""
-        folded = fold_batch_norms(model, (config.input.height, config.input.width))
+        """A predictor with a folded copy of a network on ``device``; arguments as the attributes."""
+        model = fold_batch_norms(model, (config.input.height, config.input.width))
         # The memory format of the crops from ``normalize``: the fastest for convolutions.
-        folded = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(folded, config, evaluation, device)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(model, config, evaluation, device)
 
     @torch.inference_mode()
     def heatmaps(self, crops: Tensor, memory_format: torch.memory_format = torch.channels_last) -> Tensor:
@@ -92,14 +92,22 @@ class CropPredictor:
         images = normalize(crops).contiguous(memory_format=memory_format)  # (B, 3, h, w)
         if self.evaluation.flip_test:
             images = torch.cat([images, images.flip(-1)])  # (2B, 3, h, w)
-        precision = self.evaluation.precision
-        bf16 = precision == "bf16" or (precision == "auto" and native_bf16(self.device))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        precision = self._precision()
+        with (
+            kernel_settings(precision, self.device),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"),
+        ):
             heatmaps = torch.cat([self.model(chunk) for chunk in self._chunks(images)]).float()
         if not self.evaluation.flip_test:
             return heatmaps
         heatmaps, mirrored = heatmaps.chunk(2)
         return (heatmaps + flip_back(mirrored, self.config.data.joints.flip_permutation)) / 2
+
+    def _precision(self) -> Precision:
+        wanted = self.evaluation.precision
+        if wanted == "auto":
+            return "bf16" if native_bf16(self.device) else "fp32"
+        return wanted
 
     def _chunks(self, images: Tensor) -> Sequence[Tensor]:
         """On a CPU, equal chunks of at most 16 images per thread, which fit its caches; on a GPU all at once.
@@ -128,12 +136,21 @@ class CropPredictor:
         if not len(crops):
             n, k = self.model.instances, self.config.data.joints.num_joints
             return np.zeros((0, n, k, 3), np.float32)
-        heatmaps = self.heatmaps(torch.tensor(crops, device=self.device))
+        centers_t, sizes_t = self._to_device(np.array([centers, sizes], np.float32))  # (2, B, 2)
+        heatmaps = self.heatmaps(self._to_device(crops))
         cells, scores = decode_heatmaps(heatmaps, self.evaluation.decoder)
-        if not (scores.abs() <= MAX_HEATMAP_PEAK).all():  # nan too
-            what = f"the network's heatmaps reach {scores.abs().max().item():.2g}: its training has diverged"
-            raise DivergedError(what, "train it again with a lower --train.learning-rate", 1)
-        arrays = np.array([centers, sizes], np.float32)  # (2, B, 2)
-        centers_t, sizes_t = torch.as_tensor(arrays, device=self.device)
         points = cells_to_image(cells, centers_t, sizes_t, (heatmaps.shape[-1], heatmaps.shape[-2]))
-        return torch.cat([points, scores[..., None]], dim=-1).float().cpu().numpy()
+        poses: np.ndarray = torch.cat([points, scores[..., None]], dim=-1).float().cpu().numpy()
+        peak = np.abs(poses[..., 2]).max()
+        if not peak <= MAX_HEATMAP_PEAK:  # nan too
+            what = f"the network's heatmaps reach {peak:.2g}: its training has diverged"
+            raise DivergedError(what, "train it again with a lower --train.learning-rate", 1)
+        return poses
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        """A copy on the device; to a GPU through pinned memory, without waiting for it."""
+        gpu = self.device.type == "cuda"
+        dtype = torch.uint8 if array.dtype == np.uint8 else torch.float32
+        copy = torch.empty(array.shape, dtype=dtype, pin_memory=gpu)
+        copy.numpy()[...] = array
+        return copy.to(self.device, non_blocking=gpu)

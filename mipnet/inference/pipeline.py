@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -165,6 +166,7 @@ def iter_predictions(
     images = crop_arguments[-1]
     evaluation = config.evaluation
     network = model, evaluation, resources.gpu is True, resources.cpus_per_worker
+    resources = replace(resources, predict_workers=prediction_workers(resources, ray.nodes()))
     if should_run_inline(resources, ray.nodes()):
         logger.debug("predicting %d boxes of %d images in this process", len(boxes), len(images))
         yield from predict_batches(PosePredictor(*network).predictor, boxes, config)
@@ -245,6 +247,17 @@ def crop_arguments_of(boxes: Boxes, config: Config) -> tuple[Boxes, tuple[int, i
     return boxes, config.input.size, config.input.padding, np.unique(boxes.image_index)
 
 
+def prediction_workers(resources: ResourcesConfig, nodes: Sequence[Mapping[str, Any]]) -> int:
+    """How many processes run the network: as configured, else one for each GPU, or one on CPUs.
+
+    Args:
+        resources: for the prediction, ``gpu`` resolved.
+        nodes: as from ``ray.nodes()``.
+    """
+    gpus = sum(int(node["Resources"].get("GPU", 0)) for node in nodes if node["Alive"])
+    return resources.predict_workers or (max(gpus, 1) if resources.gpu is True else 1)
+
+
 def should_run_inline(resources: ResourcesConfig, nodes: Sequence[Mapping[str, Any]]) -> bool:
     """Whether to predict in this process instead of starting others: one worker, one node, no GPU.
 
@@ -252,7 +265,7 @@ def should_run_inline(resources: ResourcesConfig, nodes: Sequence[Mapping[str, A
     core to start, also from a training that runs beside.
 
     Args:
-        resources: for the prediction.
+        resources: for the prediction, ``predict_workers`` resolved.
         nodes: as from ``ray.nodes()``.
     """
     single_node = sum(node["Alive"] for node in nodes) == 1
@@ -306,8 +319,8 @@ class PosePredictor:
     def __init__(self, model: Folder, evaluation: EvaluationConfig, gpu: bool, threads: int) -> None:
         import torch
 
-        tune_malloc()
         if not gpu:
+            tune_malloc()
             torch.set_num_threads(threads or cores())
         with TemporaryDirectory() as scratch:
             folder = model.download(Path(scratch))

@@ -1,31 +1,59 @@
-"""The floating-point format of the network: resolved when a run begins, on its device."""
+"""The floating-point format of the network: resolved when a run begins, and set while it computes."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
 
 import torch
 import torch.distributed as dist
 
-Precision = Literal["fp32", "bf16"]
+from mipnet.config.schema import Precision as Precision
 
 CPU_BF16_CAPABILITIES = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
 """Capabilities of CPUs (x86, ARM) that multiply in bfloat16 natively; others emulate it, slowly."""
 
 
 def resolve_precision(wanted: str, device: torch.device) -> Precision:
-    """fp32 or bf16 for ``train.precision``; the same on all ranks: auto is bf16 if every device has it.
+    """What to compute in for ``train.precision``; the same on all ranks: auto is bf16 if every device has it.
 
     Args:
-        wanted: fp32, bf16 or auto.
+        wanted: fp32, tf32, bf16 or auto, which is fp32 or bf16.
         device: of this rank.
     """
     if wanted != "auto":
-        return "bf16" if wanted == "bf16" else "fp32"
+        return cast(Precision, wanted)
     native = torch.tensor(float(native_bf16(device)), device=device)
     if dist.is_initialized():
         dist.all_reduce(native, dist.ReduceOp.MIN)
     return "bf16" if native.item() else "fp32"
+
+
+@contextmanager
+def kernel_settings(precision: Precision, device: torch.device, benchmark: bool = False) -> Iterator[None]:
+    """What a GPU's kernels may do in a precision, for a ``with`` block around forward and backward pass.
+
+    PyTorch's settings are those of the process and let convolutions, but not matrix products, round to TF32.
+    Here both do, or with fp32 neither. On a CPU nothing is set.
+
+    Args:
+        precision: of the network; under bf16 TF32 is for what autocast leaves in fp32.
+        device: of the network.
+        benchmark: let cuDNN time its kernels once for each shape and keep the fastest.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    # Not the newer ``fp32_precision``: PyTorch's compiler still reads these, and refuses a mixture.
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = precision != "fp32"
+        cudnn.benchmark = benchmark
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
 
 def native_bf16(device: torch.device) -> bool:

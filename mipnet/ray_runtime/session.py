@@ -160,7 +160,7 @@ def _local_options(resources: ResourcesConfig, window_bytes: int) -> dict[str, A
     """
     # Logical CPUs: on a small machine training, decoding and validation share the cores, as processes always
     # do; Ray must only not refuse to place them.
-    wanted = resources.workers + max(resources.stream_workers, resources.predict_workers)
+    wanted = resources.workers + max(resources.stream_workers, resources.predict_workers, 1)
     cpus = max(cores(), wanted + EXTRA_LOGICAL_CPUS)
     needed = local_object_store_bytes(window_bytes, tasks=cpus - resources.workers)
     object_store = resources.object_store_gb * 2**30 or needed

@@ -20,8 +20,8 @@ NETWORK_ARTIFACT = "network"
 PACKAGE_FOLDER = Path(__file__).parents[1]
 """Our code; each version carries a copy, because it is on no package index."""
 PREDICTOR_PACKAGES = (
-    "annotated-types", "numpy", "opencv-python-headless", "pillow", "platformdirs", "pyarrow", "pycocotools",
-    "pydantic", "pyyaml", "safetensors", "torch",
+    "numpy", "opencv-python-headless", "pillow", "platformdirs", "pyarrow", "pycocotools", "pydantic",
+    "pyyaml", "safetensors", "torch",
 )  # fmt: skip
 """Distributions that ``mipnet.load_predictor`` imports."""
 

@@ -43,7 +43,7 @@ class CpuTrainStep(TrainStep):
 
     Args:
         model, config, total_steps, precision: as for ``TrainStep``;
-            ``config.train.gradient_accumulation_steps`` is the number of micro-batches.
+            ``config.train.micro_batches("cpu")`` is the number of micro-batches.
         parallel: how many micro-batches to run at a time, see ``parallel_micro_batches``; each with as many
             threads as PyTorch is set to now.
     """
@@ -52,7 +52,7 @@ class CpuTrainStep(TrainStep):
         self, model: MIPNet, config: Config, total_steps: int, precision: Precision, parallel: int
     ) -> None:
         super().__init__(model, config, total_steps, torch.device("cpu"), precision)
-        self.replicas = [Replica(self.model) for _ in range(config.train.gradient_accumulation_steps - 1)]
+        self.replicas = [Replica(self.model) for _ in range(self.micro_batches - 1)]
         threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(parallel, "micro-batch", torch.set_num_threads, (threads,))
 
@@ -74,10 +74,10 @@ def parallel_micro_batches(train: TrainConfig, device: torch.device, ranks: int,
     """How many micro-batches of a rank can run at a time; 1 where ``TrainStep`` is to be used.
 
     Args:
-        train: has ``gradient_accumulation_steps`` micro-batches.
+        train: says how many micro-batches there are.
         device: of the network; a GPU runs them one after another.
         ranks: number of training processes.
         threads: CPU threads of this one.
     """
     possible = device.type == "cpu" and ranks == 1 and not (train.compile or train.activation_checkpointing)
-    return min(train.gradient_accumulation_steps, threads) if possible else 1
+    return min(train.micro_batches("cpu"), threads) if possible else 1

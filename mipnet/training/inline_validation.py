@@ -116,7 +116,7 @@ class WorkerValidation:
         ranks = dist.get_world_size() if step.distributed else 1
         try:
             with _threads(self.threads):
-                predictor = CropPredictor.fold(
+                predictor = CropPredictor.of(
                     evaluated_model(step), self.config, self.config.evaluation, step.device
                 )
                 blocks = predict_batches(

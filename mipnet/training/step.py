@@ -14,18 +14,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import record_function
 
 from mipnet.config.schema import Config
 from mipnet.models.activation_checkpointing import enable_activation_checkpointing
 from mipnet.models.network import MIPNet
 from mipnet.models.normalization import normalize
-from mipnet.models.precision import Precision
+from mipnet.models.precision import Precision, kernel_settings
 from mipnet.models.targets import heatmap_targets
 from mipnet.training.losses import heatmap_loss
 from mipnet.training.optim import build_optimizer, learning_rate
 
 MicroBatch = tuple[Tensor, Tensor]
-"""Images (b, h, w, 3) and keypoints (b, N, K, 3): one of a batch's ``gradient_accumulation_steps`` parts."""
+"""Images (b, h, w, 3) and keypoints (b, N, K, 3): one of a batch's ``TrainStep.micro_batches`` parts."""
 
 
 class TrainStep:
@@ -40,6 +41,7 @@ class TrainStep:
 
     Attributes:
         step: number of steps done.
+        micro_batches: parts of this rank's share of a batch.
         parameters: the trainable ones.
         ema_params: their exponential moving average, in the same order; empty without EMA.
         bn_buffers: all floating-point buffers as one vector, see ``flatten_bn_buffers``.
@@ -51,6 +53,7 @@ class TrainStep:
     ) -> None:
         self.config, self.total_steps, self.device, self.precision = config, total_steps, device, precision
         train = config.train
+        self.micro_batches = train.micro_batches(device.type)
         # Convolutions are fastest in the memory format in which ``normalize`` makes the crops.
         self.memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
         self.model = model.to(device, memory_format=self.memory_format)  # type: ignore[call-overload]
@@ -69,7 +72,7 @@ class TrainStep:
                 forward_sync_buffers=False,  # averaged before they are used: ``all_reduce_bn_buffers``
                 gradient_as_bucket_view=True,
                 # A static graph excludes ``no_sync``: all backward passes have to be alike.
-                static_graph=train.gradient_accumulation_steps == 1,
+                static_graph=self.micro_batches == 1,
             )
         self.parameters: list[Tensor] = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.model, train)
@@ -95,23 +98,32 @@ class TrainStep:
             images, keypoints: see ``loss``.
             corrupt: (B,) bool, samples whose image could not be read.
         """
-        train = self.config.train
-        rate = learning_rate(self.step, self.total_steps, train)
+        rate = learning_rate(self.step, self.total_steps, self.config.train)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._bn_buffers_before.copy_(self.bn_buffers)
         self.optimizer.zero_grad(set_to_none=True)
-        loss_per_instance = self._forward_backward(images, keypoints)  # (N,)
+        with (
+            record_function("forward and backward"),
+            kernel_settings(self.precision, self.device, benchmark=True),
+        ):
+            loss_per_instance = self._forward_backward(images, keypoints)  # (N,)
+        with record_function("update"):
+            self._update(loss_per_instance, corrupt)
+        self.step += 1
+
+    def _update(self, loss_per_instance: Tensor, corrupt: Tensor | None) -> None:
+        """Clip the gradients; update weights, EMA and metric sums, unless a gradient is not finite."""
+        clip_norm = self.config.train.clip_norm
         norm = torch.nn.utils.get_total_norm(gradients_of(self.parameters))
         finite = torch.isfinite(norm)  # the same on all ranks: DDP has averaged the gradients
-        if train.clip_norm > 0:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, train.clip_norm, norm)
+        if clip_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, clip_norm, norm)
         self._masked_update(finite)
         if self.ema_params:
             self._update_ema(finite)
         self._add_metrics(norm, finite, loss_per_instance, corrupt)
         self._last_finite = finite
-        self.step += 1
 
     def loss(
         self, images: Tensor, keypoints: Tensor, network: nn.Module | None = None
@@ -138,7 +150,7 @@ class TrainStep:
         Each micro-batch begins with the batch-norm buffers from before the step; afterwards they are the mean
         over the micro-batches, as they are over ranks.
         """
-        count = self.config.train.gradient_accumulation_steps
+        count = self.micro_batches
         micro_batches = list(zip(images.chunk(count), keypoints.chunk(count), strict=True))
         losses, bn_buffers = zip(*self._run_micro_batches(micro_batches), strict=True)
         self.bn_buffers.copy_(torch.stack(bn_buffers).mean(dim=0))

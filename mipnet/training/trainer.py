@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -132,11 +132,14 @@ def train(
     schedule = make_schedule(config, people)
     training = run.folder.join(TRAINING_FOLDER)
     validate = make_validate_fn(config, run.folder, data)
+    # Not a process for each GPU: the training has most of them.
+    resources = replace(config.resources, predict_workers=config.resources.predict_workers or 1)
+    validate_beside = make_validate_fn(replace(config, resources=resources), run.folder, data)
 
     def validate_and_prune(checkpoint: RayCheckpoint) -> Metrics:
         metrics: Metrics = {}
         try:
-            metrics = validate(folder_name_of(checkpoint))
+            metrics = validate_beside(folder_name_of(checkpoint))
             return metrics
         finally:
             prune(training, folder_name_of(checkpoint), {folder_name_of(checkpoint): metrics})

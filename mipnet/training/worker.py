@@ -19,6 +19,7 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import Checkpoint
+from torch.profiler import record_function
 
 from mipnet.config import Config, from_dict
 from mipnet.data.coco import PersonAnnotations
@@ -34,14 +35,15 @@ from mipnet.tracking.journal import Journal
 from mipnet.training.checkpoint import checkpoint_name, load_checkpoint, model_from_config, save_checkpoint
 from mipnet.training.checkpoint_validation import Metrics
 from mipnet.training.cpu_step import CpuTrainStep, parallel_micro_batches
+from mipnet.training.device_batches import Batch, copy_ahead, needs_pinned_memory
 from mipnet.training.gauges import TrainingGauges
 from mipnet.training.inline_validation import WorkerValidation
+from mipnet.training.profiling import profiled
 from mipnet.training.step import TrainStep
 
 logger = logging.getLogger(__name__)
 
 MetricsRow = dict[str, float]
-Batch = dict[str, torch.Tensor]
 
 
 def train_loop_per_worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -91,8 +93,9 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     guard = Guard(config, schedule, corrupt_images, step.step)
     gauges = TrainingGauges(settings["folder"])
     validation = make_validation(settings, config, threads, journal)
-    batches = training_batches(step, schedule, end_step, corrupt_images)
-    for batch, waited in with_wait_seconds(batches):
+    batches = with_wait_seconds(training_batches(step, schedule, end_step, corrupt_images))
+    traced_steps = config.train.profile if rank == 0 else 0
+    for batch, waited in profiled(batches, step.step, traced_steps, settings["folder"]):
         step(batch["image"], batch["keypoints"], batch["corrupt"])
         log.waited += waited
         saving = step.step == end_step or step.step % config.train.checkpoint_steps == 0
@@ -141,7 +144,8 @@ def build_train_step(config: Config, total_steps: int, threads: int, initial_wei
     device = ray.train.torch.get_device()
     parallel = parallel_micro_batches(config.train, device, context.get_world_size(), threads)
     torch.set_num_threads(threads // parallel)
-    tune_malloc()
+    if device.type == "cpu":
+        tune_malloc()
     torch.manual_seed(config.train.seed)
     model = model_from_config(config)
     if initial_weights:
@@ -176,12 +180,22 @@ def training_batches(
         RuntimeError: a batch differs from the schedule. Training on would silently use some samples twice and
             others never.
     """
+    batches = _batches_in_order(step, schedule, end_step, corrupt_images)
+    yield from copy_ahead(batches, ("image", "keypoints", "corrupt"), step.device)
+
+
+def _batches_in_order(
+    step: TrainStep, schedule: SampleSchedule, end_step: int, corrupt_images: CorruptImageTracker
+) -> Iterator[Batch]:
+    """``training_batches`` on the host, with all columns."""
     if step.step >= end_step:
         return
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), schedule.batch_size // context.get_world_size()
     shard = ray.train.get_dataset_shard("train")
-    stream = shard.iter_torch_batches(batch_size=size, prefetch_batches=2, device="cpu")
+    # On the CPU: order and corrupt images are read there. Ray pins in the threads that collate.
+    pinned = needs_pinned_memory(step.device)
+    stream = shard.iter_torch_batches(batch_size=size, prefetch_batches=2, device="cpu", pin_memory=pinned)
     expected = schedule.steps(schedule.window_of(step.step)).start
     for batch in stream:
         found = int(batch["step"][0]), int(batch["batch_position"][0]), len(batch["step"])
@@ -190,8 +204,7 @@ def training_batches(
         expected += 1
         if found[0] >= step.step:  # the stream begins with a window, at or before this step
             corrupt_images.update(batch)
-            wanted = ("image", "keypoints", "corrupt")
-            yield {name: batch[name].to(step.device, non_blocking=True) for name in wanted}
+            yield batch
         if expected == end_step:
             return  # the rest only fills the last window, or is for a later call
     if expected != schedule.total_steps:
@@ -203,7 +216,8 @@ def with_wait_seconds(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]
     while True:
         begin = time.perf_counter()
         try:
-            batch = next(batches)
+            with record_function("wait for data"):
+                batch = next(batches)
         except StopIteration:
             return
         yield batch, time.perf_counter() - begin

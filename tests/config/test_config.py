@@ -11,7 +11,6 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
-from annotated_types import Le
 
 from mipnet.cli.shared_options import read_flags
 from mipnet.config import PRESETS, Config, differences, digest, from_dict, preset, read_yaml, to_dict, to_yaml
@@ -210,9 +209,9 @@ def test_numbers_everywhere_are_checked_for_nan() -> None:
 def test_ranges_of_the_annotations_hold_for_dicts_and_for_validate() -> None:
     found = 0
     for section, name, hint in numbers():
-        kind, *limits = get_args(hint) or (hint,)
-        for limit in limits:
-            beyond = kind(limit.le + 1 if isinstance(limit, Le) else getattr(limit, "ge", 0) - 1)
+        kind, *ranges = get_args(hint) or (hint,)
+        for name_of_limit, limit in (item for r in ranges for item in r.limits.items()):
+            beyond = kind(limit + 1 if name_of_limit == "le" else limit - 1)
             message = f"{section}.{name}: {beyond} is "
             assert complaint({section: {name: beyond}}).startswith(message)
             settings = dataclasses.replace(getattr(preset("tiny"), section), **{name: beyond})

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import pytest
-from annotated_types import Ge, Gt
 
 from mipnet.config import preset
 from mipnet.config.flags import flag_value, option, parse
+from mipnet.config.schema import Range
 from mipnet.errors import ConfigError
 
 
@@ -18,8 +18,8 @@ class Options:
     pictures: tuple[str, ...] = option((), "what to look at", positional=True)
     name: str = option("", "of it")
     new: bool = option(False, "another")
-    rounds: Annotated[int, Ge(1)] = option(5, "how often")
-    rate: Annotated[float, Gt(0)] = option(0.5, "how fast, in %")
+    rounds: Annotated[int, Range(ge=1)] = option(5, "how often")
+    rate: Annotated[float, Range(gt=0)] = option(0.5, "how fast, in %")
     kind: Literal["plain", "fancy"] = option("plain", "how")
     sizes: tuple[int, ...] = option((1, 2), "how large")
 

@@ -25,9 +25,11 @@ CPU = torch.device("cpu")
 CORRUPT = torch.tensor([True, False, False, True])
 
 
-def make(config: Config, total_steps: int = 40, precision: Precision = "fp32") -> TrainStep:
+def make(
+    config: Config, total_steps: int = 40, precision: Precision = "fp32", device: torch.device = CPU
+) -> TrainStep:
     torch.manual_seed(0)
-    return TrainStep(model_from_config(config), config, total_steps, CPU, precision)
+    return TrainStep(model_from_config(config), config, total_steps, device, precision)
 
 
 def make_parallel(config: Config, parallel: int = 2, precision: Precision = "fp32") -> CpuTrainStep:
@@ -35,12 +37,14 @@ def make_parallel(config: Config, parallel: int = 2, precision: Precision = "fp3
     return CpuTrainStep(model_from_config(config), config, 40, precision, parallel)
 
 
-def batch(count: int = 4, instances: int = 2, seed: int = 1) -> tuple[Tensor, Tensor]:
-    """Noise with a bright square where the joints of λ are."""
+def batch(
+    count: int = 4, instances: int = 2, seed: int = 1, device: torch.device = CPU
+) -> tuple[Tensor, Tensor]:
+    """Images of noise and random keypoints."""
     g = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 120, (count, 48, 32, 3), generator=g, dtype=torch.uint8)
     joints = torch.rand(count, instances, 17, 3, generator=g) * torch.tensor([28.0, 44.0, 0]) + 2
-    return images, joints
+    return images.to(device), joints.to(device)
 
 
 def snapshot(step: TrainStep) -> dict[str, Tensor]:
@@ -69,32 +73,36 @@ def poison_activation(step: TrainStep) -> Any:
     return conv.register_forward_hook(lambda _m, _i, out: out * math.inf)
 
 
-def one_rank(rank: int, folder: str, config: Config) -> None:
+def one_rank(rank: int, folder: str, config: Config, kind: str) -> None:
     """What a rank sees of two steps, each with its half of the batch, saved as rank0.pt or rank1.pt."""
     torch.set_num_threads(1)
+    if kind == "cuda":
+        torch.cuda.set_device(rank)
     dist.init_process_group(
-        "gloo",
+        {"cpu": "gloo", "cuda": "nccl"}[kind],
         init_method=f"file://{folder}/init",
         rank=rank,
         world_size=2,
         timeout=timedelta(seconds=300),
     )
-    torch.save(two_steps(rank, folder, config), f"{folder}/rank{rank}.pt")
+    device = torch.device(kind, rank) if kind == "cuda" else CPU
+    torch.save(two_steps(rank, folder, config, device), f"{folder}/rank{rank}.pt")
     # DDP's reducer must go first: as the last owner of the process group it would wait for the group's
     # threads while it holds the interpreter's lock, and they may need that.
     gc.collect()
     dist.destroy_process_group()
 
 
-def two_steps(rank: int, folder: str, config: Config) -> dict[str, Any]:
+def two_steps(rank: int, folder: str, config: Config, device: torch.device) -> dict[str, Any]:
     torch.manual_seed(10 + rank)  # DDP makes the start the same
-    step = TrainStep(model_from_config(config), config, 40, CPU, "fp32")
+    step = TrainStep(model_from_config(config), config, 40, device, "fp32")
     step.model.load_state_dict(torch.load(f"{folder}/start.pt", weights_only=True))
-    images, joints = batch()
+    images, joints = batch(device=device)
     mine = slice(2 * rank, 2 * rank + 2)
-    step(images[mine], joints[mine], CORRUPT[mine])
+    step(images[mine], joints[mine], CORRUPT[mine].to(device))
     seen: dict[str, Any] = {
-        "gradients": [p.grad.clone() for p in step.parameters if p.grad is not None],
+        "gradients": [p.grad.cpu() for p in step.parameters if p.grad is not None],
+        "after_one_step": step.bn_buffers.cpu(),
         "metrics": step.read_metrics(),
     }
     before = snapshot(step)
@@ -103,15 +111,16 @@ def two_steps(rank: int, folder: str, config: Config) -> dict[str, Any]:
     step(images[mine], joints[mine])
     seen["changed"] = different(before, snapshot(step))
     seen["skipped"] = step.read_metrics()["skipped"]
-    seen["parameters"] = [p.detach().clone() for p in step.parameters]
+    seen["parameters"] = [p.detach().cpu() for p in step.parameters]
     step.bn_buffers.fill_(float(rank))
     step.all_reduce_bn_buffers()
-    seen["statistics"] = step.bn_buffers.clone()
+    seen["statistics"] = step.bn_buffers.cpu()
     return seen
 
 
-def run_ranks(folder: Path, config: Config, seconds: float = 300) -> list[dict[str, Any]]:
-    ranks = spawn(one_rank, (str(folder), config), nprocs=2, join=False)
+def run_ranks(folder: Path, config: Config, kind: str = "cpu", seconds: float = 300) -> list[dict[str, Any]]:
+    """Two ranks, on CPUs with gloo or on two GPUs with NCCL; what each has seen."""
+    ranks = spawn(one_rank, (str(folder), config, kind), nprocs=2, join=False)
     assert ranks is not None
     deadline = time.monotonic() + seconds
     while not ranks.join(timeout=5):

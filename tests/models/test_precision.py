@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mipnet.models.precision import Precision, native_bf16, resolve_precision
+from mipnet.models.precision import Precision, kernel_settings, native_bf16, resolve_precision
 from mipnet.training.checkpoint import load_checkpoint, model_from_config, save_checkpoint
 from mipnet.training.step import TrainStep
 from tests.helpers.networks import tiny
@@ -36,7 +36,7 @@ def test_auto_on_a_cpu(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, 
     assert resolve_precision("auto", CPU) == ("bf16" if native else "fp32")
 
 
-@pytest.mark.parametrize("wanted", ["fp32", "bf16"])
+@pytest.mark.parametrize("wanted", ["fp32", "tf32", "bf16"])
 def test_what_is_asked_for_is_done(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
     for native in (True, False):
         pretend(monkeypatch, avx512_bf16=native)
@@ -78,3 +78,21 @@ def test_a_continued_run_keeps_the_precision_it_began_with(tmp_path: Path) -> No
         step.read_metrics()
         step(images, joints)
     assert began.read_metrics()["loss"] == went_on.read_metrics()["loss"]
+
+
+@pytest.mark.parametrize(("precision", "rounds"), [("fp32", False), ("tf32", True), ("bf16", True)])
+def test_a_gpus_kernels_round_to_tf32_unless_in_fp32(precision: Precision, rounds: bool) -> None:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+
+    def flags() -> tuple[bool, bool, bool]:
+        return matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+
+    before = flags()
+    with kernel_settings(precision, torch.device("cuda"), benchmark=True):
+        assert flags() == (rounds, rounds, True)
+        with kernel_settings("fp32", torch.device("cuda")):  # a validation within the training
+            assert flags() == (False, False, False)
+        assert flags() == (rounds, rounds, True)
+    assert flags() == before
+    with kernel_settings(precision, CPU, benchmark=True):
+        assert flags() == before
