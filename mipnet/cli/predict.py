@@ -34,6 +34,7 @@ class Options:
     boxes: str = option("", "COCO detections JSON [{file_name or image_id, bbox, score}]; else whole images")
     out: str = option("predictions", "folder for results.json, results.parquet and overlays")
     overlays: int = option(500, "draw the poses of the first so many pictures")
+    show: bool = option(False, "draw all pictures, at most 36, into one contact sheet, overlays.jpg")
     storage: str = option("", STORAGE_HELP)
     verbose: bool = option(False, VERBOSE_HELP)
 
@@ -70,7 +71,10 @@ def run(options: Options, call: Call) -> int:
             f"image_id of {len(unnumbered)} images is a number without meaning ({first_few(unnumbered)}): "
             "go by file_name, or give ids with --images-json"
         )
+    joints = config.data.joints
+    sheet = prediction.draw_overlays(out, pictures, joints, count=options.overlays, show=options.show)
     if options.overlays:
-        prediction.draw_overlays(out, pictures, options.overlays, config.data.joints)
         say(f"overlays: {out.path('overlays')}")
+    if options.show:
+        say(f"contact sheet of {sheet} of {images} pictures: {out.path(prediction.SHEET_FILE)}")
     return 0

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from mipnet.config import Config, to_yaml
 from mipnet.console import say
 from mipnet.data.categories import Category
@@ -26,10 +28,14 @@ from mipnet.experiment.progress import Progress
 from mipnet.inference import output_shards
 from mipnet.skeletons import Skeleton
 from mipnet.storage import BYTE_RANGE, Folder, is_text, legible, plain_uri, split_uri
-from mipnet.visualization.overlays import draw_poses, encode_jpeg
+from mipnet.visualization.example_grids import moved
+from mipnet.visualization.overlays import contact_sheet, draw_poses, encode_jpeg, fit
 
 PREFLIGHT_READ_LIMIT = 32
 """So many pictures are decoded once more than needed rather than starting a cluster in vain."""
+
+OVERLAY_SIZE = 900  # px, longer side of an overlay at least
+SHEET_FILE, SHEET_PICTURES, SHEET_CELL = "overlays.jpg", 36, 600  # cell: px, longer side of a picture
 
 
 def find_pictures(paths: Sequence[str]) -> Pictures:
@@ -206,13 +212,36 @@ def predict_pictures(
     return output_shards.write_predictions(shards, out, pictures.own_id, category_id)
 
 
-def draw_overlays(out: Folder, pictures: Pictures, count: int, joints: Skeleton) -> None:
-    """Draw the poses of the first ``count`` pictures, those left out that cannot be decoded."""
-    rows = from_parquet(out.read("results.parquet")).slice(0, count).to_pylist()
-    for uri, image_id, row in zip(pictures.uris, pictures.ids, rows, strict=False):
+def draw_overlays(out: Folder, pictures: Pictures, joints: Skeleton, *, count: int, show: bool) -> int:
+    """Draw the poses of the first ``count`` pictures, those left out that cannot be decoded.
+
+    Args:
+        out: folder of the results.
+        pictures: that were predicted.
+        joints: skeleton of the poses.
+        count: so many pictures are drawn into the folder ``overlays``.
+        show: draw the first pictures, at most ``SHEET_PICTURES``, into one contact sheet, too.
+
+    Returns:
+        number of pictures in the contact sheet.
+    """
+    cells: list[np.ndarray] = []
+    captions: list[str] = []
+    limit = max(count, SHEET_PICTURES if show else 0)
+    rows = from_parquet(out.read("results.parquet")).slice(0, limit).to_pylist()
+    for number, (uri, image_id, row) in enumerate(zip(pictures.uris, pictures.ids, rows, strict=False)):
         image = read_image(uri) if row["readable"] else None
         if image is None:
             continue
-        drawn = draw_poses(image, row["poses"], joints)
-        stem = PurePosixPath(row["file_name"].replace("#", "_")).stem
-        out.write(f"overlays/{image_id}_{stem}.jpg", encode_jpeg(drawn), durable=False)
+        if number < count:
+            drawn = draw_poses(image, row["poses"], joints, longer_side=OVERLAY_SIZE)
+            stem = PurePosixPath(row["file_name"].replace("#", "_")).stem
+            out.write(f"overlays/{image_id}_{stem}.jpg", encode_jpeg(drawn), durable=False)
+        if show and len(cells) < SHEET_PICTURES:
+            # Drawn at the size in the sheet, because lines would vanish when a large picture is reduced.
+            poses = [moved(pose, 0, 0, SHEET_CELL / max(image.shape[:2])) for pose in row["poses"]]
+            cells.append(draw_poses(fit(image, SHEET_CELL), poses, joints))
+            captions.append(row["file_name"])
+    if cells:
+        out.write(SHEET_FILE, encode_jpeg(contact_sheet(cells, captions, SHEET_CELL)))
+    return len(cells)

@@ -6,6 +6,7 @@ segment and blended over the image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,10 +23,10 @@ PALETTE = np.array([
 ], np.float32)  # fmt: skip
 INK = np.array([18, 18, 24], np.float32)  # outlines and dark text
 PAPER = np.array([255, 255, 255], np.float32)  # hollow keypoints, light text, a contact sheet's background
-MIN_SCORE = 0.2  # of a keypoint that is drawn
+MIN_JOINT_SCORE = 0.2
 MARGIN = 12  # px around and between the pictures of a contact sheet
 
-_Pose = tuple[int, np.ndarray, dict[str, Any]]  # λ, colour, COCO result
+_Pose = tuple[int, np.ndarray, np.ndarray]  # λ, colour, (K, 3) keypoints in px of the canvas; nan: not drawn
 
 
 def draw_poses(
@@ -35,12 +36,13 @@ def draw_poses(
     *,
     longer_side: int = 512,
     colours: Sequence[int] | None = None,
+    min_joint_score: float = MIN_JOINT_SCORE,
 ) -> np.ndarray:
     """Draw poses over their image: one colour per pose, left limbs lighter, right limbs darker.
 
-    Poses of instance λ > 0 have dashed limbs, hollow keypoints and a tag with their λ. Keypoints fade and
-    shrink with their score; below ``MIN_SCORE`` they are not drawn, nor their limbs. Boxes are thin; a box of
-    several poses is drawn once.
+    Poses of instance λ > 0 have dashed limbs, hollow keypoints and, where there is room beside all joints, a
+    tag with their λ. Lines are as wide as fits the person; limbs and keypoints become thin and faint with
+    falling score. Boxes are thin and faint; a box of several poses is drawn once.
 
     Args:
         image: (H, W, 3) uint8 RGB; not changed.
@@ -49,7 +51,8 @@ def draw_poses(
         skeleton: of the K keypoints.
         longer_side: a smaller image is enlarged by the integer factor that gives it at least so many px.
         colours: (len(results),) palette index of each pose, so that a person can keep its colour in several
-            pictures; by default 0, 1, 2, …. Indices wrap around after ten colours.
+            pictures; by default neighbours differ (``distinct_colours``). Indices wrap around after ten.
+        min_joint_score: keypoints with a lower score are not drawn, nor their limbs.
 
     Returns:
         (H·s, W·s, 3) uint8 RGB, s >= 1 an integer.
@@ -63,44 +66,61 @@ def draw_poses(
     height, width = image.shape[0] * scale, image.shape[1] * scale
     enlarged = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC) if scale > 1 else image
     canvas = np.array(enlarged, order="C")
-    numbers = range(len(results)) if colours is None else colours
+    keypoints = np.array([r["keypoints"] for r in results], np.float64)
+    keypoints = keypoints.reshape(len(results), skeleton.num_joints, 3)
+    keypoints[..., :2] = _enlarged(keypoints[..., :2], scale)
+    shown = np.isfinite(keypoints).all(axis=-1) & (keypoints[..., 2] >= min_joint_score)
+    keypoints[~shown] = np.nan
+    numbers = distinct_colours(keypoints) if colours is None else colours
     poses = [
-        (int(result.get("instance", 0)), PALETTE[number % len(PALETTE)], result)
-        for result, number in zip(results, numbers, strict=True)
+        (int(result.get("instance", 0)), PALETTE[number % len(PALETTE)], pose)
+        for result, number, pose in zip(results, numbers, keypoints, strict=True)
     ]
-    _draw_boxes(canvas, poses, scale)
-    _draw_skeletons(canvas, poses, scale, skeleton)
+    _draw_boxes(canvas, results, poses, scale)
+    poses = [pose for pose in poses if not np.isnan(pose[2]).all()]
+    for instance, tint, pose in reversed(poses):  # the first, usually the most confident, is on top
+        _draw_pose(canvas, pose, skeleton, tint, hollow=instance > 0)
+    _draw_tags(canvas, poses)
     return canvas
 
 
-def _draw_boxes(canvas: np.ndarray, poses: Sequence[_Pose], scale: int) -> None:
+def distinct_colours(keypoints: np.ndarray) -> list[int]:
+    """Palette index of each pose (P, K, 3), so that those of one colour are far from one another.
+
+    Each takes the colour whose nearest bearer before it is farthest away, in sizes of the two people. A pose
+    without a joint, all of it nan, has any colour.
+    """
+    low, high = _extents(keypoints)
+    centers, sizes = (low + high) / 2, (high - low).max(axis=1)
+    numbers: list[int] = []
+    for i in range(len(keypoints)):
+        apart = np.hypot(*(centers[:i] - centers[i]).T) / (sizes[:i] + sizes[i] + 1)
+        nearest = np.full(len(PALETTE), np.inf)
+        np.fmin.at(nearest, numbers, apart)
+        numbers.append(int(nearest.argmax()))
+    return numbers
+
+
+def _extents(keypoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(P, 2) least and greatest x, y of poses (P, K, 3) without their nan; inf and -inf if all are."""
+    points = keypoints[..., :2]
+    low, high = np.fmin.reduce(points, axis=1), np.fmax.reduce(points, axis=1)
+    return low, high
+
+
+def _draw_boxes(
+    canvas: np.ndarray, results: Sequence[dict[str, Any]], poses: Sequence[_Pose], scale: int
+) -> None:
     boxes: dict[tuple[float, ...], np.ndarray] = {}
-    radius = max(0.6, max(canvas.shape[:2]) / 800)
-    for _, tint, result in sorted(poses, key=lambda pose: pose[0]):  # a shared box has the colour of λ = 0
+    radius = max(0.5, max(canvas.shape[:2]) / 2000)
+    pairs = zip(results, poses, strict=True)
+    for result, (_, tint, _) in sorted(pairs, key=lambda pair: pair[1][0]):  # λ = 0 colours a shared box
         if result.get("box") is not None:
             boxes.setdefault(tuple(result["box"]), tint)
     for (x, y, w, h), tint in boxes.items():
         corners = _enlarged(np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h], [x, y]]), scale)
-        for outline, colour, alpha in ((0.7, INK, 0.4), (0, tint, 0.9)):
-            for k in range(4):
-                _stroke(canvas, corners[k : k + 2], radius + outline, colour, np.full(2, alpha))
-
-
-def _draw_skeletons(canvas: np.ndarray, poses: Sequence[_Pose], scale: int, skeleton: Skeleton) -> None:
-    """Draw the skeletons, then the tags of those with λ > 0."""
-    tags: list[tuple[str, np.ndarray, np.ndarray]] = []
-    for instance, tint, result in reversed(poses):  # the first, usually the most confident, is on top
-        pose = np.array(result["keypoints"], np.float64).reshape(skeleton.num_joints, 3)
-        pose[:, :2] = _enlarged(pose[:, :2], scale)
-        kept = np.isfinite(pose).all(axis=1) & (pose[:, 2] >= MIN_SCORE)
-        if kept.any():
-            _draw_pose(canvas, pose, kept, skeleton, tint, hollow=instance > 0)
-            if instance > 0:
-                top = np.where(kept, pose[:, 1], np.inf).argmin()
-                tags.append((f"λ{instance}", pose[top, :2], tint))
-    taken: list[np.ndarray] = []
-    for text, point, tint in reversed(tags):
-        taken.append(_draw_tag(canvas, text, point, tint, taken))
+        for k in range(4):
+            _stroke(canvas, corners[k : k + 2], radius, tint, np.full(2, 0.6))
 
 
 def picture_grid(
@@ -145,6 +165,26 @@ def picture_grid(
     return sheet
 
 
+def contact_sheet(pictures: Sequence[np.ndarray], captions: Sequence[str], cell: int = 480) -> np.ndarray:
+    """Pictures in about as many rows as columns, a caption over each.
+
+    Args:
+        pictures: (h, w, 3) uint8 RGB of any size; at least one.
+        captions: one for each.
+        cell: longer side of a picture in the sheet, in px.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+    """
+    columns = math.ceil(math.sqrt(len(pictures)))
+    starts = range(0, len(pictures), columns)
+    rows = [picture_grid([pictures[i : i + columns]], captions[i : i + columns], cell=cell) for i in starts]
+    width = max(row.shape[1] for row in rows)
+    white = PAPER.tolist()
+    padded = [cv2.copyMakeBorder(row, 0, 0, 0, width - row.shape[1], 0, value=white) for row in rows]
+    return np.vstack(padded)
+
+
 def encode_jpeg(image: np.ndarray, quality: int = 90) -> bytes:
     """An (H, W, 3) uint8 RGB picture as the bytes of a JPEG file."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
@@ -157,25 +197,30 @@ def _enlarged(points: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _draw_pose(
-    canvas: np.ndarray, pose: np.ndarray, kept: np.ndarray, skeleton: Skeleton, tint: np.ndarray, hollow: bool
+    canvas: np.ndarray, pose: np.ndarray, skeleton: Skeleton, tint: np.ndarray, hollow: bool
 ) -> None:
     side = np.zeros(len(pose))
     for left, right in skeleton.flip_pairs:
         side[left], side[right] = 1, -1
     scores, points = pose[:, 2].clip(0, 1), pose[:, :2]
-    alpha = 0.45 + 0.55 * scores
+    kept = np.flatnonzero(~np.isnan(scores))
+    alpha = 0.35 + 0.65 * scores
     # Thin limbs for small persons, because thick ones would cover them.
     extent, longer_side = np.ptp(points[kept], axis=0).max(), max(canvas.shape[:2])
-    radius = float(np.clip(extent / 80, longer_side / 560, longer_side / 230))
-    dash = 7 * radius if hollow else 0
-    limbs = [list(limb) for limb in skeleton.limbs if kept[list(limb)].all()]
+    radius = float(np.clip(extent / 85, max(0.6, longer_side / 1600), longer_side / 260))
+    widths, edge = radius * (0.5 + 0.5 * scores), max(0.8, longer_side / 1600)
+    dash, outline = 7 * radius if hollow else 0, PAPER if _is_dark(tint) else INK
+    limbs = [list(limb) for limb in skeleton.limbs if np.isin(limb, kept).all()]
     for limb in limbs:
-        _stroke(canvas, points[limb], radius + 0.8, INK, alpha[limb] / 2, dash)
+        _stroke(canvas, points[limb], widths[limb].min() + edge, outline, alpha[limb] / 2, dash)
     for limb in limbs:
-        _stroke(canvas, points[limb], radius, _tone(tint, side[limb].sum()), alpha[limb], dash)
-    for k in np.flatnonzero(kept):
-        size = radius * (1.2 + 0.7 * scores[k]) + 0.6
-        dots = [(size + 0.9, INK, 0.6), (size, _tone(tint, side[k]), 1), (0.55 * size, PAPER, 1)]
+        _stroke(canvas, points[limb], widths[limb].min(), _tone(tint, side[limb].sum()), alpha[limb], dash)
+    sizes = radius * (1 + 0.7 * scores[kept]) + 0.4
+    # Small dots where joints are close together, because large ones would cover a face.
+    apart = np.hypot(*(points[kept, None] - points[kept]).T)
+    sizes = sizes.clip(0.6, 0.35 * np.where(apart > 0, apart, np.inf).min(axis=1).clip(2))
+    for k, size in zip(kept, sizes, strict=True):
+        dots = [(size + edge, outline, 0.6), (size, _tone(tint, side[k]), 1), (0.55 * size, PAPER, 1)]
         for reach, colour, strength in dots if hollow else dots[:2]:
             _stroke(canvas, points[[k, k]], reach, colour, strength * alpha[[k, k]])
 
@@ -186,25 +231,67 @@ def _tone(tint: np.ndarray, side: float) -> np.ndarray:
     return tone
 
 
-def _draw_tag(
-    canvas: np.ndarray, text: str, point: np.ndarray, tint: np.ndarray, taken: list[np.ndarray]
-) -> np.ndarray:
-    """Draw a label above a point, inside the picture, clear of the labels at ``taken``; return its centre."""
-    font, size = cv2.FontFace("sans"), max(14, round(max(canvas.shape[:2]) / 42))
-    text_width = cv2.getTextSize((0, 0), text, (0, 0), font, size, 600)[2]
-    half = np.array([text_width / 2 + 0.35 * size, 0.62 * size])
-    limit = np.maximum(np.array(canvas.shape[1::-1]) - 1 - half, half)
-    shifts = np.array([[k * (2 * half[0] + 3), -1.6 * size] for k in (0, 1, -1, 2, -2)])
-    centers = (point + shifts).clip(half, limit)
-    free = [c for c in centers if not any((abs(c - t) < 2 * half).all() for t in [*taken, point])]
-    center: np.ndarray = free[0] if free else centers[0]
-    ends = center + np.array([[half[1] - half[0], 0], [half[0] - half[1], 0]])
-    _stroke(canvas, ends, half[1] + 1.2, INK, np.full(2, 0.6))
-    _stroke(canvas, ends, half[1], tint, np.ones(2))
-    origin = (round(center[0] - text_width / 2), round(center[1] + 0.37 * size))
-    dark = float(tint @ np.array([0.299, 0.587, 0.114])) < 125
-    cv2.putText(canvas, text, origin, (PAPER if dark else INK).tolist(), font, size, 600)
-    return center
+def _is_dark(tint: np.ndarray) -> bool:
+    """Whether a colour stands out from white better than from black."""
+    return float(tint @ np.array([0.299, 0.587, 0.114])) < 115
+
+
+def _draw_tags(canvas: np.ndarray, poses: Sequence[_Pose]) -> None:
+    """Label the poses with λ > 0, clear of one another and of all joints; none where there is no room."""
+    if not poses:
+        return
+    keypoints = np.array([pose for _, _, pose in poses])
+    low, high = _extents(keypoints)
+    sizes = (high - low).max(axis=1)  # (P,)
+    # A head is about an eighth of a person; so much around each joint is left free.
+    taken = keypoints[..., :2].reshape(-1, 2), np.repeat(sizes / 8, keypoints.shape[1])[:, None]
+    font, limit = cv2.FontFace("sans"), np.array(canvas.shape[1::-1])
+    for number, (instance, tint, pose) in enumerate(poses):
+        if not instance:
+            continue
+        text, size = f"λ{instance}", round(float(np.clip(sizes[number] / 9, 11, max(12, limit.max() / 55))))
+        text_width = cv2.getTextSize((0, 0), text, (0, 0), font, size, 600)[2]
+        half = np.array([text_width / 2 + 0.35 * size, 0.62 * size])
+        center = _free_place(pose[:, :2], sizes[number] / 8, half, limit, taken)
+        if center is None:
+            continue
+        taken = np.vstack([taken[0], center]), np.vstack([taken[1] + 0 * half, half])
+        ends = center + np.array([[half[1] - half[0], 0], [half[0] - half[1], 0]])
+        _stroke(canvas, ends, half[1] + 0.8, INK, np.full(2, 0.6))
+        _stroke(canvas, ends, half[1], tint, np.ones(2))
+        origin = (round(center[0] - text_width / 2), round(center[1] + 0.37 * size))
+        cv2.putText(canvas, text, origin, (PAPER if _is_dark(tint) else INK).tolist(), font, size, 600)
+
+
+def _free_place(
+    points: np.ndarray,
+    reach: float,
+    half: np.ndarray,
+    limit: np.ndarray,
+    taken: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray | None:
+    """Centre of a label beside a person: above the highest joint, else beside it or below the lowest one.
+
+    Args:
+        points: (K, 2) the person's joints in px, nan where one is not drawn.
+        reach: px around joints that stay free.
+        half: (2,) half the label's width and height in px.
+        limit: (2,) the picture's width and height.
+        taken: (M, 2) centres, and (M, 1 or 2) half sizes, of what the label may not cover.
+
+    Returns:
+        (2,) in px; None if no place is free.
+    """
+    x, y = np.array([reach + half[0] + 1, reach + half[1] + 1])
+    top, bottom = points[np.nanargmin(points[:, 1])], points[np.nanargmax(points[:, 1])]
+    above = [(0, -y), (x / 2, -y), (-x / 2, -y), (x, -y), (-x, -y), (0, -2 * y)]
+    beside = [(x, 0), (-x, 0), (2 * x, 0), (-2 * x, 0)]
+    below = [(0, y), (x / 2, y), (-x / 2, y)]
+    places = np.array([*(top + above), *(top + beside), *(bottom + below)])
+    places = places.clip(half, np.maximum(limit - 1 - half, half))
+    covered = (abs(places[:, None] - taken[0]) < half + taken[1]).all(axis=2).any(axis=1)
+    free = places[~covered]
+    return free[0] if len(free) else None
 
 
 def _stroke(

@@ -113,7 +113,7 @@ def test_predict_writes_poses_as_people_see_the_pictures(
         for i in range(8):
             (tmp_path / f"{kind}/{i}.png").write_bytes(encoded(pictures[i], orientation(i)))
         argv = ["predict", str(tmp_path / kind), "--model", str(small_models[0])]
-        where = ["--storage", str(tmp_path), "--boxes", str(tmp_path / "boxes.json"), "--overlays", "0"]
+        where = ["--storage", str(tmp_path), "--boxes", str(tmp_path / "boxes.json"), "--show"]
         assert main([*argv, *where, "--out", str(tmp_path / f"{kind}-out")]) == 0
         results[kind] = json.loads((tmp_path / f"{kind}-out/results.json").read_text())
     said = capsys.readouterr().out
@@ -122,3 +122,9 @@ def test_predict_writes_poses_as_people_see_the_pictures(
     strip = [[{**pose, "file_name": ""} for pose in poses] for poses in results.values()]
     assert strip[0] == strip[1]
     assert len({pose["image_id"] for pose in strip[0]}) == 8
+    assert "contact sheet of 8 of 8 pictures: " in said
+    upright, turned = tmp_path / "upright-out", tmp_path / "turned-out"
+    drawn = sorted(path.relative_to(upright) for path in upright.glob("**/*.jpg"))
+    assert len(drawn) == 9
+    for name in drawn:
+        assert (turned / name).read_bytes() == (upright / name).read_bytes()

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from mipnet.skeletons import COCO17, CROWDPOSE14
-from mipnet.visualization.overlays import PALETTE, draw_poses, encode_jpeg, picture_grid
+from mipnet.visualization.overlays import (
+    PALETTE,
+    contact_sheet,
+    distinct_colours,
+    draw_poses,
+    encode_jpeg,
+    picture_grid,
+)
 
 # A standing person of 100 x 150 px, from nose to right ankle.
 PERSON = np.array(
@@ -56,6 +63,19 @@ def test_colours_can_be_given_and_repeat_after_the_palette() -> None:
         draw_poses(GREY, people, COCO17, colours=[1])
 
 
+def test_neighbours_in_a_crowd_differ_in_colour() -> None:
+    crowd = np.array([PERSON * 0.2 + (30 * column, 40 * row) for row in range(5) for column in range(8)])
+    numbers = distinct_colours(np.dstack([crowd, np.ones((40, 17))]))
+    assert numbers[:10] == list(range(10))
+    grid = np.array(numbers).reshape(5, 8)
+    assert (np.bincount(numbers, minlength=10) >= 2).all()
+    for dy, dx in ((0, 1), (1, 0), (1, 1)):
+        assert (grid[dy:, dx:] != grid[: 5 - dy, : 8 - dx]).all()
+    assert (grid[1:, :-1] != grid[:-1, 1:]).all()
+    nowhere = np.full((1, 17, 3), np.nan)
+    assert len(distinct_colours(np.vstack([nowhere, nowhere]))) == 2
+
+
 def test_left_is_lighter_than_right() -> None:
     picture = draw_poses(GREY, [result(10, 20)], COCO17).astype(int)
     left, right = ((np.array(PERSON[k]) * 1.5 + (10, 20)).astype(int) for k in (15, 16))  # ankles
@@ -73,11 +93,14 @@ def test_joints_below_the_threshold_and_their_limbs_are_not_drawn() -> None:
     assert changed(draw_poses(GREY, [person], COCO17))[near_wrist].any()
     halfway = ((PERSON[8] + PERSON[10]) / 2 * 1.5 + (10, 20)).astype(int)
     assert not changed(without)[halfway[1], halfway[0]]
+    person["keypoints"][3 * 10 + 2] = 0.45
+    assert changed(draw_poses(GREY, [person], COCO17, min_joint_score=0.4))[near_wrist].any()
+    assert not changed(draw_poses(GREY, [person], COCO17, min_joint_score=0.5))[near_wrist].any()
 
 
 def test_unsure_joints_are_fainter_and_smaller() -> None:
     sure, unsure = (draw_poses(GREY, [result(10, 20, score=s)], COCO17) for s in (1.0, 0.3))
-    assert changed(unsure).sum() < changed(sure).sum()
+    assert changed(unsure).sum() < 0.8 * changed(sure).sum()
     distance = [np.abs(shoulder_line(p, 10, 20) - 128).mean() for p in (sure, unsure)]
     assert distance[1] < 0.8 * distance[0]
 
@@ -93,7 +116,7 @@ def test_only_pixels_near_the_pose_and_the_box_change() -> None:
         for a, b in COCO17.limbs:
             cv2.line(allowed, points[a].tolist(), points[b].tolist(), 1, 15)
         if instance:  # the tag above the head
-            allowed[20:55, 220:300] = 1
+            allowed[5:30, 240:285] = 1
         assert not (mask & (allowed == 0)).any()
         assert mask[int(y) + 100, int(x)]
         assert mask[points[:, 1], points[:, 0]].all()
@@ -140,6 +163,38 @@ def test_tags_of_close_people_do_not_overlap() -> None:
         mask = changed(draw_poses(GREY, [both[i] for i in people], COCO17, colours=people))
         tag_pixels.append(mask[:66].sum())
     assert tag_pixels[2] > 1.8 * tag_pixels[0]
+
+
+@pytest.mark.parametrize("side", [300, 1000, 6000])
+def test_lines_are_as_wide_as_fits_person_and_picture(side: int) -> None:
+    image = np.full((side // 2, side, 3), 128, np.uint8)
+    widths = []
+    for share in (0.4, 0.1):  # of the picture's longer side
+        scale = share * side / 150
+        mask = changed(draw_poses(image, [result(0, 0, scale=scale)], COCO17, longer_side=1), image)
+        y = round(0.5 * (PERSON[12] + PERSON[14])[1] * scale)  # in the middle of a thigh
+        widths.append(int(mask[y, : int(50 * scale)].sum()))
+    assert max(2, side / 400) <= widths[1] < widths[0] <= max(5, side / 70)
+
+
+def test_tags_leave_out_faces_and_are_left_out_where_they_do_not_fit() -> None:
+    crowd = [result(12 + 36 * i, 5 + 30 * (i % 7), scale=0.6, instance=1) for i in range(15)]
+    tagged, bare = (
+        draw_poses(GREY, people, COCO17) for people in (crowd, [r | {"instance": 0} for r in crowd])
+    )
+    faces = np.zeros(GREY.shape[:2], bool)
+    for person in crowd:
+        points = np.array(person["keypoints"]).reshape(17, 3)[:5, :2]
+        low, high = points.min(axis=0) - 3, points.max(axis=0) + 3
+        faces[int(low[1]) : int(high[1]), int(low[0]) : int(high[0])] = True
+    hollow = changed(bare, GREY)  # what differs beside the poses' own pixels is a tag
+    tags = changed(tagged, GREY) & ~hollow
+    assert tags.sum() > 500
+    assert not (tags & faces).any()
+    full = [result(x, y, scale=0.3, instance=1) for x in range(-20, 600, 24) for y in range(-20, 320, 18)]
+    without = [r | {"instance": 0} for r in full]
+    crowded = changed(draw_poses(GREY, full, COCO17)) & ~changed(draw_poses(GREY, without, COCO17))
+    assert crowded.sum() == 0
 
 
 def test_the_image_is_not_changed_and_small_ones_are_enlarged() -> None:
@@ -236,6 +291,17 @@ def test_grid_captions_are_written_and_shortened() -> None:
     assert sheet[:30].min() < 60
     assert sheet[30:56].min() < 60
     assert (sheet[:, 12 + 120 :] == 255).all()
+
+
+def test_a_contact_sheet_has_every_picture_under_its_caption() -> None:
+    tints = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)]
+    pictures = [np.full((60, 40 + 10 * i, 3), tint, np.uint8) for i, tint in enumerate(tints)]
+    sheet = contact_sheet(pictures, [f"{i}.jpg" for i in range(5)], cell=60)
+    assert sheet.shape == (30 + 60 + 12 + 30 + 51 + 12, 12 + 3 * (60 + 12), 3)  # as high as the row's highest
+    for i, tint in enumerate(tints):
+        rows, _ = np.nonzero((sheet == tint).all(axis=-1))
+        assert len(rows) >= 0.9 * pictures[i][..., 0].size * (60 / max(pictures[i].shape[:2])) ** 2
+        assert (rows >= 102).any() == (i >= 3)
 
 
 @pytest.mark.parametrize(
