@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 from mipnet.config import Config, to_yaml
+from mipnet.config.schema import EvaluationConfig
 from mipnet.console import say
 from mipnet.data.categories import Category
 from mipnet.data.coco import Boxes
@@ -20,13 +23,14 @@ from mipnet.data.parquet import from_parquet, row_names, row_uris
 from mipnet.data.shards import byte_ranges
 from mipnet.data.validation import Findings, check_readable
 from mipnet.errors import UserError, first_few
+from mipnet.evaluation.operating_point import OperatingPoint, operating_point_line
 from mipnet.experiment.datasets import CorruptImageLog
 from mipnet.experiment.picture_list import Pictures, relative_names
 from mipnet.experiment.progress import Progress
 from mipnet.inference import output_shards
 from mipnet.skeletons import Skeleton
 from mipnet.storage import BYTE_RANGE, Folder, is_text, legible, plain_uri, split_uri
-from mipnet.visualization.overlays import draw_poses, encode_jpeg
+from mipnet.visualization.overlays import MIN_JOINT_SCORE, draw_poses, encode_jpeg
 
 PREFLIGHT_READ_LIMIT = 32
 """So many pictures are decoded once more than needed rather than starting a cluster in vain."""
@@ -153,6 +157,28 @@ def boxes_in(
     return boxes
 
 
+def least_score(
+    given: float | None, point: OperatingPoint | None, chosen_with: EvaluationConfig, used: EvaluationConfig
+) -> float:
+    """The least score of a pose that is kept; says where it comes from.
+
+    Args:
+        given: by the user; None is the operating point's.
+        point: of the model.
+        chosen_with: the model's own settings, with which the operating point was chosen.
+        used: those of the prediction; other ones make other scores.
+    """
+    if given is not None:
+        return given
+    if point is None:
+        say("all poses are kept: the model has no operating point, as imported weights do; see --min-score")
+        return -math.inf
+    if replace(chosen_with, batch_size=used.batch_size, precision=used.precision) != used:
+        say("warning: the operating point was chosen with other evaluation settings, see model.json")
+    say(f"{operating_point_line(point)}; --min-score 0 keeps all")
+    return point.pose_score
+
+
 def predict_pictures(
     pictures: Pictures,
     boxes: Boxes,
@@ -161,8 +187,9 @@ def predict_pictures(
     out: Folder,
     *,
     category_id: Any = 1,
+    min_score: float = -math.inf,
     verbose: bool = False,
-) -> tuple[int, int]:
+) -> output_shards.Written:
     """Predict the poses in the boxes and write results and configuration to ``out``.
 
     Ray is started only if some pictures are not done yet.
@@ -173,10 +200,8 @@ def predict_pictures(
         config: of the model, with the settings of the evaluation and the resources.
         out: for results and intermediate files.
         category_id: of the results.
+        min_score: least score of a pose that is kept.
         verbose: show Ray's own messages.
-
-    Returns:
-        number of poses, number of images.
 
     Raises:
         DataError: more pictures than ``data.max_bad_share`` cannot be decoded.
@@ -203,16 +228,28 @@ def predict_pictures(
                 )
     CorruptImageLog()(corrupt)
     out.write("config.yaml", to_yaml(config))
-    return output_shards.write_predictions(shards, out, pictures.own_id, category_id)
+    return output_shards.write_predictions(shards, out, pictures.own_id, category_id, min_score)
 
 
-def draw_overlays(out: Folder, pictures: Pictures, count: int, joints: Skeleton) -> None:
-    """Draw the poses of the first ``count`` pictures, those left out that cannot be decoded."""
+def draw_overlays(
+    out: Folder, pictures: Pictures, count: int, joints: Skeleton, point: OperatingPoint | None
+) -> None:
+    """Draw the kept poses of the first ``count`` pictures, those left out that cannot be decoded.
+
+    Args:
+        out: of the results, and for the overlays.
+        pictures: that were predicted.
+        count: of the overlays, at most.
+        joints: of the poses.
+        point: of the model; says from which score on joints are drawn.
+    """
+    min_joint_score = point.joint_score if point else MIN_JOINT_SCORE
     rows = from_parquet(out.read("results.parquet")).slice(0, count).to_pylist()
     for uri, image_id, row in zip(pictures.uris, pictures.ids, rows, strict=False):
         image = read_image(uri) if row["readable"] else None
         if image is None:
             continue
-        drawn = draw_poses(image, row["poses"], joints)
+        kept = [pose for pose in row["poses"] if pose["keep"]]
+        drawn = draw_poses(image, kept, joints, min_joint_score=min_joint_score)
         stem = PurePosixPath(row["file_name"].replace("#", "_")).stem
         out.write(f"overlays/{image_id}_{stem}.jpg", encode_jpeg(drawn), durable=False)

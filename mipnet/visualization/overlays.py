@@ -22,7 +22,7 @@ PALETTE = np.array([
 ], np.float32)  # fmt: skip
 INK = np.array([18, 18, 24], np.float32)  # outlines and dark text
 PAPER = np.array([255, 255, 255], np.float32)  # hollow keypoints, light text, a contact sheet's background
-MIN_SCORE = 0.2  # of a keypoint that is drawn
+MIN_JOINT_SCORE = 0.2
 MARGIN = 12  # px around and between the pictures of a contact sheet
 
 _Pose = tuple[int, np.ndarray, dict[str, Any]]  # λ, colour, COCO result
@@ -35,12 +35,12 @@ def draw_poses(
     *,
     longer_side: int = 512,
     colours: Sequence[int] | None = None,
+    min_joint_score: float = MIN_JOINT_SCORE,
 ) -> np.ndarray:
     """Draw poses over their image: one colour per pose, left limbs lighter, right limbs darker.
 
     Poses of instance λ > 0 have dashed limbs, hollow keypoints and a tag with their λ. Keypoints fade and
-    shrink with their score; below ``MIN_SCORE`` they are not drawn, nor their limbs. Boxes are thin; a box of
-    several poses is drawn once.
+    shrink with their score. Boxes are thin; a box of several poses is drawn once.
 
     Args:
         image: (H, W, 3) uint8 RGB; not changed.
@@ -50,6 +50,7 @@ def draw_poses(
         longer_side: a smaller image is enlarged by the integer factor that gives it at least so many px.
         colours: (len(results),) palette index of each pose, so that a person can keep its colour in several
             pictures; by default 0, 1, 2, …. Indices wrap around after ten colours.
+        min_joint_score: keypoints with a lower score are not drawn, nor their limbs.
 
     Returns:
         (H·s, W·s, 3) uint8 RGB, s >= 1 an integer.
@@ -69,7 +70,7 @@ def draw_poses(
         for result, number in zip(results, numbers, strict=True)
     ]
     _draw_boxes(canvas, poses, scale)
-    _draw_skeletons(canvas, poses, scale, skeleton)
+    _draw_skeletons(canvas, poses, scale, skeleton, min_joint_score)
     return canvas
 
 
@@ -86,13 +87,15 @@ def _draw_boxes(canvas: np.ndarray, poses: Sequence[_Pose], scale: int) -> None:
                 _stroke(canvas, corners[k : k + 2], radius + outline, colour, np.full(2, alpha))
 
 
-def _draw_skeletons(canvas: np.ndarray, poses: Sequence[_Pose], scale: int, skeleton: Skeleton) -> None:
+def _draw_skeletons(
+    canvas: np.ndarray, poses: Sequence[_Pose], scale: int, skeleton: Skeleton, min_joint_score: float
+) -> None:
     """Draw the skeletons, then the tags of those with λ > 0."""
     tags: list[tuple[str, np.ndarray, np.ndarray]] = []
     for instance, tint, result in reversed(poses):  # the first, usually the most confident, is on top
         pose = np.array(result["keypoints"], np.float64).reshape(skeleton.num_joints, 3)
         pose[:, :2] = _enlarged(pose[:, :2], scale)
-        kept = np.isfinite(pose).all(axis=1) & (pose[:, 2] >= MIN_SCORE)
+        kept = np.isfinite(pose).all(axis=1) & (pose[:, 2] >= min_joint_score)
         if kept.any():
             _draw_pose(canvas, pose, kept, skeleton, tint, hollow=instance > 0)
             if instance > 0:
