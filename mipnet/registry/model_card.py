@@ -9,9 +9,8 @@ from typing import Any
 import torch
 
 from mipnet.config import Config
-from mipnet.evaluation.operating_point import OperatingPoint, operating_point_line
+from mipnet.evaluation.operating_point import OperatingPoint
 from mipnet.evaluation.pose_figures import ALL_JOINTS
-from mipnet.evaluation.protocols import METRIC_DESCRIPTIONS
 from mipnet.models.costs import count_parameters, multiply_adds
 from mipnet.run_folder import MODEL_CARD_FILE
 from mipnet.training.checkpoint import model_from_config
@@ -68,8 +67,9 @@ def model_card(found: CardFacts, address: str) -> str:
         modes=config.model.instances > 1,
         figures=bool(found.figures),
         results=result_rows(found),
-        rules=METRIC_DESCRIPTIONS[config.data.protocol],
-        operating_point=operating_point_line(found.point),
+        protocol=config.data.protocol,
+        point=found.point,
+        val=config.data.val,
         limits=[*notices(config, table), *limits(config, found.point)],
     )
 
@@ -148,11 +148,10 @@ def limits(config: Config, point: OperatingPoint | None) -> list[str]:
 
 
 def description(card: str) -> str:
-    """The card as a version's description: without its last sections, if it is too long for MLflow."""
+    """The card as a version's description: without its longest sections, if it is too long for MLflow."""
     note = f"\nThe whole card is {MODEL_CARD_FILE} among the version's artifacts.\n"
-    sections = card.split("\n## ")
-    text = card
+    sections, text = card.split("\n## "), card
     while len(text) > MAX_DESCRIPTION and len(sections) > 1:
-        sections.pop()
+        sections.remove(max(sections[1:], key=len))
         text = "\n## ".join(sections) + note
     return text[:MAX_DESCRIPTION]

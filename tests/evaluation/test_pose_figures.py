@@ -66,12 +66,12 @@ def test_precision_and_recall_by_hand(matches: Matches) -> None:
 
 
 def test_joints_by_hand(matches: Matches) -> None:
-    """a: labelled in three people. At 6 px OKS is exp(-36 / 200) = 0.84, which passes 0.5 to 0.8, seven of ten
-    thresholds. There, precision is 1 up to recall 1/3 (34 of 101 levels) and 2/3 up to 2/3 (33 more). At the
-    other three the third pose alone is right: 1/3 up to recall 1/3.
+    """a: labelled in three people. At 6 px OKS is exp(-36 / 200) = 0.84, which passes 0.5 to 0.8, seven of
+    ten thresholds. There, precision is 1 up to recall 1/3 (34 of 101 levels) and 2/3 up to 2/3 (33 more).
+    At the other three the third pose alone is right: 1/3 up to recall 1/3.
 
     b: labelled in two, and only the first pose has one to find. At 9 px OKS is exp(-81 / 200) = 0.67, which
-    passes 0.5 to 0.65. Precision is 1 up to recall 1/2 (51 levels): the false positive has the lower score."""
+    passes 0.5 to 0.65. Precision is 1 up to recall 1/2 (51 levels), as the false positive comes later."""
     assert math.exp(-36 / (0.02 * AREA)) == pytest.approx(0.835, abs=1e-3)
     figures = joint_figures(matches, TWO_JOINTS)
     ap_a = (7 * (34 + 33 * 2 / 3) + 3 * 34 / 3) / 1010
