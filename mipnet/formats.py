@@ -11,6 +11,11 @@ def percent(share: float | None, missing: str = "–") -> str:
     return missing if share is None or math.isnan(share) else f"{100 * share:.1f}"
 
 
+def decimal(value: float | None, missing: str = "–") -> str:
+    """A number with one decimal; ``missing`` for None and nan."""
+    return missing if value is None or math.isnan(value) else f"{value:.1f}"
+
+
 def gain(difference: float) -> str:
     """A difference of fractions in percentage points, with its sign: +1.2 or −1.2."""
     return f"{100 * difference:+.1f}".replace("-", "−")

@@ -6,8 +6,8 @@ STORAGE/runs/NAME/run.json        state of the run
 STORAGE/runs/NAME/records/        what its processes recorded, and how much of it MLflow has
 STORAGE/runs/NAME/data.parquet    size, time and digest of the data set's files
 STORAGE/runs/NAME/training/       Ray Train's checkpoints
-STORAGE/runs/NAME/model/          the best weights
-STORAGE/runs/NAME/results/        tables, COCO results, pictures
+STORAGE/runs/NAME/model/          the best weights, their operating point, the model card
+STORAGE/runs/NAME/results/        tables, figures, COCO results, pictures
 STORAGE/runs/NAME/logs/           driver.log, worker-RANK.log
 STORAGE/runs/NAME/profile/        traces of training steps, where --train.profile asked for them
 STORAGE/registered/               copies of registered models, for all nodes
@@ -34,6 +34,7 @@ from mipnet.storage import Folder
 
 TRAINING_FOLDER = "training"
 MODEL_FOLDER = "model"
+MODEL_CARD_FILE = "model-card.md"  # in the model's folder
 RESULTS_FOLDER = "results"
 DATA_RECORD = "data.parquet"
 

@@ -103,8 +103,12 @@ def check_page(client, found) -> None:
     }
     assert {"config.yaml", "report.html", "pictures/training-crops.jpg"} <= files
     assert {f"results/pictures/{kind}-hard-det5.jpg" for kind in ("best", "worst", "crowded")} <= files
+    kept = {a.path for a in client.list_artifacts(found.info.run_id, "results")}
+    assert {"results/figures.txt", "results/figures.json", "results/table.txt"} <= kept
+    assert "results/hard/det5/merged/PCK" in metrics
     version = client.get_model_version_by_alias("mipnet", "candidate")
-    assert "merged" in version.description
+    assert 'mipnet.load_predictor("models:/mipnet/1")' in version.description
+    assert "| hard | det5 |" in version.description
 
 
 @pytest.mark.ray
@@ -121,6 +125,13 @@ def test_train_ends_with_tables_weights_and_a_candidate(trained):
     names = {name.rpartition("/")[0] for name in metrics}
     views = ("merged", "lambda0", "lambda1")
     assert names == {f"{s}/{b}/{v}" for s in ("easy", "hard") for b in ("gt", "det5") for v in views}
+    card = (run / "model" / "model-card.md").read_text()
+    assert f"# {run.name}\n" in card
+    assert "/train | " in card
+    figures = json.loads((run / "results" / "figures.json").read_text())
+    model = json.loads((run / "model" / "model.json").read_text())
+    assert model["extra"].get("operating_point") == figures["operating_point"]
+    assert [f["split"] for f in figures["figures"]] == ["easy", "easy", "hard", "hard"]
     client = mlflow_client(storage)
     state = json.loads((run / "run.json").read_text())
     losses = [m.value for m in client.get_metric_history(state["mlflow_run"], "learning/loss")]
@@ -229,6 +240,9 @@ def test_predict_writes_results_and_overlays(trained, ray_address, tmp_path, cap
     results = json.loads((out / "results.json").read_text())
     theirs = json.loads((only_run(storage) / "results" / "coco" / "hard-det5-merged.json").read_text())
     assert [r["keypoints"] for r in results] == [r["keypoints"] for r in theirs]
+    figures = json.loads((only_run(storage) / "results" / "figures.json").read_text())
+    least = (figures["operating_point"] or {"pose_score": 0})["pose_score"]
+    assert [r["keep"] for r in results] == [r["score"] >= least for r in results]
     second = json.loads((only_run(storage) / "results" / "coco" / "hard-det5-lambda1.json").read_text())
     assert {r["instance"] for r in results} <= {0, 1}
     assert {r["instance"] for r in second} == {1}

@@ -137,7 +137,7 @@ def train_to_rung(run: Run, context: TrialContext, tracker: Tracker, target_epoc
         run.note(ended=f"one of the best of its rung: on to epoch {target_epochs}")
     search, _ = split_uri(context.trials_folder.uri)
     check_same_data("the search", search, context.data)
-    people = training_people(config, context.data, check_data(config, context.data), tracker)
+    people = training_people(run, context.data, check_data(config, context.data), tracker)
     train_phase(run, context.data, people, tracker, plain=True, epochs=target_epochs)
     steps, best = run.state["trained"]["steps"], run.best_metrics
     own_pair = config.evaluation.discount, config.evaluation.oks_nms

@@ -49,7 +49,7 @@ def run(options: Options, call: Call) -> int:
         others = evaluation.tables_of_others(config, options.results)
         say(others.text)
         if out:
-            evaluation.write_entries(out, others.result_rows, others.files, others.text)
+            evaluation.write_results(out, others)
             say(f"\nresults: {options.out}")
         return 0
     storage = writable_storage(options.storage)
@@ -60,8 +60,9 @@ def run(options: Options, call: Call) -> int:
         raise UserError("--robustness: ground-truth boxes have no confidence", hint)
     found = evaluation.evaluate_model(model, config, storage, options.results, verbose=options.verbose)
     say(found.text)
-    text = found.text + (evaluation.report_robustness(found, config, out) if options.robustness else "")
+    if options.robustness:
+        found = replace(found, text=found.text + evaluation.report_robustness(found, config, out))
     if out:
-        evaluation.write_results(out, config, found.result_rows, found.files, text)
+        evaluation.write_results(out, found)
         say(f"\nresults: {options.out}")
     return 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mipnet.cli.shared_options import MODEL_HELP, STORAGE_HELP, VERBOSE_HELP, Call
 from mipnet.config import from_dict
 from mipnet.config.flags import option
+from mipnet.config.schema import NonNegative
 from mipnet.console import say
 from mipnet.errors import first_few
 from mipnet.experiment.arguments import checked_model, writable_folder, writable_storage
@@ -33,7 +34,10 @@ class Options:
     images_json: str = option("", "COCO JSON that lists which of the pictures to take, and their ids")
     boxes: str = option("", "COCO detections JSON [{file_name or image_id, bbox, score}]; else whole images")
     out: str = option("predictions", "folder for results.json, results.parquet and overlays")
-    overlays: int = option(500, "draw the poses of the first so many pictures")
+    min_score: NonNegative | None = option(
+        None, "poses from this score on are kept: drawn, and marked in the results [the model's; 0: all]"
+    )
+    overlays: int = option(500, "draw the kept poses of the first so many pictures")
     show: bool = option(False, "draw all pictures, at most 36, into one contact sheet, overlays.jpg")
     storage: str = option("", STORAGE_HELP)
     verbose: bool = option(False, VERBOSE_HELP)
@@ -43,6 +47,7 @@ def run(options: Options, call: Call) -> int:
     """Predict, write the results and draw overlays; the same command goes on after an interruption."""
     from mipnet.experiment import prediction
     from mipnet.experiment.picture_list import person_category, pictures_of_list, read_list
+    from mipnet.registry.resolve import model_operating_point
 
     source = options.images_json
     pictures = prediction.find_pictures(options.images)
@@ -52,6 +57,8 @@ def run(options: Options, call: Call) -> int:
     out = writable_folder(options.out)
     model, trained = checked_model(options.model, storage)
     config = from_dict(call.settings, trained)
+    point = model_operating_point(model)
+    min_score = prediction.least_score(options.min_score, point, trained.evaluation, config.evaluation)
     if source:
         pictures, notes = pictures_of_list(pictures, listed, source, config.data.max_bad_share)
         for note in notes:
@@ -62,19 +69,29 @@ def run(options: Options, call: Call) -> int:
     else:
         boxes = pictures.whole()
         say("no --boxes: each whole image is taken as one box")
-    poses, images = prediction.predict_pictures(
-        pictures, boxes, model, config, out, category_id=category.entry["id"], verbose=options.verbose
+    written = prediction.predict_pictures(
+        pictures,
+        boxes,
+        model,
+        config,
+        out,
+        category_id=category.entry["id"],
+        min_score=min_score,
+        verbose=options.verbose,
     )
-    say(f"{poses} poses of {images} images: {out.path('results.json')}, results.parquet")
+    say(
+        f"{written.poses} poses of {written.images} images, {written.kept} of them kept: "
+        f"{out.path('results.json')}, results.parquet"
+    )
     if unnumbered := pictures.unnumbered:
         say(
             f"image_id of {len(unnumbered)} images is a number without meaning ({first_few(unnumbered)}): "
             "go by file_name, or give ids with --images-json"
         )
     joints = config.data.joints
-    sheet = prediction.draw_overlays(out, pictures, joints, count=options.overlays, show=options.show)
+    sheet = prediction.draw_overlays(out, pictures, joints, point, count=options.overlays, show=options.show)
     if options.overlays:
         say(f"overlays: {out.path('overlays')}")
     if options.show:
-        say(f"contact sheet of {sheet} of {images} pictures: {out.path(prediction.SHEET_FILE)}")
+        say(f"contact sheet of {sheet} of {written.images} pictures: {out.path(prediction.SHEET_FILE)}")
     return 0

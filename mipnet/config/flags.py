@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mipnet.config.old_names import NEW_NAMES, note_renames, renames_in
@@ -129,12 +129,15 @@ def _add(parser: Any, field: Any, hint: Any, flags: list[str], dest: str, defaul
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """The members of a union."""
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    """The members of a union, without None: nobody can type that."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    return tuple(member for member in members if member is not NoneType)
 
 
 def _metavar(hint: Any) -> str:
     """What stands for the value in ``--help``."""
+    if get_origin(hint) is Annotated:
+        return _metavar(get_args(hint)[0])
     if choices := [_metavar(member) for member in _alternatives(hint)]:
         return "TEXT" if "TEXT" in choices else "|".join(sorted(choices))
     if get_origin(hint) is Literal:

@@ -54,6 +54,22 @@ class SplitStatistics:
 
 
 @dataclass(frozen=True)
+class Crowding:
+    """How crowded the images of a split are, over those that show a person with labelled keypoints.
+
+    Attributes:
+        people_per_image: mean.
+        near, close: fraction of the persons with a neighbour above box IoU 0.1 and 0.5.
+        crowd_index: mean over the images of ``crowd_index``.
+    """
+
+    people_per_image: float
+    near: float
+    close: float
+    crowd_index: float
+
+
+@dataclass(frozen=True)
 class BoxStatistics:
     """Of a box source of one split.
 
@@ -93,22 +109,14 @@ def split_statistics(file: CocoKeypointFile, input_size: tuple[int, int], paddin
     people = file.people()
     sizes = file.columns.sizes_of(people.images.ids)
     labelled = people.keypoints[..., 2] > 0
-    overlap = np.zeros(len(people))
     second = np.zeros(len(people), bool)
-    crowd = np.zeros(len(people.images))
-    for image, (begin, end) in enumerate(
-        zip(people.image_offsets[:-1], people.image_offsets[1:], strict=True)
-    ):
-        boxes, keypoints = people.boxes[begin:end], people.keypoints[begin:end]
-        crowd[image] = crowd_index(boxes, keypoints)
-        if end - begin == 1:
-            continue
-        iou = box_iou(boxes, boxes)
-        np.fill_diagonal(iou, 0)
-        overlap[begin:end] = iou.max(axis=1)
-        second[begin:end] = [
-            has_second_person(boxes, keypoints, i, input_size, padding) for i in range(len(boxes))
-        ]
+    for begin, end in zip(people.image_offsets[:-1], people.image_offsets[1:], strict=True):
+        if end - begin > 1:
+            boxes, keypoints = people.boxes[begin:end], people.keypoints[begin:end]
+            second[begin:end] = [
+                has_second_person(boxes, keypoints, i, input_size, padding) for i in range(len(boxes))
+            ]
+    crowd = crowding(people)
     per_image = people.people_per_image
     boxes_outside_image, keypoints_outside_box = _count_outside(
         file, people, labelled, np.repeat(sizes, per_image, 0)
@@ -121,15 +129,36 @@ def split_statistics(file: CocoKeypointFile, input_size: tuple[int, int], paddin
         people=len(people),
         mean_keypoints=float(labelled.sum(1).mean()),
         unlabelled=tuple(np.array(file.skeleton.joints)[~labelled.any(0)].tolist()),
-        mean_people_per_image=float(per_image.mean()),
+        mean_people_per_image=crowd.people_per_image,
         max_people_per_image=int(per_image.max()),
-        near=float((overlap > 0.1).mean()),
-        close=float((overlap > 0.5).mean()),
+        near=crowd.near,
+        close=crowd.close,
         second_person=float(second.mean()),
-        crowd_index=float(crowd.mean()),
+        crowd_index=crowd.crowd_index,
         stated_crowd_index=float(np.mean(stated)) if stated else float("nan"),
         boxes_outside_image=boxes_outside_image,
         keypoints_outside_box=keypoints_outside_box,
+    )
+
+
+def crowding(people: PersonAnnotations) -> Crowding:
+    """How crowded the images of people, of whom there is at least one, are."""
+    overlap = np.zeros(len(people))
+    indices = np.zeros(len(people.images))
+    for image, (begin, end) in enumerate(
+        zip(people.image_offsets[:-1], people.image_offsets[1:], strict=True)
+    ):
+        boxes = people.boxes[begin:end]
+        indices[image] = crowd_index(boxes, people.keypoints[begin:end])
+        if end - begin > 1:
+            iou = box_iou(boxes, boxes)
+            np.fill_diagonal(iou, 0)
+            overlap[begin:end] = iou.max(axis=1)
+    return Crowding(
+        people_per_image=float(people.people_per_image.mean()),
+        near=float((overlap > 0.1).mean()),
+        close=float((overlap > 0.5).mean()),
+        crowd_index=float(indices.mean()),
     )
 
 

@@ -181,8 +181,7 @@ def run_evaluation(
         area_ranges: name -> [least, largest] px²; by default COCO's all, medium, large.
     """
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(ground_truth, poses, "keypoints")
-        evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, np.float64)
+        evaluation = _evaluation(ground_truth, poses, sigmas)
         if image_ids is not None:
             evaluation.params.imgIds = list(image_ids)
         if area_ranges is not None:
@@ -190,6 +189,33 @@ def run_evaluation(
             evaluation.params.areaRng = list(area_ranges.values())
         evaluation.evaluate()
         evaluation.accumulate()
+    return evaluation
+
+
+def matched_images(ground_truth: COCO, poses: COCO, sigmas: Sigmas, oks: float) -> list[dict[str, Any]]:
+    """COCOeval's assignment of poses to people at one OKS: of all poses, not of 20 an image.
+
+    Args:
+        ground_truth, poses, sigmas: as for ``run_evaluation``.
+        oks: the least OKS of a match.
+
+    Returns:
+        for each image with people or poses, COCOeval's ``evalImgs``: the poses' ``dtIds`` by falling score,
+        and of each its ``dtMatches`` (1, D), the person's id or 0, and ``dtIgnore`` (1, D); the people's
+        ``gtIds`` and ``gtIgnore``.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = _evaluation(ground_truth, poses, sigmas)
+        evaluation.params.iouThrs = np.array([oks])
+        evaluation.params.maxDets = [max(len(poses.dataset["annotations"]), 1)]
+        evaluation.params.areaRngLbl, evaluation.params.areaRng = ["all"], [ALL_AREAS["all"]]
+        evaluation.evaluate()
+    return [image for image in evaluation.evalImgs if image is not None]
+
+
+def _evaluation(ground_truth: COCO, poses: COCO, sigmas: Sigmas) -> COCOeval:
+    evaluation = COCOeval(ground_truth, poses, "keypoints")
+    evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, np.float64)
     return evaluation
 
 

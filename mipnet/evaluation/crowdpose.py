@@ -35,8 +35,7 @@ def evaluate_crowdpose(
         DataError: as ``evaluate_keypoints``; an image without ``crowdIndex``.
     """
     annotations = coco.load_annotations(annotations)
-    people = [_with_area(person) for person in annotations["annotations"]]
-    ground_truth = coco.ground_truth_index({**annotations, "annotations": people}, len(sigmas))
+    ground_truth = coco.ground_truth_index(with_areas(annotations), len(sigmas))
     poses = coco.results_index(annotations, results, len(sigmas))
 
     evaluation = coco.run_evaluation(ground_truth, poses, sigmas, area_ranges=ALL_AREAS).eval
@@ -53,6 +52,15 @@ def evaluate_crowdpose(
         subset = coco.run_evaluation(ground_truth, poses, sigmas, image_ids, ALL_AREAS).eval
         metrics[f"AP_{level}"] = round(coco.mean_present(subset["precision"]), 4)
     return metrics
+
+
+def with_areas(annotations: Mapping[str, Any]) -> dict[str, Any]:
+    """CrowdPose annotations with the people's areas, which CrowdPose's files lack: 0.53 · w · h of the box.
+
+    Raises:
+        DataError: a person without a box.
+    """
+    return {**annotations, "annotations": [_with_area(person) for person in annotations["annotations"]]}
 
 
 def _with_area(person: dict[str, Any]) -> dict[str, Any]:

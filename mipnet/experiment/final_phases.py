@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +16,26 @@ from mipnet.console import say
 from mipnet.data.coco import CocoKeypointFile
 from mipnet.errors import UserError
 from mipnet.evaluation.occlusion import SELECTION_METRIC, occlusion_ap
+from mipnet.evaluation.operating_point import operating_point_line
+from mipnet.evaluation.pose_figures import flat_figures
 from mipnet.evaluation.predicted_poses import score_splits
-from mipnet.evaluation.result_rows import ResultRow, flat_metrics, results_table
+from mipnet.evaluation.result_rows import ResultRow, current_metric_names, flat_metrics, results_table
 from mipnet.experiment.datasets import CorruptImageLog
-from mipnet.experiment.model_evaluation import ceilings, predict_all, write_results
+from mipnet.experiment.model_evaluation import (
+    FIGURES_FILE,
+    Evaluation,
+    ceilings,
+    predict_all,
+    write_results,
+)
+from mipnet.experiment.operating_point import choose_on_validation, save_operating_point
 from mipnet.experiment.training_phase import read_history
 from mipnet.models.costs import count_parameters
+from mipnet.models.weights import WEIGHTS_FILE
+from mipnet.registry.model_card import CardFacts, description, model_card
 from mipnet.registry.register import register_model
-from mipnet.run_folder import MODEL_FOLDER, RESULTS_FOLDER, Run
+from mipnet.registry.resolve import model_operating_point
+from mipnet.run_folder import MODEL_CARD_FILE, MODEL_FOLDER, RESULTS_FOLDER, Run
 from mipnet.storage import Folder
 from mipnet.tracking.sender import failure_reason, is_external_failure
 from mipnet.tracking.store import tracking_uri
@@ -43,7 +57,8 @@ def evaluate_phase(
     *,
     plain: bool = False,
 ) -> None:
-    """Write tables and report of all splits and box sources to the run's folder and MLflow."""
+    """Choose the operating point; write tables and report of all splits and box sources to the run's folder
+    and MLflow."""
     config = run.config
     files = {split: files[split] for split in config.data.evaluate}
     say(f"evaluating {', '.join(config.data.evaluate)} in boxes {', '.join(config.data.boxes)}")
@@ -52,32 +67,42 @@ def evaluate_phase(
     poses = predict_all(model, config, data, files, report_corrupt=corrupt, plain=plain)
     entries = score_splits(poses, config, files)
     limits = ceilings(config, files)
+    point = choose_on_validation(model, config, data, files, poses, report_corrupt=corrupt, plain=plain)
+    save_operating_point(model, point)
+    say(operating_point_line(point))
     text = results_table(config.data, entries, limits)
+    found = Evaluation(config, entries, text, files, poses, point)
     results = run.folder.join(RESULTS_FOLDER)
-    write_results(results, config, entries, files, text)
-    metrics = flat_metrics(entries)
-    log_results(run, tracker, metrics, text)
+    write_results(results, found)
+    log_results(run, tracker, found)
     pictures = example_pictures(run, files, entries)
     for name, picture in pictures.items():
         results.write(f"pictures/{name.replace(' ', '-')}.jpg", encode_jpeg(picture))
     tracker.log_artifacts(results.join("pictures"), "results/pictures")
     place = data.uri if config.data.generated else config.data.root
     places = {"data": place, "MLflow": tracking_uri(storage)}
-    page = report_page(run, places, metrics, limits, pictures)
+    page = report_page(run, places, found, limits, pictures)
     run.folder.write("report.html", page)
     tracker.log_file("report.html")
+    write_card(run)
     run.note(evaluated=True)
 
 
-def log_results(run: Run, tracker: Tracker, metrics: dict[str, float], text: str) -> None:
-    """Log metrics and table to MLflow."""
-    named = {f"{RESULTS_FOLDER}/{name}": value for name, value in metrics.items()}
+def log_results(run: Run, tracker: Tracker, found: Evaluation) -> None:
+    """Log metrics, figures and table to MLflow."""
+    metrics = flat_metrics(found.result_rows)
+    values = {**metrics, **flat_figures(found.figures)}
+    if found.point:
+        values |= {
+            f"operating_point/{name}": getattr(found.point, name) for name in ("pose_score", "joint_score")
+        }
+    named = {f"{RESULTS_FOLDER}/{name}": value for name, value in values.items()}
     if named:
         named[f"{RESULTS_FOLDER}/occlusion_AP"] = occlusion_ap(run.config.data, metrics).value
     once = f"results {run.config.evaluation}"  # a search evaluates a model again, with other settings
     tracker.log_metrics(named, run.state["trained"]["steps"], once=once)
-    tracker.set_tags({"mlflow.note.content": code_block(text)})  # the description on the run's page
-    for name in ("table.txt", "metrics.json"):
+    tracker.set_tags({"mlflow.note.content": code_block(found.text)})  # the description on the run's page
+    for name in ("table.txt", "metrics.json", "figures.txt", "figures.json"):
         tracker.log_file(f"{RESULTS_FOLDER}/{name}")
 
 
@@ -95,7 +120,7 @@ def example_pictures(
 def report_page(
     run: Run,
     places: dict[str, str],
-    metrics: dict[str, float],
+    found: Evaluation,
     limits: dict[str, float],
     pictures: dict[str, np.ndarray],
 ) -> str:
@@ -112,7 +137,9 @@ def report_page(
         run.name,
         run.config,
         {**run.state, "seconds": sum(seconds.values())},
-        metrics,
+        flat_metrics(found.result_rows),
+        figures=found.figures,
+        point=found.point,
         history=[*history, *run.state.get("validations", [])],
         ceilings=limits,
         pictures=pictures,
@@ -128,6 +155,25 @@ def code_block(text: str) -> str:
     return f"```\n{text.strip()}\n```"
 
 
+def write_card(run: Run) -> CardFacts:
+    """Write the model card of an evaluated run into the model's folder; returns what it says."""
+    model, results = run.folder.join(MODEL_FOLDER), run.folder.join(RESULTS_FOLDER)
+    figures: dict[str, Any] = {}
+    if results.exists(FIGURES_FILE):  # runs of earlier versions have none
+        figures = json.loads(results.read(FIGURES_FILE))
+    found = CardFacts(
+        run.name,
+        run.config,
+        run.state,
+        metrics=current_metric_names(json.loads(results.read("metrics.json"))),
+        figures=figures.get("figures", []),
+        point=model_operating_point(model),
+        weights_bytes=model.size(WEIGHTS_FILE),
+    )
+    model.write(MODEL_CARD_FILE, model_card(found, run.name))
+    return found
+
+
 def register_phase(run: Run, storage: Folder) -> bool:
     """Register the best weights as the new candidate; False if the registry does not answer."""
     if "version" in run.state:
@@ -140,14 +186,21 @@ def register_phase(run: Run, storage: Folder) -> bool:
     best = run.best_metrics
     if not best.keys() - {SELECTION_METRIC}:  # nan of a measured one says that nobody in the data can be
         raise UserError(f"run {run.name} could not be measured: not registered", "train it anew (--new)", 1)
-    table = run.folder.read(f"{RESULTS_FOLDER}/table.txt").decode()
-    about = f"Trained by the run {run.name}.\n\n{code_block(table)}"
+    card = write_card(run)
     tags = {"run": run.name, "preset": run.config.preset, SELECTION_METRIC: f"{best[SELECTION_METRIC]:.4f}"}
     source, name, step = run.state["mlflow_run"], run.config.tracking.model_name, trained["steps"]
     try:
         with TemporaryDirectory() as scratch:
             model = run.folder.join(MODEL_FOLDER).download(Path(scratch))
-            version = register_model(storage, source, model, name, step=step, description=about, tags=tags)
+            version = register_model(
+                storage,
+                source,
+                model,
+                name,
+                step=step,
+                describe=lambda number: description(model_card(card, f"models:/{name}/{number}")),
+                tags=tags,
+            )
     except Exception as error:
         if not is_external_failure(error):
             raise

@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from mipnet.config import Config, to_yaml
 from mipnet.console import say
 from mipnet.data.coco import CocoKeypointFile
 from mipnet.data.dataset_formats import open_split
 from mipnet.evaluation.external_results import external_result_rows
+from mipnet.evaluation.operating_point import OperatingPoint
+from mipnet.evaluation.pose_figures import PoseFigures, figures_json, figures_text, pose_figures
 from mipnet.evaluation.predicted_poses import PredictionsBySplit, score_splits
 from mipnet.evaluation.result_rows import ResultRow, flat_metrics, results_table
 from mipnet.experiment.datasets import CorruptImageLog
 from mipnet.experiment.preflight import check_data, check_people, notices, prepared
 from mipnet.experiment.progress import Progress
+from mipnet.registry.resolve import model_operating_point
 from mipnet.storage import Folder
+
+FIGURES_FILE = "figures.json"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate_model`` or ``tables_of_others`` found.
+    """What ``evaluate_model``, ``tables_of_others`` or a run's last phase found.
 
     Attributes:
+        config: with which it was evaluated.
         result_rows: of the table, those of other methods last.
         text: the table, and what was left out of the data, mended in it, or is odd.
-        poses: of the model, if there is one.
         files: split -> annotations.
+        poses: of the model, if there is one.
+        point: the model's operating point.
     """
 
+    config: Config
     result_rows: list[ResultRow]
     text: str
-    poses: PredictionsBySplit
-    files: dict[str, CocoKeypointFile]
+    files: Mapping[str, CocoKeypointFile]
+    poses: PredictionsBySplit = field(default_factory=dict)
+    point: OperatingPoint | None = None
+
+    @functools.cached_property
+    def figures(self) -> list[PoseFigures]:
+        """Of the merged poses and of other methods."""
+        return pose_figures(self.result_rows, self.config, self.files, self.point)
 
 
 def evaluate_model(
@@ -64,7 +79,7 @@ def evaluate_model(
         poses = predict_all(model, ready.config, ready.data, files, report_corrupt=corrupt, plain=verbose)
     entries = score_splits(poses, config, files) + others
     text = results_table(config.data, entries, ceilings(config, files)) + data_notices(files)
-    return Evaluation(entries, text, poses, files)
+    return Evaluation(config, entries, text, files, poses, model_operating_point(model))
 
 
 def tables_of_others(config: Config, results: Sequence[str]) -> Evaluation:
@@ -74,7 +89,8 @@ def tables_of_others(config: Config, results: Sequence[str]) -> Evaluation:
     for file in files.values():
         check_people(config, file)
     result_rows = external_result_rows(results, files, config)
-    return Evaluation(result_rows, results_table(config.data, result_rows) + data_notices(files), {}, files)
+    text = results_table(config.data, result_rows) + data_notices(files)
+    return Evaluation(config, result_rows, text, files)
 
 
 def data_notices(files: Mapping[str, CocoKeypointFile]) -> str:
@@ -139,25 +155,15 @@ def ceilings(config: Config, files: Mapping[str, CocoKeypointFile]) -> dict[str,
     return {split: ceiling(file.annotations, config)["AP"] for split, file in files.items()}
 
 
-def write_results(
-    folder: Folder,
-    config: Config,
-    entries: Sequence[ResultRow],
-    files: Mapping[str, CocoKeypointFile],
-    text: str,
-) -> None:
-    """Write the configuration and what ``write_entries`` writes."""
-    folder.write("config.yaml", to_yaml(config))
-    write_entries(folder, entries, files, text)
-
-
-def write_entries(
-    folder: Folder, entries: Sequence[ResultRow], files: Mapping[str, CocoKeypointFile], text: str
-) -> None:
-    """Write table.txt, a COCO results file for each line of the table, and metrics.json."""
-    folder.write("table.txt", text + "\n")
-    for entry in entries:
-        results = files[entry.split].own_results(entry.results)
+def write_results(folder: Folder, found: Evaluation) -> None:
+    """Write config.yaml, table.txt, a COCO results file for each line of the table, figures.txt, figures.json
+    and metrics.json."""
+    folder.write("config.yaml", to_yaml(found.config))
+    folder.write("table.txt", found.text + "\n")
+    for entry in found.result_rows:
+        results = found.files[entry.split].own_results(entry.results)
         folder.write(f"coco/{entry.name.replace('/', '-')}.json", json.dumps(results))
-    metrics = json.dumps(flat_metrics(entries), indent=2)
+    folder.write("figures.txt", figures_text(found.figures, found.point))
+    folder.write(FIGURES_FILE, json.dumps(figures_json(found.figures, found.point), indent=1) + "\n")
+    metrics = json.dumps(flat_metrics(found.result_rows), indent=2)
     folder.write("metrics.json", metrics + "\n")  # last: it marks the folder as complete

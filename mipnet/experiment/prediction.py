@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mipnet.config import Config, to_yaml
+from mipnet.config.schema import EvaluationConfig
 from mipnet.console import say
 from mipnet.data.categories import Category
 from mipnet.data.coco import Boxes
@@ -22,6 +25,7 @@ from mipnet.data.parquet import from_parquet, row_names, row_uris
 from mipnet.data.shards import byte_ranges
 from mipnet.data.validation import Findings, check_readable
 from mipnet.errors import UserError, first_few
+from mipnet.evaluation.operating_point import OperatingPoint, operating_point_line
 from mipnet.experiment.datasets import CorruptImageLog
 from mipnet.experiment.picture_list import Pictures, relative_names
 from mipnet.experiment.progress import Progress
@@ -29,7 +33,7 @@ from mipnet.inference import output_shards
 from mipnet.skeletons import Skeleton
 from mipnet.storage import BYTE_RANGE, Folder, is_text, legible, plain_uri, split_uri
 from mipnet.visualization.example_grids import moved
-from mipnet.visualization.overlays import contact_sheet, draw_poses, encode_jpeg, fit
+from mipnet.visualization.overlays import MIN_JOINT_SCORE, contact_sheet, draw_poses, encode_jpeg, fit
 
 PREFLIGHT_READ_LIMIT = 32
 """So many pictures are decoded once more than needed rather than starting a cluster in vain."""
@@ -159,6 +163,28 @@ def boxes_in(
     return boxes
 
 
+def least_score(
+    given: float | None, point: OperatingPoint | None, chosen_with: EvaluationConfig, used: EvaluationConfig
+) -> float:
+    """The least score of a pose that is kept; says where it comes from.
+
+    Args:
+        given: by the user; None is the operating point's.
+        point: of the model.
+        chosen_with: the model's own settings, with which the operating point was chosen.
+        used: those of the prediction; other ones make other scores.
+    """
+    if given is not None:
+        return given
+    if point is None:
+        say("all poses are kept: the model has no operating point, as imported weights do; see --min-score")
+        return -math.inf
+    if replace(chosen_with, batch_size=used.batch_size, precision=used.precision) != used:
+        say("warning: the operating point was chosen with other evaluation settings, see model.json")
+    say(f"{operating_point_line(point)}; --min-score 0 keeps all")
+    return point.pose_score
+
+
 def predict_pictures(
     pictures: Pictures,
     boxes: Boxes,
@@ -167,8 +193,9 @@ def predict_pictures(
     out: Folder,
     *,
     category_id: Any = 1,
+    min_score: float = -math.inf,
     verbose: bool = False,
-) -> tuple[int, int]:
+) -> output_shards.Written:
     """Predict the poses in the boxes and write results and configuration to ``out``.
 
     Ray is started only if some pictures are not done yet.
@@ -179,10 +206,8 @@ def predict_pictures(
         config: of the model, with the settings of the evaluation and the resources.
         out: for results and intermediate files.
         category_id: of the results.
+        min_score: least score of a pose that is kept.
         verbose: show Ray's own messages.
-
-    Returns:
-        number of poses, number of images.
 
     Raises:
         DataError: more pictures than ``data.max_bad_share`` cannot be decoded.
@@ -209,22 +234,33 @@ def predict_pictures(
                 )
     CorruptImageLog()(corrupt)
     out.write("config.yaml", to_yaml(config))
-    return output_shards.write_predictions(shards, out, pictures.own_id, category_id)
+    return output_shards.write_predictions(shards, out, pictures.own_id, category_id, min_score)
 
 
-def draw_overlays(out: Folder, pictures: Pictures, joints: Skeleton, *, count: int, show: bool) -> int:
-    """Draw the poses of the first ``count`` pictures, those left out that cannot be decoded.
+def draw_overlays(
+    out: Folder,
+    pictures: Pictures,
+    joints: Skeleton,
+    point: OperatingPoint | None,
+    *,
+    count: int,
+    show: bool,
+) -> int:
+    """Draw the kept poses of the first ``count`` pictures, those left out that cannot be decoded.
 
     Args:
         out: folder of the results.
         pictures: that were predicted.
         joints: skeleton of the poses.
+        point: of the model; says from which score on joints are drawn.
         count: so many pictures are drawn into the folder ``overlays``.
         show: draw the first pictures, at most ``SHEET_PICTURES``, into one contact sheet, too.
 
     Returns:
         number of pictures in the contact sheet.
     """
+    min_joint_score = point.joint_score if point else MIN_JOINT_SCORE
+    draw = partial(draw_poses, skeleton=joints, min_joint_score=min_joint_score)
     cells: list[np.ndarray] = []
     captions: list[str] = []
     limit = max(count, SHEET_PICTURES if show else 0)
@@ -233,14 +269,15 @@ def draw_overlays(out: Folder, pictures: Pictures, joints: Skeleton, *, count: i
         image = read_image(uri) if row["readable"] else None
         if image is None:
             continue
+        kept = [pose for pose in row["poses"] if pose["keep"]]
         if number < count:
-            drawn = draw_poses(image, row["poses"], joints, longer_side=OVERLAY_SIZE)
+            drawn = draw(image, kept, longer_side=OVERLAY_SIZE)
             stem = PurePosixPath(row["file_name"].replace("#", "_")).stem
             out.write(f"overlays/{image_id}_{stem}.jpg", encode_jpeg(drawn), durable=False)
         if show and len(cells) < SHEET_PICTURES:
             # Drawn at the size in the sheet, because lines would vanish when a large picture is reduced.
-            poses = [moved(pose, 0, 0, SHEET_CELL / max(image.shape[:2])) for pose in row["poses"]]
-            cells.append(draw_poses(fit(image, SHEET_CELL), poses, joints))
+            poses = [moved(pose, 0, 0, SHEET_CELL / max(image.shape[:2])) for pose in kept]
+            cells.append(draw(fit(image, SHEET_CELL), poses))
             captions.append(row["file_name"])
     if cells:
         out.write(SHEET_FILE, encode_jpeg(contact_sheet(cells, captions, SHEET_CELL)))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import ray
 
-from mipnet.config import Config
 from mipnet.config.presets import missing_start
 from mipnet.console import say
+from mipnet.data.annotation_statistics import crowding
 from mipnet.data.coco import CocoKeypointFile, PersonAnnotations
 from mipnet.data.crops import crop_settings
 from mipnet.data.dataset_formats import load_boxes, open_split
@@ -38,6 +40,8 @@ from mipnet.visualization.training_crops import training_grid
 TRAINING_CROPS_FILE = "training-crops.jpg"
 VALIDATION_KEY = "checkpoints_per_validation"
 """In run.json: decided once, so that a continued run validates the same checkpoints."""
+DATA_KEY = "data"
+"""In the run's state: the data sets that the model card lists."""
 
 
 def train_phase(
@@ -106,11 +110,21 @@ def validation_plan(run: Run, data: Folder, last_step: int) -> ValidationPlan:
 
 
 def training_people(
-    config: Config, data: Folder, files: Mapping[str, CocoKeypointFile], tracker: Tracker
+    run: Run, data: Folder, files: Mapping[str, CocoKeypointFile], tracker: Tracker
 ) -> PersonAnnotations:
-    """The persons to train on; logs all data sets of the run to MLflow."""
-    tracker.log_inputs(describe_datasets(config.data, data, files))
-    return files[config.data.train].people()
+    """The persons to train on; logs all data sets of the run to MLflow, and notes them for the model card."""
+    described = describe_datasets(run.config.data, data, files)
+    tracker.log_inputs(described)
+    if DATA_KEY not in run.state:
+        crowded = [asdict(crowding(file.people())) for file in files.values()]
+        run.note(**{DATA_KEY: [summary_of(d) | crowd for d, crowd in zip(described, crowded, strict=True)]})
+    return files[run.config.data.train].people()
+
+
+def summary_of(described: Mapping[str, str]) -> dict[str, Any]:
+    """Name, digest, context, and numbers of people and images of one of ``describe_datasets``."""
+    size: dict[str, Any] = json.loads(described["profile"])
+    return {**{name: described[name] for name in ("name", "digest", "context")}, **size}
 
 
 def save_example_crops(

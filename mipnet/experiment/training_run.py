@@ -144,9 +144,9 @@ def train_and_evaluate(
     with SystemMetrics(tracker.log_metrics, run.state["begun"], monitored_disk(storage)):
         if "trained" not in run.state:
             with timed_phase(run, "training"):
-                people = training_people(config, ready.data, files, tracker)
+                people = training_people(run, ready.data, files, tracker)
                 # Free the other splits, which are not read again.
-                for split in files.keys() - set(config.data.evaluate):
+                for split in files.keys() - {*config.data.evaluate, config.data.val}:
                     del files[split]
                 train_phase(run, ready.data, people, tracker, plain=plain)
             save_log()

@@ -15,6 +15,7 @@ from mipnet.config import Config, from_dict
 from mipnet.config.schema import EvaluationConfig
 from mipnet.errors import UserError
 from mipnet.evaluation.decoding import cells_to_image, decode_heatmaps, flip_back
+from mipnet.evaluation.operating_point import OperatingPoint, operating_point_of
 from mipnet.models.fold import fold_batch_norms
 from mipnet.models.network import MIPNet
 from mipnet.models.normalization import normalize
@@ -38,12 +39,14 @@ class CropPredictor:
         config: the training configuration: input size, padding, skeleton.
         evaluation: flip test, precision and decoder.
         device: the device of the network.
+        operating_point: scores from which poses and joints are shown; None if the model has none.
     """
 
     model: MIPNet
     config: Config
     evaluation: EvaluationConfig
     device: torch.device
+    operating_point: OperatingPoint | None = None
 
     @classmethod
     def load(
@@ -60,23 +63,29 @@ class CropPredictor:
             device: the device of the network.
 
         Raises:
-            UserError: no such model, or its configuration is missing.
+            UserError: no such model, or its configuration is missing or its operating point broken.
         """
         model, extra = load_model(folder, device)
         if "config" not in extra:
             raise UserError(f"{folder}/model.json has no 'config'", "it must say how crops are made")
         config = from_dict(extra["config"])
-        return cls.of(model, config, evaluation or config.evaluation, torch.device(device))
+        point = operating_point_of(extra, f"{folder}/model.json")
+        return cls.of(model, config, evaluation or config.evaluation, torch.device(device), point)
 
     @classmethod
     def of(
-        cls, model: MIPNet, config: Config, evaluation: EvaluationConfig, device: torch.device
+        cls,
+        model: MIPNet,
+        config: Config,
+        evaluation: EvaluationConfig,
+        device: torch.device,
+        operating_point: OperatingPoint | None = None,
     ) -> CropPredictor:
         """A predictor with a folded copy of a network on ``device``; arguments as the attributes."""
         model = fold_batch_norms(model, (config.input.height, config.input.width))
         # The memory format of the crops from ``normalize``: the fastest for convolutions.
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(model, config, evaluation, device)
+        return cls(model, config, evaluation, device, operating_point)
 
     @torch.inference_mode()
     def heatmaps(self, crops: Tensor, memory_format: torch.memory_format = torch.channels_last) -> Tensor:

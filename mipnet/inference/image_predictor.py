@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +16,8 @@ import torch
 from mipnet.data.crops import crop_boxes, decode_image
 from mipnet.data.image_headers import reason_not_to_decode
 from mipnet.evaluation.coco import keypoint_results, with_boxes
-from mipnet.evaluation.merging import merge_instances, pose_scores
+from mipnet.evaluation.merging import MergedPoses, merge_instances, pose_scores
+from mipnet.evaluation.operating_point import OperatingPoint
 from mipnet.inference.crop_predictor import CropPredictor
 from mipnet.skeletons import Skeleton
 
@@ -54,11 +57,14 @@ class ImagePredictor:
     Attributes:
         crop_predictor: ``crops``.
         skeleton: names and order of the K keypoints.
+        operating_point: scores below which poses are left out and joints are better not drawn; None if the
+            model has none, as imported weights do.
     """
 
     def __init__(self, crops: CropPredictor) -> None:
         self.crop_predictor = crops
         self.skeleton: Skeleton = crops.config.data.joints
+        self.operating_point: OperatingPoint | None = crops.operating_point
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
@@ -70,6 +76,7 @@ class ImagePredictor:
         image: np.ndarray | str | PathLike[str] | bytes,
         boxes: Sequence[Sequence[float]] | np.ndarray | None = None,
         scores: Sequence[float] | np.ndarray | None = None,
+        min_score: float | None = None,
     ) -> ImagePoses:
         """Predict the poses of one image: all λ of all boxes, discounted by γ^λ, after OKS-NMS.
 
@@ -80,10 +87,12 @@ class ImagePredictor:
                 turned by its EXIF orientation: boxes and poses are in the frame that people see.
             boxes: (P, 4) x, y, w, h in px; None is one box around the whole image.
             scores: (P,) confidences of the boxes, which multiply the pose scores; 1 by default.
+            min_score: poses with a lower score are left out; by default that of the operating point. 0 keeps
+                all, as COCO's AP wants them, and so does a model without an operating point.
 
         Raises:
-            ValueError: the image, boxes or scores are not usable; the message begins with 'image', 'boxes' or
-                'scores'.
+            ValueError: the image, boxes, scores or min_score are not usable; the message begins with 'image',
+                'boxes', 'scores' or 'min_score'.
             OSError: the file cannot be read.
         """
         pixels = _pixels(image)
@@ -93,6 +102,7 @@ class ImagePredictor:
         confidences = np.ones(len(bboxes)) if scores is None else np.asarray(scores, np.float64)
         if confidences.shape != (len(bboxes),):
             raise ValueError(f"'scores' is not one number for each of {len(bboxes)} boxes")
+        least = self._least_score(min_score)
         crop, evaluation = self.crop_predictor.config.input, self.crop_predictor.evaluation
         chunks, areas = [], []
         for begin in range(0, max(len(bboxes), 1), evaluation.batch_size):
@@ -105,8 +115,16 @@ class ImagePredictor:
         kept = merge_instances(
             keypoints, pose_confidences, np.concatenate(areas), self.skeleton.sigmas, evaluation
         )
-        poses = keypoints[kept.boxes, kept.instances]
-        return ImagePoses(poses, kept.scores, kept.instances, bboxes[kept.boxes])
+        shown = MergedPoses(*(column[kept.scores >= least] for column in kept))
+        poses = keypoints[shown.boxes, shown.instances]
+        return ImagePoses(poses, shown.scores, shown.instances, bboxes[shown.boxes])
+
+    def _least_score(self, min_score: float | None) -> float:
+        if min_score is None:
+            return self.operating_point.pose_score if self.operating_point else -math.inf
+        if isinstance(min_score, bool) or not isinstance(min_score, Real) or math.isnan(min_score):
+            raise ValueError(f"'min_score' is not a number: {min_score!r}")
+        return float(min_score)
 
 
 def _pixels(image: np.ndarray | str | PathLike[str] | bytes) -> np.ndarray:

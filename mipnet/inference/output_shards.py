@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -265,36 +266,64 @@ def _shard_table(
     return pa.Table.from_pylist(rows, schema=schema)
 
 
+@dataclass(frozen=True)
+class Written:
+    """How much ``write_predictions`` wrote: the number of poses, of those that are kept, and of images."""
+
+    poses: int
+    kept: int
+    images: int
+
+
 def write_predictions(
     shards: OutputShards,
     out: Folder,
     own_id: Callable[[int], Any] = lambda image_id: image_id,
     category_id: Any = 1,
-) -> tuple[int, int]:
+    min_score: float = -math.inf,
+) -> Written:
     """Write all shards as ``results.parquet`` and, in COCO's format, ``results.json``.
+
+    Both have all poses, each with ``keep``: whether its score is ``min_score`` or more.
 
     Args:
         shards: all done.
         out: folder of the results.
         own_id: an image id of the shards -> as people wrote it; if one is another, all are text in the table.
         category_id: of the results.
-
-    Returns:
-        number of poses, number of images.
+        min_score: least score of a pose that is kept.
     """
     import pyarrow as pa
 
-    whole = pa.concat_tables(shards.table(number) for number in range(len(shards)))
+    tables = (shards.table(number) for number in range(len(shards)))
+    whole = _with_keep(pa.concat_tables(tables).combine_chunks(), min_score)
     numbers = whole["image_id"].to_pylist()
     ids = [own_id(number) for number in numbers]
     results = []
     for image_id, row in zip(ids, whole.to_pylist(), strict=True):
         both = {"image_id": image_id, "category_id": category_id}
         for pose in row["poses"]:
-            values = {name: pose[name] for name in ("keypoints", "score", "instance", "box")}
+            values = {name: pose[name] for name in ("keypoints", "score", "instance", "box", "keep")}
             results.append({**both, **values, "file_name": row["file_name"]})
     if ids != numbers:
         whole = whole.set_column(0, "image_id", pa.array([str(image_id) for image_id in ids]))
     out.write("results.parquet", to_parquet(whole))
     out.write("results.json", json.dumps(results, indent=1))
-    return len(results), whole.num_rows
+    return Written(len(results), sum(result["keep"] for result in results), whole.num_rows)
+
+
+def _with_keep(table: Any, min_score: float) -> Any:
+    """The table of ``_shard_table`` with ``keep`` in each pose."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    place = table.schema.get_field_index("poses")
+    lists = pa.concat_arrays(table.column(place).chunks)
+    poses = lists.flatten()
+    fields = {field.name: poses.field(i) for i, field in enumerate(poses.type)}
+    fields["keep"] = pc.greater_equal(fields["score"], min_score)
+    offsets = pc.subtract(lists.offsets, lists.offsets[0])
+    column = pa.ListArray.from_arrays(
+        offsets, pa.StructArray.from_arrays(list(fields.values()), list(fields))
+    )
+    return table.set_column(place, "poses", column)

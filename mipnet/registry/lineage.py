@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mipnet.registry.champion import decision_line
 from mipnet.registry.store import Registry, model_uri
+from mipnet.run_folder import MODEL_CARD_FILE, MODEL_FOLDER
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -40,6 +41,7 @@ def _of_run(registry: Registry, version: ModelVersion, run: Run) -> list[tuple[s
     if parent:
         search = f"{search or client.get_run(parent).info.run_name} ({parent})"
     config, folder = f"{info.artifact_uri}/config.yaml", f"runs/{version.tags.get('run', '')}"
+    card = f"{folder}/{MODEL_FOLDER}/{MODEL_CARD_FILE}"
     if registry.storage.exists(f"{folder}/config.yaml"):
         config = registry.storage.path(f"{folder}/config.yaml")
     packages = [name.partition(".")[2] for name in sorted(tags) if name.startswith("version.")]
@@ -54,6 +56,7 @@ def _of_run(registry: Registry, version: ModelVersion, run: Run) -> list[tuple[s
         ("search", search),
         ("command", tags.get("command", "")),
         ("config", config),
+        ("model card", registry.storage.path(card) if registry.storage.exists(card) else ""),
         ("preset", tags.get("preset", "")),
     ]
     for dataset_input in run.inputs.dataset_inputs:

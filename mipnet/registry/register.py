@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def register_model(
     name: str,
     *,
     step: int = 0,
-    description: str = "",
+    describe: Callable[[str], str] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> str:
     """Register a model folder as the next version of a registered model and set the alias ``candidate``.
@@ -48,7 +48,7 @@ def register_model(
         model: local folder with weights.safetensors and model.json.
         name: of the registered model.
         step: step of the run's logged results, which MLflow shows with the model.
-        description: the version's description, Markdown.
+        describe: makes the version's description, Markdown of at most 5000 characters, of its number.
         tags: of the version.
 
     Returns:
@@ -80,8 +80,8 @@ def register_model(
                 await_registration_for=120,
             )
         version = info.registered_model_version
-    if description:
-        client.update_model_version(name, version, description)
+    if describe:
+        client.update_model_version(name, version, describe(str(version)))
     for key, value in (tags or {}).items():
         client.set_model_version_tag(name, version, key, value)
     _link(client, run_id, name, str(version))
@@ -111,10 +111,11 @@ def _signature() -> Any:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType
 
-    # Not lists of doubles: they would reject integer boxes and batches in which some rows have no boxes.
+    # Not (lists of) doubles: they would reject integers, and batches in which some rows have none.
     boxes = ColSpec(AnyType(), "boxes", required=False)
+    min_score = ColSpec(AnyType(), "min_score", required=False)
     pose = {"keypoints": [0.0], "score": 0.0, "instance": 0, "box": [0.0], "image_id": 0, "category_id": 0}
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "image"), boxes]),
+        inputs=Schema([ColSpec(DataType.string, "image"), boxes, min_score]),
         outputs=infer_signature(model_output=[[pose]]).outputs,
     )

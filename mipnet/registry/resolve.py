@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mipnet.config import Config, from_dict
 from mipnet.errors import ConfigError, UserError, first_line, suggest
+from mipnet.evaluation.operating_point import OperatingPoint, operating_point_of
 from mipnet.storage import Folder
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,20 @@ def model_config(model: Folder) -> Config:
         raise UserError(f"{where} is of another version of mipnet ({error})") from None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         raise UserError(f"{where} does not hold the configuration of a model", "train or import it") from None
+
+
+def model_operating_point(model: Folder) -> OperatingPoint | None:
+    """The operating point of a model; None if it has none.
+
+    Raises:
+        UserError: the folder holds no model, or its operating point is broken.
+    """
+    where = model.path("model.json")
+    try:
+        extra = json.loads(model.read("model.json"))["extra"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        raise UserError(f"{where} does not describe a model", "train or import it") from None
+    return operating_point_of(extra, where)
 
 
 def _registered(uri: str, storage: Folder) -> Folder:

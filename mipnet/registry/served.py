@@ -24,7 +24,8 @@ MAX_BOXES = 500
 
 
 class PoseModel(PythonModel):  # type: ignore[misc, unused-ignore]  # MLflow is skipped by mypy
-    """Rows with ``image`` and optionally ``boxes`` ([[x, y, w, h], ...]; by default the whole image).
+    """Rows with ``image`` and optionally ``boxes`` ([[x, y, w, h], ...]; by default the whole image) and
+    ``min_score`` (by default the operating point's; 0 answers with all poses).
 
     ``image`` is base64 of an encoded picture; in Python also its (H, W, 3) uint8 RGB pixels, or a
     ``pathlib.Path`` of its file.
@@ -50,13 +51,15 @@ class PoseModel(PythonModel):  # type: ignore[misc, unused-ignore]  # MLflow is 
         Raises:
             MlflowException: the row is not usable; the server responds 400 with its message.
         """
-        image, boxes = row.get("image"), row.get("boxes")
-        if isinstance(boxes, float) and np.isnan(boxes):  # a table's cell of a row without boxes
-            boxes = None
+        # A table's cell of a row without boxes or score is nan.
+        image, boxes, min_score = (
+            None if isinstance(value := row.get(name), float) and np.isnan(value) else value
+            for name in ("image", "boxes", "min_score")
+        )
         try:
             if image is None or isinstance(image, str | bytes):
                 image = _decode_base64(image)
-            return self.predictor(image, boxes).to_coco()
+            return self.predictor(image, boxes, min_score=min_score).to_coco()
         except ValueError as error:
             raise MlflowException(f"row {number}: {error}", INVALID_PARAMETER_VALUE) from None
 

@@ -177,6 +177,38 @@ def overview(points: Mapping[str, Mapping[str, float]], ceilings: Mapping[str, f
     return draw("AP by split and boxes", size, paint, "AP of every line of the table below")
 
 
+def precision_recall(title: str, curve: Mapping[str, Sequence[float]], mark: float | None) -> Curve:
+    """Precision, recall and F1 over the score from which poses are kept.
+
+    Args:
+        title: of the plot.
+        curve: ``score``, ``precision`` and ``recall`` as in ``PoseFigures``.
+        mark: the operating point's score, marked in the plot.
+    """
+    lines = {"precision": list(curve["precision"]), "recall": list(curve["recall"])}
+    pairs = zip(*lines.values(), strict=True)
+    lines["F1"] = [2 * p * r / (p + r) if p + r else 0.0 for p, r in pairs]
+
+    def paint(axes: Axes) -> None:
+        for k, (label, values) in enumerate(lines.items()):
+            axes.plot(curve["score"], values, color=SERIES[k], ls=DASHES[k], lw=1.5, label=label)
+        if mark is not None:
+            axes.axvline(mark, color=MUTED, lw=0.8, zorder=0)
+            axes.annotate(
+                "operating point", (mark, 0), (3, 3), xycoords=("data", "axes fraction"),
+                textcoords="offset points", color=MUTED, fontsize=8,
+            )  # fmt: skip
+        set_scale(axes, "percent")
+        axes.set_ylim(0, 1)
+        axes.grid(axis="y")
+        axes.set_xlabel("poses from this score on")
+        legend_above(axes, len(lines), 2.4)
+
+    best = max(range(len(lines["F1"])), key=lines["F1"].__getitem__)
+    summary = f"{title}: F1 is at most {lines['F1'][best]:.3g}, at score {curve['score'][best]:.3g}"
+    return draw(title, (4.6, 2.3), paint, summary)
+
+
 def label_rows(axes: Axes, names: Sequence[str], pad: float) -> None:
     """Label the rows at the left, first row at the top, ``pad`` pt from the plot."""
     axes.set_yticks(range(len(names)), names)

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from mipnet.config import Config
-from mipnet.formats import duration, gain, instance_mode_label, percent
+from mipnet.formats import decimal, duration, gain, instance_mode_label, percent
 
 
 @dataclass(frozen=True)
@@ -68,5 +68,5 @@ def render_template(template: str, package: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {f.__name__: f for f in (percent, gain, duration, instance_mode_label)}
+    environment.filters |= {f.__name__: f for f in (percent, decimal, gain, duration, instance_mode_label)}
     return environment.get_template(template).render(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 
 from mipnet.config import PRESETS, Config, preset, to_dict, to_yaml
 from mipnet.evaluation.occlusion import SELECTION_METRIC, OcclusionAP, occlusion_ap
+from mipnet.evaluation.operating_point import OperatingPoint, operating_point_line
+from mipnet.evaluation.pose_figures import FIGURES_HELP, PoseFigures
 from mipnet.evaluation.protocols import METRIC_DESCRIPTIONS, METRIC_NAMES
 from mipnet.formats import duration, gain, percent
 from mipnet.tracking.provenance import package_versions
-from mipnet.visualization.curves import Curve, Rows, learning_curves, overview
+from mipnet.visualization.curves import Curve, Rows, learning_curves, overview, precision_recall
 from mipnet.visualization.html_page import Tile, render_report
 from mipnet.visualization.overlays import encode_jpeg
 
@@ -30,6 +32,8 @@ def write_report(
     state: Mapping[str, Any],
     metrics: Mapping[str, float],
     *,
+    figures: Sequence[PoseFigures] = (),
+    point: OperatingPoint | None = None,
     history: Rows = (),
     ceilings: Mapping[str, float] | None = None,
     pictures: Mapping[str, np.ndarray] | None = None,
@@ -47,6 +51,8 @@ def write_report(
         state: of run.json: ``trained`` (steps, best), ``seconds``, ``version``, ``events``, ``mended``,
             ``left_out``, ``odd``, ``damaged_checkpoints``.
         metrics: ``split/source/instance_mode/metric`` -> value from 0 to 1.
+        figures: of merged poses, a section of their own.
+        point: the model's operating point.
         history: metric rows as in a checkpoint's history.json, training and validation.
         ceilings: AP of a perfect prediction by split, 0 to 1.
         pictures: title -> contact sheet, (height, width, 3) uint8 RGB.
@@ -74,6 +80,7 @@ def write_report(
         name=name,
         **_result_values(config, table, ceilings or {}),
         tiles=tiles(table, ceilings or {}, best, occlusion_ap(config.data, metrics)),
+        **_figure_values(figures, point),
         **_training_values(config, history, best),
         **_config_values(config),
         pictures=[embed(title, picture) for title, picture in (pictures or {}).items()],
@@ -96,6 +103,18 @@ def _result_values(config: Config, table: Table, ceilings: Mapping[str, float]) 
         "ceilings": ceilings,
         "has_ceiling": any(split in ceilings for split in splits),
     }
+
+
+def _figure_values(figures: Sequence[PoseFigures], point: OperatingPoint | None) -> dict[str, Any]:
+    """Template values of the section with the figures of people and joints; plots of the last box source."""
+    mark = point.pose_score if point else None
+    curves = [
+        precision_recall(f"{found.split}, {found.source} boxes", found.curve, mark)
+        for found in figures
+        if found.source == figures[-1].source
+    ]
+    about = {"operating_point": operating_point_line(point), "figures_help": FIGURES_HELP}
+    return {"figures": figures, "score_curves": curves, **about}
 
 
 def _training_values(config: Config, history: Rows, best: Mapping[str, Any]) -> dict[str, Any]:

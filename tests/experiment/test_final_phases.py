@@ -20,7 +20,8 @@ def run(tmp_path: Path) -> Run:
     """Trained and evaluated, not registered."""
     made = open_run(Folder.of(tmp_path), preset("debug"), "mine")
     made.folder.write(f"{RESULTS_FOLDER}/table.txt", "AP 50.0")
-    made.folder.write(f"{MODEL_FOLDER}/model.json", "{}")
+    made.folder.write(f"{RESULTS_FOLDER}/metrics.json", '{"hard/det5/merged/AP": 0.5}')
+    made.folder.write(f"{MODEL_FOLDER}/model.json", '{"extra": {}}')
     made.note(mlflow_run="abc", trained={"steps": 4, "best": {"step": 4, SELECTION_METRIC: 0.5}})
     return made
 

@@ -56,7 +56,9 @@ def register_small(
     client.set_terminated(run.info.run_id)
     known = {"run": run_name, "preset": "debug"}
     return int(
-        register_model(storage, run.info.run_id, model, name, step=12, description="about", tags=known)
+        register_model(
+            storage, run.info.run_id, model, name, step=12, describe="version {}".format, tags=known
+        )
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from mipnet.data.geometry import crop_affine, warp_crop
+from mipnet.evaluation.operating_point import OperatingPoint
 from mipnet.inference.crop_predictor import CropPredictor
 from mipnet.inference.image_predictor import ImagePredictor
 
@@ -122,6 +125,43 @@ def test_what_is_no_picture_or_no_boxes_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         predictor(image, boxes, scores)
+
+
+def test_poses_below_the_operating_point_are_left_out_unless_all_are_wanted(
+    small_models: list[Path], image: np.ndarray, tmp_path: Path
+) -> None:
+    """With the threshold of joints that count, 0.2, all scores of an untrained network would be 0."""
+    shutil.copytree(small_models[0], tmp_path / "model")
+    path = tmp_path / "model" / "model.json"
+    content = json.loads(path.read_text())
+    content["extra"]["config"]["evaluation"]["keypoint_threshold"] = -1e9
+    path.write_text(json.dumps(content))
+    everything = ImagePredictor.load(path.parent)
+    assert everything.operating_point is None
+    wanted = everything(image, BOXES, [0.5, 0.9])
+    assert len(set(wanted.scores)) == len(wanted) > 1
+
+    least = float(wanted.scores[1])
+    content["extra"]["operating_point"] = {"pose_score": least, "joint_score": 0.1, "source": "det5"}
+    path.write_text(json.dumps(content))
+    predictor = ImagePredictor.load(path.parent)
+    assert predictor.operating_point == OperatingPoint(least, 0.1, "det5")
+    found = predictor(image, BOXES, [0.5, 0.9])
+    assert len(found) == 2
+    np.testing.assert_array_equal(found.keypoints, wanted.keypoints[:2])
+    np.testing.assert_array_equal(found.box, wanted.box[:2])
+    assert found.instance.tolist() == wanted.instance[:2].tolist()
+    lowest = min(0.0, float(wanted.scores[-1]))
+    assert len(predictor(image, BOXES, [0.5, 0.9], min_score=lowest)) == len(wanted)
+    assert len(everything(image, BOXES, [0.5, 0.9], min_score=np.float32(1e9))) == 0
+
+
+@pytest.mark.parametrize("score", [True, "0.5", float("nan"), [0.5]])
+def test_a_least_score_that_is_no_number_is_refused(
+    predictor: ImagePredictor, image: np.ndarray, score: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"^'min_score' is not a number"):
+        predictor(image, BOXES, min_score=score)
 
 
 def test_files_that_are_missing_or_no_picture_are_named(predictor: ImagePredictor, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_interrupted_and_continued_is_the_same_as_at_once(
     results = json.loads(once.read("results.json"))
     assert len(results) == sum(len(row["poses"]) for row in rows)
     assert results[0].keys() == {
-        "image_id", "category_id", "keypoints", "score", "instance", "box", "file_name",
+        "image_id", "category_id", "keypoints", "score", "instance", "box", "keep", "file_name",
     }  # fmt: skip
 
     for stop in (6, 3):
@@ -136,6 +136,25 @@ def test_other_pictures_settings_or_weights_begin_anew(
     assert a != predictions_digest(boxes_of(4), b"weights", CONFIG, ["a", "b", "c", "d"])
     thinned = replace(CONFIG, data=replace(CONFIG.data, box_nms=0.5))
     assert a != predictions_digest(boxes_of(4), b"weights", thinned)
+
+
+def test_all_poses_are_written_and_those_of_enough_score_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """λ = 1 has 0.9 times the score 0.9 of λ = 0; another least score asks the network for nothing."""
+    out, boxes = Folder.of(tmp_path), boxes_of(30)
+    predict(Network(), out, boxes, monkeypatch)
+    everything = outcome(out)
+    assert all(pose.pop("keep") for row in everything for pose in row["poses"])
+    shards = OutputShards.open(out, predictions_digest(boxes, b"weights", CONFIG), boxes.images.uris.tolist())
+    written = write_predictions(shards, out, min_score=0.85)
+    rows, results = outcome(out), json.loads(out.read("results.json"))
+    keeps = [pose.pop("keep") for row in rows for pose in row["poses"]]
+    assert rows == everything
+    assert keeps == [result["keep"] for result in results] == [result["score"] >= 0.85 for result in results]
+    assert keeps == [result["instance"] == 0 for result in results]
+    assert (written.poses, written.kept, written.images) == (len(results), sum(keeps), 30)
+    assert 0 < written.kept < written.poses
 
 
 @pytest.mark.parametrize("text", [True, False])

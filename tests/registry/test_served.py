@@ -75,9 +75,20 @@ def test_no_boxes_is_the_whole_image_and_an_empty_list_is_nobody(model: Any, sma
     assert found[2]
 
 
+def test_a_request_may_name_its_least_score(model: Any, small_coco: Folder) -> None:
+    """A whole number, too, and none beside it; an untrained network's scores are 0."""
+    text = encoded(pictures(small_coco)[0])
+    none, every, default = model.predict(
+        [{"image": text, "min_score": 1}, {"image": text, "min_score": 0.0}, {"image": text}]
+    )
+    assert none == []
+    assert every == default != []
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
+        ({"min_score": "high"}, "row 1: 'min_score' is not a number"),
         ({"boxes": [[1, 2, 3]]}, "row 1: 'boxes' is not a list of"),
         ({"boxes": [[1, 2], [3, 4]]}, "row 1: 'boxes' is not a list of"),
         ({"boxes": [1, 2, 3, 4]}, "row 1: 'boxes' is not a list of"),

@@ -68,6 +68,7 @@ def test_lineage_leads_to_the_run_and_back(register: Register, model_store: Fold
         "version.ray": "2.60",
     }
     register("lineage", tags=tags, occlusion_ap=0.123)
+    model_store.write("runs/lineage-0/model/model-card.md", "# lineage-0")
     with open_registry(model_store, "lineage") as registry:
         version = registry.find("1")
         rows = dict(lineage(registry, version))
@@ -76,6 +77,8 @@ def test_lineage_leads_to_the_run_and_back(register: Register, model_store: Fold
     assert (rows["git commit"], rows["search"], rows["experiment"]) == ("abc123-dirty", "a-search", "small")
     assert (rows["steps"], rows["occlusion AP"], rows["AP"]) == ("12", "12.3", "train/gt 12.3")
     assert rows["config"].endswith("/config.yaml")
+    assert rows["model card"] == model_store.path("runs/lineage-0/model/model-card.md")
+    assert version.description == "version 1"
     assert rows["packages"] == "ray 2.60, torch 2.13"
     assert rows["alias"] == "candidate"
     assert run.data.tags["registered"] == "models:/lineage/1"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +15,8 @@ import pytest
 
 from mipnet.config import Config, from_dict, preset
 from mipnet.evaluation.occlusion import SELECTION_METRIC
+from mipnet.evaluation.operating_point import OperatingPoint
+from mipnet.evaluation.pose_figures import Detection, JointFigures, PoseFigures
 from mipnet.visualization.run_report import write_report
 from tests.helpers.pages import EVIL, Page
 
@@ -123,6 +127,49 @@ def test_each_protocol_has_its_own_columns_and_occlusion_metric() -> None:
     assert page.text.split(name)[1].split()[0] == "66.0"
 
 
+JOINTS = {
+    "nose": JointFigures(9, 0.412, 2.34, 0.031, 0.812),
+    "left_ankle": JointFigures(0, math.nan, math.nan, math.nan, math.nan),
+    "all": JointFigures(9, 0.412, 2.34, 0.031, 0.812),
+}
+CURVE = {"score": [0.9, 0.5, 0.2], "precision": [1.0, 0.9, 0.3], "recall": [0.2, 0.6, 0.7]}
+FIGURES = [
+    PoseFigures(
+        split,
+        source,
+        "merged",
+        10,
+        Detection(20, 0.35, 0.7, 0.467),
+        Detection(7, 0.857, 0.6, 0.706),
+        JOINTS,
+        CURVE,
+    )
+    for split in ("easy", "hard")
+    for source in ("gt", "det5")
+]
+
+
+def test_people_and_joints_have_a_section_of_their_own() -> None:
+    html = report(figures=FIGURES, point=OperatingPoint(0.45, 0.2, "det5"))
+    page = Page(html)
+    assert "poses from score 0.450, joints from 0.200" in page.text
+    assert ["easy", "gt", "all", "20", "35.0", "70.0", "46.7"] in page.rows
+    assert ["", "", "kept", "7", "85.7", "60.0", "70.6"] in page.rows
+    assert page.rows.count(["nose", "9", "41.2", "2.3", "3.1", "81.2"]) == len(FIGURES)
+    assert ["left_ankle", "0", "–", "–", "–", "–"] in page.rows
+    plots = dict(re.findall(r"<h3>([^<]*)</h3>\s*<div role=[^>]*>(<svg.*?</svg>)", html, re.DOTALL))
+    assert {"easy, det5 boxes", "hard, det5 boxes"} <= plots.keys()  # those of the last box source
+    assert "easy, gt boxes" not in plots
+    assert "operating point" in plots["hard, det5 boxes"]
+    names = re.findall(r'\bid="([^"]+)"', html)
+    assert len(names) == len(set(names))
+
+    without = [replace(figure, kept=None) for figure in FIGURES]
+    page = Page(report(figures=without))
+    assert "no operating point: all poses are kept" in page.text
+    assert not [row for row in page.rows if "kept" in row]
+
+
 def test_nothing_is_loaded_from_elsewhere_and_nothing_runs() -> None:
     html = report()
     tags = Page(html).tags
@@ -184,7 +231,7 @@ def test_parts_may_be_missing(missing: dict[str, Any]) -> None:
 
 def test_what_is_missing_is_not_announced() -> None:
     bare = Page(write_report("crowd-1", preset("tiny"), {}, {}))
-    for heading in ("Results", "Pictures", "Training", "Time", "Next"):
+    for heading in ("Results", "People and joints", "Pictures", "Training", "Time", "Next"):
         assert heading not in bare.texts
     assert "There are no results yet." in bare.text
 
