@@ -208,13 +208,17 @@ def run_trainer(trainer: TorchTrainer, hint: str) -> dict[str, Any]:
         what ``train_loop_per_worker`` returned on rank 0.
 
     Raises:
-        UserError: workers failed too often, or the training stopped itself.
+        UserError: workers failed too often, the controller was lost, or the training stopped itself.
         KeyboardInterrupt: the user stopped it.
     """
     try:
         result = trainer.fit()
     except SystemExit:  # Ray Train's answer to Ctrl-C, after it has stopped the workers
         raise KeyboardInterrupt from None
+    except ray.exceptions.RayActorError as error:  # of the only actor that the driver itself has started
+        logger.info("training failed", exc_info=True)
+        what = "training failed: Ray Train's controller was lost, killed or out of memory"
+        raise UserError(what, hint, 1) from error
     except ray.train.TrainingFailedError as error:
         logger.info("training failed", exc_info=True)
         if known := as_user_error(error):

@@ -29,6 +29,7 @@ from mipnet.training.trainer import (
     best_checkpoint_of,
     last_checkpoint_step,
     make_validate_fn,
+    run_trainer,
 )
 
 
@@ -77,6 +78,16 @@ def test_a_failure_is_one_line_with_rank_and_node(text, said, tmp_path):
     folder = Folder.of(tmp_path)
     FailureReporter(folder).after_exception(None, {2: RuntimeError("later"), 1: RuntimeError(text)})
     assert [(e.record["do"], e.record["cause"]) for e in JournalReader(folder).read()] == [("failed", said)]
+
+
+def test_a_lost_controller_is_one_line():
+    class Lost:
+        def fit(self):
+            raise ray.exceptions.ActorDiedError
+
+    with pytest.raises(UserError, match=r"Ray Train's controller was lost, .*; the same command") as said:
+        run_trainer(Lost(), "the same command goes on")
+    assert said.value.exit_code == 1
 
 
 def run_of(folder, **scores):
