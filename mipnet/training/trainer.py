@@ -21,7 +21,7 @@ from mipnet.data.crops import crop_settings
 from mipnet.data.dataset_formats import open_split
 from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.data.stream import CropLoader, ScheduledDataConfig, window_dataset
-from mipnet.errors import UserError, as_user_error, causes
+from mipnet.errors import UserError, as_user_error, causes, first_line
 from mipnet.evaluation.occlusion import SELECTION_METRIC, occlusion_ap
 from mipnet.evaluation.predicted_poses import score_splits
 from mipnet.evaluation.result_rows import flat_metrics
@@ -65,6 +65,8 @@ class TrainingResult:
     steps: int
 
 
+LOST_ACTOR_ERRORS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
+"""An actor whose process or node is gone; the second if Ray killed it because memory ran out."""
 NODE_ADDRESS = re.compile(r"\bip[:=] *([\da-fA-F.:]*\d)")
 """How Ray's errors name the node of the process that they are about."""
 
@@ -215,9 +217,9 @@ def run_trainer(trainer: TorchTrainer, hint: str) -> dict[str, Any]:
         result = trainer.fit()
     except SystemExit:  # Ray Train's answer to Ctrl-C, after it has stopped the workers
         raise KeyboardInterrupt from None
-    except ray.exceptions.RayActorError as error:  # of the only actor that the driver itself has started
+    except LOST_ACTOR_ERRORS as error:  # of the only actor that the driver itself has started
         logger.info("training failed", exc_info=True)
-        what = "training failed: Ray Train's controller was lost, killed or out of memory"
+        what = f"training failed: Ray Train's controller was lost ({first_line(error)})"
         raise UserError(what, hint, 1) from error
     except ray.train.TrainingFailedError as error:
         logger.info("training failed", exc_info=True)

@@ -80,14 +80,22 @@ def test_a_failure_is_one_line_with_rank_and_node(text, said, tmp_path):
     assert [(e.record["do"], e.record["cause"]) for e in JournalReader(folder).read()] == [("failed", said)]
 
 
-def test_a_lost_controller_is_one_line():
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ray.exceptions.ActorDiedError(), "The actor died unexpectedly before finishing this task."),
+        (ray.exceptions.OutOfMemoryError("5 worker(s) were killed\nand more"), "5 worker(s) were killed"),
+    ],
+)
+def test_a_lost_controller_is_one_line(error, said):
     class Lost:
         def fit(self):
-            raise ray.exceptions.ActorDiedError
+            raise error
 
-    with pytest.raises(UserError, match=r"Ray Train's controller was lost, .*; the same command") as said:
+    with pytest.raises(UserError) as raised:
         run_trainer(Lost(), "the same command goes on")
-    assert said.value.exit_code == 1
+    line = f"training failed: Ray Train's controller was lost ({said}); the same command goes on"
+    assert (str(raised.value), raised.value.exit_code) == (line, 1)
 
 
 def run_of(folder, **scores):
