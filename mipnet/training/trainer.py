@@ -21,7 +21,7 @@ from mipnet.data.coco import PersonAnnotations
 from mipnet.data.crops import crop_settings
 from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.data.stream import CropLoader, ScheduledDataConfig, window_dataset
-from mipnet.errors import UserError, as_user_error, causes, root_cause
+from mipnet.errors import UserError, as_user_error, causes, first_line, root_cause
 from mipnet.evaluation.occlusion import SELECTION_METRIC
 from mipnet.run_folder import TRAINING_FOLDER, Run, without_nulls
 from mipnet.storage import Folder
@@ -67,6 +67,8 @@ COLLECTIVE_TIMEOUT_SECONDS = 600
 hour. All ranks compute the same, also in a validation; while rank 0 scores its poses or saves a checkpoint,
 they wait in Ray Train's ``report``, which has no limit."""
 
+LOST_ACTOR_ERRORS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
+"""An actor whose process or node is gone; the second if Ray killed it because memory ran out."""
 NODE_ADDRESS = re.compile(r"\bip[:=] *([\da-fA-F.:]*\d)")
 """How Ray's errors name the node of the process that they are about."""
 
@@ -226,13 +228,17 @@ def run_trainer(trainer: TorchTrainer, hint: str) -> dict[str, Any]:
         what ``train_loop_per_worker`` returned on rank 0.
 
     Raises:
-        UserError: workers failed too often, or the training stopped itself.
+        UserError: workers failed too often, the controller was lost, or the training stopped itself.
         KeyboardInterrupt: the user stopped it.
     """
     try:
         result = trainer.fit()
     except SystemExit:  # Ray Train's answer to Ctrl-C, after it has stopped the workers
         raise KeyboardInterrupt from None
+    except LOST_ACTOR_ERRORS as error:  # of the only actor that the driver itself has started
+        logger.info("training failed", exc_info=True)
+        what = f"training failed: Ray Train's controller was lost ({first_line(error)})"
+        raise UserError(what, hint, 1) from error
     except ray.train.TrainingFailedError as error:
         logger.info("training failed", exc_info=True)
         if known := as_user_error(error):

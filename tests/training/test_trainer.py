@@ -29,6 +29,7 @@ from mipnet.training.trainer import (
     best_checkpoint_of,
     last_checkpoint_step,
     make_validate_fn,
+    run_trainer,
 )
 
 
@@ -77,6 +78,24 @@ def test_a_failure_is_one_line_with_rank_and_node(text, said, tmp_path):
     folder = Folder.of(tmp_path)
     FailureReporter(folder).after_exception(None, {2: RuntimeError("later"), 1: RuntimeError(text)})
     assert [(e.record["do"], e.record["cause"]) for e in JournalReader(folder).read()] == [("failed", said)]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ray.exceptions.ActorDiedError(), "The actor died unexpectedly before finishing this task."),
+        (ray.exceptions.OutOfMemoryError("5 worker(s) were killed\nand more"), "5 worker(s) were killed"),
+    ],
+)
+def test_a_lost_controller_is_one_line(error, said):
+    class Lost:
+        def fit(self):
+            raise error
+
+    with pytest.raises(UserError) as raised:
+        run_trainer(Lost(), "the same command goes on")
+    line = f"training failed: Ray Train's controller was lost ({said}); the same command goes on"
+    assert (str(raised.value), raised.value.exit_code) == (line, 1)
 
 
 def run_of(folder, **scores):
