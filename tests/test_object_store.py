@@ -96,6 +96,20 @@ def test_data_sets_tables_and_results_live_there(
         Folder.of(bucket.uri.replace(f"s3://{BUCKET}", "s3://nobodys")).write("x", "y")
 
 
+def test_a_small_file_is_one_object_put_by_one_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request may take a tenth of a second, and the journal is put from the training loop."""
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    with objects(tmp_path) as (address, s3):
+        uri = f"s3://{BUCKET}/run?scheme=http&endpoint_override={address[7:]}&region=us-east-1"
+        Folder.of(uri).write("records/one.jsonl", b"{}")
+        (found,) = s3.list_objects_v2(Bucket=BUCKET)["Contents"]
+        assert found["Key"] == "run/records/one.jsonl"
+        assert "-" not in found["ETag"]  # an upload in parts has their number there
+
+
 @pytest.mark.slow
 def test_a_picture_is_one_request_and_lost_ones_are_sent_again(
     bucket: Folder, small_coco: Folder, tmp_path: Path

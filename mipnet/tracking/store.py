@@ -42,7 +42,7 @@ def prepare_mlflow(storage: Folder) -> str:
     for name in ("mlflow", "alembic", "sqlalchemy"):  # after the import, which sets the levels
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as an error they raise as well
     if uri.startswith(SQLITE_PREFIX):
-        create_database(Path(uri.removeprefix(SQLITE_PREFIX)))
+        create_database(Path(uri.removeprefix(SQLITE_PREFIX).partition("?")[0]))
     from_environment = "MLFLOW_TRACKING_URI" in os.environ
     mlflow.set_tracking_uri(uri)
     if not from_environment:  # set_tracking_uri sets it for subprocesses; another storage has another store

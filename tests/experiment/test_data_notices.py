@@ -75,6 +75,15 @@ def test_what_was_left_out_and_what_is_odd_stand_there_too(root: Path, small_con
     assert "Look at this: 1 x labelled keypoint at (0, 0)" in page
 
 
+def test_damaged_checkpoints_stand_there_too(root: Path, small_config: Config) -> None:
+    """The best one of all may be among them: the figures are those of another."""
+    run = run_on(root, small_config)
+    clause = "step-00000020 (training.pt is missing, the best so far: occlusion AP 12.3)"
+    run.note(damaged_checkpoints=[clause])
+    assert left_out_lines(run) == [f"damaged   checkpoint {clause}"]
+    assert f"Damaged: checkpoint {clause}" in write_report(run.name, run.config, run.state, {})
+
+
 def results_of(root: Path, split: str) -> Path:
     content = json.loads((root / FILE.format(split)).read_text())
     results = [

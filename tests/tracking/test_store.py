@@ -71,7 +71,7 @@ def test_their_tracebacks_are_not_printed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """They log an error that they raise, too."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{SQLITE_PREFIX}{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{SQLITE_PREFIX}{tmp_path / 'mlflow.db'}?timeout=30")
     (tmp_path / "mlflow.db").touch()
     prepare_mlflow(Folder.of(tmp_path))
     logging.getLogger(name).error("an error with a traceback")
