@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mipnet.console import say
-from mipnet.errors import UserError
+from mipnet.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def _answer(ref: Any) -> GpuProblem | None:
         return problem
     except ray.exceptions.RayError as error:  # as where the driver ends the process
         logger.warning("the probe of a node's GPUs failed", exc_info=True)
-        reason = f"the probe of its GPUs failed ({str(error).strip().splitlines()[-1]})"
+        reason = f"the probe of its GPUs failed ({first_line(getattr(error, 'cause', None) or error)})"
         return GpuProblem(reason, LOOK)
 
 
