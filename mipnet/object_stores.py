@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 CONNECTIONS = 32
 """Connections to a bucket that are kept open."""
 RETRIES = 8
-"""Of a request that was lost, or that S3 asked to come later; the waits double from 0.2 s to 25 s."""
+"""Of a request that was lost, or that S3 asked to come later; the waits double from 0.2 to 13 s."""
 RETRY_STATUSES = (429, 500, 502, 503, 504)
 _OPENING = threading.Lock()  # lru_cache would let each of several threads open the bucket
 

@@ -27,6 +27,7 @@ from mipnet.models.build import build_model
 from mipnet.models.weights import save_model
 from mipnet.ray_runtime import probes
 from mipnet.ray_runtime import session as session_module
+from mipnet.ray_runtime.gpus import GpuProblem
 from mipnet.ray_runtime.resources import AutoscalerLimits, check_resources
 from mipnet.registry import store
 from mipnet.storage import Folder
@@ -288,7 +289,7 @@ MESSAGES: dict[str, tuple[Break, str, str]] = {
     "GPUs where there are none": (
         nothing,
         TRAIN + "--gpu",
-        r"--gpu: PyTorch finds none; install a driver and a PyTorch that fit .* or leave out --gpu",
+        r"--gpu: PyTorch finds none; install one, or leave out --gpu",
     ),
     "address for jobs": (
         nothing,
@@ -412,7 +413,9 @@ def test_it_is_said_in_one_line_before_ray_starts(
     broken(place)
     monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
     monkeypatch.setattr(session_module.cluster_resources, "local_gpu_count", lambda: 0)
-    monkeypatch.setattr(session_module, "cuda_problem", lambda gpus: "PyTorch finds none")
+    monkeypatch.setattr(
+        session_module, "cuda_problem", lambda gpus: GpuProblem("PyTorch finds none", "install one")
+    )
     words = command.format(place).split()
     while "=" in words[0]:
         monkeypatch.setenv(*words.pop(0).split("=", 1))

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mipnet import object_stores
 from mipnet.cli.main import main
 from mipnet.config.schema import AugmentConfig, DataConfig
 from mipnet.data.coco import PersonAnnotations
@@ -32,7 +33,7 @@ from mipnet.storage import Folder, byte_range_name
 from mipnet.training.checkpoint import checkpoint_name, save_checkpoint
 from mipnet.training.recovery import checkpoint_names, prune, read_record, recover, write_record
 from tests.helpers.networks import tiny
-from tests.helpers.servers import BUCKET, KEYS, bucket_at, objects, opener, slow_proxy
+from tests.helpers.servers import BUCKET, KEYS, bucket_at, free_port, objects, opener, slow_proxy
 from tests.helpers.steps import make
 
 
@@ -112,7 +113,7 @@ def test_a_small_file_is_one_object_put_by_one_request(
 
 @pytest.mark.slow
 def test_a_picture_is_one_request_and_lost_ones_are_sent_again(
-    bucket: Folder, small_coco: Folder, tmp_path: Path
+    bucket: Folder, small_coco: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket.upload(small_coco.local_path, "plain")
     flags = ["--data", small_coco.uri, "--splits", "train", "--shard-images", "5"]
@@ -134,10 +135,14 @@ def test_a_picture_is_one_request_and_lost_ones_are_sent_again(
             assert counts["failures"] >= 1
             assert counts["GET"] == len(uris) + counts["failures"]
             assert "HEAD" not in counts
-    assert list(read_ahead([behind.path("plain/train/0.jpg")])) == [None]  # nobody is there any more
+    monkeypatch.setattr(object_stores, "RETRIES", 1)
+    gone = bucket_at(f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(OSError, match=r"s3://mlflow/0.jpg cannot be read \(.*refused"):
+        gone.read("0.jpg")
+    assert list(read_ahead([gone.path("0.jpg")])) == [None]
 
 
-def test_names_and_parts_of_objects(bucket: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_and_parts_of_objects(bucket: Folder) -> None:
     name = "a b/ü+~%c.jpg"
     bucket.write(name, b"0123456789")
     bucket.write("empty", b"")

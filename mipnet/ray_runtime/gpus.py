@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mipnet.console import say
-from mipnet.errors import UserError
+from mipnet.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -17,8 +17,17 @@ IMPORT_TIMEOUT_SECONDS = 300
 NODE_START_TIMEOUT_SECONDS = 1800
 """Of the probe on a node that the autoscaler has to start, as Ray Train's in the files of ``cluster/``."""
 
+LOOK = "see whether nvidia-smi answers there"
 
-def gpu_problem(nodes: Sequence[Mapping[str, Any]], can_add_nodes: bool) -> str:
+
+class GpuProblem(NamedTuple):
+    """Why GPUs cannot be used, and how to mend that."""
+
+    reason: str
+    mend: str
+
+
+def gpu_problem(nodes: Sequence[Mapping[str, Any]], can_add_nodes: bool) -> GpuProblem | None:
     """Why PyTorch cannot compute on the GPUs of the cluster that this process is connected to.
 
     All nodes with GPUs are asked at once. If there are none yet, the autoscaler has to start one.
@@ -28,7 +37,7 @@ def gpu_problem(nodes: Sequence[Mapping[str, Any]], can_add_nodes: bool) -> str:
         can_add_nodes: there is an autoscaler.
 
     Returns:
-        the first problem, with the node's address where there are several nodes; "" if there is none.
+        the first problem, with the node's address where there are several nodes; None if there is none.
     """
     import ray
 
@@ -41,63 +50,72 @@ def gpu_problem(nodes: Sequence[Mapping[str, Any]], can_add_nodes: bool) -> str:
         for node in equipped
     ]
     seconds = IMPORT_TIMEOUT_SECONDS
-    late = f"PyTorch did not say within {seconds} s whether it can use the GPUs"
+    late = GpuProblem(
+        f"PyTorch did not say within {seconds} s whether it can use the GPUs",
+        "see whether nvidia-smi answers",
+    )
     if not refs and can_add_nodes:
         say("waiting for a node with a GPU, to ask whether PyTorch can compute on it")
         names, refs = [""], [task.options(num_gpus=1).remote(1)]
         seconds = NODE_START_TIMEOUT_SECONDS
-        late = f"no node with a GPU started within {seconds} s"
+        late = GpuProblem(f"no node with a GPU started within {seconds} s", "see what 'ray status' says")
     done, waiting = ray.wait(refs, num_returns=len(refs), timeout=seconds) if refs else ([], [])
     for ref in waiting:
         ray.cancel(ref, force=True)
     answers = [_answer(ref) if ref in done else late for ref in refs]
-    return next((name + answer for name, answer in zip(names, answers, strict=True) if answer), "")
+    found = zip(names, answers, strict=True)
+    return next((GpuProblem(name + each.reason, each.mend) for name, each in found if each), None)
 
 
-def _answer(ref: Any) -> str:
+def _answer(ref: Any) -> GpuProblem | None:
     """The problem that a probe found, or that it had itself."""
     import ray
 
     try:
-        return str(ray.get(ref))
+        problem: GpuProblem | None = ray.get(ref)
+        return problem
     except ray.exceptions.RayError as error:  # as where the driver ends the process
         logger.warning("the probe of a node's GPUs failed", exc_info=True)
-        return f"the probe of its GPUs failed ({str(error).strip().splitlines()[-1]})"
+        reason = f"the probe of its GPUs failed ({first_line(getattr(error, 'cause', None) or error)})"
+        return GpuProblem(reason, LOOK)
 
 
-def gpus_refused(problem: str) -> UserError:
+def gpus_refused(problem: GpuProblem) -> UserError:
     """The error for ``--gpu`` where GPUs cannot be used."""
-    hint = "install a driver and a PyTorch that fit each other and the GPU, or leave out --gpu"
-    return UserError(f"--gpu: {problem}", hint)
+    return UserError(f"--gpu: {problem.reason}", f"{problem.mend}, or leave out --gpu")
 
 
-def probe_cuda(gpus: int) -> str:
+def probe_cuda(gpus: int) -> GpuProblem | None:
     """``cuda_problem``, as a task of Ray."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # Ray hides GPUs from a task that reserves none
         del os.environ["CUDA_VISIBLE_DEVICES"]
     return cuda_problem(gpus)
 
 
-def cuda_problem(gpus: int) -> str:
-    """Why PyTorch cannot compute on so many GPUs of this machine; "" if it can."""
+def cuda_problem(gpus: int) -> GpuProblem | None:
+    """Why PyTorch cannot compute on so many GPUs of this machine; None if it can."""
     import torch
 
     version = f"PyTorch {torch.__version__}"
     built_for = torch.version.cuda or torch.version.hip
     if not built_for:
-        return f"{version} is built without CUDA"
+        return GpuProblem(f"{version} is built without CUDA", "install a build of PyTorch for CUDA")
     if not torch.cuda.is_available():
-        return f"{version} (CUDA {built_for}) finds no GPU, {_driver()}"
+        reason = f"{version} (CUDA {built_for}) finds no GPU, {_driver()}"
+        return GpuProblem(reason, "update the driver, or install a build of PyTorch for an older CUDA")
     count = torch.cuda.device_count()
     usable = [device for device in range(count) if _has_kernels(torch.cuda.get_device_capability(device))]
     if len(usable) >= gpus:
-        return ""
+        return None
     if len(usable) == count:
-        return f"{version} sees {count} of {gpus} GPUs"
+        return GpuProblem(
+            f"{version} sees {count} of {gpus} GPUs", "start Ray there with a smaller --num-gpus"
+        )
     device = next(device for device in range(count) if device not in usable)
-    capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
-    return (
-        f"{version} has no kernels for {torch.cuda.get_device_name(device)} (compute capability {capability})"
+    name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+    return GpuProblem(
+        f"{version} has no kernels for {name} (compute capability {capability[0]}.{capability[1]})",
+        "install a version of PyTorch that has",
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from mipnet.config.schema import ResourcesConfig
 from mipnet.console import say
 from mipnet.errors import UserError
+from mipnet.ray_runtime.gpus import GpuProblem
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +30,15 @@ class AutoscalerLimits:
     limits: Mapping[str, float] = field(default_factory=dict)
 
 
-def resolve_use_gpu(resources: ResourcesConfig, gpus: int, problem: Callable[[], str]) -> ResourcesConfig:
+def resolve_use_gpu(
+    resources: ResourcesConfig, gpus: int, find_problem: Callable[[], GpuProblem | None]
+) -> ResourcesConfig:
     """Resolve ``gpu: auto`` to true or false, and say which, in one line.
 
     Args:
         resources: as configured.
         gpus: of the cluster, those included that an autoscaler can add.
-        problem: why PyTorch cannot compute on them, or ""; asked only if there are enough.
+        find_problem: why PyTorch cannot compute on them, or None; called only if there are enough.
     """
     if resources.gpu != "auto":
         return resources
@@ -44,8 +47,8 @@ def resolve_use_gpu(resources: ResourcesConfig, gpus: int, problem: Callable[[],
         say("no GPU in Ray's cluster: computing on CPUs")
     elif gpus < workers:
         say(f"{gpus} GPUs are too few for {workers} workers: computing on CPUs")
-    elif reason := problem():
-        say(f"{reason}: computing on CPUs")
+    elif problem := find_problem():
+        say(f"{problem.reason}: computing on CPUs")
     else:
         usable = True
         say(f"computing on GPUs: {gpus} in Ray's cluster, one for each of {workers} worker(s)")

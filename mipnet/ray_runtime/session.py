@@ -20,7 +20,7 @@ from mipnet.errors import UserError, causes
 from mipnet.host import Termination, cores, memory
 from mipnet.logs import attach_libraries
 from mipnet.ray_runtime import resources as cluster_resources
-from mipnet.ray_runtime.gpus import cuda_problem, gpu_problem, gpus_refused
+from mipnet.ray_runtime.gpus import GpuProblem, cuda_problem, gpu_problem, gpus_refused
 from mipnet.ray_runtime.resources import AutoscalerLimits, check_resources
 
 logger = logging.getLogger(__name__)
@@ -102,13 +102,13 @@ def _fitted(resources: ResourcesConfig, address: str) -> ResourcesConfig:
     gpus = max(ray.cluster_resources().get("GPU", 0), autoscaler.limits.get("GPU", 0))
     logger.info("connected to Ray at %s: %d node(s), %g GPU(s)", address, len(nodes), gpus)
 
-    def problem() -> str:
+    def find_problem() -> GpuProblem | None:
         return gpu_problem(nodes, autoscaler.can_add_nodes)
 
-    fitted = cluster_resources.resolve_use_gpu(resources, int(gpus), problem)
+    fitted = cluster_resources.resolve_use_gpu(resources, int(gpus), find_problem)
     check_resources(fitted, [node["Resources"] for node in nodes], autoscaler)
-    if resources.gpu is True and (reason := problem()):
-        raise gpus_refused(reason)
+    if resources.gpu is True and (problem := find_problem()):
+        raise gpus_refused(problem)
     return fitted
 
 
@@ -166,8 +166,8 @@ def _local_options(resources: ResourcesConfig, window_bytes: int) -> dict[str, A
     object_store = resources.object_store_gb * 2**30 or needed
     use_gpu = resources.gpu is True  # auto asks for nothing that is not there
     node = {"CPU": cpus, "GPU": cluster_resources.local_gpu_count() if use_gpu else 0}
-    if use_gpu and not node["GPU"]:
-        raise gpus_refused(cuda_problem(1))
+    if use_gpu and not node["GPU"] and (problem := cuda_problem(1)):
+        raise gpus_refused(problem)
     check_resources(replace(resources, gpu=use_gpu), [node], AutoscalerLimits())
     os.environ.setdefault("RAY_worker_niceness", LOCAL_WORKER_NICENESS)
     return {"num_cpus": cpus, "object_store_memory": int(object_store), "include_dashboard": False}

@@ -98,6 +98,7 @@ def watch(query: Callable[[str], list[dict[str, Any]]], env: dict[str, str], fol
     """Train until every panel has answered with data; the answers make sense."""
     words = [sys.executable, "-m", "mipnet", "train", "--preset", "debug", "--name", RUN, "--epochs", "400"]
     words += ["--train.checkpoint-steps", "40", "--storage", str(folder / "storage")]
+    words += ["--scenes.easy=0", "--scenes.medium=0", "--scenes.hard=8", "--scenes.validation=4"]
     log = folder / "train.log"
     answers: dict[str, list[dict[str, Any]]] = {}
     with log.open("w") as said:

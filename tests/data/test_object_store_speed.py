@@ -18,7 +18,7 @@ from mipnet.cli.main import main
 from mipnet.formats import aligned
 from tests.helpers.servers import KEYS, bucket_at, objects, opener, slow_proxy
 
-SPLIT, ROUNDS, LATENCY = "train2017", 7, 0.03
+SPLIT, ROUNDS, LATENCY = "train2017", 5, 0.03
 LOADING = Path(__file__).parents[1] / "helpers" / "loading_process.py"
 Figures = dict[str, Any]
 

@@ -46,7 +46,7 @@ def main(core: str, root: str, split: str) -> None:
     os.sched_setaffinity(0, {int(core)})
     cv2.setNumThreads(1)
     tune_malloc()
-    crops.read_ahead = timed_read_ahead
+    setattr(crops, read_ahead.__name__, timed_read_ahead)
     file = open_split(DataConfig(), Folder.of(root), split)
     people = file.people()
     schedule = SampleSchedule(people.image_offsets, 0, 10_000, 64, 16)

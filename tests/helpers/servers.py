@@ -192,6 +192,7 @@ def ray_head(folder: Path, *flags: str) -> Iterator[dict[str, str]]:
     port, log = free_port(), folder / "head.log"
     env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    env["RAY_memory_monitor_refresh_ms"] = "0"  # or it ends workers when others fill the machine's memory
     words = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"]
     words += ["--node-ip-address=127.0.0.1", "--num-cpus=4", "--object-store-memory=300000000"]
     words += [f"--temp-dir={folder}/t", "--disable-usage-stats", *flags]

@@ -45,9 +45,10 @@ class SlowProxy:
             content, self.counts = json.dumps(self.counts).encode(), Counter()
             return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(content), content)
         self.requests += 1
+        fails = self.fail_every and self.requests % self.fail_every == 0
         self.counts[method.decode()] += 1
         await asyncio.sleep(self.seconds)
-        if self.fail_every and self.requests % self.fail_every == 0:
+        if fails:
             self.counts["failures"] += 1
             content = b"" if method == b"HEAD" else SLOW_DOWN
             status = b"HTTP/1.1 503 Slow Down\r\nContent-Length: %d\r\n\r\n" % len(content)

@@ -73,7 +73,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 )
 def test_what_keeps_pytorch_from_two_gpus(machine, built, driver, capabilities, problem):
     machine(built, driver, capabilities)
-    assert cuda_problem(2) == problem
+    found = cuda_problem(2)
+    assert (found.reason if found else "") == problem
 
 
 @pytest.mark.parametrize(("visible", "left"), [("", None), ("1", "1"), (None, None)])
@@ -82,7 +83,7 @@ def test_a_task_sees_the_gpus_that_ray_hides_from_it(machine, monkeypatch, visib
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert probe_cuda(1) == ""
+    assert probe_cuda(1) is None
     assert gpus_module.os.environ.get("CUDA_VISIBLE_DEVICES") == left
 
 
@@ -104,17 +105,21 @@ def crash(gpus: int) -> str:
 def test_probes_that_hang_or_crash_are_problems(monkeypatch):
     (node,) = ray.nodes()
     equipped = {**node, "Resources": node["Resources"] | {"GPU": 1000.0}}
-    assert gpu_problem([node], False) == ""
-    assert "PyTorch" in gpu_problem([equipped], False)
+
+    def reason(*nodes: dict[str, Any], can_add_nodes: bool = False) -> str:
+        found = gpu_problem(nodes, can_add_nodes)
+        return found.reason if found else ""
+
+    assert reason(node) == ""
+    assert reason(equipped).startswith("PyTorch ")
     monkeypatch.setattr(gpus_module, "probe_cuda", crash)
     other = {**equipped, "NodeManagerAddress": "10.0.0.7"}
-    assert gpu_problem([other, node], False).startswith("node 10.0.0.7: the probe of its GPUs failed")
+    assert reason(other, node).startswith("node 10.0.0.7: the probe of its GPUs failed")
     monkeypatch.setattr(gpus_module, "IMPORT_TIMEOUT_SECONDS", 1)
     monkeypatch.setattr(gpus_module, "probe_cuda", hang)
-    late = "PyTorch did not say within 1 s whether it can use the GPUs"
-    assert gpu_problem([equipped], False) == late
+    assert reason(equipped) == "PyTorch did not say within 1 s whether it can use the GPUs"
     monkeypatch.setattr(gpus_module, "NODE_START_TIMEOUT_SECONDS", 1)
-    assert gpu_problem([node], True) == "no node with a GPU started within 1 s"
+    assert reason(node, can_add_nodes=True) == "no node with a GPU started within 1 s"
 
 
 @pytest.mark.drill

@@ -16,11 +16,13 @@ from mipnet.config.schema import ResourcesConfig
 from mipnet.errors import UserError
 from mipnet.ray_runtime import probes
 from mipnet.ray_runtime import session as session_module
+from mipnet.ray_runtime.gpus import GpuProblem
 from mipnet.ray_runtime.probes import readable_and_writable
 from mipnet.ray_runtime.resources import AutoscalerLimits, autoscaler_limits, resolve_use_gpu
 from mipnet.ray_runtime.session import MIN_OBJECT_STORE_BYTES, connect, local_object_store_bytes
 from mipnet.storage import Folder
 
+NOT_ASKED = "PyTorch is asked for nothing"
 TWO_NODES = """
 import sys
 import ray
@@ -37,7 +39,7 @@ ray.init(address=cluster.address, log_to_driver=False)
 assert len(ray.nodes()) == 2
 probe_storage(Folder.of(sys.argv[1]))
 print("all nodes see it")
-print(gpu_problem(ray.nodes(), False))
+print(gpu_problem(ray.nodes(), False).reason)
 """
 
 
@@ -51,17 +53,17 @@ def test_a_dead_address_is_said_at_once(monkeypatch):
 @pytest.mark.parametrize(
     ("wanted", "gpus", "problem", "chosen", "said"),
     [
-        ("auto", 0, None, False, "no GPU in Ray's cluster: computing on CPUs\n"),
-        ("auto", 3, None, False, "3 GPUs are too few for 4 workers: computing on CPUs\n"),
-        ("auto", 4, "", True, "computing on GPUs: 4 in Ray's cluster, one for each of 4 worker(s)\n"),
-        ("auto", 4, "old driver", False, "old driver: computing on CPUs\n"),
-        (True, 0, None, True, ""),
-        (False, 8, None, False, ""),
+        ("auto", 0, NOT_ASKED, False, "no GPU in Ray's cluster: computing on CPUs\n"),
+        ("auto", 3, NOT_ASKED, False, "3 GPUs are too few for 4 workers: computing on CPUs\n"),
+        ("auto", 4, None, True, "computing on GPUs: 4 in Ray's cluster, one for each of 4 worker(s)\n"),
+        ("auto", 4, GpuProblem("old driver", "mend"), False, "old driver: computing on CPUs\n"),
+        (True, 0, NOT_ASKED, True, ""),
+        (False, 8, NOT_ASKED, False, ""),
     ],
 )
 def test_auto_takes_gpus_if_each_worker_gets_one(wanted, gpus, problem, chosen, said, capsys):
-    def ask() -> str:
-        assert problem is not None, "PyTorch is asked for nothing"
+    def ask() -> GpuProblem | None:
+        assert problem != NOT_ASKED
         return problem
 
     settled = resolve_use_gpu(ResourcesConfig(workers=4, gpu=wanted), gpus, ask)
