@@ -42,12 +42,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """On a machine without Ray, only tests that need nothing but PyTorch, NumPy, OpenCV and safetensors."""
-    bare = importlib.util.find_spec("ray") is None
-    return (
-        True
-        if bare and collection_path.match("test_*.py") and not collection_path.match(ON_DEVICES)
-        else None
-    )
+    if importlib.util.find_spec("ray"):
+        return None
+    if collection_path.is_dir():
+        return None if any(collection_path.rglob(ON_DEVICES)) else True
+    return None if collection_path.match(ON_DEVICES) else True
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups

@@ -1,7 +1,7 @@
 """A machine with a GPU and little else: PyTorch, NumPy, OpenCV, PyArrow and safetensors, and pytest.
 
-Networks, training step, predictor, decoding, ``mipnet bench step`` and ``inference``, and ``pytest -m gpu``
-need no more than these: no Ray, MLflow, pydantic or pycocotools.
+Networks, training step, crop predictor, decoding, ``mipnet bench step``, ``mipnet bench inference`` and
+``pytest -m gpu`` need no more than these: no Ray, MLflow, pydantic or pycocotools.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ SCRIPT = """
 import importlib.util, sys
 found = [name for name in {absent!r} if importlib.util.find_spec(name)]
 assert not found, found
-import mipnet.inference.image_predictor, mipnet.models.reference_checkpoints, mipnet.training.profiling
 from mipnet.cli.main import main
 flags = ["--preset", "debug", "--device", "cpu", "--batch", "2", "--rounds", "1"]
 assert main(["bench", "step", *flags]) == 0

@@ -106,8 +106,8 @@ def two_steps(rank: int, folder: str, config: Config, device: torch.device) -> d
         "metrics": step.read_metrics(),
     }
     before = snapshot(step)
-    if rank == 1:  # what spoils one rank masks the update of both
-        poison_activation(step)
+    if rank == 1:  # what spoils one rank masks the update of both; a compiled network has no forward hooks
+        (poison_gradient if config.train.compile else poison_activation)(step)
     step(images[mine], joints[mine])
     seen["changed"] = different(before, snapshot(step))
     seen["skipped"] = step.read_metrics()["skipped"]

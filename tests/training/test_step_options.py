@@ -227,3 +227,30 @@ def test_a_compiled_network_learns_the_same() -> None:
         for seed in range(2):
             step(*batch(seed=seed))
     assert compiled.read_metrics() == pytest.approx(usual.read_metrics(), rel=1e-2)
+
+
+@pytest.mark.drill
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_two_ranks_with_a_compiled_network_make_the_same_update(
+    checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through DDP, with batch norm in training mode, whose buffers are views of one tensor."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    start, seen = make(tiny()), {}
+    nn.init.normal_(start.model.backbone.head.weight, std=0.1)
+    for compile in (False, True):
+        options = {"compile": compile, "activation_checkpointing": checkpointing}
+        folder = tmp_path / str(compile)
+        folder.mkdir()
+        torch.save(start.model.state_dict(), folder / "start.pt")
+        seen[compile] = run_ranks(folder, tiny(train={"clip_norm": 0, **options}), seconds=1200)
+    for usual, compiled in zip(seen[False], seen[True], strict=True):
+        largest = max(g.abs().max().item() for g in usual["gradients"])
+        for ours, theirs in zip(compiled["gradients"], usual["gradients"], strict=True):
+            assert (ours - theirs).abs().max().item() < 1e-4 * largest
+        torch.testing.assert_close(compiled["after_one_step"], usual["after_one_step"])
+        assert compiled["metrics"] == pytest.approx(usual["metrics"], rel=1e-4)
+        assert (compiled["changed"], compiled["skipped"]) == ([], 1)
+    pairs = zip(seen[True][0]["parameters"], seen[True][1]["parameters"], strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
