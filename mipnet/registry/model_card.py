@@ -58,7 +58,7 @@ def model_card(found: CardFacts, address: str) -> str:
         "model_card.md.j2",
         "mipnet.registry",
         name=found.name,
-        facts=[*facts(config, {**state, "seconds": 0}, 0), *size_facts(found)],
+        facts=[*facts(config, {**state, "seconds": 0}, 0), *more_facts(found)],
         address=address,
         joints=config.data.joints.joints,
         data=state.get("data", []),
@@ -74,8 +74,8 @@ def model_card(found: CardFacts, address: str) -> str:
     )
 
 
-def size_facts(found: CardFacts) -> list[tuple[str, str]]:
-    """Parameters, multiply-adds, size of the weights, and the time that the training took."""
+def more_facts(found: CardFacts) -> list[tuple[str, str]]:
+    """Initial weights, parameters, multiply-adds, size of the weights, and how long the training took."""
     config = found.config
     with torch.device("meta"):
         model = model_from_config(config)
@@ -83,6 +83,7 @@ def size_facts(found: CardFacts) -> list[tuple[str, str]]:
     several = f", {cost.total / 1e9:.3g} · 10⁹ for all {cost.instances} λ" if cost.instances > 1 else ""
     twice = "; twice that with the flip test" if config.evaluation.flip_test else ""
     rows = [
+        ("initial weights", config.train.init or "random"),
         ("parameters", f"{count_parameters(model):,}"),
         ("multiply-adds of a crop", f"{cost.single / 1e9:.3g} · 10⁹{several}{twice}"),
     ]
@@ -131,7 +132,7 @@ def limits(config: Config, point: OperatingPoint | None) -> list[str]:
     found = []
     if config.preset == "debug":
         found.append("The preset debug only shows that everything runs: its figures mean nothing.")
-    if config.data.generated:
+    if config.data.generated and not config.train.init:
         found.append("It was trained on rendered people alone; on photographs its figures are not known.")
     people = "1 person" if instances == 1 else f"{instances} people"
     found.append(
