@@ -34,6 +34,7 @@ from mipnet.tracking.journal import Journal
 from mipnet.training.atomic_files import storage_options
 from mipnet.training.checkpoint import checkpoint_name, step_from_path
 from mipnet.training.recovery import best_checkpoint, prune, read_record, recover, score
+from mipnet.training.validation_pictures import save_validation_pictures
 from mipnet.training.worker import train_loop_per_worker
 
 logger = logging.getLogger(__name__)
@@ -327,7 +328,9 @@ def make_validate_fn(config: Config, run_folder: Folder, data: Folder) -> Valida
 
         given = (run_folder.join(f"{TRAINING_FOLDER}/{name}"), config, data, files)
         poses = predict_splits(*given, sources=[source], resources=resources, on_corrupt_images=report)
-        found = flat_metrics(score_splits(poses, config, files))
+        rows = score_splits(poses, config, files)
+        save_validation_pictures(step_from_path(name), rows, files[config.data.val], run_folder, journal)
+        found = flat_metrics(rows)
         metrics = {SELECTION_METRIC: occlusion_ap(config.data, found).value, **found}
         journal.add_row("validation", {"step": step_from_path(name), **metrics})
         return metrics
