@@ -31,7 +31,8 @@ class Options:
     )
     model: str = option("models:/mipnet@candidate", MODEL_HELP)
     images_json: str = option("", "COCO JSON that lists which of the pictures to take, and their ids")
-    boxes: str = option("", "COCO detections JSON [{file_name or image_id, bbox, score}]; else whole images")
+    boxes: str = option("", "COCO detections JSON [{file_name or image_id, bbox, score}]; else --detector")
+    detector: str = option("", "ONNX file that finds the people: RF-DETR, RTMDet, YOLOX, Ultralytics' YOLO")
     out: str = option("predictions", "folder for results.json, results.parquet and overlays")
     overlays: int = option(500, "draw the poses of the first so many pictures")
     show: bool = option(False, "draw all pictures, at most 36, into one contact sheet, overlays.jpg")
@@ -41,13 +42,17 @@ class Options:
 
 def run(options: Options, call: Call) -> int:
     """Predict, write the results and draw overlays; the same command goes on after an interruption."""
+    from mipnet.errors import UserError
     from mipnet.experiment import prediction
     from mipnet.experiment.picture_list import person_category, pictures_of_list, read_list
 
     source = options.images_json
     pictures = prediction.find_pictures(options.images)
     listed = read_list(source) if source else {}
+    if options.boxes and options.detector:
+        raise UserError("both --boxes and --detector are given", "leave one out")
     detections = prediction.read_boxes(options.boxes) if options.boxes else []
+    detector = prediction.checked_detector(options.detector) if options.detector else None
     storage = writable_storage(options.storage)
     out = writable_folder(options.out)
     model, trained = checked_model(options.model, storage)
@@ -61,9 +66,20 @@ def run(options: Options, call: Call) -> int:
         boxes = prediction.boxes_in(pictures, detections, options.boxes, category, config)
     else:
         boxes = pictures.whole()
-        say("no --boxes: each whole image is taken as one box")
+        if not detector:
+            say(
+                "each whole image is taken as one box: name a detector with --detector FILE.onnx, "
+                "or its boxes with --boxes FILE.json"
+            )
     poses, images = prediction.predict_pictures(
-        pictures, boxes, model, config, out, category_id=category.entry["id"], verbose=options.verbose
+        pictures,
+        boxes,
+        model,
+        config,
+        out,
+        category_id=category.entry["id"],
+        verbose=options.verbose,
+        detector=detector,
     )
     say(f"{poses} poses of {images} images: {out.path('results.json')}, results.parquet")
     if unnumbered := pictures.unnumbered:

@@ -16,6 +16,7 @@ from mipnet.data.image_headers import reason_not_to_decode
 from mipnet.evaluation.coco import keypoint_results, with_boxes
 from mipnet.evaluation.merging import merge_instances, pose_scores
 from mipnet.inference.crop_predictor import CropPredictor
+from mipnet.inference.detector import Detector
 from mipnet.skeletons import Skeleton
 
 
@@ -50,20 +51,23 @@ class ImagePredictor:
 
     Args:
         crops: the network with pre- and postprocessing of its crops.
+        detector: finds the people in pictures that are given without boxes.
 
     Attributes:
         crop_predictor: ``crops``.
         skeleton: names and order of the K keypoints.
     """
 
-    def __init__(self, crops: CropPredictor) -> None:
-        self.crop_predictor = crops
+    def __init__(self, crops: CropPredictor, detector: Detector | None = None) -> None:
+        self.crop_predictor, self.detector = crops, detector
         self.skeleton: Skeleton = crops.config.data.joints
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
+    def load(
+        cls, folder: str | Path, device: str | torch.device = "cpu", detector: Detector | None = None
+    ) -> Self:
         """Load a model folder; errors as for ``CropPredictor.load``."""
-        return cls(CropPredictor.load(folder, device=device))
+        return cls(CropPredictor.load(folder, device=device), detector)
 
     def __call__(
         self,
@@ -78,7 +82,8 @@ class ImagePredictor:
         Args:
             image: (H, W, 3) uint8 RGB, the path of an image file, or its encoded bytes. A file is
                 turned by its EXIF orientation: boxes and poses are in the frame that people see.
-            boxes: (P, 4) x, y, w, h in px; None is one box around the whole image.
+            boxes: (P, 4) x, y, w, h in px; None are those of the detector, whose scores then count, and
+                without a detector one box around the whole image.
             scores: (P,) confidences of the boxes, which multiply the pose scores; 1 by default.
 
         Raises:
@@ -87,7 +92,11 @@ class ImagePredictor:
             OSError: the file cannot be read.
         """
         pixels = _pixels(image)
-        if boxes is None:
+        if boxes is None and self.detector:
+            data, found = self.crop_predictor.config.data, self.detector(pixels)
+            found = found.where(found.kept(data.box_score_threshold, data.box_nms))
+            boxes, scores = found.boxes, found.scores
+        elif boxes is None:
             boxes = [[0, 0, pixels.shape[1], pixels.shape[0]]]
         bboxes = _boxes(boxes)
         confidences = np.ones(len(bboxes)) if scores is None else np.asarray(scores, np.float64)

@@ -221,6 +221,10 @@ class PosePredictor:
             self.predictor = CropPredictor.load(folder, evaluation, "cuda" if gpu else "cpu")
 
     def __call__(self, batch: Block) -> Block:
-        keypoints = self.predictor(batch["crop"], batch["center"], batch["size"])
-        keypoints[batch["corrupt"]] = np.nan
-        return {"keypoints": keypoints, **{name: batch[name] for name in ("box", "bbox", "corrupt")}}
+        poses = self.predictor
+        shape = len(batch["crop"]), poses.model.instances, poses.config.data.joints.num_joints, 3
+        keypoints = np.full(shape, np.nan, np.float32)
+        there = ~batch["corrupt"] & batch.get("used", True)
+        keypoints[there] = poses(*(batch[name][there] for name in ("crop", "center", "size")))
+        others = {name: column for name, column in batch.items() if name not in ("crop", "center", "size")}
+        return {"keypoints": keypoints, **others}
