@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def load_predictor(
-    model: str | PathLike[str], device: str = "auto", storage: str | PathLike[str] = ""
+    model: str | PathLike[str],
+    device: str = "auto",
+    storage: str | PathLike[str] = "",
+    detector: str | PathLike[str] = "",
 ) -> ImagePredictor:
     """A trained network, ready to be called with a picture and boxes.
 
@@ -29,20 +32,25 @@ def load_predictor(
         device: "cpu", "cuda", "cuda:1", …; "auto" is a GPU if PyTorch has one.
         storage: where runs and, unless MLFLOW_TRACKING_URI names a server, registered models lie; by default
             a folder in the user's data directory, as for ``mipnet train``.
+        detector: ONNX file of RF-DETR, RTMDet, YOLOX or Ultralytics' YOLO, which finds the people in pictures
+            that come without boxes; needs ONNX Runtime (the extra ``detector``).
 
     Raises:
-        UserError: there is no such model, or it cannot be used.
+        UserError: there is no such model or detector, or it cannot be used.
     """
     import torch
 
+    from mipnet.inference.detector import Detector, DetectorFile
     from mipnet.inference.image_predictor import ImagePredictor
     from mipnet.registry.resolve import resolve_model
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = resolve_model(str(model), readable_storage(str(storage)))
+    on_gpu = torch.device(device).type == "cuda"
+    finder = Detector(DetectorFile.read(detector), on_gpu) if str(detector) else None
     with TemporaryDirectory() as scratch:
-        return ImagePredictor.load(folder.download(Path(scratch)), device=device)
+        return ImagePredictor.load(folder.download(Path(scratch)), device, finder)
 
 
 @dataclass(frozen=True)

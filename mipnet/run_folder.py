@@ -7,6 +7,7 @@ STORAGE/runs/NAME/records/        what its processes recorded, and how much of i
 STORAGE/runs/NAME/data.parquet    size, time and digest of the data set's files
 STORAGE/runs/NAME/training/       Ray Train's checkpoints
 STORAGE/runs/NAME/model/          the best weights, their operating point, the model card
+STORAGE/runs/NAME/pictures/       training crops, and the poses that each validation found
 STORAGE/runs/NAME/results/        tables, figures, COCO results, pictures
 STORAGE/runs/NAME/logs/           driver.log, worker-RANK.log
 STORAGE/runs/NAME/profile/        traces of training steps, where --train.profile asked for them

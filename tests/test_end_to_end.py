@@ -102,6 +102,7 @@ def check_page(client, found) -> None:
         for a in client.list_artifacts(found.info.run_id, folder)
     }
     assert {"config.yaml", "report.html", "pictures/training-crops.jpg"} <= files
+    assert {f"pictures/validation-{step:08d}.jpg" for step in (20, 40)} <= files
     assert {f"results/pictures/{kind}-hard-det5.jpg" for kind in ("best", "worst", "crowded")} <= files
     kept = {a.path for a in client.list_artifacts(found.info.run_id, "results")}
     assert {"results/figures.txt", "results/figures.json", "results/table.txt"} <= kept
@@ -118,6 +119,9 @@ def test_train_ends_with_tables_weights_and_a_candidate(trained):
     assert done.returncode == 0, done.stderr
     steps = total_steps(done.stdout)
     assert f"step {steps}/{steps}" in done.stdout
+    picture = only_run(storage) / "pictures" / "validation-00000020.jpg"
+    assert f"poses of step 20: {picture}\n" in done.stdout
+    assert picture.read_bytes().startswith(b"\xff\xd8")
     check_complete(storage, steps)
     assert (only_run(storage) / "report.html").read_text().startswith("<!DOCTYPE html>")
     run = only_run(storage)

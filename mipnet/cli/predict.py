@@ -32,7 +32,8 @@ class Options:
     )
     model: str = option("models:/mipnet@candidate", MODEL_HELP)
     images_json: str = option("", "COCO JSON that lists which of the pictures to take, and their ids")
-    boxes: str = option("", "COCO detections JSON [{file_name or image_id, bbox, score}]; else whole images")
+    boxes: str = option("", "COCO detections JSON [{file_name or image_id, bbox, score}]; else --detector")
+    detector: str = option("", "ONNX file that finds the people: RF-DETR, RTMDet, YOLOX, Ultralytics' YOLO")
     out: str = option("predictions", "folder for results.json, results.parquet and overlays")
     min_score: NonNegative | None = option(
         None, "poses from this score on are kept: drawn, and marked in the results [the model's; 0: all]"
@@ -45,6 +46,7 @@ class Options:
 
 def run(options: Options, call: Call) -> int:
     """Predict, write the results and draw overlays; the same command goes on after an interruption."""
+    from mipnet.errors import UserError
     from mipnet.experiment import prediction
     from mipnet.experiment.picture_list import person_category, pictures_of_list, read_list
     from mipnet.registry.resolve import model_operating_point
@@ -52,7 +54,10 @@ def run(options: Options, call: Call) -> int:
     source = options.images_json
     pictures = prediction.find_pictures(options.images)
     listed = read_list(source) if source else {}
+    if options.boxes and options.detector:
+        raise UserError("both --boxes and --detector are given", "leave one out")
     detections = prediction.read_boxes(options.boxes) if options.boxes else []
+    detector = prediction.checked_detector(options.detector) if options.detector else None
     storage = writable_storage(options.storage)
     out = writable_folder(options.out)
     model, trained = checked_model(options.model, storage)
@@ -68,7 +73,11 @@ def run(options: Options, call: Call) -> int:
         boxes = prediction.boxes_in(pictures, detections, options.boxes, category, config)
     else:
         boxes = pictures.whole()
-        say("no --boxes: each whole image is taken as one box")
+        if not detector:
+            say(
+                "each whole image is taken as one box: name a detector with --detector FILE.onnx, "
+                "or its boxes with --boxes FILE.json"
+            )
     written = prediction.predict_pictures(
         pictures,
         boxes,
@@ -78,6 +87,7 @@ def run(options: Options, call: Call) -> int:
         category_id=category.entry["id"],
         min_score=min_score,
         verbose=options.verbose,
+        detector=detector,
     )
     say(
         f"{written.poses} poses of {written.images} images, {written.kept} of them kept: "

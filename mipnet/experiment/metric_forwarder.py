@@ -100,7 +100,8 @@ class MetricForwarder:
         Args:
             record: "training" and "validation" have a ``row`` of metrics; "started" the ``step`` from which
                 workers go on, ``precision`` and ``device``; "failed" the ``cause``; "unreadable" ``names`` of
-                images; "unvalidated" ``step`` and ``cause``. Others are for MLflow alone.
+                images; "unvalidated" ``step`` and ``cause``; "file", if there is a ``step``, the ``name`` of
+                the pictures of its validation. Others are for MLflow alone.
             repeated: the step was recorded before.
         """
         match record["do"]:
@@ -118,6 +119,8 @@ class MetricForwarder:
                 step = int(record["row"]["step"])
                 self._note_validations([record["row"]])
                 say(f"step {step}/{self.total_steps}  {self._validation_line}")
+            case "file" if "step" in record:
+                say(f"poses of step {record['step']}: {self.run.folder.path(record['name'])}")
 
     def _note_validations(self, rows: list[dict[str, float]]) -> None:
         """Note validations in run.json, of each step the first."""

@@ -30,6 +30,10 @@ from mipnet.experiment.datasets import CorruptImageLog
 from mipnet.experiment.picture_list import Pictures, relative_names
 from mipnet.experiment.progress import Progress
 from mipnet.inference import output_shards
+from mipnet.inference.detected_boxes import BOXES_FILE, Detection, write_boxes
+from mipnet.inference.detector import Detector, DetectorFile
+from mipnet.inference.detector_layouts import Frame
+from mipnet.inference.shard_prediction import predict_shards
 from mipnet.skeletons import Skeleton
 from mipnet.storage import BYTE_RANGE, Folder, is_text, legible, plain_uri, split_uri
 from mipnet.visualization.example_grids import moved
@@ -132,6 +136,18 @@ def read_boxes(path: str) -> list[Any]:
     return detection_list(*split_uri(Folder.of(path).uri), "check --boxes")
 
 
+def checked_detector(path: str) -> tuple[DetectorFile, Frame]:
+    """The file of ``--detector``, and how a picture is fitted into its input, after running it once.
+
+    Raises:
+        UserError: it is no detector that is known.
+    """
+    file = DetectorFile.read(path)
+    detector = Detector(file)
+    say(f"detector: {detector.layout.name}, {'x'.join(map(str, detector.frame.size))} px")
+    return file, detector.frame
+
+
 def boxes_in(
     pictures: Pictures, detections: Sequence[Any], path: str, category: Category, config: Config
 ) -> Boxes:
@@ -195,6 +211,7 @@ def predict_pictures(
     category_id: Any = 1,
     min_score: float = -math.inf,
     verbose: bool = False,
+    detector: tuple[DetectorFile, Frame] | None = None,
 ) -> output_shards.Written:
     """Predict the poses in the boxes and write results and configuration to ``out``.
 
@@ -208,6 +225,7 @@ def predict_pictures(
         category_id: of the results.
         min_score: least score of a pose that is kept.
         verbose: show Ray's own messages.
+        detector: finds the boxes, which are kept in ``out`` and written to boxes.json.
 
     Raises:
         DataError: more pictures than ``data.max_bad_share`` cannot be decoded.
@@ -219,8 +237,12 @@ def predict_pictures(
     check_if_few(pictures, config.data.max_bad_share)
     say_what_is_turned(pictures)
     weights = model.read("weights.safetensors")
-    digest = output_shards.predictions_digest(boxes, weights, config, pictures.names)
+    detection = Detection.open(*detector, out, pictures.uris) if detector else None
+    finder = detection.file.digest if detection else ""
+    digest = output_shards.predictions_digest(boxes, weights, config, pictures.names, finder)
     shards = output_shards.OutputShards.open(out, digest, pictures.uris)
+    if detection:  # boxes.json needs the boxes of all
+        shards = replace(shards, done=shards.done & detection.shards.done)
     if shards.resumed:
         say(f"going on: {shards.resumed} of {shards.images} images are done")
     corrupt = output_shards.known_corrupt_images(shards)
@@ -229,10 +251,21 @@ def predict_pictures(
             probe_files([model.path("model.json"), pictures.uris[0]])
             with Progress("predicting", "image", verbose) as progress:
                 names = dict(enumerate(pictures.names))
-                corrupt = output_shards.predict_shards(
-                    boxes, shards, model, config, resources, progress=progress.update, names=names
+                corrupt = predict_shards(
+                    boxes,
+                    shards,
+                    model,
+                    config,
+                    resources,
+                    progress=progress.update,
+                    names=names,
+                    detection=detection,
                 )
     CorruptImageLog()(corrupt)
+    if detection:
+        ids = [pictures.own_id(number) for number in pictures.ids]
+        people = write_boxes(detection.shards, out, pictures.names, ids, category_id)
+        say(f"{people} people found: {out.path(BOXES_FILE)}")
     out.write("config.yaml", to_yaml(config))
     return output_shards.write_predictions(shards, out, pictures.own_id, category_id, min_score)
 

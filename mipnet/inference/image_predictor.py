@@ -19,6 +19,7 @@ from mipnet.evaluation.coco import keypoint_results, with_boxes
 from mipnet.evaluation.merging import MergedPoses, merge_instances, pose_scores
 from mipnet.evaluation.operating_point import OperatingPoint
 from mipnet.inference.crop_predictor import CropPredictor
+from mipnet.inference.detector import Detector
 from mipnet.skeletons import Skeleton
 
 
@@ -53,6 +54,7 @@ class ImagePredictor:
 
     Args:
         crops: the network with pre- and postprocessing of its crops.
+        detector: finds the people in pictures that are given without boxes.
 
     Attributes:
         crop_predictor: ``crops``.
@@ -61,15 +63,17 @@ class ImagePredictor:
             model has none, as imported weights do.
     """
 
-    def __init__(self, crops: CropPredictor) -> None:
-        self.crop_predictor = crops
+    def __init__(self, crops: CropPredictor, detector: Detector | None = None) -> None:
+        self.crop_predictor, self.detector = crops, detector
         self.skeleton: Skeleton = crops.config.data.joints
         self.operating_point: OperatingPoint | None = crops.operating_point
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
+    def load(
+        cls, folder: str | Path, device: str | torch.device = "cpu", detector: Detector | None = None
+    ) -> Self:
         """Load a model folder; errors as for ``CropPredictor.load``."""
-        return cls(CropPredictor.load(folder, device=device))
+        return cls(CropPredictor.load(folder, device=device), detector)
 
     def __call__(
         self,
@@ -85,7 +89,8 @@ class ImagePredictor:
         Args:
             image: (H, W, 3) uint8 RGB, the path of an image file, or its encoded bytes. A file is
                 turned by its EXIF orientation: boxes and poses are in the frame that people see.
-            boxes: (P, 4) x, y, w, h in px; None is one box around the whole image.
+            boxes: (P, 4) x, y, w, h in px; None are those of the detector, whose scores then count, and
+                without a detector one box around the whole image.
             scores: (P,) confidences of the boxes, which multiply the pose scores; 1 by default.
             min_score: poses with a lower score are left out; by default that of the operating point. 0 keeps
                 all, as COCO's AP wants them, and so does a model without an operating point.
@@ -96,7 +101,11 @@ class ImagePredictor:
             OSError: the file cannot be read.
         """
         pixels = _pixels(image)
-        if boxes is None:
+        if boxes is None and self.detector:
+            data, found = self.crop_predictor.config.data, self.detector(pixels)
+            found = found.where(found.kept(data.box_score_threshold, data.box_nms))
+            boxes, scores = found.boxes, found.scores
+        elif boxes is None:
             boxes = [[0, 0, pixels.shape[1], pixels.shape[0]]]
         bboxes = _boxes(boxes)
         confidences = np.ones(len(bboxes)) if scores is None else np.asarray(scores, np.float64)

@@ -11,19 +11,14 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from mipnet.config import Config, to_dict
-from mipnet.config.schema import ResourcesConfig
 from mipnet.data.coco import Boxes
 from mipnet.data.fingerprints import changed_files, file_of, from_table, take_fingerprints, to_table
 from mipnet.data.parquet import from_parquet, to_parquet
-from mipnet.data.validation import check_readable
-from mipnet.evaluation.predicted_poses import Predictions, merged_results
 from mipnet.storage import Folder, plain_uri
 
 SHARDS_FOLDER, PLAN_FILE, FILES_RECORD = "parts", "plan.json", "images.fingerprints"
@@ -50,7 +45,12 @@ class OutputShards:
 
     @classmethod
     def open(
-        cls, out: Folder, digest: str, uris: Sequence[str], size: int = IMAGES_PER_SHARD
+        cls,
+        out: Folder,
+        digest: str,
+        uris: Sequence[str],
+        size: int = IMAGES_PER_SHARD,
+        name: str = SHARDS_FOLDER,
     ) -> OutputShards:
         """Continue the shards in ``out``, or start anew if they are of another prediction.
 
@@ -59,8 +59,9 @@ class OutputShards:
             digest: of all inputs of the prediction, see ``predictions_digest``.
             uris: of the images to predict.
             size: images per shard of a new prediction.
+            name: of the shards' folder in ``out``.
         """
-        folder, images = out.join(SHARDS_FOLDER), len(uris)
+        folder, images = out.join(name), len(uris)
         plan: dict[str, Any] = {"digest": digest, "images": images, "size": size}
         try:
             found = json.loads(folder.read(PLAN_FILE))
@@ -71,7 +72,7 @@ class OutputShards:
         else:
             if found:
                 logger.info("%s is of another prediction: starting anew", folder.uri)
-            out.remove(SHARDS_FOLDER)
+            out.remove(name)
             folder.write(PLAN_FILE, json.dumps(plan) + "\n")
         names = folder.names()  # one listing instead of a request per shard
         done = {int(name[:6]) for name in names if name.endswith(".parquet")}
@@ -121,9 +122,11 @@ def _outdated(folder: Folder, uris: Sequence[str], size: int) -> set[int]:
     return outdated
 
 
-def predictions_digest(boxes: Boxes, model: bytes, config: Config, names: Sequence[str] = ()) -> str:
-    """SHA-256 of all inputs of a prediction but the pixels: settings, weights, boxes, and the images' URIs
-    and names in the output."""
+def predictions_digest(
+    boxes: Boxes, model: bytes, config: Config, names: Sequence[str] = (), detector: str = ""
+) -> str:
+    """SHA-256 of all inputs of a prediction but the pixels: settings, weights, boxes or the digest of the
+    detector that finds them, and the images' URIs and names in the output."""
     settings = to_dict(config)
     settings = {key: settings[key] for key in ("model", "input", "data")}
     settings["evaluation"] = repr(config.evaluation)
@@ -132,108 +135,8 @@ def predictions_digest(boxes: Boxes, model: bytes, config: Config, names: Sequen
     digest.update("\n".join([*map(str, boxes.images.uris), *names]).encode() + model)
     for table in (boxes.images.ids, boxes.image_index, boxes.boxes, boxes.scores):
         digest.update(table.tobytes())
+    digest.update(detector.encode())
     return digest.hexdigest()
-
-
-def predict_shards(
-    boxes: Boxes,
-    shards: OutputShards,
-    model: Folder,
-    config: Config,
-    resources: ResourcesConfig,
-    *,
-    progress: Callable[[int, int], None] = lambda done, of: None,
-    names: Mapping[int, str] | None = None,
-) -> list[str]:
-    """Predict the shards that are not done yet, and write each when its last box is predicted.
-
-    Args:
-        boxes: of all images; nan for a box that is the whole image.
-        shards: the output.
-        model, config, resources: as for ``predict_poses``.
-        progress: called with the number of images that are done and of all images.
-        names: image index -> its name in the output; by default its URI.
-
-    Returns:
-        URIs (names, if an earlier start has met them) of the images that cannot be decoded.
-
-    Raises:
-        DataError: they are more than ``config.data.max_bad_share`` allows.
-    """
-    from mipnet.inference.pipeline import iter_predictions
-
-    pending = _PendingShards(boxes, shards, config)
-    known_corrupt = known_corrupt_images(shards)
-    done = shards.resumed
-
-    def completed() -> Iterator[int]:
-        yield from [number for number, missing in pending.missing.items() if not missing]
-        for batch in iter_predictions(boxes.where(pending.rows), model, config, resources):
-            numbers = pending.add(batch)
-            corrupt = [*known_corrupt, *pending.corrupt_uris]
-            check_readable(corrupt, shards.images, config.data.max_bad_share)
-            yield from numbers
-
-    progress(done, shards.images)
-    for number in completed():
-        table = pending.pop_table(number, names or {})
-        shards.folder.write(shards.file_name(number), to_parquet(table))
-        done += len(shards.image_range(number))
-        logger.debug("shard %d is written, %d of %d images are done", number, done, shards.images)
-        progress(done, shards.images)
-    return [*known_corrupt, *pending.corrupt_uris]
-
-
-class _PendingShards:
-    """Collects predictions, which come in any order, until their shards are complete.
-
-    Attributes:
-        rows: (R,) int64 indices of the boxes to predict.
-        missing: shard number -> its boxes that are not predicted yet.
-    """
-
-    def __init__(self, boxes: Boxes, shards: OutputShards, config: Config) -> None:
-        self._boxes, self._shards, self._config = boxes, shards, config
-        self._shard_of = boxes.image_index // shards.size  # (B,)
-        todo = [number for number in range(len(shards)) if number not in shards.done]
-        self.rows = np.flatnonzero(np.isin(self._shard_of, todo))
-        # Boxes are sorted by image, so those of shard i are starts[i] to starts[i + 1].
-        self._starts = np.searchsorted(self._shard_of, np.arange(len(shards) + 1))
-        self.missing = {number: int(self._starts[number + 1] - self._starts[number]) for number in todo}
-        self._keypoints: dict[int, np.ndarray] = {}
-        self._bbox = boxes.boxes.copy()
-        self._corrupt: set[int] = set()
-
-    @property
-    def corrupt_uris(self) -> list[str]:
-        """URIs of the images that this start could not decode."""
-        return [str(self._boxes.images.uris[i]) for i in sorted(self._corrupt)]
-
-    def add(self, batch: Mapping[str, np.ndarray]) -> list[int]:
-        """Take a batch of ``iter_predictions``; returns the shards that it completes."""
-        rows = self.rows[batch["box"]]
-        self._bbox[rows] = batch["bbox"]
-        self._corrupt.update(self._boxes.image_index[rows[batch["corrupt"]]].tolist())
-        numbers = np.unique(self._shard_of[rows]).tolist()
-        for number in numbers:
-            here = self._shard_of[rows] == number
-            if number not in self._keypoints:
-                self._keypoints[number] = self._empty(self.missing[number], np.nan)
-            self._keypoints[number][rows[here] - self._starts[number]] = batch["keypoints"][here]
-            self.missing[number] -= int(here.sum())
-        return [number for number in numbers if not self.missing[number]]
-
-    def pop_table(self, number: int, names: Mapping[int, str]) -> Any:
-        """The Arrow table of a complete shard, whose keypoints are released."""
-        rows = np.arange(self._starts[number], self._starts[number + 1])
-        keypoints = self._keypoints.pop(number, self._empty(len(rows), 0))
-        poses = Predictions(replace(self._boxes, boxes=self._bbox).where(rows), keypoints, [])
-        results = merged_results(poses.where(~np.isnan(keypoints[:, 0, 0, 0])), self._config)
-        return _shard_table(self._boxes, self._shards.image_range(number), results, self._corrupt, names)
-
-    def _empty(self, boxes: int, value: float) -> np.ndarray:
-        n, k = self._config.model.instances, self._config.data.joints.num_joints
-        return np.full((boxes, n, k, 3), value, np.float32)
 
 
 def known_corrupt_images(shards: OutputShards) -> list[str]:
@@ -245,7 +148,7 @@ def known_corrupt_images(shards: OutputShards) -> list[str]:
     return names
 
 
-def _shard_table(
+def shard_table(
     boxes: Boxes, images: range, results: list[dict[str, Any]], corrupt: set[int], names: Mapping[int, str]
 ) -> Any:
     """Arrow table, a row per image: image_id, file_name, readable, and its poses, best first."""

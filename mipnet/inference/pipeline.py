@@ -331,7 +331,10 @@ class PosePredictor:
 
 
 def predict_block(predictor: CropPredictor, batch: Block) -> Block:
-    """From a block of ``load_crops`` to one of ``iter_predictions``."""
-    keypoints = predictor(batch["crop"], batch["center"], batch["size"])
-    keypoints[batch["corrupt"]] = np.nan
-    return {"keypoints": keypoints, **{name: batch[name] for name in ("box", "bbox", "corrupt")}}
+    """From a block of ``load_crops`` to one of ``iter_predictions``; of rows that are ``used``."""
+    shape = len(batch["crop"]), predictor.model.instances, predictor.config.data.joints.num_joints, 3
+    keypoints = np.full(shape, np.nan, np.float32)
+    there = ~batch["corrupt"] & batch.get("used", True)
+    keypoints[there] = predictor(*(batch[name][there] for name in ("crop", "center", "size")))
+    others = {name: column for name, column in batch.items() if name not in ("crop", "center", "size")}
+    return {"keypoints": keypoints, **others}

@@ -9,6 +9,7 @@ Every registered version has a copy of this file, so it imports only the public 
 from __future__ import annotations
 
 import base64
+import os
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,25 @@ from mlflow.pyfunc import PythonModel
 
 import mipnet
 
+DETECTOR_VARIABLE = "MIPNET_DETECTOR"
+"""Environment variable: the ONNX file of a detector, which finds the people of rows without boxes."""
 MAX_BOXES = 500
 """Of a request, in all of its rows: a server must answer before its clients give up."""
 
 
 class PoseModel(PythonModel):  # type: ignore[misc, unused-ignore]  # MLflow is skipped by mypy
-    """Rows with ``image`` and optionally ``boxes`` ([[x, y, w, h], ...]; by default the whole image) and
-    ``min_score`` (by default the operating point's; 0 answers with all poses).
+    """Rows with ``image`` and optionally ``boxes`` ([[x, y, w, h], ...]) and ``min_score`` (by default the
+    operating point's; 0 answers with all poses).
+
+    Without boxes they are those that the detector of ``MIPNET_DETECTOR`` finds, or else the whole image.
 
     ``image`` is base64 of an encoded picture; in Python also its (H, W, 3) uint8 RGB pixels, or a
     ``pathlib.Path`` of its file.
     """
 
     def load_context(self, context: Any) -> None:
-        self.predictor = mipnet.load_predictor(context.artifacts["network"])
+        detector = os.environ.get(DETECTOR_VARIABLE, "")
+        self.predictor = mipnet.load_predictor(context.artifacts["network"], detector=detector)
 
     # No annotations: MLflow would derive a signature from them, and the registered one is more precise.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]

@@ -130,7 +130,7 @@ class Tracker:
         self._artifacts.add("text", path=path, content=content)
 
     def log_file(self, name: str) -> None:
-        """Log a text file of the run's folder as an artifact of the same name; does not wait for MLflow."""
+        """Log a file of the run's folder as an artifact of the same name; does not wait for MLflow."""
         self._artifacts.add("file", name=name)
 
     def log_artifacts(self, folder: Folder, path: str) -> None:
@@ -256,8 +256,10 @@ class Tracker:
             if record["do"] == "text":
                 client.log_text(self.run_id, record["content"], record["path"])
             elif record["do"] == "file":
-                content = self.folder.read(record["name"]).decode()
-                client.log_text(self.run_id, content, record["name"])
+                folder, _, name = record["name"].rpartition("/")
+                with tempfile.TemporaryDirectory() as scratch:
+                    (Path(scratch) / name).write_bytes(self.folder.read(record["name"]))
+                    client.log_artifact(self.run_id, str(Path(scratch) / name), folder or None)
             else:
                 with tempfile.TemporaryDirectory() as scratch:
                     local = Folder(record["folder"]).download(Path(scratch))

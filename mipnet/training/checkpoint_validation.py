@@ -21,6 +21,7 @@ from mipnet.storage import Folder
 from mipnet.tracking.journal import Journal
 from mipnet.training.checkpoint import step_from_path
 from mipnet.training.gauges import TrainingGauges
+from mipnet.training.validation_pictures import save_validation_pictures
 
 logger = logging.getLogger(__name__)
 
@@ -34,39 +35,39 @@ def selection_source(config: Config) -> str:
     return config.data.boxes[-1]
 
 
-def validation_metrics(
-    poses: PredictionsBySplit, config: Config, files: Mapping[str, CocoKeypointFile]
+def record_validation(
+    step: int,
+    config: Config,
+    run_folder: Folder,
+    journal: Journal,
+    predict: Callable[[], tuple[PredictionsBySplit, Mapping[str, CocoKeypointFile]]],
 ) -> Metrics:
-    """Metrics of the validation split; arguments as for ``score_splits``.
+    """Score the poses of a checkpoint on the validation split, and record metrics and a picture of them.
 
     The best weights are those with the highest occlusion AP.
-    """
-    found = flat_metrics(score_splits(poses, config, files))
-    return {SELECTION_METRIC: occlusion_ap(config.data, found).value, **found}
-
-
-def record_validation(
-    step: int, journal: Journal, gauges: TrainingGauges, compute: Callable[[], Metrics]
-) -> Metrics:
-    """Compute the metrics of a checkpoint, and add them to the run's journal.
 
     Args:
         step: of the checkpoint.
+        config: of the run.
+        run_folder: of the run.
         journal: of the run; is told why there are no metrics, too.
-        gauges: of the run.
-        compute: the metrics.
+        predict: the poses and the annotations of the split, as for ``score_splits``.
 
     Returns:
         the metrics; only a nan if the network has diverged, which no other try could mend.
 
     Raises:
-        Exception: of ``compute``.
+        Exception: of ``predict`` or the scores.
     """
     logger.info("validating step %d", step)
     try:
-        metrics = compute()
+        poses, files = predict()
+        rows = score_splits(poses, config, files)
+        found = flat_metrics(rows)
+        metrics = {SELECTION_METRIC: occlusion_ap(config.data, found).value, **found}
         journal.add_row("validation", {"step": step, **metrics})
-        gauges.set("validated_step", step)
+        TrainingGauges(run_folder).set("validated_step", step)
+        save_validation_pictures(step, rows, files[config.data.val], run_folder, journal)
         return metrics
     except Exception as error:
         logger.warning("validation of step %d failed", step, exc_info=True)
@@ -88,7 +89,7 @@ def make_validate_fn(config: Config, run_folder: Folder, data: Folder) -> Valida
     def validate(name: str) -> Metrics:
         journal = Journal(run_folder, "validation")
 
-        def compute() -> Metrics:
+        def predict() -> tuple[PredictionsBySplit, Mapping[str, CocoKeypointFile]]:
             files = {config.data.val: open_split(config.data, data, config.data.val)}
             poses = predict_splits(
                 run_folder.join(f"{TRAINING_FOLDER}/{name}"),
@@ -99,8 +100,8 @@ def make_validate_fn(config: Config, run_folder: Folder, data: Folder) -> Valida
                 resources=config.resources,
                 on_corrupt_images=lambda names: journal.add("unreadable", names=names),
             )
-            return validation_metrics(poses, config, files)
+            return poses, files
 
-        return record_validation(step_from_path(name), journal, TrainingGauges(run_folder), compute)
+        return record_validation(step_from_path(name), config, run_folder, journal, predict)
 
     return validate

@@ -16,6 +16,7 @@ from mipnet.data.coco import Boxes, CocoKeypointFile
 from mipnet.data.dataset_formats import open_split
 from mipnet.errors import as_user_error, root_cause
 from mipnet.evaluation.occlusion import SELECTION_METRIC
+from mipnet.evaluation.predicted_poses import PredictionsBySplit
 from mipnet.inference.crop_predictor import CropPredictor, DivergedError
 from mipnet.inference.pipeline import Block, boxes_of_splits, collect_poses, poses_by_split, predict_batches
 from mipnet.run_folder import TRAINING_FOLDER
@@ -26,9 +27,7 @@ from mipnet.training.checkpoint_validation import (
     Metrics,
     record_validation,
     selection_source,
-    validation_metrics,
 )
-from mipnet.training.gauges import TrainingGauges
 from mipnet.training.recovery import prune, read_record
 from mipnet.training.step import TrainStep
 from mipnet.training.validation_plan import ValidationPlan
@@ -98,8 +97,9 @@ class WorkerValidation:
         if shares is None:
             return {}
         try:
-            gauges = TrainingGauges(self.run_folder)
-            return record_validation(step.step, self.journal, gauges, lambda: self._metrics(shares))
+            return record_validation(
+                step.step, self.config, self.run_folder, self.journal, lambda: self._poses(shares)
+            )
         except Exception:
             # It is recorded, and the training goes on: the driver tries again after the last step.
             return {}
@@ -139,7 +139,7 @@ class WorkerValidation:
         dist.gather_object(share, shares)
         return shares
 
-    def _metrics(self, shares: Sequence[Share]) -> Metrics:
+    def _poses(self, shares: Sequence[Share]) -> tuple[PredictionsBySplit, dict[str, CocoKeypointFile]]:
         failures = [share for share in shares if isinstance(share, Exception)]
         if failures:
             raise min(failures, key=lambda error: not isinstance(error, DivergedError))
@@ -148,9 +148,7 @@ class WorkerValidation:
         if poses.corrupt_images:
             self.journal.add("unreadable", names=poses.corrupt_images)
         files = self.split.files
-        return validation_metrics(
-            poses_by_split(poses, files, [selection_source(self.config)]), self.config, files
-        )
+        return poses_by_split(poses, files, [selection_source(self.config)]), files
 
     @property
     def split(self) -> ValidationSplit:

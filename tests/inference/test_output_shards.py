@@ -22,10 +22,10 @@ from mipnet.inference import pipeline
 from mipnet.inference.output_shards import (
     FILES_RECORD,
     OutputShards,
-    predict_shards,
     predictions_digest,
     write_predictions,
 )
+from mipnet.inference.shard_prediction import predict_shards
 from mipnet.storage import Folder
 
 CONFIG, COCO = preset("debug"), preset("coco-hrnet-w32-256x192")
