@@ -20,8 +20,6 @@ pytestmark = [pytest.mark.drill, pytest.mark.ray, pytest.mark.slow]
 
 TRAIN = ["train", "--preset", "debug", "--epochs", "6", "--train.checkpoint-steps", "20"]
 TRAIN += ["--data.evaluate", "hard", "--data.boxes", "gt"]
-LINES = 20
-"""More than a training says before its first checkpoint, fewer than a traceback's."""
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +65,7 @@ def check_end(driver: subprocess.Popen[str]) -> None:
     assert driver.returncode, said
     assert "No space left on device" in lines[-1]
     assert "make room there, then the same command goes on" in lines[-1]
-    assert len(lines) < LINES, said
+    assert not [line for line in lines if "Traceback" in line or "sqlalchemy" in line.lower()], said
 
 
 def test_a_disk_that_is_full_while_a_checkpoint_is_written(

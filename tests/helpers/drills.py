@@ -28,7 +28,7 @@ MEASURED = ("samples_per_second", "waited_for_data")
 PROXY_HEADERS = ("connection", "transfer-encoding", "content-length")
 """Of a request's way to a proxy, not beyond."""
 
-HANG = -2
+GONE, HANG = -1, -2
 
 
 def only_run(storage: Path) -> Path:
@@ -155,7 +155,7 @@ class Proxy:
 
     Attributes:
         url: its address.
-        answer: called with each path: 0 passes the request on, -1 ends the connection, ``HANG`` waits
+        answer: called with each path: 0 passes the request on, ``GONE`` ends the connection, ``HANG`` waits
             until it says something else; otherwise it is the HTTP status.
     """
 
@@ -171,7 +171,7 @@ class Proxy:
                 while (status := proxy.answer(self.path)) == HANG:
                     time.sleep(0.1)
                 self.close_connection = True
-                if status < 0:
+                if status == GONE:
                     return
                 content, kind = b"{}", "application/json"
                 if not status:
