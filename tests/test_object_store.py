@@ -178,7 +178,7 @@ def test_a_run_there_is_locked_and_its_damaged_checkpoints_are_left_out(
     training.write(f"{names[-1]}/training.pt", b"cut")
     assert recover(training, run.config).step == 3
     assert read_record(training).keys() == set(names[:-1])
-    prune(training, names[2], {SELECTION_METRIC: 0.5})
+    prune(training, names[2], {names[2]: {SELECTION_METRIC: 0.5}})
     assert checkpoint_names(training) == names[1:]  # the damaged one stays
 
 

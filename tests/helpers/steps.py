@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from mipnet.training.cpu_step import CpuTrainStep
 from mipnet.training.step import TrainStep
 
 CPU = torch.device("cpu")
+Work = Callable[[int, str, Config, torch.device], dict[str, Any]]
+"""Of a rank: takes its number, a folder, the configuration and its device."""
 CORRUPT = torch.tensor([True, False, False, True])
 
 
@@ -73,8 +76,8 @@ def poison_activation(step: TrainStep) -> Any:
     return conv.register_forward_hook(lambda _m, _i, out: out * math.inf)
 
 
-def one_rank(rank: int, folder: str, config: Config, kind: str) -> None:
-    """What a rank sees of two steps, each with its half of the batch, saved as rank0.pt or rank1.pt."""
+def one_rank(rank: int, folder: str, config: Config, work: Work, kind: str) -> None:
+    """Save what ``work`` returns as rank0.pt or rank1.pt."""
     torch.set_num_threads(1)
     if kind == "cuda":
         torch.cuda.set_device(rank)
@@ -86,7 +89,7 @@ def one_rank(rank: int, folder: str, config: Config, kind: str) -> None:
         timeout=timedelta(seconds=300),
     )
     device = torch.device(kind, rank) if kind == "cuda" else CPU
-    torch.save(two_steps(rank, folder, config, device), f"{folder}/rank{rank}.pt")
+    torch.save(work(rank, folder, config, device), f"{folder}/rank{rank}.pt")
     # DDP's reducer must go first: as the last owner of the process group it would wait for the group's
     # threads while it holds the interpreter's lock, and they may need that.
     gc.collect()
@@ -94,6 +97,7 @@ def one_rank(rank: int, folder: str, config: Config, kind: str) -> None:
 
 
 def two_steps(rank: int, folder: str, config: Config, device: torch.device) -> dict[str, Any]:
+    """What a rank sees of two steps, each with its half of the batch."""
     torch.manual_seed(10 + rank)  # DDP makes the start the same
     step = TrainStep(model_from_config(config), config, 40, device, "fp32")
     step.model.load_state_dict(torch.load(f"{folder}/start.pt", weights_only=True))
@@ -118,9 +122,11 @@ def two_steps(rank: int, folder: str, config: Config, device: torch.device) -> d
     return seen
 
 
-def run_ranks(folder: Path, config: Config, kind: str = "cpu", seconds: float = 300) -> list[dict[str, Any]]:
-    """Two ranks, on CPUs with gloo or on two GPUs with NCCL; what each has seen."""
-    ranks = spawn(one_rank, (str(folder), config, kind), nprocs=2, join=False)
+def run_ranks(
+    folder: Path, config: Config, work: Work = two_steps, kind: str = "cpu", seconds: float = 300
+) -> list[dict[str, Any]]:
+    """What each of two ranks returns from ``work``, on CPUs with gloo or on two GPUs with NCCL."""
+    ranks = spawn(one_rank, (str(folder), config, work, kind), nprocs=2, join=False)
     assert ranks is not None
     deadline = time.monotonic() + seconds
     while not ranks.join(timeout=5):

@@ -161,15 +161,17 @@ def test_a_lost_best_is_named(training: Path, config: Config, capsys: pytest.Cap
 
 @pytest.mark.parametrize("how", [cut, Path.unlink, lambda path: path.write_text("[]")])
 def test_the_record_is_made_again(how: Callable[[Path], None], training: Path, config: Config) -> None:
-    """With the scores that the run knows; Ray validates the others."""
+    """With the scores that the run knows; Ray validates those of the others that are pending."""
     how(training / RECORD_FILE)
     rows = [{"step": step, SELECTION_METRIC: SCORES[step]} for step in (10, 20, 30)]
-    assert recover(Folder.of(training), config, rows).step == newest(training) == 40
-    found = known(training)
-    assert math.isnan(found.pop(40))
-    assert found == {step: SCORES[step] for step in (10, 20, 30)}
-    record = json.loads((training / RECORD_FILE).read_text())
-    assert [r["checkpoint_dir_name"] for r in record["pending_training_results"]] == [checkpoint_name(40)]
+    for pending in (10, 40), (10,):
+        assert recover(Folder.of(training), config, rows, pending.__contains__).step == newest(training) == 40
+        found = known(training)
+        assert math.isnan(found.pop(40))
+        assert found == {step: SCORES[step] for step in (10, 20, 30)}
+        record = json.loads((training / RECORD_FILE).read_text())
+        waiting = [checkpoint_name(40)] if 40 in pending else []
+        assert [r["checkpoint_dir_name"] for r in record["pending_training_results"]] == waiting
 
 
 def test_a_folder_that_is_gone_leaves_the_record(training: Path, config: Config) -> None:
@@ -230,20 +232,29 @@ def kept(training: Path) -> list[int]:
     return [int(name[-8:]) for name in recovery.checkpoint_names(Folder.of(training))]
 
 
-def validated(step: int) -> dict[str, Any]:
-    return {"step": step, SELECTION_METRIC: SCORES[step]}
+def scored(step: int, score: float | None = None) -> dict[str, dict[str, Any]]:
+    return {checkpoint_name(step): {"step": step, SELECTION_METRIC: score or SCORES[step]}}
 
 
 def test_the_newest_two_and_the_best_are_kept(training: Path) -> None:
-    prune(Folder.of(training), checkpoint_name(40), validated(40))
+    prune(Folder.of(training), checkpoint_name(40), scored(40))
     assert kept(training) == [20, 30, 40]
 
 
 def test_a_new_best_replaces_the_old_one(training: Path) -> None:
-    prune(Folder.of(training), checkpoint_name(10), {SELECTION_METRIC: 0.9})
+    prune(Folder.of(training), checkpoint_name(10), scored(10, 0.9))
     assert kept(training) == [10, 20, 30, 40]  # 20 and later wait for their validation
-    prune(Folder.of(training), checkpoint_name(40), {SELECTION_METRIC: 0.5})
+    prune(Folder.of(training), checkpoint_name(40), scored(40, 0.5))
     assert kept(training) == [30, 40]  # of equals the newest
+
+
+def test_those_that_wait_for_their_validation_are_kept(training: Path) -> None:
+    """And scores that Ray has not recorded yet count."""
+    write_record(Folder.of(training), {checkpoint_name(10): {}, checkpoint_name(20): {}})
+    prune(Folder.of(training), checkpoint_name(40), scored(20) | scored(40), [checkpoint_name(10)])
+    assert kept(training) == [10, 20, 30, 40]
+    prune(Folder.of(training), checkpoint_name(40), scored(40))
+    assert kept(training) == [30, 40]
 
 
 def test_failed_validations_do_not_fill_the_disk(training: Path) -> None:
@@ -254,13 +265,13 @@ def test_failed_validations_do_not_fill_the_disk(training: Path) -> None:
 
 def test_one_that_can_be_read_is_not_given_up_for_one_that_cannot(training: Path) -> None:
     cut(training / checkpoint_name(40) / STATE_FILES[0])
-    prune(Folder.of(training), checkpoint_name(40), validated(40))
+    prune(Folder.of(training), checkpoint_name(40), scored(40))
     assert kept(training) == [20, 30, 40]
     cut(training / checkpoint_name(30) / WEIGHTS)
-    prune(Folder.of(training), checkpoint_name(40), validated(40))
+    prune(Folder.of(training), checkpoint_name(40), scored(40))
     assert kept(training) == [10, 20, 30, 40][1:]
     cut(training / RECORD_FILE)
-    prune(Folder.of(training), checkpoint_name(40), validated(40))
+    prune(Folder.of(training), checkpoint_name(40), scored(40))
     assert kept(training) == [20, 30, 40]
 
 

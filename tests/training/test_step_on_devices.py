@@ -222,6 +222,6 @@ def test_nccl_with_two_ranks(gpu: torch.device, tmp_path: Path) -> None:
     nn.init.normal_(alone.model.backbone.head.weight, std=0.1)
     torch.save(alone.model.state_dict(), tmp_path / "start.pt")
     alone(*batch(), CORRUPT)
-    for seen in run_ranks(tmp_path, config, "cuda"):
+    for seen in run_ranks(tmp_path, config, kind="cuda"):
         assert_close(seen["gradients"], gradients(alone))
         assert (seen["changed"], seen["skipped"], seen["metrics"]["corrupt"]) == ([], 1, 2)

@@ -18,9 +18,10 @@ from mipnet.ray_runtime.session import LOCAL_WORKER_NICENESS
 from mipnet.run_folder import TRAINING_FOLDER, open_run
 from mipnet.storage import Folder
 from mipnet.tracking.journal import JournalReader
+from mipnet.training import checkpoint_validation as validation_module
 from mipnet.training import recovery
-from mipnet.training import trainer as trainer_module
 from mipnet.training.checkpoint import checkpoint_name
+from mipnet.training.checkpoint_validation import make_validate_fn
 from mipnet.training.recovery import write_record
 from mipnet.training.trainer import (
     TRAIN_WORKER_RUNTIME_ENV,
@@ -28,9 +29,9 @@ from mipnet.training.trainer import (
     Trainer,
     best_checkpoint_of,
     last_checkpoint_step,
-    make_validate_fn,
     run_trainer,
 )
+from mipnet.training.validation_plan import ValidationPlan
 
 
 def cleans_up(trainer: TorchTrainer) -> bool:
@@ -110,6 +111,7 @@ def run_of(folder, **scores):
 
 
 ONE, TWO = checkpoint_name(1), checkpoint_name(2)
+PLAN = ValidationPlan("beside", every=1, checkpoint_steps=1, end_step=2)
 
 
 @pytest.fixture
@@ -119,13 +121,21 @@ def all_whole(monkeypatch):
 
 def test_the_best_checkpoint_is_the_newest_of_equals(all_whole, tmp_path):
     run = run_of(tmp_path, **{ONE: {SELECTION_METRIC: 0.5}, TWO: {SELECTION_METRIC: 0.5}})
-    found = best_checkpoint_of(run, 2, lambda name: pytest.fail("it was validated"))
+    found = best_checkpoint_of(run, PLAN, lambda name: pytest.fail("it was validated"))
     assert (found.best, found.metrics["step"]) == (run.folder.join(f"{TRAINING_FOLDER}/{TWO}"), 2)
 
 
 def test_what_was_not_validated_beside_the_training_is_validated_at_its_end(all_whole, tmp_path):
     run = run_of(tmp_path, **{ONE: {}, TWO: {SELECTION_METRIC: 0.1}})
-    assert best_checkpoint_of(run, 2, lambda name: {SELECTION_METRIC: 0.4}).metrics["step"] == 1
+    assert best_checkpoint_of(run, PLAN, lambda name: {SELECTION_METRIC: 0.4}).metrics["step"] == 1
+
+
+def test_what_was_not_to_be_validated_is_not_validated_at_the_end(all_whole, tmp_path):
+    run = run_of(tmp_path, **{ONE: {}, TWO: {}})
+    validated = []
+    plan = ValidationPlan("inline", every=2, checkpoint_steps=1, end_step=2)
+    best_checkpoint_of(run, plan, lambda name: validated.append(name) or {SELECTION_METRIC: 0.4})
+    assert validated == [TWO]
 
 
 @pytest.mark.parametrize("value", [None, math.nan])
@@ -135,14 +145,13 @@ def test_a_run_that_cannot_be_measured_at_its_end_has_failed(value, now, all_who
     last = {} if now else {SELECTION_METRIC: value}
     run = run_of(tmp_path, **{ONE: {SELECTION_METRIC: 0.4}, TWO: last})
     with pytest.raises(UserError, match="the last checkpoint of run mine has no occlusion AP on"):
-        best_checkpoint_of(run, 2, lambda name: {SELECTION_METRIC: value})
+        best_checkpoint_of(run, PLAN, lambda name: {SELECTION_METRIC: value})
 
 
 def test_a_checkpoint_of_exploded_weights_cannot_be_measured(tmp_path, monkeypatch):
     """Another error fails the validation, which is then tried again at the end."""
     folder = Folder.of(tmp_path)
-    monkeypatch.setattr(trainer_module, "open_split", lambda *_: None)
-    monkeypatch.setattr(ray, "cluster_resources", dict)
+    monkeypatch.setattr(validation_module, "open_split", lambda *_: None)
 
     def fail(error):
         def predict(*_, **__):
@@ -151,11 +160,11 @@ def test_a_checkpoint_of_exploded_weights_cannot_be_measured(tmp_path, monkeypat
         return predict
 
     validate = make_validate_fn(preset("debug"), folder, folder)
-    monkeypatch.setattr(trainer_module, "predict_splits", fail(DivergedError("heatmaps reach nan")))
+    monkeypatch.setattr(validation_module, "predict_splits", fail(DivergedError("heatmaps reach nan")))
     assert math.isnan(validate(ONE)[SELECTION_METRIC])
     (entry,) = JournalReader(folder).read()
     assert entry.record.items() >= {"do": "unvalidated", "step": 1, "cause": "heatmaps reach nan"}.items()
-    monkeypatch.setattr(trainer_module, "predict_splits", fail(ValueError("bug")))
+    monkeypatch.setattr(validation_module, "predict_splits", fail(ValueError("bug")))
     with pytest.raises(RuntimeError, match="a task failed"):
         validate(ONE)
 
@@ -164,7 +173,7 @@ def test_a_last_checkpoint_that_was_damaged_is_made_again(tmp_path, monkeypatch)
     run = run_of(tmp_path, **{ONE: {SELECTION_METRIC: 0.4}, TWO: {SELECTION_METRIC: 0.5}})
     monkeypatch.setattr(recovery, "damage", lambda folder, _: "cut" * folder.uri.endswith(TWO))
     with pytest.raises(UserError, match="was damaged; the same command goes on at step 1") as caught:
-        best_checkpoint_of(run, 2, lambda name: {})
+        best_checkpoint_of(run, PLAN, lambda name: {})
     assert caught.value.exit_code == 1
 
 
