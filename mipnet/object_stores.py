@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, quote, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from mipnet.errors import UserError
 
@@ -106,8 +106,8 @@ class _S3Bucket:
         address = urlsplit(uri)
         options = {name: values[-1] for name, values in parse_qs(address.query).items()}
         endpoint = options.get("endpoint_override")
-        keys = {"aws_access_key_id": address.username, "aws_secret_access_key": address.password}
-        session = boto3.session.Session(**keys)
+        user, password = (unquote(text) if text else None for text in (address.username, address.password))
+        session = boto3.session.Session(aws_access_key_id=user, aws_secret_access_key=password)
         self.credentials = session.get_credentials()
         signature = "s3v4" if self.credentials else UNSIGNED  # of a public bucket
         client = session.client(
@@ -117,10 +117,12 @@ class _S3Bucket:
             config=Config(signature_version=signature, s3={"addressing_style": "path"} if endpoint else {}),
         )
         example = client.generate_presigned_url("get_object", {"Bucket": self.name, "Key": "k"})
-        self.url = example.partition("?")[0].removesuffix("k")
-        self.pool = urllib3.PoolManager(
+        found = urlsplit(example)
+        self.origin, self.root = f"{found.scheme}://{found.netloc}", found.path.removesuffix("k")
+        self.pool = urllib3.connection_from_url(
+            self.origin,
             maxsize=CONNECTIONS,
-            ca_certs=options.get("tls_ca_file_path"),
+            **({"ca_certs": options["tls_ca_file_path"]} if "tls_ca_file_path" in options else {}),
             timeout=urllib3.Timeout(connect=10, read=60),
             retries=urllib3.Retry(
                 RETRIES, backoff_factor=0.1, backoff_jitter=0.1, status_forcelist=RETRY_STATUSES
@@ -134,11 +136,12 @@ class _S3Bucket:
         from urllib3.exceptions import HTTPError
 
         what = f"s3://{self.name}/{key}"
-        request = AWSRequest("GET", self.url + quote(key, safe="/~"), _byte_range(offset, size))
+        path = self.root + quote(key, safe="/~")
+        request = AWSRequest("GET", self.origin + path, _byte_range(offset, size))
         if self.credentials:
             S3SigV4Auth(self.credentials.get_frozen_credentials(), "s3", self.region).add_auth(request)
         try:
-            response: Any = self.pool.request("GET", request.url, headers=dict(request.headers))
+            response = self.pool.urlopen("GET", path, headers=dict(request.headers), redirect=False)
         except HTTPError as error:
             raise OSError(f"{what} cannot be read ({getattr(error, 'reason', error)})") from error
         if response.status == 404:
@@ -147,8 +150,7 @@ class _S3Bucket:
             return b""
         if response.status not in (200, 206):
             raise OSError(f"{what} cannot be read (status {response.status} {response.reason})")
-        content: bytes = response.data
-        return content
+        return response.data
 
 
 def _byte_range(offset: int, size: int | None) -> dict[str, str]:
