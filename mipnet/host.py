@@ -7,6 +7,7 @@ import ctypes
 import logging
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -52,6 +53,17 @@ def tune_malloc() -> None:
     mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that glibc takes
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(_M_ARENA_MAX, 1)
+
+
+def has_compiler(device: str) -> bool:
+    """Whether this machine has what ``torch.compile`` needs: for a GPU a C compiler, for a CPU one of C++.
+
+    Args:
+        device: its type, "cpu" or "cuda".
+    """
+    names = {"cpu": ("g++", "c++"), "cuda": ("gcc", "clang", "cc")}[device]
+    given = os.environ.get({"cpu": "CXX", "cuda": "CC"}[device], "")
+    return any(shutil.which(name) for name in (*filter(None, [given]), *names))
 
 
 def cores(cgroups: Path = CGROUPS) -> int:

@@ -74,3 +74,8 @@ def test_a_machine_with_little_more_than_pytorch_can_measure_and_test(packages: 
     for name in ("it_learns_a_fixed_batch[cuda-bf16]", "nccl_with_one_rank", "decoding[cuda-dark]"):
         assert f"test_{name}" in done.stdout
     assert "[cpu" not in done.stdout
+
+
+def test_other_tests_and_what_they_start_see_no_gpu() -> None:
+    """Many demand the bits of another training, which only a CPU gives."""
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

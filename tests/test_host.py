@@ -14,7 +14,7 @@ import pytest
 from mipnet.cli.main import exit_status
 from mipnet.data.image_index import ImageIndex
 from mipnet.data.image_inspection import read_columns
-from mipnet.host import Termination, cores, interruption_status, memory
+from mipnet.host import Termination, cores, has_compiler, interruption_status, memory
 from mipnet.storage import Folder
 from mipnet.tracking.store import warn_of_tracking_store
 
@@ -130,3 +130,19 @@ def test_a_system_without_affinities_has_cores(tmp_path, monkeypatch):
     assert cores(tmp_path) == os.cpu_count()
     found = read_columns(ImageIndex(np.array([str(tmp_path / "none.jpg")]), np.array([1])))
     assert not found["size"].any()
+
+
+@pytest.mark.parametrize(("device", "name", "variable"), [("cpu", "g++", "CXX"), ("cuda", "gcc", "CC")])
+def test_compilers_are_found_by_name_and_by_variable(
+    device: str, name: str, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(variable, raising=False)
+    assert not has_compiler(device)
+    for file in (name, "mine"):
+        (tmp_path / file).touch(mode=0o755)
+    assert has_compiler(device)
+    (tmp_path / name).unlink()
+    assert not has_compiler(device)
+    monkeypatch.setenv(variable, "mine")
+    assert has_compiler(device)

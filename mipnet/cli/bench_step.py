@@ -11,6 +11,7 @@ from mipnet.config.flags import option
 from mipnet.config.schema import NonNegativeInt
 from mipnet.config.validation import Problem
 from mipnet.console import say
+from mipnet.host import has_compiler
 
 ABOUT = "A training step beside the plain one: the whole network over the images repeated N times."
 SECTIONS = NETWORK_SECTIONS
@@ -21,7 +22,9 @@ class Options(NetworkOptions):
     """Flags of ``mipnet bench step``."""
 
     steps: NonNegativeInt = option(0, "steps in a round; 0: 1 on a CPU, 10 on a GPU")
-    compile: str = option("auto", "time torch.compile as well: true, false, or auto, on a GPU only")
+    compile: str = option(
+        "auto", "time torch.compile as well: true, false, or auto, on a GPU with a C compiler"
+    )
 
 
 def run(options: Options, call: Call) -> int:
@@ -41,7 +44,7 @@ def run(options: Options, call: Call) -> int:
     say(f"{options.preset}, N = {config.model.instances}, batch {batch}, {options.threads} CPU threads")
     say(facts["machine"])
     say(f"gradients, fp64, preset debug: largest relative difference {difference:.1e}\n")
-    compile = gpu if options.compile == "auto" else options.compile == "true"
+    compile = gpu and has_compiler("cuda") if options.compile == "auto" else options.compile == "true"
     ways = {v.name: StepWorkload(config, v, batch, steps, device) for v in variants(device, compile)}
     timings = time_interleaved(ways, PLAIN_VARIANT, options.rounds)
     say(table(timings, "samples"))

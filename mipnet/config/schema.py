@@ -264,8 +264,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class ResourcesConfig:
-    """What the run may use; not part of its identity, though results are the same to the bit only on CPUs and
-    with as many workers."""
+    """What the run may use; not part of its identity (GPUs and the number of workers change the rounding)."""
 
     workers: Count = option(1, "training processes (one GPU each, where GPUs are used)")
     gpu: bool | Literal["auto"] = option(

@@ -25,8 +25,8 @@ from mipnet.config import Config, from_dict
 from mipnet.data.coco import PersonAnnotations
 from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.data.validation import bad_share_hint
-from mipnet.errors import first_few
-from mipnet.host import cores, tune_malloc
+from mipnet.errors import UserError, first_few
+from mipnet.host import cores, has_compiler, tune_malloc
 from mipnet.logs import worker_log
 from mipnet.models.initialization import warm_start_from_folder
 from mipnet.models.precision import resolve_precision
@@ -139,9 +139,15 @@ def build_train_step(config: Config, total_steps: int, threads: int, initial_wei
         total_steps: length of the learning-rate schedule.
         threads: CPU threads of this process.
         initial_weights: URI of a model folder to start from, "" for random weights.
+
+    Raises:
+        UserError: the network is to be compiled, and there is no compiler.
     """
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
+    if config.train.compile and not has_compiler(device.type):
+        what = f"train.compile needs a C{'++' if device.type == 'cpu' else ''} compiler on each node"
+        raise UserError(what, "install one there, e.g. gcc and g++, or leave out --train.compile", 1)
     parallel = parallel_micro_batches(config.train, device, context.get_world_size(), threads)
     torch.set_num_threads(threads // parallel)
     if device.type == "cpu":
