@@ -28,7 +28,7 @@ OKS_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_LEVELS = np.linspace(0, 1, 101)
 CURVE_POINTS = 200
 MERGED = "merged"
-ALL_JOINTS = "all"
+ALL_JOINTS = "all joints"
 
 FIGURES_HELP = """\
 A pose finds a person at OKS 0.5 over all joints; by falling score each takes the best one that is free, as in

@@ -199,7 +199,7 @@ def write_predictions(
     import pyarrow as pa
 
     tables = (shards.table(number) for number in range(len(shards)))
-    whole = _with_keep(pa.concat_tables(tables).combine_chunks(), min_score)
+    whole = _with_keep(pa.concat_tables(tables), min_score)
     numbers = whole["image_id"].to_pylist()
     ids = [own_id(number) for number in numbers]
     results = []

@@ -111,7 +111,7 @@ def _figure_values(figures: Sequence[PoseFigures], point: OperatingPoint | None)
     curves = [
         precision_recall(f"{found.split}, {found.source} boxes", found.curve, mark)
         for found in figures
-        if found.source == figures[-1].source
+        if found.source == figures[-1].source and found.curve["score"]
     ]
     about = {"operating_point": operating_point_line(point), "figures_help": FIGURES_HELP}
     return {"figures": figures, "score_curves": curves, **about}

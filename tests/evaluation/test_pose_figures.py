@@ -120,7 +120,7 @@ def test_of_merged_poses_and_of_other_methods_with_the_operating_point_of_the_mo
     assert "poses from score 0.850, joints from 0.200" in text
     assert "val    det    merged     kept        1      100.0    33.3  50.0\n" in text
     lines = [line.split() for line in text.splitlines()]
-    assert ["val", "det", "all", "5", "31.2", "5.0", "12.5", "40.0"] in lines
+    assert ["val", "det", "all", "joints", "5", "31.2", "5.0", "12.5", "40.0"] in lines
 
     content = figures_json(figures, None)
     assert content["operating_point"] is None

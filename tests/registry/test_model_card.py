@@ -10,6 +10,7 @@ import pytest
 from mipnet.config import preset
 from mipnet.config.presets import baseline
 from mipnet.evaluation.operating_point import OperatingPoint
+from mipnet.evaluation.pose_figures import ALL_JOINTS
 from mipnet.models.costs import count_parameters
 from mipnet.registry.model_card import MAX_DESCRIPTION, CardFacts, description, model_card
 from mipnet.training.checkpoint import model_from_config
@@ -34,7 +35,9 @@ FIGURES = [
         "people": 882,
         "all_poses": {"poses": 1200, "precision": 0.5, "recall": 0.75, "f1": 0.6},
         "kept": {"poses": 800, "precision": 0.8, "recall": 0.7, "f1": 0.747},
-        "joints": {"all": {"labelled": 9, "ap": 0.301, "error_px": None, "error_box": 0.042, "pck": 0.655}},
+        "joints": {
+            ALL_JOINTS: {"labelled": 9, "ap": 0.301, "error_px": None, "error_box": 0.042, "pck": 0.655}
+        },
     }
 ]
 POINT = OperatingPoint(0.312, 0.25, "det5")
@@ -75,7 +78,7 @@ def test_what_is_not_known_is_left_out() -> None:
     assert "None: all poses are kept." in lines
     assert "- val also picked the checkpoint: its figures are a little too good." in lines
     assert "at most 1 person in a box" in card
-    for absent in ("training took", "weights:", "rendered", "F1", "nan"):
+    for absent in ("training took", "- weights:", "rendered", "F1", "nan"):
         assert absent not in card
 
 
