@@ -24,6 +24,8 @@ DETECTOR_VARIABLE = "MIPNET_DETECTOR"
 """Environment variable: the ONNX file of a detector, which finds the people of rows without boxes."""
 MAX_BOXES = 500
 """Of a request, in all of its rows: a server must answer before its clients give up."""
+BOXES_TO_FIND = 25
+"""Boxes for which a row counts in which people have to be found."""
 
 
 class PoseModel(PythonModel):  # type: ignore[misc, unused-ignore]  # MLflow is skipped by mypy
@@ -44,7 +46,8 @@ class PoseModel(PythonModel):  # type: ignore[misc, unused-ignore]  # MLflow is 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """For each row the poses of its image, by falling score, as COCO results with instance and box."""
         rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
-        count = sum(len(boxes) if hasattr(boxes := row.get("boxes"), "__len__") else 1 for row in rows)
+        alone = BOXES_TO_FIND if self.predictor.detector else 1
+        count = sum(len(boxes) if hasattr(boxes := row.get("boxes"), "__len__") else alone for row in rows)
         if count > MAX_BOXES:
             what = f"{count} boxes in a request are more than {MAX_BOXES}; divide it"
             raise MlflowException(what, INVALID_PARAMETER_VALUE)

@@ -11,14 +11,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mipnet.data.crops import decode_image
+from mipnet.registry.served import PoseModel
 from mipnet.storage import Folder
 from tests.helpers.bombs import png
+from tests.helpers.detectors import red_picture, save_detector
 from tests.helpers.registering import (
     BOXES,
     ask,
@@ -83,6 +86,27 @@ def test_a_request_may_name_its_least_score(model: Any, small_coco: Folder) -> N
     )
     assert none == []
     assert every == default != []
+
+
+def test_a_detector_finds_the_people_of_rows_without_boxes(
+    model: Any, monkeypatch: pytest.MonkeyPatch, small_models: list[Path], tmp_path: Path
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    detector = save_detector(tmp_path / "d.onnx", "yolo", (128, 128))
+    monkeypatch.setenv("MIPNET_DETECTOR", str(detector))
+    served = PoseModel()
+    served.load_context(SimpleNamespace(artifacts={"network": str(small_models[0])}))
+    picture, nobody = red_picture((150, 100), (30, 20, 40, 50)), np.zeros((100, 150, 3), np.uint8)
+    found, nothing = served.predict(None, [{"image": picture}, {"image": nobody}])
+    assert nothing == []
+    for pose in found:
+        np.testing.assert_allclose(pose["box"], [30, 20, 40, 50], atol=0.5)
+    assert found
+    boxed = {"image": picture, "boxes": [[30, 20, 40, 50]]}
+    assert served.predict(None, [boxed]) == model.predict([boxed])
+    with pytest.raises(MlflowException, match="525 boxes in a request are more than 500"):
+        served.predict(None, [{"image": nobody}] * 21)
 
 
 @pytest.mark.parametrize(
