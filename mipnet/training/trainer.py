@@ -329,10 +329,10 @@ def make_validate_fn(config: Config, run_folder: Folder, data: Folder) -> Valida
         given = (run_folder.join(f"{TRAINING_FOLDER}/{name}"), config, data, files)
         poses = predict_splits(*given, sources=[source], resources=resources, on_corrupt_images=report)
         rows = score_splits(poses, config, files)
-        save_validation_pictures(step_from_path(name), rows, files[config.data.val], run_folder, journal)
         found = flat_metrics(rows)
         metrics = {SELECTION_METRIC: occlusion_ap(config.data, found).value, **found}
         journal.add_row("validation", {"step": step_from_path(name), **metrics})
+        save_validation_pictures(step_from_path(name), rows, files[config.data.val], run_folder, journal)
         return metrics
 
     return validate
