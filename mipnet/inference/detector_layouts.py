@@ -103,9 +103,13 @@ class Layout:
 
     def normalize(self, inputs: np.ndarray) -> np.ndarray:
         """Inputs (B, h, w, 3) uint8 RGB as (B, 3, h, w) float32 in the network's colour order."""
-        images = inputs if self.rgb else inputs[..., ::-1]
-        scaled = (images - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+        count, height, width, _ = inputs.shape
+        images = np.empty((count, 3, height, width), np.float32)
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            source = inputs[..., channel if self.rgb else 2 - channel]
+            np.subtract(source, np.float32(mean), out=images[:, channel])  # without a copy as large as all
+            images[:, channel] /= np.float32(std)
+        return images
 
 
 def recognise(outputs: Outputs, size: Size, extra: int = 0) -> Layout | None:
