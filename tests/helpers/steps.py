@@ -105,8 +105,8 @@ def two_steps(rank: int, folder: str, config: Config, device: torch.device) -> d
     mine = slice(2 * rank, 2 * rank + 2)
     step(images[mine], joints[mine], CORRUPT[mine].to(device))
     seen: dict[str, Any] = {
-        "gradients": [p.grad.cpu() for p in step.parameters if p.grad is not None],
-        "after_one_step": step.bn_buffers.cpu(),
+        "gradients": [p.grad.clone().cpu() for p in step.parameters if p.grad is not None],
+        "after_one_step": step.bn_buffers.clone().cpu(),
         "metrics": step.read_metrics(),
     }
     before = snapshot(step)
@@ -115,10 +115,10 @@ def two_steps(rank: int, folder: str, config: Config, device: torch.device) -> d
     step(images[mine], joints[mine])
     seen["changed"] = different(before, snapshot(step))
     seen["skipped"] = step.read_metrics()["skipped"]
-    seen["parameters"] = [p.detach().cpu() for p in step.parameters]
+    seen["parameters"] = [p.detach().clone().cpu() for p in step.parameters]
     step.bn_buffers.fill_(float(rank))
     step.all_reduce_bn_buffers()
-    seen["statistics"] = step.bn_buffers.cpu()
+    seen["statistics"] = step.bn_buffers.clone().cpu()
     return seen
 
 
