@@ -25,6 +25,7 @@ from mipnet.training.checkpoint_validation import make_validate_fn
 from mipnet.training.recovery import write_record
 from mipnet.training.trainer import (
     TRAIN_WORKER_RUNTIME_ENV,
+    WORKER_GROUP_START_TIMEOUT,
     FailureReporter,
     Trainer,
     best_checkpoint_of,
@@ -167,6 +168,27 @@ def test_a_checkpoint_of_exploded_weights_cannot_be_measured(tmp_path, monkeypat
     monkeypatch.setattr(validation_module, "predict_splits", fail(ValueError("bug")))
     with pytest.raises(RuntimeError, match="a task failed"):
         validate(ONE)
+
+
+def test_the_process_that_computes_counts_its_own_cores(tmp_path, monkeypatch):
+    """Not the one that asks for a validation, maybe on a smaller machine: 0 threads leaves it to it."""
+    folder, given = Folder.of(tmp_path), []
+    monkeypatch.setattr(validation_module, "open_split", lambda *_: None)
+    monkeypatch.setattr(
+        validation_module, "predict_splits", lambda *_, resources, **__: given.append(resources)
+    )
+    monkeypatch.setattr(validation_module, "validation_metrics", lambda *_: {SELECTION_METRIC: 0.5})
+    config = preset("debug")
+    assert make_validate_fn(config, folder, folder)(ONE) == {SELECTION_METRIC: 0.5}
+    assert given == [config.resources]
+    assert given[0].cpus_per_worker == 0
+
+
+def test_ray_knows_the_time_that_workers_may_take_to_start():
+    """Fails as well if Ray renames the variable: cold nodes would have one minute again."""
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+    assert WORKER_GROUP_START_TIMEOUT in ENV_VARS_TO_PROPAGATE
 
 
 def test_a_last_checkpoint_that_was_damaged_is_made_again(tmp_path, monkeypatch):
