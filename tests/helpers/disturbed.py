@@ -49,7 +49,7 @@ def train_starts(storage: Path) -> list[list[dict[str, Any]]]:
     """The records of each start of the training processes, the oldest start first."""
     found = []
     for path in sorted(storage.glob("runs/*/records/*-worker-*")):
-        records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        records = [json.loads(line) for line in path.read_text().split("\n")[:-1]]  # but a line that is cut
         if any(record["do"] == "started" for record in records):
             found.append(records)
     return found
@@ -59,16 +59,12 @@ def steps_of(records: list[dict[str, Any]]) -> list[int]:
     return [record["step"] for record in records if record["do"] == "training"]
 
 
-def wait_for_training(driver: subprocess.Popen[str], storage: Path, when: str, start: int) -> None:
+def wait_for_training(driver: subprocess.Popen[str], storage: Path, when: str, number: int) -> None:
     """Wait until the start of that number, from 0, has made a step before or after the first checkpoint."""
 
     def reached() -> bool:
-        starts = train_starts(storage)
-        return (
-            len(starts) > start
-            and bool(steps_of(starts[start]))
-            and bool(when == BEFORE or checkpoints(storage))
-        )
+        trains = any(map(steps_of, train_starts(storage)[number:]))
+        return trains and (when == BEFORE or bool(checkpoints(storage)))
 
     wait_for(driver, reached)
     if when == BEFORE:
@@ -92,7 +88,7 @@ class Restart:
 
     Attributes:
         step: from which training went on.
-        again: number of steps that were made again.
+        again: number of steps of the start before that were made again.
         seconds: between the last step before and the first step after.
     """
 
@@ -103,10 +99,10 @@ class Restart:
 
 def restarts(storage: Path) -> list[Restart]:
     """All starts of the training processes but the first."""
-    found, last = [], 0
+    found = []
     for before, after in pairwise(train_starts(storage)):
-        last = max([last, *steps_of(before)])
         step = next(record["step"] for record in after if record["do"] == "started")
+        last = max(steps_of(before), default=step)
         first = next((record for record in after if record["do"] == "training"), after[0])
         found.append(Restart(step, last - step, (first["time"] - before[-1]["time"]) / 1000))
     return found
