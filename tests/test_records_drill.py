@@ -1,23 +1,21 @@
-"""Disturbed trainings leave what an undisturbed one does: every point of MLflow once, and the same bits."""
+"""Trainings whose MLflow fails leave what an undisturbed one does: every point once, and the same bits."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import random
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.helpers import drills
 from tests.helpers.drills import (
     GONE,
     HANG,
@@ -28,7 +26,6 @@ from tests.helpers.drills import (
     mlflow_run,
     mlflow_server,
     only_run,
-    processes_called,
     recorded_steps,
     start,
     training_rows,
@@ -39,16 +36,11 @@ pytestmark = [pytest.mark.drill, pytest.mark.ray, pytest.mark.slow]
 
 TRAIN = ["train", "--preset", "debug", "--epochs", "6", "--train.checkpoint-steps", "20"]
 TRAIN += ["--data.evaluate", "hard", "--data.boxes", "gt"]
-Disturb = Callable[..., str]
 
 
 def finish(storage: Path, uri: str = "", status: int = 0) -> str:
     """Run the command to its end."""
-    driver = start([*TRAIN, "--storage", str(storage)], uri)
-    said, _ = driver.communicate(timeout=1500)
-    assert driver.returncode == status, said
-    assert "Traceback" not in said
-    return said
+    return drills.finish([*TRAIN, "--storage", str(storage)], uri, status)
 
 
 @pytest.fixture(scope="module")
@@ -76,51 +68,6 @@ def server(tmp_path: Path) -> Iterator[Proxy]:
         yield proxy
 
 
-BEFORE, AFTER = "before the first checkpoint", "after the first checkpoint"
-
-
-def wait_until(when: str, driver: Any, storage: Path) -> None:
-    wait_for(driver, lambda: checkpoints(storage) if when == AFTER else recorded_steps(storage))
-    if when == BEFORE:
-        assert not checkpoints(storage), "too late"
-
-
-@pytest.mark.parametrize("when", [BEFORE, AFTER])
-def test_a_lost_worker(storage: Path, undisturbed: tuple[Path, dict[str, Any]], when: str) -> None:
-    driver = start([*TRAIN, "--storage", str(storage)])
-    wait_until(when, driver, storage)
-    (worker,) = processes_called("RayTrainWorker", driver)
-    os.kill(worker, signal.SIGKILL)
-    said, _ = driver.communicate(timeout=1500)
-    assert driver.returncode == 0, said
-    assert left_behind(storage) == undisturbed[1]
-    (event,) = json.loads((only_run(storage) / "run.json").read_text())["events"]
-    assert (event["event"], event["step"] % 20) == ("restart", 0)
-
-
-@pytest.mark.parametrize("when", [BEFORE, AFTER])
-def test_everything_lost(storage: Path, undisturbed: tuple[Path, dict[str, Any]], when: str) -> None:
-    driver = start([*TRAIN, "--storage", str(storage)])
-    wait_until(when, driver, storage)
-    kill_all(driver)
-    finish(storage)
-    assert left_behind(storage) == undisturbed[1]
-    (event,) = json.loads((only_run(storage) / "run.json").read_text())["events"]
-    assert event["event"] == "resume"
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_sigterm_at_any_moment(storage: Path, undisturbed: tuple[Path, dict[str, Any]], seed: int) -> None:
-    """Between the first row and the last, wherever it falls: in a validation, or in Ray's snapshot of it."""
-    at = random.Random(seed).choice(range(4, 60, 4))
-    driver = start([*TRAIN, "--storage", str(storage)])
-    wait_for(driver, lambda: any(step >= at for step in recorded_steps(storage)))
-    driver.send_signal(signal.SIGTERM)
-    driver.communicate(timeout=300)
-    finish(storage)
-    assert left_behind(storage) == undisturbed[1]
-
-
 def test_no_server_at_the_start(
     storage: Path, undisturbed: tuple[Path, dict[str, Any]], server: Proxy
 ) -> None:
@@ -138,7 +85,7 @@ def test_a_server_that_is_gone_while_the_run_is_resumed(
     storage: Path, undisturbed: tuple[Path, dict[str, Any]], server: Proxy
 ) -> None:
     driver = start([*TRAIN, "--storage", str(storage)], server.url)
-    wait_until(AFTER, driver, storage)
+    wait_for(driver, lambda: checkpoints(storage))
     kill_all(driver)
     server.answer = lambda path: GONE
     driver = start([*TRAIN, "--storage", str(storage)], server.url)
@@ -156,7 +103,7 @@ def test_a_deleted_experiment(storage: Path, undisturbed: tuple[Path, dict[str, 
     from mlflow import MlflowClient
 
     driver = start([*TRAIN, "--storage", str(storage)], server.url)
-    wait_until(AFTER, driver, storage)
+    wait_for(driver, lambda: checkpoints(storage))
     client = MlflowClient(server.url)
     client.delete_experiment(client.get_experiment_by_name("mipnet").experiment_id)
     said, _ = driver.communicate(timeout=1500)

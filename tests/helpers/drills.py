@@ -25,6 +25,8 @@ from tests.helpers.servers import free_port, process, responds
 MEASURED = ("samples_per_second", "waited_for_data")
 """Metrics of a step whose values differ from run to run."""
 
+SLOW_RAY = "Ray did not start in time"
+"""Is said on a busy machine, with the advice to give the command again."""
 PROXY_HEADERS = ("connection", "transfer-encoding", "content-length")
 """Of a request's way to a proxy, not beyond."""
 
@@ -78,8 +80,19 @@ def start(argv: list[str], tracking_uri: str = "") -> subprocess.Popen[str]:
     return subprocess.Popen(words, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def wait_for(driver: subprocess.Popen[str], what: Callable[[], object], seconds: float = 600) -> None:
-    """Wait until something holds while the driver works."""
+def finish(argv: list[str], tracking_uri: str = "", status: int = 0) -> str:
+    """Run ``mipnet ARGV`` to its end, which has this exit status; returns what it said."""
+    said = SLOW_RAY
+    while SLOW_RAY in said:
+        driver = start(argv, tracking_uri)
+        said, _ = driver.communicate(timeout=1500)
+    assert driver.returncode == status, said
+    assert "Traceback" not in said
+    return said
+
+
+def wait_for(driver: subprocess.Popen[str], what: Callable[[], object], seconds: float = 1500) -> None:
+    """Wait until something holds while the driver works; so long, because all of a busy machine is slow."""
     deadline = time.monotonic() + seconds
     while not what():
         assert driver.poll() is None, f"the run ended too early: {driver.communicate()[0]}"
@@ -143,11 +156,19 @@ def left_behind(storage: Path, uri: str = "") -> dict[str, Any]:
         "values": {k: v[0] for k, v in points.items() if not k[0].endswith(MEASURED)},
         "validations": {row["step"]: row for row in state["validations"]},
         "best": state["trained"]["best"]["step"],
-        "weights": hashlib.sha256((run / "model" / "weights.safetensors").read_bytes()).hexdigest(),
+        "weights": {"best": weights_sha256(run / "model"), "last": weights_sha256(last_checkpoint(run))},
         "status": mlflow_run.info.status,
         "finished": (state["finished"], state["owed"]),
         "version": client.get_model_version_by_alias("mipnet", "candidate").run_id == state["mlflow_run"],
     }
+
+
+def last_checkpoint(run: Path) -> Path:
+    return max((run / "training").glob("step-*"))
+
+
+def weights_sha256(folder: Path) -> str:
+    return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
 
 
 class Proxy:
