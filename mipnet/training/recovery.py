@@ -80,13 +80,13 @@ def recover(
         UserError: no checkpoint is whole although one was completed, or the storage does not answer.
     """
     names = checkpoint_names(training)
-    recorded = training.exists(RECORD_FILE)
     try:
         metrics = read_record(training)
+        recorded = bool(metrics)  # Ray Train writes one before the first checkpoint, too
     except ValueError:
         logger.warning("Ray Train's record is damaged", exc_info=True)
         say(f"{training.path(RECORD_FILE)} is damaged; made again from {len(names)} checkpoint(s)")
-        metrics = {}
+        metrics, recorded = {}, True
     validated = {checkpoint_name(int(row["step"])): dict(row) for row in validations}
     validated |= {name: each for name, each in metrics.items() if SELECTION_METRIC in each}
     metrics = {name: validated.get(name, {"step": step_from_path(name)}) for name in names}

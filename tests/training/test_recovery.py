@@ -206,6 +206,14 @@ def test_without_a_whole_checkpoint_nothing_begins_anew(record: str, training: P
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_record_without_checkpoints_is_that_of_a_beginning(training: Path, config: Config) -> None:
+    """As Ray Train leaves it when a training fails before its first checkpoint."""
+    for step in SCORES:
+        shutil.rmtree(training / checkpoint_name(step))
+    (training / RECORD_FILE).write_text('{"checkpoint_results": [], "latest_checkpoint_result": null}')
+    assert recover(Folder.of(training), config) == recovery.Recovery(0, [])
+
+
 def test_a_first_checkpoint_that_was_not_completed_is_none(training: Path, config: Config) -> None:
     (training / RECORD_FILE).unlink()
     for step in (20, 30, 40):
