@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -25,7 +26,13 @@ from mipnet.host import cores
 from mipnet.inference.detected_boxes import Detection
 from mipnet.inference.detector import Detector, DetectorFile, Found, cuda_is_available
 from mipnet.inference.detector_layouts import Frame
-from mipnet.inference.pipeline import Block, PosePredictor, load_crops, should_run_inline
+from mipnet.inference.pipeline import (
+    Block,
+    PosePredictor,
+    load_crops,
+    prediction_workers,
+    should_run_inline,
+)
 from mipnet.storage import Folder
 
 PICTURES_PER_BATCH = 16
@@ -56,6 +63,7 @@ def iter_found_predictions(
         nobody nor left out by the thresholds of ``config.data``; keypoints (R, N, K, 3) float32, nan where
         not used; corrupt (R,) bool.
     """
+    resources = replace(resources, predict_workers=prediction_workers(resources, ray.nodes()))
     threads = resources.cpus_per_worker or cores()
     gpu = resources.gpu is True
     network = model, config.evaluation, gpu, resources.cpus_per_worker
