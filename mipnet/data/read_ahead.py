@@ -1,16 +1,20 @@
-"""The contents of many files in their order, those of object stores read ahead by a few threads."""
+"""Work that threads do ahead, in its order; the contents of files in object stores, read so."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from mipnet.data.image_index import read_uri
 from mipnet.storage import split_uri
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 READING_THREADS = 16
 """Requests at a time. One core decodes 200 pictures a second: at 40 ms a request, 8 are under way."""
@@ -27,17 +31,24 @@ def read_ahead(uris: Sequence[str]) -> Iterator[bytes | None]:
     if not any(_is_remote_file(uri) for uri in uris):
         yield from map(_content, uris)
         return
-    waiting: deque[Future[bytes | None]] = deque()
-    with ThreadPoolExecutor(READING_THREADS, "read-ahead") as threads:
+    yield from map_ahead(_content, uris, READING_THREADS, READ_AHEAD)
+
+
+def map_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
+) -> Iterator[Result]:
+    """``map`` by ``threads`` threads, which begin with up to ``ahead`` items before they are asked for."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads, function.__name__) as pool:
         try:
-            for uri in uris:
-                waiting.append(threads.submit(_content, uri))
-                if len(waiting) > READ_AHEAD:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # of what is not asked for any more
 
 
 def _is_remote_file(uri: str) -> bool:

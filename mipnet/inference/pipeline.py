@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +24,7 @@ from mipnet.config.schema import EvaluationConfig, ResourcesConfig
 from mipnet.data.coco import Boxes, CocoKeypointFile
 from mipnet.data.crops import crop_boxes, labelled_images
 from mipnet.data.dataset_formats import load_boxes
+from mipnet.data.read_ahead import map_ahead
 from mipnet.data.stream import apply_execution_options
 from mipnet.data.validation import check_readable
 from mipnet.evaluation.predicted_poses import Predictions, PredictionsBySplit
@@ -225,21 +224,14 @@ def predict_batches(
 
 def _load_ahead(batches: Sequence[np.ndarray], crop_arguments: Any, threads: int) -> Iterator[Block]:
     """``load_crops`` of every batch in turn, by ``threads`` threads as many batches ahead; 0: when asked."""
+
+    def load(ids: np.ndarray) -> Block:
+        return load_crops(ids, *crop_arguments)
+
     if not threads:
-        yield from (load_crops(ids, *crop_arguments) for ids in batches)
-        return
+        return map(load, batches)
     cv2.setNumThreads(1)  # each thread uses one core
-    waiting: deque[Future[Block]] = deque()
-    with ThreadPoolExecutor(threads, "decoding") as pool:
-        try:
-            for ids in batches:
-                waiting.append(pool.submit(load_crops, ids, *crop_arguments))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)  # of what is not asked for any more
+    return map_ahead(load, batches, threads, ahead=threads)
 
 
 def crop_arguments_of(boxes: Boxes, config: Config) -> tuple[Boxes, tuple[int, int], float, np.ndarray]:

@@ -70,7 +70,7 @@ def learnable(small_coco: Folder, small_config: Config, tmp_path_factory: pytest
     train = replace(small_config.train, ema=0.9, gradient_accumulation_steps=1, precision="fp32")
     config = replace(small_config, evaluation=evaluation, train=train)
     boxes = open_split(config.data, small_coco, "train").ground_truth_boxes()
-    predictor = CropPredictor.fold(evaluated_model(made_step(config)), config, evaluation, CPU)
+    predictor = CropPredictor.of(evaluated_model(made_step(config)), config, evaluation, CPU)
     poses = collect_poses(boxes, predict_batches(predictor, boxes, config), config).keypoints[:, 0]
     name = "annotations/person_keypoints_train.json"
     content = json.loads(small_coco.read(name))
