@@ -124,7 +124,9 @@ def test_threads_and_random_numbers_are_left_as_they_were(learnable: Config, tmp
 def test_only_those_of_the_plan_are_validated(learnable: Config, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     asked = []
     monkeypatch.setattr(WorkerValidation, "_predict_share", lambda self, step: asked.append(step.step) or [])
-    monkeypatch.setattr(WorkerValidation, "_metrics", lambda self, shares: {SELECTION_METRIC: 0.5})
+    monkeypatch.setattr(
+        "mipnet.training.inline_validation.record_validation", lambda *_: {SELECTION_METRIC: 0.5}
+    )
     validation, step = worker(learnable, tmp_path), made_step(learnable)
     for step.step in (10, 20, 30, 95):
         validation.before_report(step)
@@ -136,7 +138,9 @@ def test_in_turn_with_one_that_is_validated_beside(learnable: Config, tmp_path: 
     waited = []
     monkeypatch.setattr("ray.train.get_all_reported_checkpoints", lambda: waited.append(step.step))
     monkeypatch.setattr(WorkerValidation, "_predict_share", lambda self, step: [])
-    monkeypatch.setattr(WorkerValidation, "_metrics", lambda self, shares: {SELECTION_METRIC: 0.5})
+    monkeypatch.setattr(
+        "mipnet.training.inline_validation.record_validation", lambda *_: {SELECTION_METRIC: 0.5}
+    )
     step = made_step(learnable)
     validation = worker(learnable, tmp_path, plan=replace(PLAN, where="beside"))
     found = []
