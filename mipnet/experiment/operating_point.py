@@ -11,8 +11,9 @@ from mipnet.config.schema import DataConfig
 from mipnet.console import say
 from mipnet.data.coco import CocoKeypointFile
 from mipnet.data.dataset_formats import box_sources_by_split, open_split
+from mipnet.evaluation.best_threshold import choose_operating_point
 from mipnet.evaluation.matching import match_poses
-from mipnet.evaluation.operating_point import OPERATING_POINT_KEY, OperatingPoint, choose_operating_point
+from mipnet.evaluation.operating_point import OPERATING_POINT_KEY, OperatingPoint
 from mipnet.evaluation.predicted_poses import PredictionsBySplit, merged_results
 from mipnet.experiment.model_evaluation import predict_all
 from mipnet.models.weights import DESCRIPTION_FILE

@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 
 from mipnet.errors import UserError
+from mipnet.evaluation.best_threshold import best_f1_threshold, choose_operating_point
 from mipnet.evaluation.matching import match_poses
-from mipnet.evaluation.operating_point import (
-    OPERATING_POINT_KEY,
-    OperatingPoint,
-    best_f1_threshold,
-    choose_operating_point,
-    operating_point_of,
-)
+from mipnet.evaluation.operating_point import OPERATING_POINT_KEY, OperatingPoint, operating_point_of
 from tests.helpers.two_joints import DATA, TWO_JOINTS, data_set, person, results
 
 T, F = True, False

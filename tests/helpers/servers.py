@@ -190,7 +190,8 @@ def ray_head(folder: Path, *flags: str) -> Iterator[dict[str, str]]:
         flags: of ``ray start``.
     """
     port, log = free_port(), folder / "head.log"
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    hidden = ("RAY_", "MLFLOW_", "CUDA_VISIBLE_DEVICES")  # the last: Ray refuses GPUs that it cannot name
+    env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     env["RAY_memory_monitor_refresh_ms"] = "0"  # or it ends workers when others fill the machine's memory
     words = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"]

@@ -173,7 +173,7 @@ def test_a_node_that_sees_other_files_says_so(tmp_path):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_every_node_of_a_cluster_is_asked(tmp_path):
-    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "CUDA_VISIBLE_DEVICES")}
     done = subprocess.run(
         [sys.executable, "-c", TWO_NODES, str(tmp_path)], env=env, capture_output=True, text=True, timeout=300
     )

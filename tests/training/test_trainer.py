@@ -177,7 +177,12 @@ def test_the_process_that_computes_counts_its_own_cores(tmp_path, monkeypatch):
     monkeypatch.setattr(
         validation_module, "predict_splits", lambda *_, resources, **__: given.append(resources)
     )
-    monkeypatch.setattr(validation_module, "validation_metrics", lambda *_: {SELECTION_METRIC: 0.5})
+
+    def record(*arguments):
+        arguments[-1]()  # predicts
+        return {SELECTION_METRIC: 0.5}
+
+    monkeypatch.setattr(validation_module, "record_validation", record)
     config = preset("debug")
     assert make_validate_fn(config, folder, folder)(ONE) == {SELECTION_METRIC: 0.5}
     assert given == [config.resources]
