@@ -66,7 +66,7 @@ def events(storage: Path) -> list[str]:
 
 def test_processes_that_the_command_replaces(storage: Path, undisturbed: tuple[Path, dict[str, Any]]) -> None:
     """One after another in one run: only a lost worker or coordinator starts the training again."""
-    driver = start_training(storage, "--resources.max-failures", "9")
+    driver = start_training(storage, "--resources.max-failures", "9", "--validation", "beside")
 
     def kill(name: str) -> None:
         kill_one(driver, lambda: processes_called(name, driver))
