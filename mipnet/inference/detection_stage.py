@@ -1,7 +1,8 @@
 """Prediction with a detector in front: pictures to people to crops to poses, in one pass.
 
 On Ray Data its stages are tasks that decode pictures, actors with the detector, tasks that cut crops, and
-actors with the pose network; in this process the same functions run one after the other.
+actors with the pose network; in this process the same functions run one after the other. A picture is decoded
+twice, for the detector and for its crops, because whole pictures would fill the object store.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ def write_predictions(
 
 
 def _with_keep(table: Any, min_score: float) -> Any:
-    """The table of ``_shard_table`` with ``keep`` in each pose."""
+    """The table of ``shard_table`` with ``keep`` in each pose."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

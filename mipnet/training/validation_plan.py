@@ -58,7 +58,7 @@ class ValidationPlan:
         often = "at every checkpoint"
         if self.every > 1:
             share = f"more would take over {MAX_VALIDATION_SHARE:.0%} of the time"
-            often = f"at every {self.every}th checkpoint and the last ({share})"
+            often = f"at one checkpoint of {self.every}, and the last ({share})"
         who = "by the training processes"
         if self.where == "beside":
             who = "beside the training" + (", on a GPU that it leaves free" if gpu else "")

@@ -104,7 +104,7 @@ def test_the_plan_in_words() -> None:
     assert plan.line(24, gpu=False) == said
     other = replace(plan, where="beside", every=4).line(24, gpu=True)
     assert other == (
-        "validation: 24 boxes at every 4th checkpoint and the last (more would take over 20% of the time), "
+        "validation: 24 boxes at one checkpoint of 4, and the last (more would take over 20% of the time), "
         "beside the training, on a GPU that it leaves free"
     )
 
