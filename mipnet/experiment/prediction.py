@@ -32,7 +32,7 @@ from mipnet.experiment.progress import Progress
 from mipnet.inference import output_shards
 from mipnet.inference.detected_boxes import BOXES_FILE, Detection, write_boxes
 from mipnet.inference.detector import Detector, DetectorFile
-from mipnet.inference.detector_layouts import Frame
+from mipnet.inference.detector_layouts import Letterbox
 from mipnet.inference.shard_prediction import predict_shards
 from mipnet.skeletons import Skeleton
 from mipnet.storage import BYTE_RANGE, Folder, is_text, legible, plain_uri, split_uri
@@ -136,7 +136,7 @@ def read_boxes(path: str) -> list[Any]:
     return detection_list(*split_uri(Folder.of(path).uri), "check --boxes")
 
 
-def checked_detector(path: str) -> tuple[DetectorFile, Frame]:
+def checked_detector(path: str) -> tuple[DetectorFile, Letterbox]:
     """The file of ``--detector``, and how a picture is fitted into its input, after running it once.
 
     Raises:
@@ -211,7 +211,7 @@ def predict_pictures(
     category_id: Any = 1,
     min_score: float = -math.inf,
     verbose: bool = False,
-    detector: tuple[DetectorFile, Frame] | None = None,
+    detector: tuple[DetectorFile, Letterbox] | None = None,
 ) -> output_shards.Written:
     """Predict the poses in the boxes and write results and configuration to ``out``.
 

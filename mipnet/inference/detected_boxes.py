@@ -14,7 +14,7 @@ from mipnet.config.schema import DataConfig
 from mipnet.data.coco import Boxes
 from mipnet.data.image_index import ImageIndex
 from mipnet.inference.detector import DetectorFile, Found
-from mipnet.inference.detector_layouts import Frame
+from mipnet.inference.detector_layouts import Letterbox
 from mipnet.inference.output_shards import IMAGES_PER_SHARD, OutputShards
 from mipnet.storage import Folder
 
@@ -33,11 +33,11 @@ class Detection:
     """
 
     file: DetectorFile
-    frame: Frame
+    frame: Letterbox
     shards: OutputShards
 
     @classmethod
-    def open(cls, file: DetectorFile, frame: Frame, out: Folder, images: Sequence[str]) -> Detection:
+    def open(cls, file: DetectorFile, frame: Letterbox, out: Folder, images: Sequence[str]) -> Detection:
         """With the boxes of an earlier start in ``out`` that are of the same detector and image URIs."""
         digest = hashlib.sha256("\n".join([file.digest, *images]).encode()).hexdigest()
         return cls(

@@ -26,7 +26,7 @@ from mipnet.data.stream import apply_execution_options
 from mipnet.host import cores
 from mipnet.inference.detected_boxes import Detection
 from mipnet.inference.detector import Detector, DetectorFile, Found, cuda_is_available
-from mipnet.inference.detector_layouts import Frame
+from mipnet.inference.detector_layouts import Letterbox
 from mipnet.inference.pipeline import (
     Block,
     PosePredictor,
@@ -119,7 +119,7 @@ def fit_pictures_task(batch: Block, shared: Any) -> Block:
     return fit_pictures(index[batch["id"]], *others)
 
 
-def fit_pictures(index: np.ndarray, images: ImageIndex, frame: Frame) -> Block:
+def fit_pictures(index: np.ndarray, images: ImageIndex, frame: Letterbox) -> Block:
     """Decode images (n,) and fit them into the detector's input; a corrupt one is black.
 
     Returns:

@@ -15,7 +15,7 @@ import numpy as np
 
 from mipnet.data.box_ops import box_nms
 from mipnet.errors import UserError, first_few, first_line
-from mipnet.inference.detector_layouts import PADDING, Frame, Layout, Size, recognise
+from mipnet.inference.detector_layouts import PADDING, Layout, Letterbox, Size, recognise
 from mipnet.storage import Folder, split_uri
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Detector:
             shapes = [f"{name} {v.dtype} {'x'.join(map(str, v.shape))}" for name, v in outputs.items()]
             raise UserError(f"{self._file} is no detector that is known: it gives {first_few(shapes)}", HINT)
         self.layout: Layout = found
-        self.frame: Frame = found.frame(size)
+        self.frame: Letterbox = found.frame(size)
         self._person = self._person_index(classes)
 
     def __call__(self, pixels: np.ndarray) -> Found:

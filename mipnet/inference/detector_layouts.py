@@ -25,8 +25,8 @@ IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Where a picture lies in the detector's input.
+class Letterbox:
+    """Where a picture lies in the detector's input: with padding beside it, or stretched.
 
     Attributes:
         size: of the input.
@@ -96,7 +96,7 @@ class Layout:
     rgb: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    frame: Callable[[Size], Frame]
+    frame: Callable[[Size], Letterbox]
     decode: Callable[[Outputs, Size, int], tuple[np.ndarray, np.ndarray]]
     classes: int
     nms: bool
@@ -168,8 +168,8 @@ def rf_detr(classes: int) -> Layout:
         logits = outputs["labels"][..., person].astype(np.float64)
         return corners_of(outputs["dets"]) * [*size, *size], 1 / (1 + np.exp(-logits.clip(-50, 50)))
 
-    def frame(size: Size) -> Frame:
-        return Frame(size, "stretch", round, antialias=True)
+    def frame(size: Size) -> Letterbox:
+        return Letterbox(size, "stretch", round, antialias=True)
 
     return Layout("RF-DETR", True, IMAGENET_MEAN, IMAGENET_STD, frame, decode, classes, nms=False)
 
@@ -186,8 +186,8 @@ def yolox(classes: int, raw: tuple[int, ...] | None) -> Layout:
             centered = np.concatenate([(centered[..., :2] + cells) * strides, sides], axis=-1)
         return corners_of(centered), found[..., 4] * found[..., 5 + person]
 
-    def frame(size: Size) -> Frame:
-        return Frame(size, "corner", int)
+    def frame(size: Size) -> Letterbox:
+        return Letterbox(size, "corner", int)
 
     return Layout("YOLOX", False, (0, 0, 0), (1, 1, 1), frame, decode, classes, nms=True)
 
@@ -200,8 +200,8 @@ def ultralytics(classes: int) -> Layout:
     return Layout("YOLO", True, (0, 0, 0), (255, 255, 255), _centred, decode, classes, nms=True)
 
 
-def _centred(size: Size) -> Frame:
-    return Frame(size, "centre", round)
+def _centred(size: Size) -> Letterbox:
+    return Letterbox(size, "centre", round)
 
 
 def _decode_end_to_end(outputs: Outputs, size: Size, person: int) -> tuple[np.ndarray, np.ndarray]:
@@ -214,8 +214,8 @@ def _decode_rtmdet(outputs: Outputs, size: Size, person: int) -> tuple[np.ndarra
     return dets[..., :4], np.where(outputs["labels"] == person, dets[..., 4], 0)
 
 
-def _corner_half_up(size: Size) -> Frame:
-    return Frame(size, "corner", half_up)
+def _corner_half_up(size: Size) -> Letterbox:
+    return Letterbox(size, "corner", half_up)
 
 
 ULTRALYTICS_END_TO_END = Layout(
