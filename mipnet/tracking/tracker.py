@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 PARAMS_PER_CALL, MAX_VALUE_LENGTH = 100, 6000
 """MLflow's limits: parameters in one call, characters of their values and of those of tags."""
 IDENTITY_TAG = "mipnet.run"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""MLflow's pages show such an experiment as trainings and models; without, as traces of an application."""
 OLD_SPOOL = "tracking.jsonl"
 """In the folders of runs of commit 6e7076c and before: what was not sent."""
 RECORD_KINDS = ("metrics", *ROW_KINDS, "tags", "params", "inputs")
@@ -190,7 +192,7 @@ class Tracker:
         if found is None:
             location = None if where.startswith("http") else self.storage.join("mlartifacts").uri
             with contextlib.suppress(MlflowException):  # another process has created it
-                client.create_experiment(self.experiment, artifact_location=location)
+                client.create_experiment(self.experiment, artifact_location=location, tags=EXPERIMENT_TAGS)
             found = client.get_experiment_by_name(self.experiment)
         restore_experiment(client, found)
         if identity := self.tags.get(IDENTITY_TAG):

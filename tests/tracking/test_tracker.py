@@ -84,6 +84,8 @@ def test_a_run_is_reopened_not_doubled(storage):
     assert second.close("FINISHED")
     mlflow = client(storage)
     (run,) = mlflow.search_runs([e.experiment_id for e in mlflow.search_experiments()])
+    kind = mlflow.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"]
+    assert kind == "custom_model_development"  # MLflow's pages show trainings
     assert started == [run.info.run_id]
     assert run.info.status == "FINISHED"
     assert run.data.params == {"a": "1"}
