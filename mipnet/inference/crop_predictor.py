@@ -19,7 +19,7 @@ from mipnet.evaluation.operating_point import OperatingPoint, operating_point_of
 from mipnet.models.fold import fold_batch_norms
 from mipnet.models.network import MIPNet
 from mipnet.models.normalization import normalize
-from mipnet.models.precision import Precision, kernel_settings, native_bf16
+from mipnet.models.precision import device_precision, kernel_settings
 from mipnet.models.weights import load_model
 
 MAX_HEATMAP_PEAK = 1e3
@@ -101,7 +101,7 @@ class CropPredictor:
         images = normalize(crops).contiguous(memory_format=memory_format)  # (B, 3, h, w)
         if self.evaluation.flip_test:
             images = torch.cat([images, images.flip(-1)])  # (2B, 3, h, w)
-        precision = self._precision()
+        precision = device_precision(self.evaluation.precision, self.device)
         with (
             kernel_settings(precision, self.device),
             torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"),
@@ -111,12 +111,6 @@ class CropPredictor:
             return heatmaps
         heatmaps, mirrored = heatmaps.chunk(2)
         return (heatmaps + flip_back(mirrored, self.config.data.joints.flip_permutation)) / 2
-
-    def _precision(self) -> Precision:
-        wanted = self.evaluation.precision
-        if wanted == "auto":
-            return "bf16" if native_bf16(self.device) else "fp32"
-        return wanted
 
     def _chunks(self, images: Tensor) -> Sequence[Tensor]:
         """On a CPU, equal chunks of at most 16 images per thread, which fit its caches; on a GPU all at once.

@@ -15,18 +15,25 @@ CPU_BF16_CAPABILITIES = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
 """Capabilities of CPUs (x86, ARM) that multiply in bfloat16 natively; others emulate it, slowly."""
 
 
-def resolve_precision(wanted: str, device: torch.device) -> Precision:
-    """What to compute in for ``train.precision``; the same on all ranks: auto is bf16 if every device has it.
+def device_precision(wanted: str, device: torch.device) -> Precision:
+    """What to compute in on one device.
 
     Args:
-        wanted: fp32, tf32, bf16 or auto, which is fp32 or bf16.
-        device: of this rank.
+        wanted: fp32, tf32, bf16 or auto, which is bf16 where the device has it and otherwise fp32.
+        device: of the network.
     """
     if wanted != "auto":
         return cast(Precision, wanted)
-    native = torch.tensor(float(native_bf16(device)), device=device)
-    if dist.is_initialized():
-        dist.all_reduce(native, dist.ReduceOp.MIN)
+    return "bf16" if native_bf16(device) else "fp32"
+
+
+def resolve_precision(wanted: str, device: torch.device) -> Precision:
+    """``device_precision``, the same on all ranks: auto is bf16 if every device has it."""
+    found = device_precision(wanted, device)
+    if wanted != "auto" or not dist.is_initialized():
+        return found
+    native = torch.tensor(float(found == "bf16"), device=device)
+    dist.all_reduce(native, dist.ReduceOp.MIN)
     return "bf16" if native.item() else "fp32"
 
 
