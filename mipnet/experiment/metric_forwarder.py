@@ -99,10 +99,10 @@ class MetricForwarder:
 
         Args:
             record: "training" and "validation" have a ``row`` of metrics; "started" the ``step`` from which
-                workers go on, ``precision`` and ``device``; "failed" the ``cause``; "notice" the ``nodes`` that
-                will be taken away, in so many ``seconds`` or None; "unreadable" ``names`` of
-                images; "unvalidated" ``step`` and ``cause``; "file", if there is a ``step``, the ``name`` of
-                the pictures of its validation. Others are for MLflow alone.
+                workers go on, ``precision`` and ``device``; "failed" the ``cause``; "notice" the ``nodes``
+                that will be taken away, in so many ``seconds`` or None; "unreadable" ``names`` of images;
+                "unvalidated" ``step`` and ``cause``; "file", if there is a ``step``, the ``name`` of the
+                pictures of its validation. Others are for MLflow alone.
             repeated: the step was recorded before.
         """
         match record["do"]:

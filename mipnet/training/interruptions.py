@@ -188,8 +188,10 @@ class Interruptions:
         return bool(done > notice.deadline_ms / 1000)
 
     def close(self) -> None:
-        """The last step is made: a stop need not wait for a checkpoint any more."""
+        """The last step is made, and its checkpoint saved: a stop need not wait any more."""
         self._expect(0.0)
+        if self._rank == 0 and self._is_stop_requested():
+            self._stop.confirm.remote()
 
     def _is_stop_requested(self) -> bool:
         if self._stop_requested is None or not ray.wait([self._stop_requested], timeout=0)[0]:

@@ -37,9 +37,16 @@ def handlers() -> Iterator[None]:
 
 def interrupted(stop: Any, number: int) -> None:
     """Have a signal come while this thread waits for Ray, as it does in ``fit``."""
+
+    @ray.remote(num_cpus=0)
+    def never() -> None:
+        threading.Event().wait()
+
+    training = never.remote()
+    threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
     with checkpoint_before_interrupt(stop), pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), number)
-        ray.get(stop.wait_saved.remote(), timeout=60)
+        ray.get(training, timeout=60)
+    ray.cancel(training, force=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,4 +1,4 @@
-"""A checkpoint at a step that has none by plan changes nothing, neither where it is made nor where it is used."""
+"""A checkpoint at a step that has none by plan changes nothing, where it is made and where it is used."""
 
 from __future__ import annotations
 
