@@ -41,7 +41,7 @@ class MetricForwarder:
     def __init__(self, run: Run, tracker: Any, progress: Progress, total_steps: int) -> None:
         self.run, self.tracker, self.progress, self.total_steps = run, tracker, progress, total_steps
         self.reader = JournalReader(run.folder)
-        self._workers_started, self._failure, self._validation_line = False, "", ""
+        self._workers_started, self._failure, self._notice, self._validation_line = False, "", "", ""
         self._corrupt_images = CorruptImageLog(run.folder)
         self._stop_requested = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="metrics", daemon=True)
@@ -99,14 +99,18 @@ class MetricForwarder:
 
         Args:
             record: "training" and "validation" have a ``row`` of metrics; "started" the ``step`` from which
-                workers go on, ``precision`` and ``device``; "failed" the ``cause``; "unreadable" ``names`` of
-                images; "unvalidated" ``step`` and ``cause``; "file", if there is a ``step``, the ``name`` of
-                the pictures of its validation. Others are for MLflow alone.
+                workers go on, ``precision`` and ``device``; "failed" the ``cause``; "notice" the ``nodes``
+                that will be taken away, in so many ``seconds`` or None; "unreadable" ``names`` of images;
+                "unvalidated" ``step`` and ``cause``; "file", if there is a ``step``, the ``name`` of the
+                pictures of its validation. Others are for MLflow alone.
             repeated: the step was recorded before.
         """
         match record["do"]:
             case "failed":
                 self._failure = record["cause"]
+            case "notice":
+                self._notice = notice_line(record)
+                say(self._notice)
             case "unreadable":
                 self._corrupt_images(record["names"])
             case "unvalidated":
@@ -136,9 +140,10 @@ class MetricForwarder:
         if not self._workers_started:
             say(f"training in {record['precision']} on {record['device']}")
         else:
-            cause = self._failure or "no word of why"
+            # A node that is taken away may take its workers along before they are stopped.
+            cause = "; ".join(filter(None, (self._notice, self._failure))) or "no word of why"
             note_event(self.run, self.tracker, "restart", record["step"], cause)
-        self._workers_started, self._failure = True, ""
+        self._workers_started, self._failure, self._notice = True, "", ""
 
     def _show(self, row: dict[str, float]) -> None:
         facts = f"loss {row['loss']:.5f}  {row['samples_per_second']:.0f} samples/s  "
@@ -151,6 +156,14 @@ def first_rows(reader: JournalReader, kind: str) -> list[dict[str, float]]:
     records = [entry.record for entry in reader.read() if entry.record["do"] == kind and not entry.repeated]
     rows = [record["row"] for record in records if isinstance(record.get("row"), dict)]
     return [row for row in rows if isinstance(row.get("step"), int | float)]
+
+
+def notice_line(record: Record) -> str:
+    """E.g. "notice of 15 s for 198.18.1.2 (worker 0, 1)"."""
+    nodes = [f"{n['address']} (worker {', '.join(map(str, n['ranks']))})" for n in record["nodes"]]
+    seconds = record["seconds"]
+    length = "without a deadline" if seconds is None else f"of {max(seconds, 0)} s"
+    return f"notice {length} for {', '.join(nodes)}"
 
 
 def validation_line(row: dict[str, float]) -> str:

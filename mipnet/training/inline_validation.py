@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray.train
 import torch
 import torch.distributed as dist
+from ray.train import ReportedCheckpointStatus
 
 from mipnet.config import Config
 from mipnet.data.coco import Boxes, CocoKeypointFile
@@ -34,8 +36,14 @@ from mipnet.training.validation_plan import ValidationPlan
 
 logger = logging.getLogger(__name__)
 
+VALIDATION_WAIT_SECONDS = 5.0
+
 Share = list[Block] | Exception
 """What a rank predicted, or why it could not."""
+
+
+class LeftValidationError(Exception):
+    """A validation was left because a checkpoint has to be saved at once."""
 
 
 @dataclass
@@ -58,6 +66,7 @@ class WorkerValidation:
         threads: CPU threads of this process.
         journal: of the run.
         rank: of this process.
+        urgent: takes the seconds that work will take; whether a checkpoint has to be saved before.
     """
 
     plan: ValidationPlan
@@ -67,6 +76,7 @@ class WorkerValidation:
     threads: int
     journal: Journal
     rank: int
+    urgent: Callable[[float], bool] = lambda seconds: False
 
     def __post_init__(self) -> None:
         self._training = self.run_folder.join(TRAINING_FOLDER)
@@ -89,7 +99,7 @@ class WorkerValidation:
         if self.plan.beside(step.step):
             # One may wait at most: else the last step would be followed by those that came too late.
             if self.rank == 0:
-                ray.train.get_all_reported_checkpoints()
+                self._wait_for_validations()
             return {}
         if not self.plan.inline(step.step):
             return {}
@@ -100,9 +110,19 @@ class WorkerValidation:
             return record_validation(
                 step.step, self.config, self.run_folder, self.journal, lambda: self._poses(shares)
             )
+        except LeftValidationError:
+            self._waiting.append(checkpoint_name(step.step))
+            return {}
         except Exception:
             # It is recorded, and the training goes on: the driver tries again after the last step.
             return {}
+
+    def _wait_for_validations(self) -> None:
+        """Wait for those beside the training, but not if a checkpoint has to be saved at once."""
+        pending = True
+        while pending and not self.urgent(VALIDATION_WAIT_SECONDS):
+            found = ray.train.get_all_reported_checkpoints(timeout_s=VALIDATION_WAIT_SECONDS)
+            pending = any(each.status is ReportedCheckpointStatus.PENDING_VALIDATION for each in found)
 
     def after_report(self, step: int, metrics: Metrics) -> None:
         """Remove checkpoints that are not needed any more, where no task beside the training does that."""
@@ -126,10 +146,26 @@ class WorkerValidation:
                     part=slice(self.rank, None, ranks),
                     decoding_threads=self.threads if step.device.type == "cuda" else 0,
                 )
-                return list(blocks)
+                return list(self._until_urgent(blocks, len(self.split.boxes) / ranks))
+        except LeftValidationError as error:
+            return error
         except Exception as error:
             logger.warning("rank %d: cannot validate step %d", self.rank, step.step, exc_info=True)
             return as_user_error(error) or RuntimeError(root_cause(error))
+
+    def _until_urgent(self, blocks: Iterator[Block], boxes: float) -> Iterator[Block]:
+        """The blocks of a share of so many boxes.
+
+        Raises:
+            LeftValidationError: the rest would take too long.
+        """
+        begin, done = time.monotonic(), 0
+        for block in blocks:
+            done += len(block["keypoints"])
+            left = (time.monotonic() - begin) / max(done, 1) * max(boxes - done, 0)
+            if self.urgent(left):
+                raise LeftValidationError("a notice or a stop; it is made up for after the last step")
+            yield block
 
     def _gather(self, share: Share, distributed: bool) -> list[Share] | None:
         """The shares of all ranks on rank 0, None on the others."""

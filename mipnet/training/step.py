@@ -6,8 +6,8 @@ buffers are masked on the device; how often that happened is read with the other
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -81,6 +81,7 @@ class TrainStep:
         self._last_finite = torch.ones((), dtype=torch.bool, device=device)
         # Since ``read_metrics``: gradient norm, finite and skipped updates, corrupt samples, loss per λ
         self._sums = torch.zeros(4 + config.model.instances, device=device)
+        self._rank_states: Tensor | None = None  # see ``unplanned_checkpoint``
         self.set_training_mode()
 
     def set_training_mode(self) -> None:
@@ -250,6 +251,42 @@ class TrainStep:
             dist.all_reduce(self.bn_buffers)
             self.bn_buffers /= dist.get_world_size()
 
+    @contextmanager
+    def unplanned_checkpoint(self) -> Iterator[None]:
+        """Save a checkpoint in the ``with`` block that changes nothing of what follows; call it on all ranks.
+
+        A planned one averages the batch-norm buffers over all ranks, and the metrics are read before it. Here
+        each rank goes on with its own ones, and the checkpoint holds those of all ranks beside the average.
+        """
+        own = torch.cat([self.bn_buffers, self._sums])
+        states = [own]
+        if self.distributed:
+            states = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+            dist.all_gather(states, own)
+        self._rank_states = torch.stack(states)
+        self.all_reduce_bn_buffers()
+        try:
+            yield
+        finally:
+            self._rank_states = None
+            self.bn_buffers.copy_(own[: len(self.bn_buffers)])
+
+    def _load_rank_states(self, states: Tensor) -> None:
+        """Go on with this rank's buffers and sums of an ``unplanned_checkpoint``.
+
+        Args:
+            states: (ranks, n). Another number of ranks takes the average of the buffers, which the model has.
+        """
+        ranks = dist.get_world_size() if self.distributed else 1
+        buffers, sums = torch.split(states.to(self.device), [len(self.bn_buffers), len(self._sums)], dim=1)
+        if len(states) == ranks:
+            rank = dist.get_rank() if self.distributed else 0
+            self.bn_buffers.copy_(buffers[rank])
+            self._sums.copy_(sums[rank])
+        else:
+            self._sums.copy_(sums.mean(dim=0))
+            self._sums[3] *= len(states) / ranks  # a count of samples, the others are means over ranks
+
     def ema_state_dict(self) -> dict[str, Tensor]:
         """The state_dict to evaluate: the model's, with the EMA of its parameters where there is one."""
         state = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
@@ -260,7 +297,7 @@ class TrainStep:
 
     def state_dict(self) -> dict[str, Any]:
         """All that resuming needs, as tensors and plain values."""
-        return {
+        state = {
             "step": self.step,
             "precision": self.precision,
             "model": self.model.state_dict(),
@@ -268,6 +305,7 @@ class TrainStep:
             "average": self.ema_params,  # the key in all checkpoints
             "torch_rng": torch.get_rng_state(),
         }
+        return state if self._rank_states is None else state | {"rank_states": self._rank_states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a ``state_dict``."""
@@ -277,6 +315,8 @@ class TrainStep:
         for param, saved in zip(self.ema_params, state["average"], strict=True):
             param.copy_(saved)
         torch.set_rng_state(state["torch_rng"].cpu())
+        if "rank_states" in state:
+            self._load_rank_states(state["rank_states"])
 
 
 def gradients_of(parameters: Sequence[Tensor]) -> list[Tensor]:

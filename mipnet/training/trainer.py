@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,7 @@ from mipnet.training.atomic_files import storage_options
 from mipnet.training.checkpoint import checkpoint_name, step_from_path
 from mipnet.training.checkpoint_validation import Metrics, Validate, make_validate_fn
 from mipnet.training.recovery import best_checkpoint, prune, read_record, recover, score
+from mipnet.training.stop_signal import InterruptHandler, checkpoint_before_interrupt, start_stop_signal
 from mipnet.training.validation_plan import ValidationPlan
 from mipnet.training.worker import train_loop_per_worker
 
@@ -62,6 +64,9 @@ WORKER_GROUP_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 WORKER_GROUP_START_SECONDS = 1800
 """A node that an autoscaler starts takes minutes, and as long to import PyTorch from a cold disk; Ray's
 default is 60 seconds."""
+NOTICE_POLL_INTERVAL = "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"
+NOTICE_POLL_SECONDS = 1.0
+"""Ray's default is 5 seconds, of the 15 or 30 that some notices leave."""
 COLLECTIVE_TIMEOUT_SECONDS = 600
 """A rank that waits so long for the others has lost them, and holds their GPUs; PyTorch's default is half an
 hour. All ranks compute the same, also in a validation; while rank 0 scores its poses or saves a checkpoint,
@@ -193,8 +198,10 @@ def fit(
     crop_loader = ray.put(CropLoader(people, schedule, crop_settings(config)))
     settings = {"config": to_dict(config), "threads": config.resources.cpus_per_worker}
     settings |= {"schedule": schedule, "end_step": end_step, "crop_loader": crop_loader, "folder": folder}
-    settings |= {"initial_weights": initial_weights, "validation": validation}
+    stop = None if validation is None else start_stop_signal()
+    settings |= {"initial_weights": initial_weights, "validation": validation, "stop": stop}
     os.environ.setdefault(WORKER_GROUP_START_TIMEOUT, str(WORKER_GROUP_START_SECONDS))
+    os.environ.setdefault(NOTICE_POLL_INTERVAL, str(NOTICE_POLL_SECONDS))
     trainer = Trainer(
         train_loop_per_worker,
         train_loop_config=settings,
@@ -211,7 +218,8 @@ def fit(
         ),
         validation_config=validation_config,
     )
-    return run_trainer(trainer, hint)
+    with checkpoint_before_interrupt(stop) as trainer.on_interrupt:
+        return run_trainer(trainer, hint)
 
 
 def scaling_config(resources: ResourcesConfig) -> ScalingConfig:
@@ -255,14 +263,27 @@ CLEANUP_CALLBACK = "PlacementGroupCleanerCallback"
 
 
 class Trainer(TorchTrainer):  # type: ignore[misc, unused-ignore]  # Ray has no types
-    """``TorchTrainer`` that ends at once where there is no dashboard.
+    """``TorchTrainer`` that ends at once where there is no dashboard, and saves a checkpoint at Ctrl-C.
 
     Ray Train's clean-up after a lost driver asks the dashboard whether the driver is alive. A Ray that was
     started for this command has no dashboard and ends with its driver: the question only delays the end of
     every training, by ten seconds (measured).
 
     Ray has no public way to leave a callback out. If it renames one of these, training ends late.
+
+    Ray sets its own handler of Ctrl-C when the training begins, and has no public way to act before it. If it
+    renames the method, Ctrl-C saves no checkpoint.
+
+    Attributes:
+        on_interrupt: what to do before Ray's handler.
     """
+
+    on_interrupt: InterruptHandler | None = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        super()._register_sigint_handler(controller)
+        if self.on_interrupt is not None:
+            self.on_interrupt.install(signal.SIGINT)
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()

@@ -38,6 +38,7 @@ from mipnet.training.cpu_step import CpuTrainStep, parallel_micro_batches
 from mipnet.training.device_batches import Batch, copy_ahead, needs_pinned_memory
 from mipnet.training.gauges import TrainingGauges
 from mipnet.training.inline_validation import WorkerValidation
+from mipnet.training.interruptions import Interruptions
 from mipnet.training.profiling import profiled
 from mipnet.training.step import TrainStep
 
@@ -54,7 +55,7 @@ def train_loop_per_worker(settings: dict[str, Any]) -> dict[str, Any]:
             process, 0 for its share of the cores; initial_weights: URI of a model folder, or ""; end_step:
             the step to end at, with a checkpoint; crop_loader: reference to the loader of the crops; folder:
             of the run, for log and journal; validation: of checkpoints, {"plan": ``ValidationPlan``, "data":
-            the data set's folder}, or None if none is made.
+            the data set's folder}, or None if none is made; stop: the driver's ``StopSignal``, or None.
 
     Returns:
         {"step": steps done, "stopped": why the run was stopped early, or "", "history": all logged rows of
@@ -88,11 +89,12 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
         device = torch.cuda.get_device_name(step.device) if step.device.type == "cuda" else "the CPU"
         journal.add("started", step=step.step, precision=step.precision, device=device)
         journal.flush()
-    log = MetricLogger(history, journal if rank == 0 else None, schedule.batch_size)
+    log = MetricLogger(history, journal if rank == 0 else None, schedule.batch_size, step.step)
     corrupt_images = CorruptImageTracker(settings["crop_loader"], journal)
     guard = Guard(config, schedule, corrupt_images, step.step)
     gauges = TrainingGauges(settings["folder"])
-    validation = make_validation(settings, config, threads, journal)
+    interruptions = Interruptions(settings["stop"], journal, rank, step.step)
+    validation = make_validation(settings, config, threads, journal, interruptions)
     batches = with_wait_seconds(training_batches(step, schedule, end_step, corrupt_images))
     traced_steps = config.train.profile if rank == 0 else 0
     for batch, waited in profiled(batches, step.step, traced_steps, settings["folder"]):
@@ -114,21 +116,33 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
             step.all_reduce_bn_buffers()
             with log.paused():
                 metrics = validation.before_report(step)
-            report_checkpoint(step, log.history, rank, metrics, validation.plan.beside(step.step))
+            with interruptions.saving():
+                report_checkpoint(step, log.history, rank, metrics, validation.plan.beside(step.step))
             validation.after_report(step.step, metrics)
+        if step.step < end_step and validation is not None:
+            interruptions.after_step(step.step, saving, lambda: save_unplanned(step, log, rank, journal))
+    interruptions.close()
     stopped = divergence(step, log.history[-1]) if log.history else ""  # of a checkpoint of the last step
     return {"step": step.step, "stopped": stopped, "history": log.history}
 
 
+def save_unplanned(step: TrainStep, log: MetricLogger, rank: int, journal: Journal) -> None:
+    """Save a checkpoint at a step that has none by plan; it changes nothing of what follows."""
+    journal.flush()
+    with log.paused(), step.unplanned_checkpoint():
+        report_checkpoint(step, log.history, rank, {}, beside=False)
+
+
 def make_validation(
-    settings: dict[str, Any], config: Config, threads: int, journal: Journal
+    settings: dict[str, Any], config: Config, threads: int, journal: Journal, interruptions: Interruptions
 ) -> WorkerValidation | None:
     """What this worker does about checkpoints, None if none is made; arguments as in ``_train``."""
     if settings["validation"] is None:
         return None
     plan, data = settings["validation"]["plan"], settings["validation"]["data"]
     rank = ray.train.get_context().get_world_rank()
-    return WorkerValidation(plan, config, settings["folder"], data, threads, journal, rank)
+    folder, urgent = settings["folder"], interruptions.urgent
+    return WorkerValidation(plan, config, folder, data, threads, journal, rank, urgent)
 
 
 def build_train_step(config: Config, total_steps: int, threads: int, initial_weights: str) -> TrainStep:
@@ -236,12 +250,15 @@ class MetricLogger:
         history: rows of earlier processes; new ones are appended.
         journal: of the run, None for none.
         batch_size: of the global batch.
+        step: number of steps done.
     """
 
-    def __init__(self, history: list[MetricsRow], journal: Journal | None, batch_size: int) -> None:
+    def __init__(
+        self, history: list[MetricsRow], journal: Journal | None, batch_size: int, step: int
+    ) -> None:
         self.history, self.journal, self.batch_size = history, journal, batch_size
         self.waited = 0.0  # seconds for data since the last row
-        self._since, self._last = time.perf_counter(), history[-1]["step"] if history else 0
+        self._since, self._last = time.perf_counter(), step
 
     def add(self, step: int, metrics: MetricsRow) -> None:
         now = time.perf_counter()
@@ -358,7 +375,7 @@ def report_checkpoint(
 
     Args:
         step: after ``all_reduce_bn_buffers``.
-        history: rows of metrics so far.
+        history: rows of metrics so far; none if it is interrupted before the first.
         rank: of this process.
         metrics: of the validation, empty without.
         beside: have it validated by a task of its own.
@@ -370,8 +387,9 @@ def report_checkpoint(
     folder = Path(tempfile.mkdtemp(prefix="mipnet-checkpoint-"))
     try:
         save_checkpoint(folder, step, history)
+        loss = {"loss": history[-1]["loss"]} if history else {}
         ray.train.report(
-            {"step": step.step, "loss": history[-1]["loss"], **metrics},
+            {"step": step.step, **loss, **metrics},
             checkpoint=Checkpoint.from_directory(folder),
             checkpoint_dir_name=name,
             validation=beside,

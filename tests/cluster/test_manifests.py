@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,25 @@ def test_ray_up_files_are_what_ray_up_takes(name):
     for spoilt in ({**prepared, "head_node_typ": "head"}, {**prepared, "max_workers": 1}):
         with pytest.raises((jsonschema.ValidationError, ValueError)):
             validate_config(spoilt)
+
+
+def test_spot_machines_and_pods_tell_ray_before_they_go():
+    dockerfile = (CLUSTER / "image" / "Dockerfile").read_text()
+    assert "COPY cluster/spot_notice.py /usr/local/bin/spot_notice.py\n" in dockerfile
+    assert (CLUSTER / "spot_notice.py").exists()
+    for cloud in RAY_UP:
+        (config,) = read(cloud)
+        *_, start, watch = config["worker_start_ray_commands"]
+        assert start.startswith("ray start ")
+        assert watch.startswith(f"nohup python /usr/local/bin/spot_notice.py {cloud} ")
+        assert watch.endswith("&")
+    (cluster,) = read("kuberay/raycluster")
+    for group in cluster["spec"]["workerGroupSpecs"]:
+        pod = group["template"]["spec"]
+        *_, said = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        found = re.fullmatch(r"python /usr/local/bin/spot_notice\.py now --seconds (\d+); sleep (\d+)", said)
+        seconds, pause = map(int, found.groups())
+        assert seconds < pause < pod["terminationGracePeriodSeconds"]
 
 
 @pytest.mark.shared

@@ -109,6 +109,26 @@ def test_the_first_start_is_no_event_but_each_further_is(
     assert tracker.tags == {"restarts": "2"}
 
 
+@pytest.mark.parametrize(
+    ("seconds", "length"), [(15, "of 15 s"), (-3, "of 0 s"), (None, "without a deadline")]
+)
+def test_a_restart_because_of_a_notice_names_node_and_workers(
+    forwarder: MetricForwarder, run: Run, seconds: int | None, length: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forwarder.forward(STARTED)
+    nodes = [{"id": "ab", "address": "198.18.1.2", "ranks": [0, 1]}]
+    forwarder.forward({"do": "notice", "nodes": nodes, "seconds": seconds})
+    forwarder.forward({**STARTED, "step": 8})
+    notice = f"notice {length} for 198.18.1.2 (worker 0, 1)"
+    said = capsys.readouterr().out.splitlines()
+    assert said[1:] == [notice, f"workers restarted at step 8: {notice}"]
+    (event,) = load_run(run.folder).state["events"]
+    assert (event["event"], event["step"], event["cause"]) == ("restart", 8, notice)
+    forwarder.forward({"do": "failed", "cause": "worker 0: the node is gone"})  # nothing is left of it
+    forwarder.forward({**STARTED, "step": 9})
+    assert load_run(run.folder).state["events"][1]["cause"] == "worker 0: the node is gone"
+
+
 def test_restarts_are_the_same_points_whenever_they_are_logged_and_no_step_has_two(
     run: Run, tracker: Recorder
 ) -> None:

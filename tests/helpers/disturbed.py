@@ -108,14 +108,26 @@ def restarts(storage: Path) -> list[Restart]:
     return found
 
 
-def check(storage: Path, undisturbed: dict[str, Any], disturbances: list[str], uri: str = "") -> None:
-    """Compare what a run left with the undisturbed one, and print the restarts, of which each has a name."""
+def check(
+    storage: Path, undisturbed: dict[str, Any], disturbances: list[str], uri: str = "", *, told: bool = False
+) -> None:
+    """Compare what a run left with the undisturbed one, and print the restarts, of which each has a name.
+
+    Args:
+        storage, uri: of the run, see ``left_behind``.
+        undisturbed: what the other run left.
+        disturbances: their names.
+        told: the training was told before, and has saved a checkpoint: at most one step is made again.
+    """
     found = left_behind(storage, uri)
     assert found.keys() == undisturbed.keys()
     for name in found:
         assert found[name] == undisturbed[name], name
     costs = restarts(storage)
-    assert {cost.step for cost in costs} <= {*range(0, STEPS, CHECKPOINT_STEPS), STEPS}
     assert len(costs) == len(disturbances)
+    if told:
+        assert max(cost.again for cost in costs) <= 1, costs
+    else:
+        assert {cost.step for cost in costs} <= {*range(0, STEPS, CHECKPOINT_STEPS), STEPS}
     for name, cost in zip(disturbances, costs, strict=True):
         print(f"| {name} | went on at step {cost.step} | {cost.again} steps again | {cost.seconds:.0f} s |")
