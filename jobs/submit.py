@@ -173,7 +173,7 @@ def check_cluster(address: str, resources: ResourcesConfig | None) -> None:
         return  # not known here: the job itself checks again
     if resources.gpu == "auto":
         gpus = sum(node["resources_total"].get("GPU", 0) for node in nodes)
-        resources = replace(resources, gpu=gpus >= resources.workers)
+        resources = replace(resources, gpu=gpus >= resources.min_workers)
     autoscaler = AutoscalerLimits(any(NODE_GROUP_LABEL in node["labels"] for node in nodes))
     check_resources(resources, [node["resources_total"] for node in nodes], autoscaler)
 

@@ -58,7 +58,7 @@ def trials_at_once(nodes: Sequence[Mapping[str, Any]], resources: ResourcesConfi
         at least 1, because it was checked before that one trial has room.
     """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
-    workers, threads = resources.workers, resources.cpus_per_worker
+    workers, threads = resources.max_workers, resources.cpus_per_worker
     worker_cpus = max(threads, 1)
     if resources.gpu is True:
         slots = sum(int(min(node.get("GPU", 0), node.get("CPU", 0) // worker_cpus)) for node in alive)

@@ -60,7 +60,7 @@ def max_workers(resources: ResourcesConfig, nodes: Sequence[Mapping[str, Any]]) 
 
 
 def worker_counts(config: Config, most: int) -> list[int]:
-    """1, 2, 4, … and ``most`` workers, without numbers that do not divide the batch."""
+    """1, 2, 4, … and ``most`` workers, without numbers for which the batch is too small."""
     numbers = sorted({*(2**i for i in range(most.bit_length())), most})
     return [number for number in numbers if _possible(with_workers(config, number))]
 

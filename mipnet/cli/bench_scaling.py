@@ -63,7 +63,7 @@ def run(options: Options, call: Call) -> int:
         }
         say(f"{found['machine']}; {found['data']}")
         points = []
-        most = resources.workers if given else scaling.max_workers(resources, ray.nodes())
+        most = resources.max_workers if given else scaling.max_workers(resources, ray.nodes())
         for workers in scaling.worker_counts(config, most):
             say(f"training on {workers} worker(s), global batches of {config.train.batch_size}")
             bench = storage.join("bench")

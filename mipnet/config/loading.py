@@ -11,7 +11,7 @@ from typing import Any
 
 from mipnet.config.old_names import with_new_names, with_new_split, with_old_names
 from mipnet.config.presets import preset
-from mipnet.config.schema import Config, to_dict
+from mipnet.config.schema import MICRO_BATCHES_ON_CPU, Config, to_dict
 from mipnet.config.skeleton_files import skeleton_setting, yaml_of
 from mipnet.config.validation import YES_NO_OR_AUTO, config_of, format_value
 from mipnet.errors import ConfigError, suggest
@@ -110,6 +110,6 @@ def _identity(config: Config) -> dict[str, Any]:
     train = values["train"]
     del train["profile"]
     # Presets of earlier versions named the number that 0 now stands for on a CPU.
-    train["gradient_accumulation_steps"] = config.train.micro_batches("cpu")
+    train["gradient_accumulation_steps"] = train["gradient_accumulation_steps"] or MICRO_BATCHES_ON_CPU
     del values["data"]["max_bad_share"]  # it may be raised to go on with a run that it has stopped
     return values

@@ -23,7 +23,12 @@ NEW_NAMES = {
 
 OLD_NAMES = {new: old for old, new in NEW_NAMES.items()}
 
-ADDED = {"data.category": "", "data.keep_area": False, "data.exif": "auto"}
+ADDED = {
+    "data.category": "",
+    "data.keep_area": False,
+    "data.exif": "auto",
+    "train.sync_batchnorm": False,
+}
 """Settings that earlier versions did not have -> their defaults, which do what those did."""
 
 VAL_SPLIT, OLD_VAL_SPLIT = "val", "tune"

@@ -215,7 +215,8 @@ class TrainConfig:
     gradient_accumulation_steps: NonNegativeInt = option(
         1,
         "parts of a worker's share of a batch, each with its own batch norm: in turns, for less memory; "
-        f"on a CPU side by side, on its cores; 0: {MICRO_BATCHES_ON_CPU} on a CPU, 1 on a GPU",
+        f"on a CPU side by side, on its cores; 0: {MICRO_BATCHES_ON_CPU} on a CPU, 1 on a GPU or with "
+        "sync-batchnorm",
     )
     channels_last: bool = option(True, "memory format of the network; false is the plain, contiguous one")
     activation_checkpointing: bool = option(
@@ -224,6 +225,11 @@ class TrainConfig:
     compile: bool = option(False, "torch.compile the network: minutes at the start, for long runs on GPUs")
     loss: Literal["mse", "peak"] = option("mse", "mse: the paper's; peak: errors weighted by 1 + 10·target")
     freeze_batchnorm: bool = option(False, "keep batch-norm statistics fixed (eval mode) while training")
+    sync_batchnorm: bool = option(
+        False,
+        "batch-norm statistics of the global batch; without it each worker has those of its share, and the "
+        "result depends on their number",
+    )
     init: str = option(
         "", "weights to start from: a run, a model folder, models:/…, or a published checkpoint (.pth)"
     )
@@ -242,7 +248,8 @@ class TrainConfig:
 
     def micro_batches(self, device: str) -> int:
         """Parts of a worker's share of a batch on a type of device, "cpu" or "cuda"."""
-        return self.gradient_accumulation_steps or (MICRO_BATCHES_ON_CPU if device == "cpu" else 1)
+        chosen = MICRO_BATCHES_ON_CPU if device == "cpu" and not self.sync_batchnorm else 1
+        return self.gradient_accumulation_steps or chosen
 
 
 @dataclass(frozen=True)
@@ -266,12 +273,21 @@ class EvaluationConfig:
 class ResourcesConfig:
     """What the run may use; not part of its identity (GPUs and the number of workers change the rounding)."""
 
-    workers: Count = option(1, "training processes (one GPU each, where GPUs are used)")
+    workers: int | str = option(
+        1,
+        "training processes (one GPU each, where GPUs are used); MIN:MAX, e.g. 2:8, on a cluster: as many as "
+        "its nodes hold, fewer when one is lost, more when one joins",
+    )
+    resize_seconds: NonNegative = option(
+        60.0, "workers MIN:MAX: see at most so often whether more fit; they start right after a checkpoint"
+    )
     gpu: bool | Literal["auto"] = option(
         "auto", "train and predict on GPUs; auto: if the cluster has one for each worker"
     )
     cpus_per_worker: NonNegativeInt = option(
-        0, "CPU threads of a training process; 0: all cores, shared evenly"
+        0,
+        "CPU threads of a training process; 0: all cores, shared evenly; with workers MIN:MAX on CPUs: three "
+        "quarters of the smallest node. The number changes the rounding on a CPU",
     )
     stream_workers: NonNegativeInt = option(0, "at most this many decoding tasks at once; 0: Ray decides")
     predict_workers: NonNegativeInt = option(
@@ -288,6 +304,25 @@ class ResourcesConfig:
     object_store_gb: float = option(
         0.0, "shared memory of a local Ray; 0: what decoding needs; a cluster keeps its own"
     )
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest that a training runs with."""
+        return int(str(self.workers).partition(":")[0])
+
+    @property
+    def max_workers(self) -> int:
+        """The most that it starts."""
+        return int(str(self.workers).rpartition(":")[2])
+
+    @property
+    def workers_in_words(self) -> str:
+        return f"{self.min_workers} to {self.max_workers}" if self.elastic else str(self.min_workers)
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers follows the nodes of the cluster."""
+        return self.min_workers < self.max_workers
 
 
 @dataclass(frozen=True)

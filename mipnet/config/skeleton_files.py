@@ -46,7 +46,7 @@ def skeleton_of(value: Any) -> Skeleton:
 
 
 def yaml_of(path: str | Path, where: str = "", what: str = "") -> Any:
-    """The content of a YAML file.
+    """The content of a YAML file; ``2:8`` is text there, as in YAML 1.2, and not 128 to the base 60.
 
     Args:
         path: of the file.
@@ -57,8 +57,14 @@ def yaml_of(path: str | Path, where: str = "", what: str = "") -> Any:
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def construct_yaml_int(self, node: Any) -> Any:
+            return node.value if ":" in node.value else super().construct_yaml_int(node)
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
     try:
-        return yaml.safe_load(Path(path).expanduser().read_bytes())  # bytes: YAML detects the encoding
+        # Bytes: YAML detects the encoding. The loader is a safe one.
+        return yaml.load(Path(path).expanduser().read_bytes(), Loader)
     except OSError as error:
         reason = reason_of(error)
         raise ConfigError(f"{where}cannot read {what}{path} ({reason})", "check the path") from None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mipnet.config.schema import Config, DataConfig, ModelConfig, Range, to_dict
+from mipnet.config.schema import Config, DataConfig, ModelConfig, Range, TrainConfig, to_dict
 from mipnet.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
@@ -125,6 +126,8 @@ def problem_of(name: str, error: ErrorDetails, value: object) -> ConfigError:
         hint = suggest(str(given), choices)
     elif name in YES_NO_OR_AUTO:
         hint = "give auto, true or false"
+    elif name == "resources.workers":
+        hint = "give N or MIN:MAX, e.g. 2:8"
     return ConfigError(f"{name}: {format_value(given)} does not fit", hint)
 
 
@@ -139,7 +142,9 @@ def _check_combinations(config: Config) -> None:
         require("scenes.easy + medium + hard", scenes.easy + scenes.medium + scenes.hard, at_least=1)
     if config.resources.object_store_gb:
         require("resources.object_store_gb", config.resources.object_store_gb, at_least=0.1)
+    _check_workers(config.resources.workers)
     _check_batch(config)
+    _check_sync_batchnorm(config.train)
 
 
 def _check_network(model: ModelConfig) -> None:
@@ -189,22 +194,45 @@ def _check_data(data: DataConfig) -> None:
         raise Problem("data.boxes", data.boxes, "has one name twice", "give each source a name of its own")
 
 
+def _check_workers(workers: int | str) -> None:
+    """A number of workers, or MIN:MAX.
+
+    Raises:
+        Problem: it is neither, below 1, or MAX is below MIN.
+    """
+    if not re.fullmatch(r"-?\d+(:\d+)?", str(workers)):
+        raise Problem("resources.workers", workers, "is neither N nor MIN:MAX", "give e.g. 8 or 2:8")
+    least, *most = map(int, str(workers).split(":"))
+    if least < 1:
+        near = ":".join(map(str, (1, *(max(number, 1) for number in most))))
+        raise Problem("resources.workers", workers, "is below 1", f"nearest is {near}")
+    if most and most[0] < least:
+        why, hint = "has a MAX below its MIN", f"give {most[0]}:{least}"
+        raise Problem("resources.workers", workers, why, hint if most[0] else "give e.g. 1:2")
+
+
 def _check_batch(config: Config) -> None:
     batch_size, parts = config.train.batch_size, config.train.micro_batches("cpu")
-    workers = config.resources.workers
-    if batch_size % workers:
-        why, near = f"does not divide train.batch_size {batch_size}", _nearest_divisor(batch_size, workers)
-        raise Problem("resources.workers", workers, why, f"nearest is {near}")
-    local_batch_size = batch_size // workers
-    if local_batch_size % parts:
-        why = f"does not divide a worker's share of the batch, {local_batch_size}"
-        near = _nearest_divisor(local_batch_size, min(parts, local_batch_size))
-        raise Problem("train.gradient_accumulation_steps", parts, why, f"nearest is {near}")
-    if config.model.mimb_stages and config.model.instances == 1 and local_batch_size == parts:
+    workers = config.resources.max_workers
+    if workers > batch_size:
+        verb, least = "is", ""
+        if config.resources.elastic:
+            verb, least = "ends", f"{min(config.resources.min_workers, batch_size)}:"
+        why = f"{verb} above train.batch_size {batch_size}"
+        raise Problem("resources.workers", config.resources.workers, why, f"nearest is {least}{batch_size}")
+    smallest = batch_size // workers  # share of a worker
+    if parts > smallest:
+        why = f"is above a worker's share of the batch, {smallest}"
+        raise Problem("train.gradient_accumulation_steps", parts, why, f"nearest is {smallest}")
+    if config.model.mimb_stages and config.model.instances == 1 and smallest // parts == 1:
         why = "leaves one row a worker, which the batch norm of a MIMB cannot train on"
         raise Problem("train.batch_size", batch_size, why, f"use at least {2 * workers * parts}")
 
 
-def _nearest_divisor(number: int, most: int) -> int:
-    """The largest divisor of ``number`` that is at most ``most``."""
-    return next(divisor for divisor in range(most, 0, -1) if number % divisor == 0)
+def _check_sync_batchnorm(train: TrainConfig) -> None:
+    name = "train.sync_batchnorm"
+    if train.sync_batchnorm and train.gradient_accumulation_steps > 1:
+        why = f"does not go with {train.gradient_accumulation_steps} gradient_accumulation_steps"
+        raise Problem(name, True, f"{why}, each with its own batch norm", "give 0 or 1 of them")
+    if train.sync_batchnorm and train.compile:
+        raise Problem(name, True, "does not go with train.compile", "leave out one of them")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -76,20 +77,37 @@ class SampleSchedule:
         window_position = np.random.default_rng([SHUFFLE_STREAM, self.seed, window]).permutation(end - begin)
         return epoch, image, sample, window_position
 
+    def shares(self, ranks: int) -> list[range]:
+        """The positions of each rank in every global batch: contiguous, sizes differ by one at most.
+
+        Args:
+            ranks: number of ranks, at most ``batch_size``; the first ones have the larger shares.
+        """
+        size, larger = divmod(self.batch_size, ranks)
+        begins = [rank * size + min(rank, larger) for rank in range(ranks + 1)]
+        return [range(*pair) for pair in pairwise(begins)]
+
+    def rows_per_step(self, ranks: int) -> int:
+        """Rows of a rank for each step in the stream: the largest share, so that all ranks have as many."""
+        return math.ceil(self.batch_size / ranks)
+
     def rank_rows(self, window_position: np.ndarray, ranks: int) -> np.ndarray:
         """Row of each sample when the window is ordered by rank, then step.
 
         Args:
             window_position: (n,) int64, as from ``samples``.
-            ranks: number of ranks; each takes an equal, contiguous part of every global batch.
+            ranks: number of ranks, see ``shares``.
 
         Returns:
-            (n,) int64; the rows of a rank are its local batches of the window's steps, one after another.
+            (n,) int64; the rows of a rank are those of the window's steps, one after another, each its share
+            filled up to ``rows_per_step``.
         """
-        local_batch_size = self.batch_size // ranks
         step, batch_position = np.divmod(window_position, self.batch_size)
-        rank, local_position = np.divmod(batch_position, local_batch_size)
-        return (rank * self.window_batches + step) * local_batch_size + local_position
+        begins = np.array([share.start for share in self.shares(ranks)])
+        rank = np.searchsorted(begins, batch_position, side="right") - 1
+        row_of_step = (rank * self.window_batches + step) * self.rows_per_step(ranks)
+        rows: np.ndarray = row_of_step + batch_position - begins[rank]
+        return rows
 
     def _epoch_samples(self, epoch: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Epoch, image and sample number of positions begin : end in an epoch's sequence."""

@@ -62,8 +62,9 @@ class CropLoader:
         Args:
             window: its index.
             allocate: shape -> uninitialised uint8 array for the crops.
-            ranks: orders the rows by rank, then step, for so many ranks, and pads the last window to the size
-                of the others: rows with step -1 at the end of each rank's part. Without: by window position.
+            ranks: orders the rows by rank, then step, for so many ranks, and fills up with rows of step -1:
+                the smaller shares of a batch, each to the largest, and the last window to the size of the
+                others. Without: by window position.
 
         Returns:
             the columns
@@ -80,7 +81,7 @@ class CropLoader:
         step_in_window, batch_position = np.divmod(window_position, self.schedule.batch_size)
         row = window_position
         if ranks is not None:
-            n = self.schedule.batch_size * self.schedule.window_batches
+            n = ranks * self.schedule.rows_per_step(ranks) * self.schedule.window_batches
             row = self.schedule.rank_rows(window_position, ranks)
         keypoints_shape = (n, self.settings.instances, self.settings.skeleton.num_joints, 3)
         block: Block = {
@@ -195,18 +196,16 @@ class ScheduledDataConfig(DataConfig):
     def __init__(self, crop_loader: ray.ObjectRef, schedule: SampleSchedule, stream_workers: int = 0) -> None:
         super().__init__(enable_shard_locality=False)
         self.crop_loader, self.stream_workers = crop_loader, stream_workers
-        self.window_samples = schedule.window_batches * schedule.batch_size
+        self.schedule = schedule
 
     def configure(
         self, datasets: dict[str, Dataset], world_size: int, *args: Any, **kwargs: Any
     ) -> list[dict[str, DataIterator]]:
         """For each rank, data set name -> iterator; as ``ray.train.DataConfig.configure``."""
         output: list[dict[str, DataIterator]] = [{} for _ in range(world_size)]
-        samples_per_rank = self.window_samples // world_size
+        rows_per_rank = self.schedule.window_batches * self.schedule.rows_per_step(world_size)
         for name, windows in datasets.items():
-            blocks = load_windows(
-                windows, self.crop_loader, world_size, samples_per_rank, self.stream_workers
-            )
+            blocks = load_windows(windows, self.crop_loader, world_size, rows_per_rank, self.stream_workers)
             for rank, iterator in enumerate(blocks.streaming_split(world_size, equal=True)):
                 output[rank][name] = iterator
         return output
@@ -222,9 +221,9 @@ def window_dataset(schedule: SampleSchedule, from_step: int) -> Dataset:
 
 
 def load_windows(
-    windows: Dataset, crop_loader: Any, ranks: int, samples_per_rank: int, stream_workers: int = 0
+    windows: Dataset, crop_loader: Any, ranks: int, rows_per_rank: int, stream_workers: int = 0
 ) -> Dataset:
-    """Blocks of exactly ``samples_per_rank`` rows in order: one per rank of every window.
+    """Blocks of exactly ``rows_per_rank`` rows in order: one per rank of every window.
 
     Ray fuses loading and repartitioning into one task, so a window is split without a copy between tasks. It
     fuses only operators with the same compute strategy; the number of tasks is therefore limited by the CPUs
@@ -232,7 +231,7 @@ def load_windows(
     """
     blocks = windows.map_batches(
         load_window_crops, batch_size=1, fn_kwargs={"crop_loader": crop_loader, "ranks": ranks}, num_cpus=1
-    ).repartition(target_num_rows_per_block=samples_per_rank, strict=False)
+    ).repartition(target_num_rows_per_block=rows_per_rank, strict=False)
     # Let a task yield all blocks of its window and end. With Ray's default of 2 it would wait, its CPU idle,
     # for an iteration of the scheduling loop (0.1 s) for every two ranks. The setting is private; a context
     # accepts any attribute, so a Ray without it is only slower.

@@ -41,7 +41,7 @@ class MetricForwarder:
     def __init__(self, run: Run, tracker: Any, progress: Progress, total_steps: int) -> None:
         self.run, self.tracker, self.progress, self.total_steps = run, tracker, progress, total_steps
         self.reader = JournalReader(run.folder)
-        self._workers_started, self._failure, self._notice, self._validation_line = False, "", "", ""
+        self._workers, self._failure, self._notice, self._validation_line = 0, "", "", ""
         self._corrupt_images = CorruptImageLog(run.folder)
         self._stop_requested = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="metrics", daemon=True)
@@ -99,10 +99,10 @@ class MetricForwarder:
 
         Args:
             record: "training" and "validation" have a ``row`` of metrics; "started" the ``step`` from which
-                workers go on, ``precision`` and ``device``; "failed" the ``cause``; "notice" the ``nodes``
-                that will be taken away, in so many ``seconds`` or None; "unreadable" ``names`` of images;
-                "unvalidated" ``step`` and ``cause``; "file", if there is a ``step``, the ``name`` of the
-                pictures of its validation. Others are for MLflow alone.
+                workers go on, ``precision``, ``device`` and their number ``workers``; "failed" the ``cause``;
+                "notice" the ``nodes`` that will be taken away, in so many ``seconds`` or None; "unreadable"
+                ``names`` of images; "unvalidated" ``step`` and ``cause``; "file", if there is a ``step``, the
+                ``name`` of the pictures of its validation. Others are for MLflow alone.
             repeated: the step was recorded before.
         """
         match record["do"]:
@@ -136,14 +136,16 @@ class MetricForwarder:
             self._validation_line = validation_line(row)
 
     def _note_start(self, record: Record) -> None:
-        """Workers started; each start but the first of this process is a restart after a failure."""
-        if not self._workers_started:
+        """Workers started; each start but the first is a restart, after a failure or with another number."""
+        before, self._workers = self._workers, record.get("workers", self._workers or 1)
+        if not before:
             say(f"training in {record['precision']} on {record['device']}")
         else:
+            changed = f"{self._workers} worker(s) instead of {before}" if self._workers != before else ""
             # A node that is taken away may take its workers along before they are stopped.
-            cause = "; ".join(filter(None, (self._notice, self._failure))) or "no word of why"
+            cause = "; ".join(filter(None, (self._notice, self._failure, changed))) or "no word of why"
             note_event(self.run, self.tracker, "restart", record["step"], cause)
-        self._workers_started, self._failure, self._notice = True, "", ""
+        self._failure = self._notice = ""
 
     def _show(self, row: dict[str, float]) -> None:
         facts = f"loss {row['loss']:.5f}  {row['samples_per_second']:.0f} samples/s  "

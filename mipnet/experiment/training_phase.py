@@ -24,6 +24,7 @@ from mipnet.experiment.progress import Progress
 from mipnet.models.initialization import warm_start_from_folder
 from mipnet.models.reference_checkpoints import import_checkpoint, is_checkpoint
 from mipnet.ray_runtime.capacity import capacity
+from mipnet.ray_runtime.elastic_workers import training_cpus
 from mipnet.registry.resolve import resolve_model
 from mipnet.run_folder import MODEL_FOLDER, TRAINING_FOLDER, Run
 from mipnet.storage import Folder
@@ -66,11 +67,11 @@ def train_phase(
     done = found.step
     say(
         f"{len(people)} people in {len(people.images)} images; {schedule.total_steps} steps of "
-        f"{config.train.batch_size} on {config.resources.workers} worker(s)"
+        f"{config.train.batch_size} on {config.resources.workers_in_words} worker(s)"
         + (f"; going on at step {done}" if done else "")
     )
-    threads = config.resources.workers * max(config.resources.cpus_per_worker, 1)
-    decoding = capacity(ray.nodes(), config, threads)
+    nodes = ray.nodes()
+    decoding = capacity(nodes, config, training_cpus(nodes, config.resources))
     say(decoding.line())
     note_start(run, tracker, done, found.skipped)
     initial = initial_weights(run)
@@ -102,7 +103,7 @@ def validation_plan(run: Run, data: Folder, last_step: int) -> ValidationPlan:
     file = open_split(config.data, data, split)
     num_boxes = len(load_boxes(file, data, split, selection_source(config), config))
     every = run.state.get(VALIDATION_KEY) or checkpoints_per_validation(config, num_boxes)
-    spare_gpus = int(ray.cluster_resources().get("GPU", 0)) - config.resources.workers
+    spare_gpus = int(ray.cluster_resources().get("GPU", 0)) - config.resources.max_workers
     plan = plan_validation(config, num_boxes, last_step, every=every, spare_gpus=spare_gpus)
     run.note(**{VALIDATION_KEY: every})
     say(plan.line(num_boxes, config.resources.gpu is True))

@@ -42,15 +42,16 @@ def resolve_use_gpu(
     """
     if resources.gpu != "auto":
         return resources
-    workers, usable = resources.workers, False
+    usable = False
     if not gpus:
         say("no GPU in Ray's cluster: computing on CPUs")
-    elif gpus < workers:
-        say(f"{gpus} GPUs are too few for {workers} workers: computing on CPUs")
+    elif gpus < resources.min_workers:
+        say(f"{gpus} GPUs are too few for {resources.min_workers} workers: computing on CPUs")
     elif problem := find_problem():
         say(f"{problem.reason}: computing on CPUs")
     else:
         usable = True
+        workers = resources.workers_in_words
         say(f"computing on GPUs: {gpus} in Ray's cluster, one for each of {workers} worker(s)")
     return replace(resources, gpu=usable)
 
@@ -61,15 +62,14 @@ def check_resources(
     """Raise if the cluster can never give what is asked for: Ray would wait for ever.
 
     Args:
-        resources: with ``gpu`` resolved.
+        resources: with ``gpu`` resolved; of workers MIN:MAX, MIN are demanded.
         nodes: resources of each living node.
         autoscaler: what it can add.
 
     Raises:
         UserError: no node holds one worker, the nodes do not hold all, or no CPU is left for decoding.
     """
-    workers, cpus = resources.workers, max(resources.cpus_per_worker, 1)
-    one = {"CPU": float(cpus), **({"GPU": 1.0} if resources.gpu is True else {})}
+    workers, one = resources.min_workers, worker_resources(resources)
     text = " and ".join(f"{amount:g} {name}{'s' if amount > 1 else ''}" for name, amount in one.items())
     less = "leave out --gpu or lower" if resources.gpu is True else "lower"
     capacity = sum(int(min(node.get(name, 0) // amount for name, amount in one.items())) for node in nodes)
@@ -106,6 +106,12 @@ def check_resources(
             "and leave none to decode images",
             "ask for fewer --workers or lower --resources.cpus-per-worker",
         )
+
+
+def worker_resources(resources: ResourcesConfig) -> dict[str, float]:
+    """What a training process reserves; ``resources`` as ``session.connect`` yields them."""
+    cpus = float(max(resources.cpus_per_worker, 1))
+    return {"CPU": cpus, **({"GPU": 1.0} if resources.gpu is True else {})}
 
 
 def local_gpu_count() -> int:

@@ -20,6 +20,7 @@ from mipnet.errors import UserError, causes
 from mipnet.host import Termination, cores, memory
 from mipnet.logs import attach_libraries
 from mipnet.ray_runtime import resources as cluster_resources
+from mipnet.ray_runtime.elastic_workers import resolve_elastic
 from mipnet.ray_runtime.gpus import GpuProblem, cuda_problem, gpu_problem, gpus_refused
 from mipnet.ray_runtime.resources import AutoscalerLimits, check_resources
 
@@ -39,7 +40,7 @@ MIN_OBJECT_STORE_BYTES = 2.0**30
 def connect(
     resources: ResourcesConfig, verbose: bool = False, window_bytes: int = 0
 ) -> Iterator[ResourcesConfig]:
-    """A Ray connection for the time of the ``with`` block; yields ``resources`` with ``gpu`` resolved.
+    """A Ray connection for the time of the ``with`` block; yields ``resources`` with open ones decided.
 
     ``RAY_ADDRESS`` names a cluster to join (inside a submitted job Ray sets it); without it a new Ray is
     started on this machine, even if another one runs here.
@@ -89,7 +90,7 @@ def connect(
 
 
 def _fitted(resources: ResourcesConfig, address: str) -> ResourcesConfig:
-    """``resources`` with ``gpu`` resolved, which the cluster at ``address`` can give.
+    """``resources`` with ``gpu`` and workers MIN:MAX resolved, which the cluster at ``address`` can give.
 
     Raises:
         UserError: it can never give them, or PyTorch cannot use the GPUs that are demanded.
@@ -106,6 +107,8 @@ def _fitted(resources: ResourcesConfig, address: str) -> ResourcesConfig:
         return gpu_problem(nodes, autoscaler.can_add_nodes)
 
     fitted = cluster_resources.resolve_use_gpu(resources, int(gpus), find_problem)
+    if fitted.elastic:
+        fitted = resolve_elastic(fitted, nodes, local=address == "local")
     check_resources(fitted, [node["Resources"] for node in nodes], autoscaler)
     if resources.gpu is True and (problem := find_problem()):
         raise gpus_refused(problem)
@@ -160,9 +163,9 @@ def _local_options(resources: ResourcesConfig, window_bytes: int) -> dict[str, A
     """
     # Logical CPUs: on a small machine training, decoding and validation share the cores, as processes always
     # do; Ray must only not refuse to place them.
-    wanted = resources.workers + max(resources.stream_workers, resources.predict_workers, 1)
+    wanted = resources.max_workers + max(resources.stream_workers, resources.predict_workers, 1)
     cpus = max(cores(), wanted + EXTRA_LOGICAL_CPUS)
-    needed = local_object_store_bytes(window_bytes, tasks=cpus - resources.workers)
+    needed = local_object_store_bytes(window_bytes, tasks=cpus - resources.max_workers)
     object_store = resources.object_store_gb * 2**30 or needed
     use_gpu = resources.gpu is True  # auto asks for nothing that is not there
     node = {"CPU": cpus, "GPU": cluster_resources.local_gpu_count() if use_gpu else 0}

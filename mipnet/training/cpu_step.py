@@ -61,7 +61,7 @@ class CpuTrainStep(TrainStep):
             replica.network.zero_grad(set_to_none=True)
         networks = [(self.network, self.bn_buffers), *((r.network, r.bn_buffers) for r in self.replicas)]
         futures = [
-            self._pool.submit(self._run_micro_batch, *network, micro_batch, len(micro_batches))
+            self._pool.submit(self._run_micro_batch, *network, micro_batch)
             for network, micro_batch in zip(networks, micro_batches, strict=True)
         ]
         results = [future.result() for future in futures]

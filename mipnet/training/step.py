@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
@@ -24,9 +25,11 @@ from mipnet.models.precision import Precision, kernel_settings
 from mipnet.models.targets import heatmap_targets
 from mipnet.training.losses import heatmap_loss
 from mipnet.training.optim import build_optimizer, learning_rate
+from mipnet.training.sync_batchnorm import convert_batchnorm
 
 MicroBatch = tuple[Tensor, Tensor]
-"""Images (b, h, w, 3) and keypoints (b, N, K, 3): one of a batch's ``TrainStep.micro_batches`` parts."""
+"""Images (b, h, w, 3) and keypoints (b, N, K, 3): one of a batch's ``TrainStep.micro_batches`` parts, whose
+sizes differ by one at most."""
 
 
 class TrainStep:
@@ -41,6 +44,7 @@ class TrainStep:
 
     Attributes:
         step: number of steps done.
+        ranks: number of training processes.
         micro_batches: parts of this rank's share of a batch.
         parameters: the trainable ones.
         ema_params: their exponential moving average, in the same order; empty without EMA.
@@ -61,7 +65,11 @@ class TrainStep:
             enable_activation_checkpointing(self.model.backbone)
         if train.compile:
             self.model.compile(dynamic=False)
-        self.distributed = dist.is_initialized() and dist.get_world_size() > 1
+        self.ranks = dist.get_world_size() if dist.is_initialized() else 1
+        self.distributed = self.ranks > 1
+        if train.sync_batchnorm and self.distributed:
+            convert_batchnorm(self.model)
+        self._share = self._mean_share = 1.0  # samples of this rank in a step, and their mean over ranks
         self.bn_buffers = flatten_bn_buffers(self.model)
         self._bn_buffers_before = torch.empty_like(self.bn_buffers)
         self.network: nn.Module = self.model
@@ -89,11 +97,14 @@ class TrainStep:
         self.model.train()
         if self.config.train.freeze_batchnorm:
             for module in self.model.modules():
-                if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)):
+                if isinstance(module, _BatchNorm):
                     module.eval()
 
     def __call__(self, images: Tensor, keypoints: Tensor, corrupt: Tensor | None = None) -> None:
-        """One update with this rank's part of the global batch (equal parts; DDP averages the gradients).
+        """One update with this rank's share of the global batch of ``train.batch_size`` samples.
+
+        DDP averages the gradients of the ranks. Shares may differ by a sample: each rank's loss is weighted
+        by the number of its samples, so that this is the gradient of the mean over the global batch.
 
         Args:
             images, keypoints: see ``loss``.
@@ -102,6 +113,8 @@ class TrainStep:
         rate = learning_rate(self.step, self.total_steps, self.config.train)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self._mean_share = self.config.train.batch_size / self.ranks if self.distributed else len(images)
+        self._share = len(images)
         self._bn_buffers_before.copy_(self.bn_buffers)
         self.optimizer.zero_grad(set_to_none=True)
         with (
@@ -149,36 +162,40 @@ class TrainStep:
         """Set the gradients of the mean loss over all micro-batches; returns the loss of each λ (N,).
 
         Each micro-batch begins with the batch-norm buffers from before the step; afterwards they are the mean
-        over the micro-batches, as they are over ranks.
+        over the micro-batches' samples, as they are over ranks.
+
+        Returns:
+            the loss of each λ (N,): its mean over all ranks is that over the global batch.
         """
-        count = self.micro_batches
-        micro_batches = list(zip(images.chunk(count), keypoints.chunk(count), strict=True))
+        count, samples = self.micro_batches, len(images)
+        parts = images.tensor_split(count), keypoints.tensor_split(count)
+        micro_batches = list(zip(*parts, strict=True))
         losses, bn_buffers = zip(*self._run_micro_batches(micro_batches), strict=True)
-        self.bn_buffers.copy_(torch.stack(bn_buffers).mean(dim=0))
-        return torch.stack(losses).mean(dim=0)  # (micro-batches, N) → (N,)
+        sizes = [len(part) for part, _ in micro_batches]
+        self.bn_buffers.copy_(weighted_mean(bn_buffers, [size * count / samples for size in sizes]))
+        return weighted_mean(losses, [size * count / self._mean_share for size in sizes])
 
     def _run_micro_batches(self, micro_batches: Sequence[MicroBatch]) -> list[tuple[Tensor, Tensor]]:
         """Run the micro-batches one after another; returns (loss per λ, batch-norm buffers) of each."""
-        results, network = [], self.network
+        results: list[tuple[Tensor, Tensor]] = []
+        network = self.network
         for number, micro_batch in enumerate(micro_batches, start=1):
             no_sync: AbstractContextManager[Any] = nullcontext()
             if isinstance(network, DistributedDataParallel) and number < len(micro_batches):
                 no_sync = network.no_sync()  # all-reduce the gradients once, with the last micro-batch
             with no_sync:
-                result = self._run_micro_batch(network, self.bn_buffers, micro_batch, len(micro_batches))
-            results.append(result)
+                results.append(self._run_micro_batch(network, self.bn_buffers, micro_batch))
         return results
 
     def _run_micro_batch(
-        self, network: nn.Module, bn_buffers: Tensor, micro_batch: MicroBatch, count: int
+        self, network: nn.Module, bn_buffers: Tensor, micro_batch: MicroBatch
     ) -> tuple[Tensor, Tensor]:
-        """Forward and backward pass of one of ``count`` micro-batches.
+        """Forward and backward pass of a micro-batch, its loss weighted by its number of samples.
 
         Args:
             network: its gradients are accumulated.
             bn_buffers: its batch-norm buffers.
             micro_batch: images and keypoints.
-            count: the loss is divided by it.
 
         Returns:
             the loss of each λ (N,), and the batch-norm buffers after the forward pass.
@@ -186,7 +203,8 @@ class TrainStep:
         bn_buffers.copy_(self._bn_buffers_before)
         loss, loss_per_instance = self.loss(*micro_batch, network)
         after = bn_buffers.clone()  # activation checkpointing updates them a second time in backward()
-        torch.autograd.backward(loss / count)
+        # Divided, not multiplied by the inverse: parts of one size then have the bits of a plain mean.
+        torch.autograd.backward(loss / (self._mean_share / len(micro_batch[0])))
         return loss_per_instance, after
 
     def _masked_update(self, finite: Tensor) -> None:
@@ -223,7 +241,6 @@ class TrainStep:
         sums = self._sums
         if self.distributed:
             dist.all_reduce(sums)
-        world = dist.get_world_size() if self.distributed else 1
         norm, finite, skipped, corrupt, *losses = sums.tolist()
         self._sums = torch.zeros_like(sums)
         means = [loss / finite if finite else float("nan") for loss in losses]
@@ -232,7 +249,7 @@ class TrainStep:
             **{f"loss/lambda{i}": mean for i, mean in enumerate(means)},
             "gradient_norm": norm / finite if finite else float("nan"),
             "learning_rate": learning_rate(max(self.step - 1, 0), self.total_steps, self.config.train),
-            "skipped": round(skipped / world),
+            "skipped": round(skipped / self.ranks),
             "corrupt": round(corrupt),
         }
 
@@ -246,10 +263,11 @@ class TrainStep:
         return not failed.item()
 
     def all_reduce_bn_buffers(self) -> None:
-        """Average the batch-norm buffers over all ranks. Call it before weights are saved."""
+        """Average the batch-norm buffers over all ranks, by samples. Call it before weights are saved."""
         if self.distributed:
+            self.bn_buffers *= self._share / self._mean_share
             dist.all_reduce(self.bn_buffers)
-            self.bn_buffers /= dist.get_world_size()
+            self.bn_buffers /= self.ranks
 
     @contextmanager
     def unplanned_checkpoint(self) -> Iterator[None]:
@@ -317,6 +335,12 @@ class TrainStep:
         torch.set_rng_state(state["torch_rng"].cpu())
         if "rank_states" in state:
             self._load_rank_states(state["rank_states"])
+
+
+def weighted_mean(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Mean of tensors of one shape with weights whose mean is 1, or contributes to one over ranks that is."""
+    pairs = zip(values, weights, strict=True)
+    return torch.stack([value if weight == 1 else value * weight for value, weight in pairs]).mean(dim=0)
 
 
 def gradients_of(parameters: Sequence[Tensor]) -> list[Tensor]:

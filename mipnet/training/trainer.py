@@ -24,12 +24,14 @@ from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.data.stream import CropLoader, ScheduledDataConfig, window_dataset
 from mipnet.errors import UserError, as_user_error, causes, first_line, root_cause
 from mipnet.evaluation.occlusion import SELECTION_METRIC
+from mipnet.ray_runtime.resources import worker_resources
 from mipnet.run_folder import TRAINING_FOLDER, Run, without_nulls
 from mipnet.storage import Folder
 from mipnet.tracking.journal import Journal
 from mipnet.training.atomic_files import storage_options
 from mipnet.training.checkpoint import checkpoint_name, step_from_path
 from mipnet.training.checkpoint_validation import Metrics, Validate, make_validate_fn
+from mipnet.training.elastic_group import resize_after_checkpoints
 from mipnet.training.recovery import best_checkpoint, prune, read_record, recover, score
 from mipnet.training.stop_signal import InterruptHandler, checkpoint_before_interrupt, start_stop_signal
 from mipnet.training.validation_plan import ValidationPlan
@@ -67,6 +69,9 @@ default is 60 seconds."""
 NOTICE_POLL_INTERVAL = "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"
 NOTICE_POLL_SECONDS = 1.0
 """Ray's default is 5 seconds, of the 15 or 30 that some notices leave."""
+ELASTIC_GROUP_START_SECONDS = 30
+"""Of workers MIN:MAX, which are started only where nodes are. Ray notices a lost one up to 20 seconds late:
+after this time it tries again, with those that are there."""
 COLLECTIVE_TIMEOUT_SECONDS = 600
 """A rank that waits so long for the others has lost them, and holds their GPUs; PyTorch's default is half an
 hour. All ranks compute the same, also in a validation; while rank 0 scores its poses or saves a checkpoint,
@@ -200,7 +205,8 @@ def fit(
     settings |= {"schedule": schedule, "end_step": end_step, "crop_loader": crop_loader, "folder": folder}
     stop = None if validation is None else start_stop_signal()
     settings |= {"initial_weights": initial_weights, "validation": validation, "stop": stop}
-    os.environ.setdefault(WORKER_GROUP_START_TIMEOUT, str(WORKER_GROUP_START_SECONDS))
+    seconds = ELASTIC_GROUP_START_SECONDS if config.resources.elastic else WORKER_GROUP_START_SECONDS
+    os.environ.setdefault(WORKER_GROUP_START_TIMEOUT, str(seconds))
     os.environ.setdefault(NOTICE_POLL_INTERVAL, str(NOTICE_POLL_SECONDS))
     trainer = Trainer(
         train_loop_per_worker,
@@ -223,10 +229,14 @@ def fit(
 
 
 def scaling_config(resources: ResourcesConfig) -> ScalingConfig:
-    """Ray Train's workers and what each of them reserves; ``resources.gpu`` has to be resolved."""
-    use_gpu = resources.gpu is True
-    reserved = {"CPU": max(resources.cpus_per_worker, 1), **({"GPU": 1} if use_gpu else {})}
-    return ScalingConfig(num_workers=resources.workers, use_gpu=use_gpu, resources_per_worker=reserved)
+    """Ray Train's workers and what each reserves; ``resources`` as ``session.connect`` yields them."""
+    number = (resources.min_workers, resources.max_workers) if resources.elastic else resources.min_workers
+    return ScalingConfig(
+        num_workers=number,
+        use_gpu=resources.gpu is True,
+        resources_per_worker=worker_resources(resources),
+        elastic_resize_monitor_interval_s=resources.resize_seconds,
+    )
 
 
 def run_trainer(trainer: TorchTrainer, hint: str) -> dict[str, Any]:
@@ -263,13 +273,15 @@ CLEANUP_CALLBACK = "PlacementGroupCleanerCallback"
 
 
 class Trainer(TorchTrainer):  # type: ignore[misc, unused-ignore]  # Ray has no types
-    """``TorchTrainer`` that ends at once where there is no dashboard, and saves a checkpoint at Ctrl-C.
+    """``TorchTrainer`` that ends at once where there is no dashboard, resizes a group after checkpoints only, and
+    saves a checkpoint at Ctrl-C.
 
     Ray Train's clean-up after a lost driver asks the dashboard whether the driver is alive. A Ray that was
     started for this command has no dashboard and ends with its driver: the question only delays the end of
     every training, by ten seconds (measured).
 
-    Ray has no public way to leave a callback out. If it renames one of these, training ends late.
+    Ray has no public way to leave a callback out, nor to choose a scaling policy. If it renames one of these,
+    training ends late, or a group is resized at any step and makes those since the last checkpoint again.
 
     Ray sets its own handler of Ctrl-C when the training begins, and has no public way to act before it. If it
     renames the method, Ctrl-C saves no checkpoint.
@@ -284,6 +296,11 @@ class Trainer(TorchTrainer):  # type: ignore[misc, unused-ignore]  # Ray has no 
         super()._register_sigint_handler(controller)
         if self.on_interrupt is not None:
             self.on_interrupt.install(signal.SIGINT)
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        if self.scaling_config.elasticity_enabled and "scaling_policy" in settings:
+            settings["scaling_policy"] = resize_after_checkpoints(settings["scaling_policy"])
+        return super()._initialize_and_run_controller(**settings)
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()

@@ -113,10 +113,10 @@ def plan_validation(
     where, gpu = resources.validation, resources.gpu is True
     if where == "beside" and gpu and spare_gpus < 1:
         raise UserError(
-            f"resources.validation: no GPU is left to validate on beside {resources.workers} worker(s)",
+            f"resources.validation: no GPU is left to validate on beside {resources.max_workers} worker(s)",
             "leave it at auto, or ask for fewer --workers",
         )
     if where == "auto":
-        keeps_up = validation_steps(config, num_boxes) * resources.workers <= every * checkpoint_steps
+        keeps_up = validation_steps(config, num_boxes) * resources.max_workers <= every * checkpoint_steps
         where = "beside" if gpu and spare_gpus >= 1 and keeps_up else "inline"
     return ValidationPlan(where, every, checkpoint_steps, end_step)

@@ -87,7 +87,7 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     journal = Journal(settings["folder"], "worker")
     if rank == 0:
         device = torch.cuda.get_device_name(step.device) if step.device.type == "cuda" else "the CPU"
-        journal.add("started", step=step.step, precision=step.precision, device=device)
+        journal.add("started", step=step.step, precision=step.precision, device=device, workers=step.ranks)
         journal.flush()
     log = MetricLogger(history, journal if rank == 0 else None, schedule.batch_size, step.step)
     corrupt_images = CorruptImageTracker(settings["crop_loader"], journal)
@@ -211,16 +211,19 @@ def _batches_in_order(
     if step.step >= end_step:
         return
     context = ray.train.get_context()
-    rank, size = context.get_world_rank(), schedule.batch_size // context.get_world_size()
+    rank, ranks = context.get_world_rank(), context.get_world_size()
+    share, rows = schedule.shares(ranks)[rank], schedule.rows_per_step(ranks)
     shard = ray.train.get_dataset_shard("train")
     # On the CPU: order and corrupt images are read there. Ray pins in the threads that collate.
     pinned = needs_pinned_memory(step.device)
-    stream = shard.iter_torch_batches(batch_size=size, prefetch_batches=2, device="cpu", pin_memory=pinned)
+    stream = shard.iter_torch_batches(batch_size=rows, prefetch_batches=2, device="cpu", pin_memory=pinned)
     expected = schedule.steps(schedule.window_of(step.step)).start
-    for batch in stream:
-        found = int(batch["step"][0]), int(batch["batch_position"][0]), len(batch["step"])
-        if found != (expected, rank * size, size):
+    for filled_up in stream:
+        size = int((filled_up["step"] == expected).sum())
+        found = int(filled_up["step"][0]), int(filled_up["batch_position"][0]), size
+        if found != (expected, share.start, len(share)):
             raise RuntimeError(f"the stream is out of order: step {expected}, rank {rank}, got {found}")
+        batch = {name: column[:size] for name, column in filled_up.items()}
         expected += 1
         if found[0] >= step.step:  # the stream begins with a window, at or before this step
             corrupt_images.update(batch)

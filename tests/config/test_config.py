@@ -148,20 +148,41 @@ BAD = [
     ),
     ({"train": {"batch_size": 0}}, "train.batch_size: 0 is below 1; nearest is 1"),
     (
-        {"train": {"gradient_accumulation_steps": 6}, "resources": {"workers": 2}},
-        "train.gradient_accumulation_steps: 6 does not divide a worker's share of the batch, 8; nearest is 4",
+        {"train": {"gradient_accumulation_steps": 6}, "resources": {"workers": "2:3"}},
+        "train.gradient_accumulation_steps: 6 is above a worker's share of the batch, 5; nearest is 5",
     ),
     ({"train": {"seed": -1}}, "train.seed: -1 is below 0; nearest is 0"),
     ({"train": {"ema": 1}}, "train.ema: 1.0 is above 0.99999; nearest is 0.99999"),
     ({"evaluation": {"discount": 0}}, "evaluation.discount: 0.0 is not above 0; use a number above 0"),
     ({"resources": {"workers": 0}}, "resources.workers: 0 is below 1; nearest is 1"),
+    ({"resources": {"workers": "0:2"}}, "resources.workers: '0:2' is below 1; nearest is 1:2"),
+    ({"resources": {"workers": "8:2"}}, "resources.workers: '8:2' has a MAX below its MIN; give 2:8"),
     (
-        {"resources": {"workers": 3}},
-        "resources.workers: 3 does not divide train.batch_size 16; nearest is 2",
+        {"resources": {"workers": "a:b"}},
+        "resources.workers: 'a:b' is neither N nor MIN:MAX; give e.g. 8 or 2:8",
     ),
     (
-        {"resources": {"workers": 17}},
-        "resources.workers: 17 does not divide train.batch_size 16; nearest is 16",
+        {"resources": {"workers": "2:"}},
+        "resources.workers: '2:' is neither N nor MIN:MAX; give e.g. 8 or 2:8",
+    ),
+    (
+        {"resources": {"workers": [2, 8]}},
+        "resources.workers: [2, 8] does not fit; give N or MIN:MAX, e.g. 2:8",
+    ),
+    ({"resources": {"workers": 2.5}}, "resources.workers: 2.5 does not fit; give N or MIN:MAX, e.g. 2:8"),
+    ({"resources": {"workers": 17}}, "resources.workers: 17 is above train.batch_size 16; nearest is 16"),
+    (
+        {"resources": {"workers": "1:17"}},
+        "resources.workers: '1:17' ends above train.batch_size 16; nearest is 1:16",
+    ),
+    (
+        {"train": {"sync_batchnorm": True, "gradient_accumulation_steps": 2}},
+        "train.sync_batchnorm: True does not go with 2 gradient_accumulation_steps, each with its own batch "
+        "norm; give 0 or 1 of them",
+    ),
+    (
+        {"train": {"sync_batchnorm": True, "compile": True}},
+        "train.sync_batchnorm: True does not go with train.compile; leave out one of them",
     ),
     # true is not 1
     ({"train": {"epochs": True}}, "train.epochs: True does not fit; it is not a yes-or-no setting"),

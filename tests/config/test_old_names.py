@@ -131,9 +131,11 @@ def test_a_setting_under_both_names_is_an_error_in_one_line(tmp_path: Path) -> N
 def test_old_and_new_names_are_each_others_inverse() -> None:
     values = {k: v for k, v in to_dict(preset("coco-hrnet-w32-256x192")).items() if k != "preset"}
     old = with_new_names(with_old_names(values))
-    added = {name.partition(".")[2]: values["data"][name.partition(".")[2]] for name in ADDED}
-    assert old | {"data": old["data"] | added} == values
-    assert not set(added) & set(old["data"])
+    for name, default in ADDED.items():
+        section, _, key = name.partition(".")
+        assert key not in old[section]
+        old[section][key] = default
+    assert old == values
     assert "category" in with_old_names(values | {"data": values["data"] | {"category": "rider"}})["data"]
     assert list(with_old_names(values)["model"])[2] == "places"
 

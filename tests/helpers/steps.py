@@ -6,6 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,8 @@ def poison_activation(step: TrainStep) -> Any:
     return conv.register_forward_hook(lambda _m, _i, out: out * math.inf)
 
 
-def one_rank(rank: int, folder: str, config: Config, work: Work, kind: str) -> None:
-    """Save what ``work`` returns as rank0.pt or rank1.pt."""
+def one_rank(rank: int, folder: str, config: Config, work: Work, kind: str, ranks: int) -> None:
+    """Save what ``work`` returns as rank0.pt, rank1.pt, …"""
     torch.set_num_threads(1)
     if kind == "cuda":
         torch.cuda.set_device(rank)
@@ -85,7 +86,7 @@ def one_rank(rank: int, folder: str, config: Config, work: Work, kind: str) -> N
         {"cpu": "gloo", "cuda": "nccl"}[kind],
         init_method=f"file://{folder}/init",
         rank=rank,
-        world_size=2,
+        world_size=ranks,
         timeout=timedelta(seconds=300),
     )
     device = torch.device(kind, rank) if kind == "cuda" else CPU
@@ -99,6 +100,7 @@ def one_rank(rank: int, folder: str, config: Config, work: Work, kind: str) -> N
 def two_steps(rank: int, folder: str, config: Config, device: torch.device) -> dict[str, Any]:
     """What a rank sees of two steps, each with its half of the batch."""
     torch.manual_seed(10 + rank)  # DDP makes the start the same
+    config = replace(config, train=replace(config.train, batch_size=4))
     step = TrainStep(model_from_config(config), config, 40, device, "fp32")
     step.model.load_state_dict(torch.load(f"{folder}/start.pt", weights_only=True))
     images, joints = batch(device=device)
@@ -123,15 +125,21 @@ def two_steps(rank: int, folder: str, config: Config, device: torch.device) -> d
 
 
 def run_ranks(
-    folder: Path, config: Config, work: Work = two_steps, kind: str = "cpu", seconds: float = 300
+    folder: Path,
+    config: Config,
+    work: Work = two_steps,
+    *,
+    kind: str = "cpu",
+    ranks: int = 2,
+    seconds: float = 300,
 ) -> list[dict[str, Any]]:
-    """What each of two ranks returns from ``work``, on CPUs with gloo or on two GPUs with NCCL."""
-    ranks = spawn(one_rank, (str(folder), config, work, kind), nprocs=2, join=False)
-    assert ranks is not None
+    """What each rank returns from ``work``, on CPUs with gloo or on as many GPUs with NCCL."""
+    spawned = spawn(one_rank, (str(folder), config, work, kind, ranks), nprocs=ranks, join=False)
+    assert spawned is not None
     deadline = time.monotonic() + seconds
-    while not ranks.join(timeout=5):
+    while not spawned.join(timeout=5):
         if time.monotonic() > deadline:
-            for process in ranks.processes:
+            for process in spawned.processes:
                 process.kill()
             pytest.fail(f"the ranks did not end within {seconds} s")
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(ranks)]
