@@ -22,7 +22,7 @@ from mipnet.cli.main import main
 from mipnet.config import preset, to_dict
 from mipnet.config.presets import baseline
 from mipnet.models.weights import save_model
-from mipnet.training.checkpoint import model_from_config
+from mipnet.training.checkpoint import checkpoint_name, model_from_config, step_from_path
 from tests.helpers.commands import clean_environment, command
 from tests.helpers.drills import (
     MEASURED,
@@ -294,13 +294,24 @@ def check_same_weights(storage: Path, untouched: Path, steps: int) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_killed_run_continues_as_if_nothing_had_happened(trained, tmp_path):
-    """SIGKILL to the driver and to all that it started, before and after the first checkpoint."""
+    """SIGKILL to the driver and to all that it started, before and after the first planned checkpoint; and
+    between them SIGTERM, which saves one."""
     driver = start_again(tmp_path, trained[0])
     wait_for(driver, lambda: recorded_steps(tmp_path))
     kill_all(driver)
     assert not checkpoints(tmp_path), "the kill came too late to show anything"
+    driver, before = start_again(tmp_path, trained[0]), len(recorded_steps(tmp_path))
+    wait_for(driver, lambda: len(recorded_steps(tmp_path)) > before)
+    driver.send_signal(signal.SIGTERM)
+    said, _ = driver.communicate(timeout=600)
+    assert driver.returncode == 128 + signal.SIGTERM, said
+    assert "stopping: saving a checkpoint" in said
+    training = only_run(tmp_path) / "training"
+    assert step_from_path(str(max(training.glob("step-*")))) >= max(recorded_steps(tmp_path)), (
+        "steps are lost"
+    )
     driver = start_again(tmp_path, trained[0])
-    wait_for(driver, lambda: checkpoints(tmp_path))
+    wait_for(driver, lambda: checkpoint_name(20) in checkpoints(tmp_path)[0].read_text())
     kill_all(driver)
     assert "trained" not in state_of(tmp_path), "the kill came too late to show anything"
 

@@ -300,7 +300,9 @@ class ResourcesConfig:
         "who validates checkpoints: the training processes (inline), or a task beside them; auto: beside, if "
         "a GPU is left for it; the metrics are the same",
     )
-    max_failures: NonNegativeInt = option(3, "restarts after lost workers before the run gives up")
+    max_failures: NonNegativeInt = option(
+        3, "restarts after lost workers before the run gives up; those after a notice are not counted"
+    )
     object_store_gb: float = option(
         0.0, "shared memory of a local Ray; 0: what decoding needs; a cluster keeps its own"
     )

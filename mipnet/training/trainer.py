@@ -219,6 +219,8 @@ def fit(
             name=TRAINING_FOLDER,
             **storage_options(folder),
             worker_runtime_env=TRAIN_WORKER_RUNTIME_ENV,
+            # Restarts after a notice are not counted (max_preemption_failures). Collectives stay strict, not
+            # relax_collectives_on_preemption: a late rank could take the answer to another question.
             failure_config=FailureConfig(max_failures=config.resources.max_failures),
             callbacks=[FailureReporter(folder)],
         ),
