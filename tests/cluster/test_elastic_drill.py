@@ -27,7 +27,7 @@ from tests.helpers.disturbed import steps_of, train_starts
 from tests.helpers.drills import only_run, training_rows, wait_for
 from tests.helpers.isolated_cluster import IsolatedCluster
 
-EPOCHS, CHECKPOINT_STEPS, LOG_STEPS = 400, 20, 20
+EPOCHS, CHECKPOINT_STEPS, LOG_STEPS = 300, 20, 20
 TRAIN = ["mipnet", "train", "--preset", "debug", "--scenes.easy", "4", "--scenes.medium", "4"]
 TRAIN += ["--scenes.hard", "16", "--scenes.validation", "4", "--epochs", EPOCHS]
 TRAIN += ["--train.checkpoint-steps", CHECKPOINT_STEPS, "--train.log-steps", LOG_STEPS]
@@ -126,16 +126,17 @@ def final_loss(storage: Path) -> float:
 def test_a_node_joins_is_killed_joins_again_and_is_drained(
     drill: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "python").mkdir()
-    (tmp_path / "python" / "sitecustomize.py").write_text(LOG_SAMPLES)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "python"))
-    drill.env["PYTHONPATH"] = str(tmp_path / "python")
-    up = drill("up", "--nodes", "2", "--cpus", "3", "--shared", tmp_path / "shared")
+    shared = tmp_path / "shared"  # the one folder that all nodes see
+    (shared / "python").mkdir(parents=True)
+    (shared / "python" / "sitecustomize.py").write_text(LOG_SAMPLES)
+    monkeypatch.setenv("PYTHONPATH", str(shared / "python"))
+    drill.env["PYTHONPATH"] = str(shared / "python")
+    up = drill("up", "--nodes", "2", "--cpus", "3", "--shared", shared)
     assert up.returncode == 0, up.stderr
     cluster = IsolatedCluster(**json.loads((tmp_path / "state.json").read_text()))
     leave(drill, cluster)
 
-    storage = tmp_path / "shared" / "elastic"
+    storage = shared / "elastic"
     driver = drill.start(*TRAIN, *ELASTIC, "--storage", storage)
 
     def wait(number: int, workers: int) -> None:
@@ -176,7 +177,7 @@ def test_a_node_joins_is_killed_joins_again_and_is_drained(
 
     losses = []
     for seed in SEEDS:
-        fixed = tmp_path / "shared" / f"seed{seed}"
+        fixed = shared / f"seed{seed}"
         shutil.copytree(storage / "data", fixed / "data")
         one = ["--workers", "1", "--batch-size", "15", "--train.seed", seed, "--storage", fixed]
         run = drill.start(*TRAIN, *one)
