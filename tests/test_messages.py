@@ -278,8 +278,8 @@ MESSAGES: dict[str, tuple[Break, str, str]] = {
     "unknown preset": (nothing, "train --preset tiney", r"preset: 'tiney' is unknown; did you mean 'tiny'\?"),
     "impossible batch": (
         nothing,
-        "train --preset debug --workers 3",
-        r"resources.workers: 3 does not divide train.batch_size 16; nearest is 2",
+        "train --preset debug --workers 17",
+        r"resources.workers: 17 is above train.batch_size 16; nearest is 16",
     ),
     "more CPUs than there are": (
         nothing,

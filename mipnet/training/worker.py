@@ -43,6 +43,8 @@ from mipnet.training.profiling import profiled
 from mipnet.training.step import TrainStep
 
 logger = logging.getLogger(__name__)
+sample_logger = logging.getLogger(f"{__name__}.samples")
+"""Tells epoch and number of every sample at DEBUG, a level that is off unless it is set for this logger."""
 
 MetricsRow = dict[str, float]
 
@@ -227,6 +229,10 @@ def _batches_in_order(
         expected += 1
         if found[0] >= step.step:  # the stream begins with a window, at or before this step
             corrupt_images.update(batch)
+            if sample_logger.isEnabledFor(logging.DEBUG):
+                pairs = zip(batch["epoch"].tolist(), batch["sample"].tolist(), strict=True)
+                samples = " ".join(f"{epoch}:{sample}" for epoch, sample in pairs)
+                sample_logger.debug("step %d, rank %d of %d: %s", found[0], rank, ranks, samples)
             yield batch
         if expected == end_step:
             return  # the rest only fills the last window, or is for a later call

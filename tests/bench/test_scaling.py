@@ -82,7 +82,8 @@ def test_workers_that_a_cluster_holds(monkeypatch):
 def test_numbers_of_workers():
     config = preset("coco-hrnet-w32-256x192")  # batches of 128
     assert worker_counts(config, 8) == [1, 2, 4, 8]
-    assert worker_counts(config, 7) == [1, 2, 4]  # 128 has no seventh part
+    assert worker_counts(config, 7) == [1, 2, 4, 7]
+    assert worker_counts(replace(config, train=replace(config.train, batch_size=4)), 6) == [1, 2, 4]
     assert worker_counts(replace(config, train=replace(config.train, batch_size=96)), 6) == [1, 2, 4, 6]
     assert worker_counts(config, 1) == [1]
 

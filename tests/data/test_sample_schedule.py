@@ -66,3 +66,44 @@ def test_sample_rng_separates_seed_epoch_and_sample():
     draws = {sample_rng(*key).random() for key in [(0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0)]}
     assert len(draws) == 4
     assert sample_rng(3, 4, 5).random() == sample_rng(3, 4, 5).random()
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "ranks", "sizes"),
+    [
+        (16, 3, [6, 5, 5]),
+        (16, 4, [4, 4, 4, 4]),
+        (7, 7, [1] * 7),
+        (15, 8, [2] * 7 + [1]),
+        (5, 1, [5]),
+    ],
+)
+def test_shares_differ_by_one_sample_at_most(batch_size, ranks, sizes):
+    p = schedule(batch_size=batch_size)
+    shares = p.shares(ranks)
+    assert [len(share) for share in shares] == sizes
+    assert [position for share in shares for position in share] == list(range(batch_size))
+    assert p.rows_per_step(ranks) == max(sizes)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5])
+def test_rank_rows_give_each_rank_its_share_of_every_step_in_the_order_of_one_rank(ranks):
+    p = schedule(counts=[2] * 50, batch_size=5, window_batches=3)
+    rows_per_step = p.rows_per_step(ranks)
+    for window in range(p.num_windows):
+        _, _, sample, position = p.samples(window)
+        rows = np.full(ranks * p.window_batches * rows_per_step, -1)
+        rows[p.rank_rows(position, ranks)] = sample
+        parts = rows.reshape(ranks, p.window_batches, rows_per_step)
+        for step in range(len(p.steps(window))):
+            batch = np.concatenate([parts[r, step, : len(share)] for r, share in enumerate(p.shares(ranks))])
+            assert np.array_equal(batch, sample[np.argsort(position)][step * 5 : step * 5 + 5])
+        assert (rows >= 0).sum() == len(sample)
+
+
+def test_rows_of_equal_shares_are_those_of_earlier_versions():
+    p = schedule(batch_size=4, window_batches=2)
+    position = p.samples(0)[3]
+    step, place = np.divmod(position, 4)
+    rank, local = np.divmod(place, 2)
+    assert np.array_equal(p.rank_rows(position, 2), (rank * 2 + step) * 2 + local)

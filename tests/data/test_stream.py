@@ -47,11 +47,14 @@ def streamed(
     """The global batches, put together from the ranks' batches."""
     split = ScheduledDataConfig(ray.put(crop_loader), crop_loader.schedule, tasks)
     shards = split.configure({"train": window_dataset(crop_loader.schedule, from_step)}, ranks)
-    parts = ray.get([consume.remote(shard["train"], BATCH // ranks) for shard in shards])
+    rows, shares = crop_loader.schedule.rows_per_step(ranks), crop_loader.schedule.shares(ranks)
+    parts = ray.get([consume.remote(shard["train"], rows) for shard in shards])
     assert len({len(p) for p in parts}) == 1
-    whole = [
-        {k: np.concatenate([part[k] for part in step]) for k in step[0]} for step in zip(*parts, strict=True)
-    ]
+    whole = []
+    for step in zip(*parts, strict=True):
+        mine = list(zip(step, map(len, shares), strict=True))
+        assert all((part["step"][size:] == -1).all() for part, size in mine)
+        whole.append({k: np.concatenate([part[k][:size] for part, size in mine]) for k in step[0]})
     steps = (
         crop_loader.schedule.total_steps
         - crop_loader.schedule.window_of(from_step) * crop_loader.schedule.window_batches
@@ -71,6 +74,7 @@ def test_order_and_pixels_do_not_depend_on_tasks_or_ranks(ray_session, crop_load
     alone = streamed(crop_loader, ranks=1, tasks=1)
     assert same(alone, streamed(crop_loader, ranks=1, tasks=3))
     assert same(alone, streamed(crop_loader, ranks=2, tasks=3))
+    assert same(alone, streamed(crop_loader, ranks=3, tasks=2))  # 2, 1 and 1 of the 4 samples of a step
 
     assert len(alone) == crop_loader.schedule.total_steps == 15
     for number, batch in enumerate(alone):
