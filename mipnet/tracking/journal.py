@@ -184,3 +184,14 @@ class JournalReader:
         known = key in self._seen
         self._seen.add(key)
         return known
+
+
+def first_rows(reader: JournalReader, kind: str) -> list[dict[str, float]]:
+    """What is new of a kind of rows, of each step the first; without odd ones.
+
+    Raises:
+        OSError, UserError: as ``JournalReader.read``.
+    """
+    records = [entry.record for entry in reader.read() if entry.record["do"] == kind and not entry.repeated]
+    rows = [record["row"] for record in records if isinstance(record.get("row"), dict)]
+    return [row for row in rows if isinstance(row.get("step"), int | float)]

@@ -29,6 +29,7 @@ from mipnet.tracking.journal import Journal
 from mipnet.training.atomic_files import storage_options
 from mipnet.training.checkpoint import checkpoint_name, step_from_path
 from mipnet.training.checkpoint_validation import Metrics, Validate, make_validate_fn
+from mipnet.training.early_end import EarlyEnd
 from mipnet.training.recovery import best_checkpoint, prune, read_record, recover, score
 from mipnet.training.validation_plan import ValidationPlan
 from mipnet.training.worker import train_loop_per_worker
@@ -51,11 +52,13 @@ class TrainingResult:
         best: folder of the best checkpoint by the occlusion metric.
         metrics: its step and validation metrics.
         steps: number of steps made in all.
+        ended: why the training ended early; None if it did not.
     """
 
     best: Folder
     metrics: dict[str, Any]
     steps: int
+    ended: EarlyEnd | None = None
 
 
 WORKER_GROUP_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -115,6 +118,7 @@ def train(
     plan: ValidationPlan,
     initial_weights: str = "",
     max_decoding_tasks: int = 0,
+    deadline: float = math.inf,
 ) -> TrainingResult:
     """Train the run to its end, from its last checkpoint if it has one.
 
@@ -126,6 +130,7 @@ def train(
         plan: which checkpoints to validate, and the step to end at.
         initial_weights: URI of a model folder to start from, "" for random weights.
         max_decoding_tasks: decode with at most so many at once; 0 leaves it to Ray.
+        deadline: when to end early, in seconds since 1970.
 
     Raises:
         UserError: the run stopped itself (updates not finite, too many corrupt images), or workers failed
@@ -146,7 +151,7 @@ def train(
         finally:
             prune(training, folder_name_of(checkpoint), {folder_name_of(checkpoint): metrics})
 
-    fit(
+    outcome = fit(
         config,
         run.folder,
         people,
@@ -154,10 +159,13 @@ def train(
         end_step=plan.end_step,
         initial_weights=initial_weights,
         max_decoding_tasks=max_decoding_tasks,
+        deadline=deadline,
         validation={"plan": plan, "data": data},
         validation_config=ValidationConfig(fn=validate_and_prune, ray_remote_kwargs={"num_cpus": 0}),
     )
-    return best_checkpoint_of(run, plan, validate)
+    ended = outcome["ended"]
+    plan = replace(plan, end_step=outcome["step"]) if ended else plan
+    return replace(best_checkpoint_of(run, plan, validate), ended=ended)
 
 
 def fit(
@@ -169,6 +177,7 @@ def fit(
     end_step: int,
     initial_weights: str = "",
     max_decoding_tasks: int = 0,
+    deadline: float = math.inf,
     validation: Mapping[str, Any] | None = None,
     validation_config: ValidationConfig | None = None,
     hint: str = "the same command goes on from the last checkpoint",
@@ -176,7 +185,7 @@ def fit(
     """Run Ray Train over a schedule, from the last checkpoint in ``folder`` if there is one.
 
     Args:
-        config, people, initial_weights, max_decoding_tasks: as for ``train``.
+        config, people, initial_weights, max_decoding_tasks, deadline: as for ``train``.
         folder: checkpoints and journal go there.
         schedule: the order of all samples.
         end_step: the step to end at, with a checkpoint; beyond the schedule's end, none is made there.
@@ -193,7 +202,7 @@ def fit(
     crop_loader = ray.put(CropLoader(people, schedule, crop_settings(config)))
     settings = {"config": to_dict(config), "threads": config.resources.cpus_per_worker}
     settings |= {"schedule": schedule, "end_step": end_step, "crop_loader": crop_loader, "folder": folder}
-    settings |= {"initial_weights": initial_weights, "validation": validation}
+    settings |= {"initial_weights": initial_weights, "deadline": deadline, "validation": validation}
     os.environ.setdefault(WORKER_GROUP_START_TIMEOUT, str(WORKER_GROUP_START_SECONDS))
     trainer = Trainer(
         train_loop_per_worker,

@@ -6,7 +6,6 @@ import gc
 import logging
 import math
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -32,10 +31,11 @@ from mipnet.models.initialization import warm_start_from_folder
 from mipnet.models.precision import resolve_precision
 from mipnet.storage import Folder
 from mipnet.tracking.journal import Journal
-from mipnet.training.checkpoint import checkpoint_name, load_checkpoint, model_from_config, save_checkpoint
-from mipnet.training.checkpoint_validation import Metrics
+from mipnet.training.checkpoint import load_checkpoint, model_from_config
+from mipnet.training.checkpoint_report import report_checkpoint
 from mipnet.training.cpu_step import CpuTrainStep, parallel_micro_batches
 from mipnet.training.device_batches import Batch, copy_ahead, needs_pinned_memory
+from mipnet.training.early_end import EarlyEnd, EarlyEndRule
 from mipnet.training.gauges import TrainingGauges
 from mipnet.training.inline_validation import WorkerValidation
 from mipnet.training.profiling import profiled
@@ -52,13 +52,13 @@ def train_loop_per_worker(settings: dict[str, Any]) -> dict[str, Any]:
     Args:
         settings: config: nested dict; schedule: the order of all samples; threads: CPU threads of this
             process, 0 for its share of the cores; initial_weights: URI of a model folder, or ""; end_step:
-            the step to end at, with a checkpoint; crop_loader: reference to the loader of the crops; folder:
-            of the run, for log and journal; validation: of checkpoints, {"plan": ``ValidationPlan``, "data":
-            the data set's folder}, or None if none is made.
+            the step to end at, with a checkpoint; deadline: when to end, see ``EarlyEndRule``; crop_loader:
+            reference to the loader of the crops; folder: of the run, for log and journal; validation: of
+            checkpoints, {"plan": ``ValidationPlan``, "data": the data set's folder}, or None if none is made.
 
     Returns:
-        {"step": steps done, "stopped": why the run was stopped early, or "", "history": all logged rows of
-        metrics}.
+        {"step": steps done, "stopped": why the run has no result, or "", "ended": ``EarlyEnd`` if it ended
+        with a checkpoint before ``end_step``, or None, "history": all logged rows of metrics}.
     """
     try:
         return _train(settings)
@@ -93,31 +93,58 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     guard = Guard(config, schedule, corrupt_images, step.step)
     gauges = TrainingGauges(settings["folder"])
     validation = make_validation(settings, config, threads, journal)
+    plan = validation.plan if validation else None
+    early_end = EarlyEndRule(config.train, plan, settings["folder"], rank, settings["deadline"])
+    if ended := early_end.at_checkpoint(step.step, {}):  # its process was lost before the driver knew
+        end_step = step.step
     batches = with_wait_seconds(training_batches(step, schedule, end_step, corrupt_images))
     traced_steps = config.train.profile if rank == 0 else 0
     for batch, waited in profiled(batches, step.step, traced_steps, settings["folder"]):
         step(batch["image"], batch["keypoints"], batch["corrupt"])
         log.waited += waited
-        saving = step.step == end_step or step.step % config.train.checkpoint_steps == 0
+        ended = early_end.at_deadline(step.step)
+        last = step.step == end_step or ended is not None
+        saving = last or step.step % config.train.checkpoint_steps == 0
         if saving or step.step % config.train.log_steps == 0:
             metrics = step.read_metrics()
             log.add(step.step, metrics)
             if rank == 0:
                 gauges.set_training(log.history[-1], step.device, saving)
             stopped = guard.reason_to_stop(step.step, metrics)
-            if stopped := stopped or (divergence(step, metrics) if step.step == end_step else ""):
+            if stopped := stopped or (divergence(step, metrics) if last else ""):
                 logger.warning("rank %d: stopped at step %d: %s", rank, step.step, stopped)
                 journal.flush()
                 return {"step": step.step, "stopped": stopped}
         if saving and validation is not None:
             journal.flush()  # before a checkpoint from which these steps are not made again
-            step.all_reduce_bn_buffers()
-            with log.paused():
-                metrics = validation.before_report(step)
-            report_checkpoint(step, log.history, rank, metrics, validation.plan.beside(step.step))
-            validation.after_report(step.step, metrics)
+            exhausted = save(step, log, validation, early_end, last)
+            ended = ended or exhausted
+        if ended:
+            break
     stopped = divergence(step, log.history[-1]) if log.history else ""  # of a checkpoint of the last step
-    return {"step": step.step, "stopped": stopped, "history": log.history}
+    return {"step": step.step, "stopped": stopped, "ended": ended, "history": log.history}
+
+
+def save(
+    step: TrainStep, log: MetricLogger, validation: WorkerValidation, early_end: EarlyEndRule, last: bool
+) -> EarlyEnd | None:
+    """Validate and report a checkpoint; call it on all ranks.
+
+    Args:
+        step, log, validation, early_end: of this process.
+        last: the training ends with it in any case.
+
+    Returns:
+        why patience ends the training with it; None if it does not.
+    """
+    step.all_reduce_bn_buffers()
+    with log.paused():
+        here = last or early_end.may_end(step.step)
+        metrics = validation.before_report(step, here)
+    beside = validation.plan.beside(step.step) and not here
+    report_checkpoint(step, log.history, validation.rank, metrics, beside)
+    validation.after_report(step.step, metrics)
+    return early_end.at_checkpoint(step.step, metrics)
 
 
 def make_validation(
@@ -349,33 +376,3 @@ class Guard:
             what = f"{self.corrupt:g} of {seen} samples have images that cannot be read ({names})"
             return f"{what}; {bad_share_hint(int(self.corrupt), samples, 'mend them')}"
         return ""
-
-
-def report_checkpoint(
-    step: TrainStep, history: list[MetricsRow], rank: int, metrics: Metrics, beside: bool
-) -> None:
-    """Report a checkpoint to Ray Train, which stores it in the run's folder.
-
-    Args:
-        step: after ``all_reduce_bn_buffers``.
-        history: rows of metrics so far.
-        rank: of this process.
-        metrics: of the validation, empty without.
-        beside: have it validated by a task of its own.
-    """
-    name = checkpoint_name(step.step)
-    if rank != 0:
-        ray.train.report({"step": step.step}, checkpoint_dir_name=name)
-        return
-    folder = Path(tempfile.mkdtemp(prefix="mipnet-checkpoint-"))
-    try:
-        save_checkpoint(folder, step, history)
-        ray.train.report(
-            {"step": step.step, "loss": history[-1]["loss"], **metrics},
-            checkpoint=Checkpoint.from_directory(folder),
-            checkpoint_dir_name=name,
-            validation=beside,
-        )
-        logger.info("saved %s", name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
