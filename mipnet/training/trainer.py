@@ -163,7 +163,7 @@ def train(
         validation={"plan": plan, "data": data},
         validation_config=ValidationConfig(fn=validate_and_prune, ray_remote_kwargs={"num_cpus": 0}),
     )
-    ended = outcome["ended"]
+    ended = outcome.get("ended")
     plan = replace(plan, end_step=outcome["step"]) if ended else plan
     return replace(best_checkpoint_of(run, plan, validate), ended=ended)
 

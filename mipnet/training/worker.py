@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from mipnet.models.precision import resolve_precision
 from mipnet.storage import Folder
 from mipnet.tracking.journal import Journal
 from mipnet.training.checkpoint import load_checkpoint, model_from_config
-from mipnet.training.checkpoint_report import report_checkpoint
+from mipnet.training.checkpoint_report import CheckpointReporter
 from mipnet.training.cpu_step import CpuTrainStep, parallel_micro_batches
 from mipnet.training.device_batches import Batch, copy_ahead, needs_pinned_memory
 from mipnet.training.early_end import EarlyEnd, EarlyEndRule
@@ -94,6 +95,7 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     gauges = TrainingGauges(settings["folder"])
     validation = make_validation(settings, config, threads, journal)
     plan = validation.plan if validation else None
+    reporter = CheckpointReporter(settings["folder"], journal, rank)
     early_end = EarlyEndRule(config.train, plan, settings["folder"], rank, settings["deadline"])
     if ended := early_end.at_checkpoint(step.step, {}):  # its process was lost before the driver knew
         end_step = step.step
@@ -116,22 +118,28 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
                 journal.flush()
                 return {"step": step.step, "stopped": stopped}
         if saving and validation is not None:
-            journal.flush()  # before a checkpoint from which these steps are not made again
-            exhausted = save(step, log, validation, early_end, last)
+            exhausted = save(step, log, validation, reporter, early_end, last=last)
             ended = ended or exhausted
         if ended:
             break
+    reporter.finish()
     stopped = divergence(step, log.history[-1]) if log.history else ""  # of a checkpoint of the last step
     return {"step": step.step, "stopped": stopped, "ended": ended, "history": log.history}
 
 
 def save(
-    step: TrainStep, log: MetricLogger, validation: WorkerValidation, early_end: EarlyEndRule, last: bool
+    step: TrainStep,
+    log: MetricLogger,
+    validation: WorkerValidation,
+    reporter: CheckpointReporter,
+    early_end: EarlyEndRule,
+    *,
+    last: bool,
 ) -> EarlyEnd | None:
     """Validate and report a checkpoint; call it on all ranks.
 
     Args:
-        step, log, validation, early_end: of this process.
+        step, log, validation, reporter, early_end: of this process.
         last: the training ends with it in any case.
 
     Returns:
@@ -142,8 +150,8 @@ def save(
         here = last or early_end.may_end(step.step)
         metrics = validation.before_report(step, here)
     beside = validation.plan.beside(step.step) and not here
-    report_checkpoint(step, log.history, validation.rank, metrics, beside)
-    validation.after_report(step.step, metrics)
+    afterwards = partial(validation.after_report, step.step, metrics)
+    reporter.report(step, log.history, metrics, beside=beside, afterwards=afterwards)
     return early_end.at_checkpoint(step.step, metrics)
 
 

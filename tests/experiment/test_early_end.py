@@ -58,7 +58,8 @@ def test_the_same_command_trains_on_where_that_makes_steps(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    storage, reopened = Folder.of(tmp_path), []
+    storage = Folder.of(tmp_path)
+    reopened: list[dict[str, Any]] = []
 
     def run_phases(run: Run, *_: Any) -> bool:
         reopened.append(dict(load_run(run.folder).state))
@@ -68,7 +69,7 @@ def test_the_same_command_trains_on_where_that_makes_steps(
     monkeypatch.setattr(training_run, "run_phases", run_phases)
     made = finished(storage, ended, config(**first))
     summary = made.folder.read("summary.txt").decode()
-    assert ("ended early: " + (ended or {}).get("why", "") in summary) == bool(ended)
+    assert ("ended early: " + (ended["why"] if ended else "") in summary) == bool(ended)
     again = complete_run(config(**now), storage, "", False, verbose=False)
     assert again.name == made.name
     assert bool(reopened) == goes_on

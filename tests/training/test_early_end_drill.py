@@ -36,9 +36,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def patience_ends_at(undisturbed: dict[str, Any], count: int) -> int:
     """The first step with so many validations in a row without a better one."""
     scores = {int(step): row[SELECTION_METRIC] for step, row in undisturbed["validations"].items()}
-    return next(
-        s for s in scores if validations_without_better({t: scores[t] for t in scores if t <= s}) >= count
-    )
+    until = {step: {s: ap for s, ap in scores.items() if s <= step} for step in sorted(scores)}
+    return next(step for step, found in until.items() if validations_without_better(found) >= count)
 
 
 def state_of(storage: Path) -> dict[str, Any]:
@@ -104,7 +103,7 @@ def test_patience(undisturbed: dict[str, Any], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["inline", "beside"])
 def test_patience_after_a_kill(where: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
-    """It ends at the step at which it would have ended, with the undisturbed run's weights of that step."""
+    """It ends at the step at which it would have ended, with the undisturbed run's figures of each step."""
     allowed = PATIENCE + (where == "beside")
     step = patience_ends_at(undisturbed, allowed)
     command = [*TRAIN, "--storage", str(tmp_path), "--validation", where, "--train.patience", str(PATIENCE)]
