@@ -262,7 +262,7 @@ class Folder:
             fs.delete_file(target)
 
     def upload(self, source: Path, name: str = "", last: str = "") -> None:
-        """Copy all files of a local folder into the folder ``name`` of this one, the file ``last`` at the end."""
+        """Copy all files of a local folder into the folder ``name`` of this one, the file ``last`` last."""
         files = {path.relative_to(source).as_posix(): path for path in source.rglob("*") if path.is_file()}
         for names in (files.keys() - {last}, files.keys() & {last}):
             copies = {posixpath.join(name, each): files[each] for each in sorted(names)}

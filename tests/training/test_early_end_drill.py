@@ -49,7 +49,7 @@ def versions(storage: Path) -> list[str]:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-    return sorted(each.version for each in client.search_model_versions("name = 'mipnet'"))
+    return sorted(str(each.version) for each in client.search_model_versions("name = 'mipnet'"))
 
 
 def check_early(storage: Path, said: str, step: int, why: str, undisturbed: dict[str, Any]) -> None:
