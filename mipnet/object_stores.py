@@ -10,6 +10,9 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -22,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 CONNECTIONS = 32
 """Connections to a bucket that are kept open."""
+PUTS_AT_ONCE, PIECE_BYTES = 4, 16 * 1024 * 1024
 RETRIES = 8
 """Of a request that was lost, or that S3 asked to come later; the waits double from 0.2 to 13 s."""
 RETRY_STATUSES = (429, 500, 502, 503, 504)
@@ -40,9 +44,8 @@ def remote_filesystem(uri: str) -> tuple[FileSystem, str]:
     """
     from pyarrow.fs import FileSystem
 
-    single_put = f"{'&' if '?' in uri else '?'}allow_delayed_open=true"  # else small objects take three
     try:
-        filesystem: tuple[FileSystem, str] = FileSystem.from_uri(uri + single_put * uri.startswith("s3://"))
+        filesystem: tuple[FileSystem, str] = FileSystem.from_uri(with_single_put(uri))
         return filesystem
     except Exception as error:
         logger.info("cannot connect to %s", uri.partition("?")[0], exc_info=True)
@@ -51,6 +54,12 @@ def remote_filesystem(uri: str) -> tuple[FileSystem, str]:
                 f"{uri}: no such kind of storage ({error})", "use a path, file://, s3:// or gs://"
             ) from None
         raise UserError(f"{uri} cannot be used ({error})", "check its name and your access to it") from None
+
+
+def with_single_put(uri: str) -> str:
+    """A URI with pyarrow's parameter by which a small object of S3 is put by one request instead of three."""
+    single_put = f"{'&' if '?' in uri else '?'}allow_delayed_open=true"
+    return uri + single_put if uri.startswith("s3://") else uri
 
 
 def read_object(bucket_uri: str, path: str, offset: int = 0, size: int | None = None) -> bytes:
@@ -81,6 +90,27 @@ def read_object(bucket_uri: str, path: str, offset: int = 0, size: int | None = 
         file.seek(offset)
         content = file.read(size)
     return content
+
+
+def put_files(fs: FileSystem, files: Mapping[str, Path]) -> None:
+    """Put local files into a store, several at once, each in pieces.
+
+    Args:
+        fs: of the store.
+        files: path on that file system -> local file.
+
+    Raises:
+        OSError: a file cannot be read or put.
+    """
+
+    def put(target: str) -> None:
+        with files[target].open("rb") as source, fs.open_output_stream(target) as stream:
+            while piece := source.read(PIECE_BYTES):
+                stream.write(piece)
+
+    with ThreadPoolExecutor(PUTS_AT_ONCE) as pool:
+        for done in [pool.submit(put, target) for target in files]:
+            done.result()
 
 
 @functools.lru_cache(maxsize=16)

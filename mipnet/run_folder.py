@@ -23,7 +23,7 @@ import json
 import math
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,10 +77,11 @@ class Run:
         if self.folder.exists("run.json"):
             self.state = json.loads(self.folder.read("run.json"))
 
-    def note(self, **values: Any) -> None:
-        """Write values to run.json; threads that note something take turns."""
+    def note(self, forget: Collection[str] = (), /, **values: Any) -> None:
+        """Write values to run.json, without those of the keys ``forget``; threads take turns."""
         with self._lock:
-            self.state = {**self.state, **values}
+            kept = {name: value for name, value in self.state.items() if name not in forget}
+            self.state = {**kept, **values}
             self.folder.write("run.json", json.dumps(self.state, indent=2) + "\n")
 
 

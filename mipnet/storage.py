@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mipnet.errors import DataError, UserError, from_os_error
-from mipnet.object_stores import read_object, remote_filesystem
+from mipnet.object_stores import put_files, read_object, remote_filesystem
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -261,10 +261,18 @@ class Folder:
         elif kind == FileType.File:
             fs.delete_file(target)
 
-    def upload(self, source: Path, name: str = "") -> None:
-        """Copy all files of a local folder into the folder ``name`` of this one."""
-        for path in sorted(p for p in source.rglob("*") if p.is_file()):
-            self.write(posixpath.join(name, path.relative_to(source).as_posix()), path.read_bytes())
+    def upload(self, source: Path, name: str = "", last: str = "") -> None:
+        """Copy all files of a local folder into the folder ``name`` of this one, the file ``last`` last."""
+        files = {path.relative_to(source).as_posix(): path for path in source.rglob("*") if path.is_file()}
+        for names in (files.keys() - {last}, files.keys() & {last}):
+            copies = {posixpath.join(name, each): files[each] for each in sorted(names)}
+            if self.is_local:
+                for each, path in copies.items():
+                    self.write(each, path.read_bytes())
+                continue
+            fs, root = self.filesystem()
+            with _os_errors_as_user_errors(root, "write", "choose another place with --storage"):
+                put_files(fs, {f"{root}/{each}": path for each, path in copies.items()})
 
     def download(self, target: Path) -> Path:
         """Copy all files of this folder to ``target``, if it is remote.

@@ -75,6 +75,10 @@ def parse_config(argv: Sequence[str]) -> tuple[SearchOptions, Config]:
     )
     config = from_dict(settings, base)
     require("--rung", options.rung, at_most=config.train.epochs)
+    for name in ("patience", "max_hours"):
+        if getattr(config.train, name):  # scores are compared at the same epochs
+            what = f"train.{name}: a search trains every trial to its number of epochs"
+            raise ConfigError(what, "leave it out; --asha ends the worse trials early")
     return options, config
 
 

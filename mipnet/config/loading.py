@@ -108,7 +108,8 @@ def _identity(config: Config) -> dict[str, Any]:
     """The sections that say what a run computes."""
     values = {k: v for k, v in to_dict(config).items() if k not in _NOT_IDENTITY}
     train = values["train"]
-    del train["profile"]
+    for name in ("profile", "patience", "max_hours"):  # the last two may change: a run goes on where it ended
+        del train[name]
     # Presets of earlier versions named the number that 0 now stands for on a CPU.
     train["gradient_accumulation_steps"] = train["gradient_accumulation_steps"] or MICRO_BATCHES_ON_CPU
     del values["data"]["max_bad_share"]  # it may be raised to go on with a run that it has stopped

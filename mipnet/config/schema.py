@@ -240,6 +240,16 @@ class TrainConfig:
         "steps between checkpoints; each is validated on the validation split, or every k-th and the last, "
         "where all would take over 20 % of the time",
     )
+    patience: NonNegativeInt = option(
+        0,
+        "end the training when so many validations in a row found no better occlusion AP; 0 is off; the "
+        "learning rate still follows the schedule of all epochs",
+    )
+    max_hours: NonNegative = option(
+        0.0,
+        "end the training, to evaluate and register, so many hours after this call of the command has begun "
+        "it; the same command trains on for as long; 0 is off; the learning rate as for patience",
+    )
     max_skipped: Count = option(20, "stop when this many updates in a row were not finite")
     seed: NonNegativeInt = option(0, "seed of weights, order and augmentation")
     profile: NonNegativeInt = option(

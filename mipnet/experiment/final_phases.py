@@ -21,6 +21,7 @@ from mipnet.evaluation.pose_figures import flat_figures
 from mipnet.evaluation.predicted_poses import score_splits
 from mipnet.evaluation.result_rows import ResultRow, current_metric_names, flat_metrics, results_table
 from mipnet.experiment.datasets import CorruptImageLog
+from mipnet.experiment.early_end import EARLIER_VERSIONS
 from mipnet.experiment.model_evaluation import (
     FIGURES_FILE,
     Evaluation,
@@ -198,6 +199,7 @@ def register_phase(run: Run, storage: Folder) -> bool:
                 model,
                 name,
                 step=step,
+                earlier=run.state.get(EARLIER_VERSIONS, ()),
                 describe=lambda number: description(model_card(card, f"models:/{name}/{number}")),
                 tags=tags,
             )

@@ -15,7 +15,7 @@ from mipnet.evaluation.occlusion import SELECTION_METRIC
 from mipnet.experiment.datasets import CorruptImageLog
 from mipnet.experiment.progress import Progress
 from mipnet.run_folder import Run
-from mipnet.tracking.journal import JournalReader, Record, seconds_between_reads
+from mipnet.tracking.journal import JournalReader, Record, first_rows, seconds_between_reads
 from mipnet.tracking.points import STEP_METRICS_GROUP
 
 logger = logging.getLogger(__name__)
@@ -151,13 +151,6 @@ class MetricForwarder:
         facts = f"loss {row['loss']:.5f}  {row['samples_per_second']:.0f} samples/s  "
         facts += f"waiting for data {row['waited_for_data']:.0%}"
         self.progress.update(int(row["step"]), self.total_steps, f"{facts}  {self._validation_line}".rstrip())
-
-
-def first_rows(reader: JournalReader, kind: str) -> list[dict[str, float]]:
-    """What is new of a kind of rows, of each step the first; without odd ones."""
-    records = [entry.record for entry in reader.read() if entry.record["do"] == kind and not entry.repeated]
-    rows = [record["row"] for record in records if isinstance(record.get("row"), dict)]
-    return [row for row in rows if isinstance(row.get("step"), int | float)]
 
 
 def notice_line(record: Record) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +35,7 @@ from mipnet.tracking.tracker import Tracker
 from mipnet.training.checkpoint import HISTORY_FILE, checkpoint_name, model_from_config
 from mipnet.training.checkpoint_validation import selection_source
 from mipnet.training.recovery import recover
-from mipnet.training.trainer import end_step, make_schedule, train
+from mipnet.training.trainer import TrainingResult, end_step, make_schedule, train
 from mipnet.training.validation_plan import ValidationPlan, checkpoints_per_validation, plan_validation
 from mipnet.visualization.overlays import encode_jpeg
 from mipnet.visualization.training_crops import training_grid
@@ -41,6 +43,8 @@ from mipnet.visualization.training_crops import training_grid
 TRAINING_CROPS_FILE = "training-crops.jpg"
 VALIDATION_KEY = "checkpoints_per_validation"
 """In run.json: decided once, so that a continued run validates the same checkpoints."""
+ENDED_TAG = "training.ended"
+"""Of the MLflow run: why its training ended."""
 DATA_KEY = "data"
 """In the run's state: the data sets that the model card lists."""
 
@@ -75,6 +79,8 @@ def train_phase(
     say(decoding.line())
     note_start(run, tracker, done, found.skipped)
     initial = initial_weights(run)
+    hours = config.train.max_hours
+    deadline = time.time() + 3600 * hours if hours else math.inf
     with Progress("training", "step", plain, done, schedule.total_steps) as progress:
         forwarder = metric_forwarder.MetricForwarder(run, tracker, progress, schedule.total_steps)
         with forwarder:
@@ -86,11 +92,22 @@ def train_phase(
                 plan=plan,
                 initial_weights=initial,
                 max_decoding_tasks=decoding.max_tasks,
+                deadline=deadline,
             )
     forwarder.settle(read_history(run.folder, trained.steps))
     with TemporaryDirectory() as scratch:
         copy_model(Folder.of(trained.best.download(Path(scratch))), run.folder.join(MODEL_FOLDER))
-    run.note(trained={"steps": trained.steps, "best": trained.metrics})
+    note_trained(run, trained, tracker)
+
+
+def note_trained(run: Run, trained: TrainingResult, tracker: Tracker) -> None:
+    """Note how far a training came, and why it ended early if it did."""
+    state: dict[str, Any] = {"steps": trained.steps, "best": trained.metrics}
+    if trained.ended:
+        say(f"training ended early at step {trained.steps}: {trained.ended.why}")
+        state["ended"] = asdict(trained.ended)
+    tracker.set_tags({ENDED_TAG: trained.ended.why if trained.ended else "all steps are made"})
+    run.note(trained=state)
 
 
 def validation_plan(run: Run, data: Folder, last_step: int) -> ValidationPlan:

@@ -22,6 +22,7 @@ from mipnet.experiment.datasets import (
     dataset_location,
     read_corrupt_images,
 )
+from mipnet.experiment.early_end import early_end_lines, finished_line, reopen, trains_on
 from mipnet.experiment.metric_forwarder import event_line
 from mipnet.experiment.preflight import Prepared, check_data, prepared
 from mipnet.host import cores
@@ -52,8 +53,10 @@ def complete_run(
         data, missing = dataset_location(config, storage)
         if not missing:
             check_same_data(f"run {run.name}", run.folder, data)
+        if trains_on(run):
+            reopen(run)
         if run.finished and not run.owed:
-            say(f"run {run.name} is finished; --new starts another\n")
+            say(f"{finished_line(run)}\n")
             return run
         with driver_log(run.folder) as save_log:
             if run.finished:
@@ -194,6 +197,7 @@ def summarise(run: Run, storage: Folder) -> str:
     lines = [
         f"run {run.name}: {run.state['trained']['steps']} steps, best at step {best['step']} "
         f"(validation occlusion AP {100 * best[SELECTION_METRIC]:.1f}), {seconds / 60:.1f} minutes",
+        *early_end_lines(run),
         *map(event_line, run.state.get("events", [])),
         "",
         run.folder.read(f"{RESULTS_FOLDER}/table.txt").decode(),

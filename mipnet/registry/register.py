@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,13 @@ def register_model(
     name: str,
     *,
     step: int = 0,
+    earlier: Collection[str] = (),
     describe: Callable[[str], str] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> str:
     """Register a model folder as the next version of a registered model and set the alias ``candidate``.
 
-    A run registers once: if it has a version already (after a restart), that version is reused.
+    A model is registered once: if its run has a version already (after a restart), that is reused.
 
     Args:
         storage: tells which tracking store, see ``tracking_uri``.
@@ -48,6 +49,7 @@ def register_model(
         model: local folder with weights.safetensors and model.json.
         name: of the registered model.
         step: step of the run's logged results, which MLflow shows with the model.
+        earlier: versions of the run's earlier models: it ended early, was registered, and trained on.
         describe: makes the version's description, Markdown of at most 5000 characters, of its number.
         tags: of the version.
 
@@ -59,8 +61,8 @@ def register_model(
     from mlflow import MlflowClient
 
     client = MlflowClient()
-    versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-    if versions:
+    found = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    if versions := [version for version in found if str(version.version) not in earlier]:
         version = max(versions, key=lambda v: int(v.version)).version
         logger.info("run %s has registered %s version %s before", run_id, name, version)
     else:

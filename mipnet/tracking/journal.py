@@ -49,18 +49,23 @@ class Journal:
         self._name = ""
         self._part, self._waiting = b"", b""  # what the last object has; what is not written yet
         self._written = 0.0
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), threading.Lock()  # of what waits; of those who write
 
     def add(self, kind: str, **values: Any) -> None:
         """Record something; a storage that cannot be written raises nothing, the next call tries again.
 
-        On a file system it is written at once, in an object store together with others (``flush``).
+        On a file system it is written at once; in an object store together with others, by a thread, because
+        a training would wait for the request.
         """
         record = {"do": kind, "time": int(time.time() * 1000), **values}
         with self._lock:
             self._waiting += json.dumps(record).encode() + b"\n"
-            if self.folder.is_local or time.monotonic() - self._written > SECONDS_BETWEEN_PARTS:
+        if self.folder.is_local:
+            with self._turn:
                 self._write()
+        elif time.monotonic() - self._written > SECONDS_BETWEEN_PARTS:
+            self._written = time.monotonic()
+            threading.Thread(target=self.flush, name="journal", daemon=True).start()
 
     def add_row(self, kind: str, row: Mapping[str, float]) -> None:
         """Record the metrics of a step, "training" or "validation"; the first of a step counts."""
@@ -72,7 +77,7 @@ class Journal:
 
         ``add`` does not do that, because a disk takes milliseconds for it, each time.
         """
-        with self._lock:
+        with self._turn:
             self._write()
             if self.folder.is_local and self._name and not self._waiting:
                 return self._sync()
@@ -88,26 +93,36 @@ class Journal:
         return True
 
     def _write(self) -> None:
-        if not self._waiting:
+        with self._lock:
+            waiting = self._waiting
+        if not waiting:
             return
         try:
             if not self._name or len(self._part) > PART_BYTES:
                 self._name, self._part = self._new_name(), b""
             if self.folder.is_local:
-                self._append()
+                self._append(waiting)
             else:
                 self._written = time.monotonic()
-                self.folder.write(self._name, self._part + self._waiting)
-                self._part, self._waiting = self._part + self._waiting, b""
+                self.folder.write(self._name, self._part + waiting)
+                self._part += waiting
+                self._done(len(waiting))
         except (OSError, UserError):  # what is recorded must not end what is done
             logger.warning("cannot write to %s, tried again later", self.folder.uri, exc_info=True)
 
-    def _append(self) -> None:
+    def _append(self, waiting: bytes) -> None:
         path = self.folder.local_path / self._name
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab", buffering=0) as file:
-            while self._waiting:  # a disk that fills takes a part; the rest follows when there is room
-                self._waiting = self._waiting[file.write(self._waiting) :]
+            while waiting:  # a disk that fills takes a part; the rest follows when there is room
+                written = file.write(waiting)
+                waiting = waiting[written:]
+                self._done(written)
+
+    def _done(self, size: int) -> None:
+        """Forget so many bytes of what waits: they are written."""
+        with self._lock:
+            self._waiting = self._waiting[size:]
 
     def _new_name(self) -> str:
         """Numbered, so that readers find the files of a restarted process after those of the first one."""
@@ -184,3 +199,14 @@ class JournalReader:
         known = key in self._seen
         self._seen.add(key)
         return known
+
+
+def first_rows(reader: JournalReader, kind: str) -> list[dict[str, float]]:
+    """What is new of a kind of rows, of each step the first; without odd ones.
+
+    Raises:
+        OSError, UserError: as ``JournalReader.read``.
+    """
+    records = [entry.record for entry in reader.read() if entry.record["do"] == kind and not entry.repeated]
+    rows = [record["row"] for record in records if isinstance(record.get("row"), dict)]
+    return [row for row in rows if isinstance(row.get("step"), int | float)]

@@ -16,6 +16,7 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
+from mipnet.object_stores import with_single_put
 from mipnet.storage import Folder
 
 
@@ -70,7 +71,7 @@ class AtomicFileSystem(LocalFileSystem):  # type: ignore[misc, unused-ignore]  #
 def storage_options(folder: Folder) -> dict[str, Any]:
     """Arguments of ``RunConfig`` for a storage folder; object stores write atomically themselves."""
     if not folder.is_local:
-        return {"storage_path": folder.uri}
+        return {"storage_path": with_single_put(folder.uri)}
     return {
         "storage_path": str(folder.local_path),
         "storage_filesystem": PyFileSystem(FSSpecHandler(AtomicFileSystem())),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,36 @@ def model_from_config(config: Config) -> MIPNet:
 
 def save_checkpoint(folder: Path, step: TrainStep, history: list[dict[str, float]]) -> None:
     """Write a checkpoint; ``TrainStep.all_reduce_bn_buffers`` has to be called before, on all ranks."""
+    save_files(folder, step, history)
+    write_manifest(folder)
+
+
+def save_files(folder: Path, step: TrainStep, history: list[dict[str, float]]) -> None:
+    """``save_checkpoint`` without the manifest, whose SHA-256 need not keep a training waiting."""
     torch.save(step.state_dict(), folder / TRAINING_STATE_FILE)
     (folder / HISTORY_FILE).write_text(json.dumps(history))
     save_model(folder, evaluated_model(step), {"config": to_dict(step.config)})
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the manifest of the files of ``save_files``."""
     saved, manifest = Folder.of(folder), {}
     for name in (*STATE_FILES, *MODEL_FILES):
         manifest[name] = {"size": saved.size(name), "sha256": saved.sha256(name)}
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def checkpoint_bytes(step: TrainStep) -> int:
+    """About how large the files of a checkpoint are, in bytes."""
+    return tensor_bytes(step.state_dict()) + tensor_bytes(step.model.state_dict())
+
+
+def tensor_bytes(value: object) -> int:
+    """Of all tensors in nested dictionaries and lists."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return sum(map(tensor_bytes, inner))
 
 
 def evaluated_model(step: TrainStep) -> MIPNet:
@@ -125,11 +148,11 @@ def damage(folder: Folder, names: Sequence[str]) -> str:
 
 def missing_files(folder: Folder) -> list[str]:
     """Files of a checkpoint that are not there, or of another size than they were saved with."""
-    manifest, found = read_manifest(folder), set(folder.names())
+    manifest, found = read_manifest(folder), folder.stats()
     return [
         name
         for name in (*STATE_FILES, *MODEL_FILES)
-        if name not in found or (name in manifest and folder.size(name) != manifest[name]["size"])
+        if name not in found or (name in manifest and found[name].size != manifest[name]["size"])
     ]
 
 

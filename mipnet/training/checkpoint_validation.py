@@ -50,7 +50,7 @@ def record_validation(
         step: of the checkpoint.
         config: of the run.
         run_folder: of the run.
-        journal: of the run; is told why there are no metrics, too.
+        journal: of the run; is told why there are no metrics, too. It is not flushed.
         predict: the poses and the annotations of the split, as for ``score_splits``.
 
     Returns:
@@ -76,8 +76,6 @@ def record_validation(
         if not isinstance(known, DivergedError):
             raise
         return {SELECTION_METRIC: math.nan}
-    finally:
-        journal.flush()
 
 
 def make_validate_fn(config: Config, run_folder: Folder, data: Folder) -> Validate:
@@ -102,6 +100,9 @@ def make_validate_fn(config: Config, run_folder: Folder, data: Folder) -> Valida
             )
             return poses, files
 
-        return record_validation(step_from_path(name), config, run_folder, journal, predict)
+        try:
+            return record_validation(step_from_path(name), config, run_folder, journal, predict)
+        finally:
+            journal.flush()
 
     return validate

@@ -87,21 +87,22 @@ class WorkerValidation:
         unvalidated = [name for name, metrics in recorded.items() if SELECTION_METRIC not in metrics]
         self._waiting = [name for name in unvalidated if self.plan.due(step_from_path(name))]
 
-    def before_report(self, step: TrainStep) -> Metrics:
+    def before_report(self, step: TrainStep, here: bool = False) -> Metrics:
         """What has to be done before the checkpoint of ``step`` is reported; call it on all ranks.
 
         Args:
             step: after ``all_reduce_bn_buffers``.
+            here: validate it now whatever the plan says: the training may end with it.
 
         Returns:
             the metrics on rank 0 if the training processes validate it; empty if nobody can or shall now.
         """
-        if self.plan.beside(step.step):
+        if self.plan.beside(step.step) and not here:
             # One may wait at most: else the last step would be followed by those that came too late.
             if self.rank == 0:
                 self._wait_for_validations()
             return {}
-        if not self.plan.inline(step.step):
+        if not here and not self.plan.inline(step.step):
             return {}
         shares = self._gather(self._predict_share(step), step.distributed)
         if shares is None:

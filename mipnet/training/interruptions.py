@@ -124,13 +124,12 @@ class Interruptions:
         self._expected = -1.0
         self._expect(0.0)
 
-    def after_step(self, step: int, saved: bool, save: Callable[[], None]) -> None:
+    def after_step(self, step: int, save: Callable[[], None]) -> None:
         """Ask, if it is time to; save a checkpoint and wait for the end, if one has to. Call it on all ranks.
 
         Args:
             step: number of steps done.
-            saved: there is a checkpoint of this step.
-            save: saves one, on all ranks.
+            save: has a checkpoint of this step stored, on all ranks.
         """
         if step < self._next_step:
             return
@@ -153,7 +152,7 @@ class Interruptions:
         if self._rank == 0:
             self._note(notice)
             self._expect(2 * self._planner.interval + self.checkpoint_seconds + RESERVE_SECONDS)
-        if decision.save and not saved and step > self._first_step:
+        if decision.save and step > self._first_step:
             logger.info("rank %d: a checkpoint of step %d because of a notice or a stop", self._rank, step)
             with self.saving():
                 save()

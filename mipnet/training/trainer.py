@@ -31,6 +31,7 @@ from mipnet.tracking.journal import Journal
 from mipnet.training.atomic_files import storage_options
 from mipnet.training.checkpoint import checkpoint_name, step_from_path
 from mipnet.training.checkpoint_validation import Metrics, Validate, make_validate_fn
+from mipnet.training.early_end import EarlyEnd
 from mipnet.training.elastic_group import resize_after_checkpoints
 from mipnet.training.recovery import best_checkpoint, prune, read_record, recover, score
 from mipnet.training.stop_signal import InterruptHandler, checkpoint_before_interrupt, start_stop_signal
@@ -55,11 +56,13 @@ class TrainingResult:
         best: folder of the best checkpoint by the occlusion metric.
         metrics: its step and validation metrics.
         steps: number of steps made in all.
+        ended: why the training ended early; None if it did not.
     """
 
     best: Folder
     metrics: dict[str, Any]
     steps: int
+    ended: EarlyEnd | None = None
 
 
 WORKER_GROUP_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -125,6 +128,7 @@ def train(
     plan: ValidationPlan,
     initial_weights: str = "",
     max_decoding_tasks: int = 0,
+    deadline: float = math.inf,
 ) -> TrainingResult:
     """Train the run to its end, from its last checkpoint if it has one.
 
@@ -136,6 +140,7 @@ def train(
         plan: which checkpoints to validate, and the step to end at.
         initial_weights: URI of a model folder to start from, "" for random weights.
         max_decoding_tasks: decode with at most so many at once; 0 leaves it to Ray.
+        deadline: when to end early, in seconds since 1970.
 
     Raises:
         UserError: the run stopped itself (updates not finite, too many corrupt images), or workers failed
@@ -156,7 +161,7 @@ def train(
         finally:
             prune(training, folder_name_of(checkpoint), {folder_name_of(checkpoint): metrics})
 
-    fit(
+    outcome = fit(
         config,
         run.folder,
         people,
@@ -164,10 +169,13 @@ def train(
         end_step=plan.end_step,
         initial_weights=initial_weights,
         max_decoding_tasks=max_decoding_tasks,
+        deadline=deadline,
         validation={"plan": plan, "data": data},
         validation_config=ValidationConfig(fn=validate_and_prune, ray_remote_kwargs={"num_cpus": 0}),
     )
-    return best_checkpoint_of(run, plan, validate)
+    ended = outcome.get("ended")
+    plan = replace(plan, end_step=outcome["step"]) if ended else plan
+    return replace(best_checkpoint_of(run, plan, validate), ended=ended)
 
 
 def fit(
@@ -179,6 +187,7 @@ def fit(
     end_step: int,
     initial_weights: str = "",
     max_decoding_tasks: int = 0,
+    deadline: float = math.inf,
     validation: Mapping[str, Any] | None = None,
     validation_config: ValidationConfig | None = None,
     hint: str = "the same command goes on from the last checkpoint",
@@ -186,7 +195,7 @@ def fit(
     """Run Ray Train over a schedule, from the last checkpoint in ``folder`` if there is one.
 
     Args:
-        config, people, initial_weights, max_decoding_tasks: as for ``train``.
+        config, people, initial_weights, max_decoding_tasks, deadline: as for ``train``.
         folder: checkpoints and journal go there.
         schedule: the order of all samples.
         end_step: the step to end at, with a checkpoint; beyond the schedule's end, none is made there.
@@ -204,7 +213,8 @@ def fit(
     settings = {"config": to_dict(config), "threads": config.resources.cpus_per_worker}
     settings |= {"schedule": schedule, "end_step": end_step, "crop_loader": crop_loader, "folder": folder}
     stop = None if validation is None else start_stop_signal()
-    settings |= {"initial_weights": initial_weights, "validation": validation, "stop": stop}
+    settings |= {"initial_weights": initial_weights, "deadline": deadline, "validation": validation}
+    settings |= {"stop": stop}
     seconds = ELASTIC_GROUP_START_SECONDS if config.resources.elastic else WORKER_GROUP_START_SECONDS
     os.environ.setdefault(WORKER_GROUP_START_TIMEOUT, str(seconds))
     os.environ.setdefault(NOTICE_POLL_INTERVAL, str(NOTICE_POLL_SECONDS))
@@ -275,18 +285,15 @@ CLEANUP_CALLBACK = "PlacementGroupCleanerCallback"
 
 
 class Trainer(TorchTrainer):  # type: ignore[misc, unused-ignore]  # Ray has no types
-    """``TorchTrainer`` that ends at once where there is no dashboard, resizes a group after checkpoints only, and
-    saves a checkpoint at Ctrl-C.
+    """``TorchTrainer`` that ends at once, resizes right after checkpoints, and saves one at Ctrl-C.
 
-    Ray Train's clean-up after a lost driver asks the dashboard whether the driver is alive. A Ray that was
-    started for this command has no dashboard and ends with its driver: the question only delays the end of
-    every training, by ten seconds (measured).
+    Ray has no public way to any of this. If it renames what is overridden here, the rest works without it.
 
-    Ray has no public way to leave a callback out, nor to choose a scaling policy. If it renames one of these,
-    training ends late, or a group is resized at any step and makes those since the last checkpoint again.
-
-    Ray sets its own handler of Ctrl-C when the training begins, and has no public way to act before it. If it
-    renames the method, Ctrl-C saves no checkpoint.
+    - End: Ray Train's clean-up after a lost driver asks the dashboard whether the driver is alive. A Ray that
+      was started for this command has no dashboard and ends with its driver: the question only delays the end
+      of every training, by ten seconds (measured).
+    - Resizes: see ``resize_after_checkpoints``.
+    - Ctrl-C: Ray sets its own handler when the training begins; ours has to come before it.
 
     Attributes:
         on_interrupt: what to do before Ray's handler.

@@ -36,9 +36,13 @@ class ValidationPlan:
     checkpoint_steps: int
     end_step: int
 
+    def scheduled(self, step: int) -> bool:
+        """Whether the checkpoint of a step is validated wherever the training ends."""
+        return step % (self.every * self.checkpoint_steps) == 0
+
     def due(self, step: int) -> bool:
         """Whether the checkpoint of a step is validated."""
-        return step == self.end_step or step % (self.every * self.checkpoint_steps) == 0
+        return step == self.end_step or self.scheduled(step)
 
     def beside(self, step: int) -> bool:
         """Whether it is validated by a task of its own."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray.train
 import ray.train.torch
 import torch
@@ -22,21 +19,22 @@ from ray.train import Checkpoint
 from torch.profiler import record_function
 
 from mipnet.config import Config, from_dict
-from mipnet.data.coco import PersonAnnotations
 from mipnet.data.sample_schedule import SampleSchedule
-from mipnet.data.validation import bad_share_hint
-from mipnet.errors import UserError, first_few
+from mipnet.errors import UserError
 from mipnet.host import cores, has_compiler, tune_malloc
 from mipnet.logs import worker_log
 from mipnet.models.initialization import warm_start_from_folder
 from mipnet.models.precision import resolve_precision
 from mipnet.storage import Folder
 from mipnet.tracking.journal import Journal
-from mipnet.training.checkpoint import checkpoint_name, load_checkpoint, model_from_config, save_checkpoint
-from mipnet.training.checkpoint_validation import Metrics
+from mipnet.training.checkpoint import load_checkpoint, model_from_config
+from mipnet.training.checkpoint_report import CheckpointReporter
+from mipnet.training.checkpoint_saver import CheckpointSaver, MetricLogger, MetricsRow
 from mipnet.training.cpu_step import CpuTrainStep, parallel_micro_batches
 from mipnet.training.device_batches import Batch, copy_ahead, needs_pinned_memory
+from mipnet.training.early_end import EarlyEndRule
 from mipnet.training.gauges import TrainingGauges
+from mipnet.training.guards import CorruptImageTracker, Guard, divergence
 from mipnet.training.inline_validation import WorkerValidation
 from mipnet.training.interruptions import Interruptions
 from mipnet.training.profiling import profiled
@@ -46,8 +44,6 @@ logger = logging.getLogger(__name__)
 sample_logger = logging.getLogger(f"{__name__}.samples")
 """Tells epoch and number of every sample at DEBUG, a level that is off unless it is set for this logger."""
 
-MetricsRow = dict[str, float]
-
 
 def train_loop_per_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """Train up to ``end_step``, from the last checkpoint where there is one.
@@ -55,13 +51,14 @@ def train_loop_per_worker(settings: dict[str, Any]) -> dict[str, Any]:
     Args:
         settings: config: nested dict; schedule: the order of all samples; threads: CPU threads of this
             process, 0 for its share of the cores; initial_weights: URI of a model folder, or ""; end_step:
-            the step to end at, with a checkpoint; crop_loader: reference to the loader of the crops; folder:
-            of the run, for log and journal; validation: of checkpoints, {"plan": ``ValidationPlan``, "data":
-            the data set's folder}, or None if none is made; stop: the driver's ``StopSignal``, or None.
+            the step to end at, with a checkpoint; deadline: when to end, see ``EarlyEndRule``; crop_loader:
+            reference to the loader of the crops; folder: of the run, for log and journal; validation: of
+            checkpoints, {"plan": ``ValidationPlan``, "data": the data set's folder}, or None if none is made;
+            stop: the driver's ``StopSignal``, or None.
 
     Returns:
-        {"step": steps done, "stopped": why the run was stopped early, or "", "history": all logged rows of
-        metrics}.
+        {"step": steps done, "stopped": why the run has no result, or "", "ended": ``EarlyEnd`` if it ended
+        with a checkpoint before ``end_step``, or None, "history": all logged rows of metrics}.
     """
     try:
         return _train(settings)
@@ -97,42 +94,40 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     gauges = TrainingGauges(settings["folder"])
     interruptions = Interruptions(settings["stop"], journal, rank, step.step)
     validation = make_validation(settings, config, threads, journal, interruptions)
+    plan = validation.plan if validation else None
+    early_end = EarlyEndRule(config.train, plan, settings["folder"], rank, settings["deadline"])
+    reporter = CheckpointReporter(settings["folder"], journal, rank)
+    saver = CheckpointSaver(step, log, validation, reporter, early_end, interruptions) if validation else None
+    if ended := early_end.at_checkpoint(step.step, {}):  # its process was lost before the driver knew
+        end_step = step.step
     batches = with_wait_seconds(training_batches(step, schedule, end_step, corrupt_images))
     traced_steps = config.train.profile if rank == 0 else 0
     for batch, waited in profiled(batches, step.step, traced_steps, settings["folder"]):
         step(batch["image"], batch["keypoints"], batch["corrupt"])
         log.waited += waited
-        saving = step.step == end_step or step.step % config.train.checkpoint_steps == 0
+        ended = early_end.at_deadline(step.step)
+        last = step.step == end_step or ended is not None
+        saving = last or step.step % config.train.checkpoint_steps == 0
         if saving or step.step % config.train.log_steps == 0:
             metrics = step.read_metrics()
             log.add(step.step, metrics)
             if rank == 0:
                 gauges.set_training(log.history[-1], step.device, saving)
             stopped = guard.reason_to_stop(step.step, metrics)
-            if stopped := stopped or (divergence(step, metrics) if step.step == end_step else ""):
+            if stopped := stopped or (divergence(step, metrics) if last else ""):
                 logger.warning("rank %d: stopped at step %d: %s", rank, step.step, stopped)
                 journal.flush()
                 return {"step": step.step, "stopped": stopped}
-        if saving and validation is not None:
-            journal.flush()  # before a checkpoint from which these steps are not made again
-            step.all_reduce_bn_buffers()
-            with log.paused():
-                metrics = validation.before_report(step)
-            with interruptions.saving():
-                report_checkpoint(step, log.history, rank, metrics, validation.plan.beside(step.step))
-            validation.after_report(step.step, metrics)
-        if step.step < end_step and validation is not None:
-            interruptions.after_step(step.step, saving, lambda: save_unplanned(step, log, rank, journal))
+        if saving and saver is not None:
+            ended = saver.save(last=last) or ended
+        if ended:
+            break
+        if saver is not None and not last:
+            saver.after_step(saved=saving)
+    reporter.finish()
     interruptions.close()
     stopped = divergence(step, log.history[-1]) if log.history else ""  # of a checkpoint of the last step
-    return {"step": step.step, "stopped": stopped, "history": log.history}
-
-
-def save_unplanned(step: TrainStep, log: MetricLogger, rank: int, journal: Journal) -> None:
-    """Save a checkpoint at a step that has none by plan; it changes nothing of what follows."""
-    journal.flush()
-    with log.paused(), step.unplanned_checkpoint():
-        report_checkpoint(step, log.history, rank, {}, beside=False)
+    return {"step": step.step, "stopped": stopped, "ended": ended, "history": log.history}
 
 
 def make_validation(
@@ -143,8 +138,9 @@ def make_validation(
         return None
     plan, data = settings["validation"]["plan"], settings["validation"]["data"]
     rank = ray.train.get_context().get_world_rank()
-    folder, urgent = settings["folder"], interruptions.urgent
-    return WorkerValidation(plan, config, folder, data, threads, journal, rank, urgent)
+    # Patience counts validations: where one was left, the training would end at another step.
+    urgent = (lambda seconds: False) if config.train.patience else interruptions.urgent
+    return WorkerValidation(plan, config, settings["folder"], data, threads, journal, rank, urgent)
 
 
 def build_train_step(config: Config, total_steps: int, threads: int, initial_weights: str) -> TrainStep:
@@ -250,159 +246,3 @@ def with_wait_seconds(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]
         except StopIteration:
             return
         yield batch, time.perf_counter() - begin
-
-
-class MetricLogger:
-    """Adds rows of metrics to the history, which is part of every checkpoint, and to the journal.
-
-    Args:
-        history: rows of earlier processes; new ones are appended.
-        journal: of the run, None for none.
-        batch_size: of the global batch.
-        step: number of steps done.
-    """
-
-    def __init__(
-        self, history: list[MetricsRow], journal: Journal | None, batch_size: int, step: int
-    ) -> None:
-        self.history, self.journal, self.batch_size = history, journal, batch_size
-        self.waited = 0.0  # seconds for data since the last row
-        self._since, self._last = time.perf_counter(), step
-
-    def add(self, step: int, metrics: MetricsRow) -> None:
-        now = time.perf_counter()
-        seconds = max(now - self._since, 1e-9)
-        rate, waited = (step - self._last) * self.batch_size / seconds, self.waited / seconds
-        row = {"step": step, **metrics, "samples_per_second": rate, "waited_for_data": waited}
-        row["time"] = int(time.time() * 1000)  # a row that is sent again is the same point for MLflow
-        self._since, self._last, self.waited = now, step, 0.0
-        self.history.append(row)
-        if metrics["skipped"]:
-            logger.warning("step %d: %g updates skipped: not finite", step, metrics["skipped"])
-        if self.journal is not None:
-            self.journal.add_row("training", row)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Do not count the time of the ``with`` block: of validation, which makes no steps."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._since += time.perf_counter() - begin
-
-
-class CorruptImageTracker:
-    """Names the images of this rank's samples that could not be read, and reports each once.
-
-    Args:
-        crop_loader: reference to the loader, which has the names; only fetched if there is such an image.
-        journal: of the run.
-    """
-
-    def __init__(self, crop_loader: ray.ObjectRef, journal: Journal) -> None:
-        self.crop_loader, self.journal = crop_loader, journal
-        self.names: dict[int, str] = {}  # by index of the image
-
-    def update(self, batch: Batch) -> None:
-        """Note the corrupt images of a batch on the CPU: reading it waits for no device."""
-        if not batch["corrupt"].any():
-            return
-        people: PersonAnnotations = ray.get(self.crop_loader).people
-        samples = batch["sample"][batch["corrupt"]].numpy()
-        found = np.unique(np.searchsorted(people.image_offsets, samples, side="right") - 1).tolist()
-        new = {image: str(people.images.uris[image]) for image in found if image not in self.names}
-        self.names |= new
-        if new:
-            logger.warning("cannot read %s", first_few(list(new.values())))
-            self.journal.add("unreadable", names=list(new.values()))
-
-
-MAX_LOSS = 1.0
-"""A larger loss is no result: heatmaps that are off by a peak's height in every cell have 0.5."""
-DIVERGED_HINT = "lower --train.learning-rate or set --train.clip-norm"
-
-
-def divergence(step: TrainStep, metrics: MetricsRow) -> str:
-    """Why a training that ends here has no result, or ""; alike on all ranks.
-
-    Args:
-        step: after its last update.
-        metrics: the last row.
-    """
-    if not step.is_finite():
-        return f"the last update or the weights are not finite; {DIVERGED_HINT}"
-    if not metrics["loss"] <= MAX_LOSS:  # nan too
-        return f"the training has diverged, its last loss is {metrics['loss']:.2g}; {DIVERGED_HINT}"
-    return ""
-
-
-class Guard:
-    """Decides when to stop a training; alike on all ranks because the metrics are.
-
-    Args:
-        config: has the limits.
-        schedule: the order of all samples.
-        corrupt_images: names them for the message.
-        first_step: that this process makes.
-    """
-
-    def __init__(
-        self, config: Config, schedule: SampleSchedule, corrupt_images: CorruptImageTracker, first_step: int
-    ) -> None:
-        self.max_skipped, self.max_bad_share = config.train.max_skipped, config.data.max_bad_share
-        self.num_samples, self.batch_size = schedule.num_samples, schedule.batch_size
-        self.corrupt_images, self.first_step = corrupt_images, first_step
-        self.skipped = self.corrupt = 0.0
-
-    def reason_to_stop(self, step: int, metrics: MetricsRow) -> str:
-        """Why to stop, or "".
-
-        Args:
-            step: the last one done.
-            metrics: of the steps since the last call.
-        """
-        all_skipped = math.isnan(metrics["loss"])
-        self.skipped = self.skipped + metrics["skipped"] if all_skipped else 0.0
-        self.corrupt += metrics["corrupt"]
-        if self.skipped >= self.max_skipped:
-            return f"the last {self.skipped:g} updates were not finite; {DIVERGED_HINT}"
-        # No sample comes twice within an epoch; in later epochs the same images count again, in more samples.
-        samples = (step - self.first_step) * self.batch_size
-        seen = max(self.num_samples, samples)
-        if self.corrupt > self.max_bad_share * seen:
-            names = first_few(sorted(self.corrupt_images.names.values()))
-            what = f"{self.corrupt:g} of {seen} samples have images that cannot be read ({names})"
-            return f"{what}; {bad_share_hint(int(self.corrupt), samples, 'mend them')}"
-        return ""
-
-
-def report_checkpoint(
-    step: TrainStep, history: list[MetricsRow], rank: int, metrics: Metrics, beside: bool
-) -> None:
-    """Report a checkpoint to Ray Train, which stores it in the run's folder.
-
-    Args:
-        step: after ``all_reduce_bn_buffers``.
-        history: rows of metrics so far; none if it is interrupted before the first.
-        rank: of this process.
-        metrics: of the validation, empty without.
-        beside: have it validated by a task of its own.
-    """
-    name = checkpoint_name(step.step)
-    if rank != 0:
-        ray.train.report({"step": step.step}, checkpoint_dir_name=name)
-        return
-    folder = Path(tempfile.mkdtemp(prefix="mipnet-checkpoint-"))
-    try:
-        save_checkpoint(folder, step, history)
-        loss = {"loss": history[-1]["loss"]} if history else {}
-        ray.train.report(
-            {"step": step.step, **loss, **metrics},
-            checkpoint=Checkpoint.from_directory(folder),
-            checkpoint_dir_name=name,
-            validation=beside,
-        )
-        logger.info("saved %s", name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -154,6 +154,8 @@ def facts(config: Config, state: Mapping[str, Any], parameters: int) -> list[tup
     if trained:
         step = (trained.get("best") or {}).get("step")
         found.append(("steps", f"{trained.get('steps', '?')}" + (f", best at {step}" if step else "")))
+    if ended := trained.get("ended"):
+        found.append(("ended early", ended["why"]))
     if state.get("seconds"):
         found.append(("took", duration(state["seconds"])))
     if "version" in state:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from mipnet.errors import UserError
 from mipnet.registry.lineage import lineage
+from mipnet.registry.register import register_model
 from mipnet.registry.store import open_registry, without_password
 from mipnet.storage import Folder
 
@@ -41,6 +43,18 @@ def test_the_newest_of_a_runs_versions_is_meant(register: Register, model_store:
         first = registry.find("1")
         registry.client.create_model_version("twice", "models:/twice/1", first.run_id)
         assert int(registry.find(first.run_id).version) == 2
+
+
+def test_a_run_that_has_trained_on_gets_another_version(
+    register: Register, model_store: Folder, small_models: list[Path]
+) -> None:
+    register("grown")
+    with open_registry(model_store, "grown") as registry:
+        run = str(registry.find("1").run_id)
+    again = partial(register_model, model_store, run, small_models[0], "grown")
+    assert (again(), again(earlier=["1"]), again(earlier=["1"])) == ("1", "2", "2")
+    with open_registry(model_store, "grown") as registry:
+        assert int(registry.find("candidate").version) == 2
 
 
 def test_one_of_more_models_than_mlflow_lists_at_a_time_is_found(

@@ -16,7 +16,8 @@ import torch
 from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.storage import Folder
 from mipnet.tracking.journal import Journal
-from mipnet.training.worker import CorruptImageTracker, training_batches
+from mipnet.training.guards import CorruptImageTracker
+from mipnet.training.worker import training_batches
 from tests.helpers.networks import tiny
 from tests.helpers.steps import make
 

@@ -16,7 +16,7 @@ from mipnet.config import Config, preset
 from mipnet.data.sample_schedule import SampleSchedule
 from mipnet.storage import Folder
 from mipnet.tracking.journal import Journal, JournalReader
-from mipnet.training.worker import MAX_LOSS, CorruptImageTracker, Guard, divergence
+from mipnet.training.guards import MAX_LOSS, CorruptImageTracker, Guard, divergence
 from tests.helpers.networks import tiny
 from tests.helpers.steps import batch as training_batch
 from tests.helpers.steps import make, poison_activation, poison_gradient

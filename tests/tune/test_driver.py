@@ -129,6 +129,11 @@ def test_rung_epochs_end_with_the_whole_training() -> None:
         (["--seeds", "0"], "--seeds: 0 is below 1"),
         (["--seeds", "two"], "--seeds: 'two' is not a whole number"),
         (["--preset", "debug", "--rung", "4"], "--rung: 4 is above 3"),
+        (
+            ["--train.patience", "2"],
+            "train.patience: a search trains every trial to its number of epochs",
+        ),
+        (["--train.max-hours", "2"], "train.max_hours: a search trains every trial to its number of epochs"),
         (["--train.los", "mse"], "--train.los: unknown flag; did you mean '--train.loss'?"),
         (["--model.instances", "1", "--model.mimb-stages"], "model.instances: 1 has no place to search"),
     ],
