@@ -307,9 +307,8 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(trained, tmp_path):
     assert driver.returncode == 128 + signal.SIGTERM, said
     assert "stopping: saving a checkpoint" in said
     training = only_run(tmp_path) / "training"
-    assert step_from_path(str(max(training.glob("step-*")))) >= max(recorded_steps(tmp_path)), (
-        "steps are lost"
-    )
+    saved = step_from_path(str(max(training.glob("step-*"))))
+    assert saved >= max(recorded_steps(tmp_path)), "steps are lost"
     driver = start_again(tmp_path, trained[0])
     wait_for(driver, lambda: checkpoint_name(20) in checkpoints(tmp_path)[0].read_text())
     kill_all(driver)

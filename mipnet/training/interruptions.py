@@ -189,7 +189,8 @@ class Interruptions:
     def close(self) -> None:
         """The last step is made, and its checkpoint saved: a stop need not wait any more."""
         self._expect(0.0)
-        logger.debug("rank %d: a question took %.4f s", self._rank, self._question_seconds)
+        milliseconds = 1000 * self._question_seconds
+        logger.info("rank %d: asking for notices took %.1f ms each time", self._rank, milliseconds)
         if self._rank == 0 and self._is_stop_requested():
             self._stop.confirm.remote()
 

@@ -44,9 +44,9 @@ def drain(drill: Any, tmp_path: Path, driver: subprocess.Popen[str], seconds: in
     ((node, workers),) = workers_by_node(tmp_path).items()
     assert len(workers) == 2
     script = ["spot_notice.py", "now", "--seconds", seconds, "--node-id", node_id(cluster.tag, node)]
-    deadline = time.monotonic() + seconds
     done = drill("run", "--", "python", PROJECT / "cluster" / script[0], *script[1:])
     assert done.returncode == 0, done.stdout + done.stderr
+    deadline = time.monotonic() + seconds
     wait_for(driver, lambda: time.monotonic() > deadline)
     kill_marked(f"{cluster.tag}/{node}/")
     return f"198.18.{int(cluster.tag[:2], 16)}.{node + 1}"
