@@ -27,11 +27,12 @@ from tests.helpers.disturbed import steps_of, train_starts
 from tests.helpers.drills import only_run, training_rows, wait_for
 from tests.helpers.isolated_cluster import IsolatedCluster
 
-EPOCHS, CHECKPOINT_STEPS, LOG_STEPS = 300, 20, 20
+EPOCHS, CHECKPOINT_STEPS, LOG_STEPS = 500, 40, 20
 TRAIN = ["mipnet", "train", "--preset", "debug", "--scenes.easy", "4", "--scenes.medium", "4"]
 TRAIN += ["--scenes.hard", "16", "--scenes.validation", "4", "--epochs", EPOCHS]
 TRAIN += ["--train.checkpoint-steps", CHECKPOINT_STEPS, "--train.log-steps", LOG_STEPS]
-TRAIN += ["--data.evaluate", "hard", "--data.boxes", "gt", "--train.gradient-accumulation-steps", "1"]
+TRAIN += ["--data.evaluate", "hard", "--data.boxes", "gt", "--model.width", "8"]
+TRAIN += ["--input.width", "32", "--input.height", "48"]
 TRAIN += ["--resources.cpus-per-worker", "2", "--resources.max-failures", "9"]
 ELASTIC = ["--workers", "1:2", "--resources.resize-seconds", "5", "--batch-size", "15"]
 SEEDS = (1, 2, 3)

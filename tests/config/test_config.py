@@ -467,3 +467,15 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) ->
     assert (config.model.mimb_stages, config.resources.gpu) == ((1, 2), True)
     baseline = read_flags("train", ["--baseline"])[1].config
     assert (baseline.model.instances, baseline.model.mimb_stages) == (1, ())
+
+
+def test_a_range_of_workers_in_yaml_is_no_number_to_the_base_60(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("preset: debug\nresources: {workers: 2:8}\ntrain: {epochs: 0x10, seed: 1_0}\n")
+    config = from_dict(read_yaml(file))
+    assert config.resources.workers == "2:8"
+    assert (config.train.epochs, config.train.seed) == (16, 10)
+    file.write_text(to_yaml(config))
+    assert from_dict(read_yaml(file)) == config
+    assert from_dict({"resources": {"workers": "3"}}, config).resources.max_workers == 3
+    assert digest(config) == digest(from_dict({"train": {"epochs": 16, "seed": 10}}, preset("debug")))

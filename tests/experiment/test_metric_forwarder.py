@@ -129,6 +129,20 @@ def test_a_restart_because_of_a_notice_names_node_and_workers(
     assert load_run(run.folder).state["events"][1]["cause"] == "worker 0: the node is gone"
 
 
+def test_another_number_of_workers_is_the_cause_of_a_restart_or_stands_beside_it(
+    forwarder: MetricForwarder, run: Run
+) -> None:
+    for workers in (1, 2, 2):
+        forwarder.forward({**STARTED, "workers": workers})
+    forwarder.forward({"do": "failed", "cause": "worker 1: the node is gone"})
+    forwarder.forward({**STARTED, "workers": 1})
+    assert [event["cause"] for event in run.state["events"]] == [
+        "2 worker(s) instead of 1",
+        "no word of why",
+        "worker 1: the node is gone; 1 worker(s) instead of 2",
+    ]
+
+
 def test_restarts_are_the_same_points_whenever_they_are_logged_and_no_step_has_two(
     run: Run, tracker: Recorder
 ) -> None:
