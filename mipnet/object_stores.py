@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import posixpath
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -92,6 +93,12 @@ def read_object(bucket_uri: str, path: str, offset: int = 0, size: int | None = 
     return content
 
 
+def make_parents(fs: FileSystem, target: str) -> None:
+    """Make the folders above a file, unless each would be an object of its own, and a request."""
+    if fs.type_name not in ("s3", "gcs"):
+        fs.create_dir(posixpath.dirname(target), recursive=True)
+
+
 def put_files(fs: FileSystem, files: Mapping[str, Path]) -> None:
     """Put local files into a store, several at once, each in pieces.
 
@@ -104,6 +111,7 @@ def put_files(fs: FileSystem, files: Mapping[str, Path]) -> None:
     """
 
     def put(target: str) -> None:
+        make_parents(fs, target)
         with files[target].open("rb") as source, fs.open_output_stream(target) as stream:
             while piece := source.read(PIECE_BYTES):
                 stream.write(piece)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mipnet.errors import DataError, UserError, from_os_error
-from mipnet.object_stores import put_files, read_object, remote_filesystem
+from mipnet.object_stores import make_parents, put_files, read_object, remote_filesystem
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -153,8 +153,7 @@ class Folder:
         data = content.encode() if isinstance(content, str) else content
         fs, target = self._locate(name)
         with _os_errors_as_user_errors(target, "write", "choose another place with --storage"):
-            if fs.type_name not in ("s3", "gcs"):  # where each folder would be an object, and a request
-                fs.create_dir(posixpath.dirname(target), recursive=True)
+            make_parents(fs, target)
             if not self.is_local:  # object stores replace an object atomically
                 with fs.open_output_stream(target) as stream:
                     stream.write(data)
@@ -272,7 +271,7 @@ class Folder:
                 continue
             fs, root = self.filesystem()
             with _os_errors_as_user_errors(root, "write", "choose another place with --storage"):
-                put_files(fs, {f"{root}/{each}": path for each, path in copies.items()})
+                put_files(fs, {self._locate(each)[1]: path for each, path in copies.items()})
 
     def download(self, target: Path) -> Path:
         """Copy all files of this folder to ``target``, if it is remote.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,22 @@ def test_an_object_store_gets_growing_objects_of_a_limited_size(
     sizes = remote.join(JOURNAL_FOLDER).stats()
     assert 2 < len(sizes) < 10
     assert [s for _, s, _ in new(JournalReader(remote))] == list(range(20))
+
+
+def test_nobody_waits_while_records_are_put_into_an_object_store(
+    remote: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_write, write = threading.Event(), Folder.write
+
+    def slow(*arguments: Any) -> None:
+        assert may_write.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(Folder, "write", slow)
+    one = Journal(remote.join("slow"), "worker")
+    for step in range(3):
+        one.add("metrics", step=step)
+    assert new(JournalReader(remote.join("slow"))) == []
+    may_write.set()
+    assert one.flush()
+    assert [step for _, step, _ in new(JournalReader(remote.join("slow")))] == [0, 1, 2]
