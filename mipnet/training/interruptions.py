@@ -23,7 +23,8 @@ from mipnet.tracking.journal import Journal
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_QUESTIONS = 1.0
+SECONDS_BETWEEN_QUESTIONS, MAX_SECONDS_BETWEEN_QUESTIONS = 1.0, 5.0
+"""The second on a machine so busy that a question takes long: some notices are of 15 seconds."""
 MAX_QUESTION_SHARE = 0.01
 """Of the time of a training, for asking whether there is a notice: a question waits for all ranks."""
 UNKNOWN_CHECKPOINT_SECONDS = 5.0
@@ -89,6 +90,7 @@ class Planner:
         now = self._clock()
         step_seconds = max(now - self._last_time, 1e-3) / max(step - self._last_step, 1)
         wanted = max(SECONDS_BETWEEN_QUESTIONS, question_seconds / MAX_QUESTION_SHARE)
+        wanted = min(wanted, MAX_SECONDS_BETWEEN_QUESTIONS)
         steps = max(round(wanted / step_seconds), 1)
         self.interval = steps * step_seconds
         self._last_step, self._last_time = step, now
@@ -144,7 +146,9 @@ class Interruptions:
                 question_seconds=self._question_seconds,
                 checkpoint_seconds=self.checkpoint_seconds,
             )
-        decision = ray.train.collective.broadcast_from_rank_zero(decision)
+        if ray.train.get_context().get_world_size() > 1:
+            decision = ray.train.collective.broadcast_from_rank_zero(decision)
+        assert decision is not None  # rank 0 has made one
         # The shortest: the others have waited for a rank that was late, which the next step would have done.
         seconds = time.perf_counter() - begin
         self._question_seconds = min(self._question_seconds or seconds, seconds)

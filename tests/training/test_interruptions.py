@@ -9,6 +9,7 @@ from ray.train import PreemptionInfo
 
 from mipnet.training.interruptions import (
     MAX_QUESTION_SHARE,
+    MAX_SECONDS_BETWEEN_QUESTIONS,
     NO_DEADLINE_SECONDS,
     RESERVE_SECONDS,
     Decision,
@@ -59,8 +60,10 @@ def test_it_is_asked_about_once_a_second(step_seconds: float) -> None:
 
 def test_a_question_that_takes_long_is_asked_less_often() -> None:
     training = Training(0.1)
+    steps = training.ask(None, question_seconds=0.03).next_step - training.step
+    assert 0.03 / (steps * 0.1) == pytest.approx(MAX_QUESTION_SHARE)
     steps = training.ask(None, question_seconds=0.5).next_step - training.step
-    assert 0.5 / (steps * 0.1) == pytest.approx(MAX_QUESTION_SHARE)
+    assert steps * 0.1 == pytest.approx(MAX_SECONDS_BETWEEN_QUESTIONS)
 
 
 @pytest.mark.parametrize("seconds", [15, 60, 3600])
