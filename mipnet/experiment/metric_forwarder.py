@@ -9,6 +9,8 @@ import threading
 from datetime import datetime
 from typing import Any
 
+import ray
+
 from mipnet.console import say, say_once
 from mipnet.errors import UserError
 from mipnet.evaluation.occlusion import SELECTION_METRIC
@@ -41,7 +43,8 @@ class MetricForwarder:
     def __init__(self, run: Run, tracker: Any, progress: Progress, total_steps: int) -> None:
         self.run, self.tracker, self.progress, self.total_steps = run, tracker, progress, total_steps
         self.reader = JournalReader(run.folder)
-        self._workers, self._failure, self._notice, self._validation_line = 0, "", "", ""
+        self._workers, self._failure, self._validation_line = 0, "", ""
+        self._notice: Record | None = None
         self._corrupt_images = CorruptImageLog(run.folder)
         self._stop_requested = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="metrics", daemon=True)
@@ -109,8 +112,8 @@ class MetricForwarder:
             case "failed":
                 self._failure = record["cause"]
             case "notice":
-                self._notice = notice_line(record)
-                say(self._notice)
+                self._notice = record
+                say(notice_line(record))
             case "unreadable":
                 self._corrupt_images(record["names"])
             case "unvalidated":
@@ -143,9 +146,12 @@ class MetricForwarder:
         else:
             changed = f"{self._workers} worker(s) instead of {before}" if self._workers != before else ""
             # A node that is taken away may take its workers along before they are stopped.
-            cause = "; ".join(filter(None, (self._notice, self._failure, changed))) or "no word of why"
+            notice = ""
+            if self._notice:
+                notice = ": ".join(filter(None, (notice_line(self._notice), drain_reason(self._notice))))
+            cause = "; ".join(filter(None, (notice, self._failure, changed))) or "no word of why"
             note_event(self.run, self.tracker, "restart", record["step"], cause)
-        self._failure = self._notice = ""
+        self._failure, self._notice = "", None
 
     def _show(self, row: dict[str, float]) -> None:
         facts = f"loss {row['loss']:.5f}  {row['samples_per_second']:.0f} samples/s  "
@@ -159,6 +165,14 @@ def notice_line(record: Record) -> str:
     seconds = record["seconds"]
     length = "without a deadline" if seconds is None else f"of {max(seconds, 0)} s"
     return f"notice {length} for {', '.join(nodes)}"
+
+
+def drain_reason(record: Record) -> str:
+    """Why the nodes of a notice were drained; Ray only says it of nodes that are gone."""
+    noticed = {node["id"] for node in record["nodes"]}
+    gone = [node for node in ray.nodes() if node["NodeID"] in noticed and not node["Alive"]]
+    reasons = {" ".join(str(node.get("DeathReasonMessage") or "").split()) for node in gone}
+    return ", ".join(sorted(reasons - {""}))
 
 
 def validation_line(row: dict[str, float]) -> str:

@@ -20,7 +20,7 @@ from tests.helpers.disturbed import check, steps_of, train_starts
 from tests.helpers.drills import left_behind, only_run, wait_for
 from tests.helpers.isolated_cluster import PROJECT
 
-LONG = [*TWO_WORKERS, "--epochs", "160", "--train.checkpoint-steps", "130"]
+LONG = [*TWO_WORKERS, "--epochs", "200", "--train.checkpoint-steps", "150"]
 """Longer than a minute of notice."""
 SECONDS_TO_START = 600
 

@@ -112,18 +112,29 @@ def test_the_first_start_is_no_event_but_each_further_is(
 @pytest.mark.parametrize(
     ("seconds", "length"), [(15, "of 15 s"), (-3, "of 0 s"), (None, "without a deadline")]
 )
-def test_a_restart_because_of_a_notice_names_node_and_workers(
-    forwarder: MetricForwarder, run: Run, seconds: int | None, length: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_restart_because_of_a_notice_names_node_workers_and_reason(
+    forwarder: MetricForwarder,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    seconds: int | None,
+    length: str,
+    gone: bool,
 ) -> None:
+    message = {"DeathReasonMessage": "AWS: spot" if gone else ""}
+    nodes = [{"NodeID": "ab", "Alive": not gone, **message}, {"NodeID": "cd", "Alive": True, **message}]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
     forwarder.forward(STARTED)
-    nodes = [{"id": "ab", "address": "198.18.1.2", "ranks": [0, 1]}]
-    forwarder.forward({"do": "notice", "nodes": nodes, "seconds": seconds})
+    noticed = [{"id": "ab", "address": "198.18.1.2", "ranks": [0, 1]}]
+    forwarder.forward({"do": "notice", "nodes": noticed, "seconds": seconds})
     forwarder.forward({**STARTED, "step": 8})
     notice = f"notice {length} for 198.18.1.2 (worker 0, 1)"
-    said = capsys.readouterr().out.splitlines()
-    assert said[1:] == [notice, f"workers restarted at step 8: {notice}"]
+    cause = f"{notice}: AWS: spot" if gone else notice
+    assert capsys.readouterr().out.splitlines()[1:] == [notice, f"workers restarted at step 8: {cause}"]
     (event,) = load_run(run.folder).state["events"]
-    assert (event["event"], event["step"], event["cause"]) == ("restart", 8, notice)
+    assert (event["event"], event["step"], event["cause"]) == ("restart", 8, cause)
     forwarder.forward({"do": "failed", "cause": "worker 0: the node is gone"})  # nothing is left of it
     forwarder.forward({**STARTED, "step": 9})
     assert load_run(run.folder).state["events"][1]["cause"] == "worker 0: the node is gone"
