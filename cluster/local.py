@@ -261,8 +261,9 @@ def alive(cluster: Cluster) -> dict[str, dict[str, Any]]:
             nodes = json.load(answer)["data"]["result"]["result"]
     except (OSError, ValueError, TypeError, KeyError):  # not there, or not ready
         return {}
-    numbered = {(node.get("labels") or {}).get("mipnet.io/node"): node for node in nodes}
-    return {number: node for number, node in numbered.items() if number and node["state"] == "ALIVE"}
+    there = [node for node in nodes if node["state"] == "ALIVE"]  # Ray also lists those that one has replaced
+    numbered = {(node.get("labels") or {}).get("mipnet.io/node"): node for node in there}
+    return {number: node for number, node in numbered.items() if number}
 
 
 def mlflow_answers(cluster: Cluster) -> bool:
