@@ -46,7 +46,8 @@ class EarlyEndRule:
         plan: which checkpoints are validated; without one, there is no patience.
         run_folder: has the validations of earlier processes.
         rank: of this process.
-        deadline: in seconds since 1970; inf is none.
+        deadline: in seconds since 1970, by the clock of the driver's node, with which the others' agree to
+            seconds; inf is none.
     """
 
     def __init__(
