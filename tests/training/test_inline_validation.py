@@ -234,7 +234,7 @@ def test_an_error_of_ours_is_no_reason_to_stop(
 def test_a_validation_is_left_if_a_checkpoint_is_urgent(
     learnable: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before it is over; the driver makes up for it after the last step: its checkpoint is kept until then."""
+    """The driver makes up for it after the last step: its checkpoint is kept until then."""
     pruned: list[Any] = []
     monkeypatch.setattr(inline_validation, "prune", lambda *arguments: pruned.append(arguments))
     validation, asked = worker(learnable, tmp_path), list[float]()
