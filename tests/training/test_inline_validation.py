@@ -6,11 +6,13 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from ray.train import ReportedCheckpointStatus as Status
 
 from mipnet.cli.main import main
 from mipnet.config import Config
@@ -136,7 +138,13 @@ def test_only_those_of_the_plan_are_validated(learnable: Config, tmp_path: Path,
 def test_in_turn_with_one_that_is_validated_beside(learnable: Config, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     """No more than one waits when the last step is done, and that one's devices are free."""
     waited = []
-    monkeypatch.setattr("ray.train.get_all_reported_checkpoints", lambda: waited.append(step.step))
+    states = iter((Status.PENDING_VALIDATION, Status.VALIDATED, Status.VALIDATION_FAILED))
+
+    def reported(timeout_s: float) -> list[SimpleNamespace]:
+        waited.append(step.step)
+        return [SimpleNamespace(status=next(states))]
+
+    monkeypatch.setattr("ray.train.get_all_reported_checkpoints", reported)
     monkeypatch.setattr(WorkerValidation, "_predict_share", lambda self, step: [])
     monkeypatch.setattr(
         "mipnet.training.inline_validation.record_validation", lambda *_: {SELECTION_METRIC: 0.5}
@@ -146,8 +154,12 @@ def test_in_turn_with_one_that_is_validated_beside(learnable: Config, tmp_path: 
     found = []
     for step.step in (10, 20, 30, 40, 95):
         found.append(validation.before_report(step))
-    assert waited == [20, 40]
+    assert waited == [20, 20, 40]
     assert found == [{}, {}, {}, {}, {SELECTION_METRIC: 0.5}]
+    validation.urgent = lambda seconds: True
+    step.step = 60
+    validation.before_report(step)
+    assert waited == [20, 20, 40], "an urgent checkpoint waits for none"
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -217,3 +229,20 @@ def test_an_error_of_ours_is_no_reason_to_stop(
     monkeypatch.setattr(inline_validation, "evaluated_model", fail)
     assert worker(learnable, tmp_path).before_report(made_step(learnable)) == {}
     assert records(tmp_path)[0]["cause"] == "a bug"
+
+
+def test_a_validation_is_left_if_a_checkpoint_is_urgent(
+    learnable: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver makes up for it after the last step: its checkpoint is kept until then."""
+    pruned: list[Any] = []
+    monkeypatch.setattr(inline_validation, "prune", lambda *arguments: pruned.append(arguments))
+    validation, asked = worker(learnable, tmp_path), list[float]()
+    validation.urgent = lambda seconds: bool(asked.append(seconds)) or True
+    assert validation.before_report(made_step(learnable)) == {}
+    assert len(asked) == 1
+    (record,) = (e.record for e in JournalReader(Folder.of(tmp_path)).read())
+    assert (record["do"], record["step"]) == ("unvalidated", STEP)
+    validation.after_report(STEP, {})
+    ((*_, kept),) = pruned
+    assert kept == [checkpoint_name(STEP)]

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import ray
+from ray.train.torch import TorchTrainer
 
 from mipnet.host import Termination
 from mipnet.training.stop_signal import InterruptHandler, checkpoint_before_interrupt, start_stop_signal
+from mipnet.training.trainer import Trainer
 
 pytestmark = pytest.mark.ray
 
@@ -118,3 +120,12 @@ def test_the_handlers_are_as_before_afterwards(stop: Any) -> None:
     assert [signal.getsignal(number) for number in numbers] == before
     with checkpoint_before_interrupt(None) as nothing:
         assert nothing is None
+
+
+def test_ctrl_c_comes_to_ours_before_it_comes_to_rays(stop: Any) -> None:
+    """Fails as well if Ray renames what we override: then Ctrl-C would save no checkpoint."""
+    trainer = Trainer(print)
+    assert hasattr(TorchTrainer, "_register_sigint_handler")
+    with checkpoint_before_interrupt(stop) as trainer.on_interrupt:
+        trainer._register_sigint_handler(None)
+        assert signal.getsignal(signal.SIGINT) is trainer.on_interrupt
