@@ -110,8 +110,9 @@ def checkpoint_before_interrupt(stop: Any) -> Iterator[InterruptHandler | None]:
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     handler = InterruptHandler(stop)
-    handler.install(signal.SIGTERM)
-    handler.install(signal.SIGINT)
+    for number, old in before.items():
+        if old != signal.SIG_IGN:  # a shell ignores Ctrl-C for its background jobs
+            handler.install(number)
     try:
         yield handler
     finally:

@@ -32,6 +32,7 @@ def handlers() -> Iterator[None]:
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]
     signal.signal(signal.SIGTERM, Termination())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist's processes ignore it
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
@@ -120,6 +121,13 @@ def test_the_handlers_are_as_before_afterwards(stop: Any) -> None:
     assert [signal.getsignal(number) for number in numbers] == before
     with checkpoint_before_interrupt(None) as nothing:
         assert nothing is None
+
+
+def test_an_ignored_signal_stays_ignored(stop: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with checkpoint_before_interrupt(stop):
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        assert isinstance(signal.getsignal(signal.SIGTERM), InterruptHandler)
 
 
 def test_ctrl_c_comes_to_ours_before_it_comes_to_rays(stop: Any) -> None:
