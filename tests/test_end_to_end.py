@@ -310,7 +310,8 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(trained, tmp_path):
     saved = step_from_path(str(max(training.glob("step-*"))))
     assert saved >= max(recorded_steps(tmp_path)), "steps are lost"
     driver = start_again(tmp_path, trained[0])
-    wait_for(driver, lambda: checkpoint_name(20) in checkpoints(tmp_path)[0].read_text())
+    # A stop ends Ray's controller before it has taken note of the last checkpoint: there may be no snapshot.
+    wait_for(driver, lambda: any(checkpoint_name(20) in each.read_text() for each in checkpoints(tmp_path)))
     kill_all(driver)
     assert "trained" not in state_of(tmp_path), "the kill came too late to show anything"
 
