@@ -69,8 +69,8 @@ def test_what_cannot_work_is_refused(argv: list[str], said: str, capsys: pytest.
         (["stream", "--sizes", "x"], "--sizes: 'x' is not a size; give HEIGHTxWIDTH"),
         (["scaling", "--rounds", "0"], "--rounds: 0 is below 1; nearest is 1"),
         (
-            ["scaling", "--workers", "3"],
-            "resources.workers: 3 does not divide train.batch_size 16; nearest is 2",
+            ["scaling", "--workers", "17"],
+            "resources.workers: 17 is above train.batch_size 16; nearest is 16",
         ),
     ],
 )
