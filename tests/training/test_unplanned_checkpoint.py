@@ -69,7 +69,7 @@ def test_two_ranks_go_on_as_if_nothing_had_been_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    first, second = run_ranks(tmp_path, tiny(), undisturbed_and_others)
+    first, second = run_ranks(tmp_path, tiny(train={"batch_size": 4}), undisturbed_and_others)
     for found in (first, second):
         assert found["kept"]
         assert found["differs"] == []
