@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,16 @@ import pytest
 
 from cluster.local import Cluster
 from cluster.marked_processes import kill_marked, marked_processes
-from tests.helpers.disturbed import AFTER, BEFORE, TRAIN, TRAINING, check, wait_for_training
-from tests.helpers.drills import left_behind, only_run
+from tests.helpers.disturbed import (
+    AFTER,
+    BEFORE,
+    TRAIN,
+    TRAINING,
+    check,
+    undisturbed_on_nodes,
+    wait_for_training,
+)
+from tests.helpers.drills import only_run
 
 NODES = 3
 TWO_WORKERS = ["mipnet", *TRAIN, "--workers", "2", "--resources.cpus-per-worker", "1"]
@@ -36,15 +43,7 @@ def workers_by_node(folder: Path) -> dict[int, list[psutil.Process]]:
 @pytest.mark.usefixtures("namespaces")
 @pytest.mark.parametrize("drill", ["isolated"], indirect=True)
 def test_lost_workers_and_nodes(drill: Any, tmp_path: Path) -> None:
-    up = drill("up", "--nodes", NODES, "--cpus", "4")
-    assert up.returncode == 0, up.stderr
-    untouched, storage = (tmp_path / "shared" / name for name in ("untouched", "storage"))
-    whole = drill.start(*TWO_WORKERS, "--storage", untouched)
-    said, _ = whole.communicate(timeout=1500)
-    assert whole.returncode == 0, said
-    undisturbed = left_behind(untouched)
-    shutil.copytree(untouched / "data", storage / "data")
-
+    storage, undisturbed = undisturbed_on_nodes(drill, tmp_path, TWO_WORKERS, nodes=NODES)
     driver = drill.start(*TWO_WORKERS, "--resources.max-failures", "9", "--storage", storage)
     killed = []
     for when in (BEFORE, AFTER):

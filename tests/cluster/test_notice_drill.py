@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -16,8 +15,8 @@ import pytest
 from cluster.local import Cluster
 from cluster.marked_processes import kill_marked, marked_processes
 from tests.cluster.test_lost_nodes_drill import TWO_WORKERS, workers_by_node
-from tests.helpers.disturbed import check, steps_of, train_starts
-from tests.helpers.drills import left_behind, only_run, wait_for
+from tests.helpers.disturbed import check, steps_of, train_starts, undisturbed_on_nodes
+from tests.helpers.drills import only_run, wait_for
 from tests.helpers.isolated_cluster import PROJECT
 
 LONG = [*TWO_WORKERS, "--epochs", "200", "--train.checkpoint-steps", "150"]
@@ -59,20 +58,8 @@ pytestmark = [
 ]
 
 
-def undisturbed_run(drill: Any, tmp_path: Path, nodes: int, argv: list[str]) -> tuple[Path, dict[str, Any]]:
-    """Start a cluster and run a command in it; another storage with the same data, and what the run left."""
-    up = drill("up", "--nodes", nodes, "--cpus", "4")
-    assert up.returncode == 0, up.stderr
-    untouched, storage = (tmp_path / "shared" / name for name in ("untouched", "storage"))
-    whole = drill.start(*argv, "--storage", untouched)
-    said, _ = whole.communicate(timeout=1500)
-    assert whole.returncode == 0, said
-    shutil.copytree(untouched / "data", storage / "data")
-    return storage, left_behind(untouched)
-
-
 def test_drained_nodes(drill: Any, tmp_path: Path) -> None:
-    storage, undisturbed = undisturbed_run(drill, tmp_path, 3, LONG)
+    storage, undisturbed = undisturbed_on_nodes(drill, tmp_path, LONG)
     driver = drill.start(*LONG, "--storage", storage)
     drained = []
     for number, seconds in enumerate((15, 60)):
@@ -93,7 +80,7 @@ def test_drained_nodes(drill: Any, tmp_path: Path) -> None:
 
 def test_a_stopped_job(drill: Any, tmp_path: Path) -> None:
     """``jobs/submit.py stop`` is ``ray job stop``: SIGTERM to the driver, on the head."""
-    storage, undisturbed = undisturbed_run(drill, tmp_path, 1, TWO_WORKERS)
+    storage, undisturbed = undisturbed_on_nodes(drill, tmp_path, TWO_WORKERS, nodes=1)
 
     def submit(*argv: object) -> subprocess.CompletedProcess[str]:
         done: subprocess.CompletedProcess[str] = drill(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,8 +15,8 @@ import pytest
 from cluster.local import Cluster
 from mipnet.training.trainer import COLLECTIVE_TIMEOUT_SECONDS
 from tests.cluster.test_lost_nodes_drill import workers_by_node
-from tests.helpers.disturbed import TRAIN, check, restarts, steps_of, train_starts
-from tests.helpers.drills import left_behind, only_run, wait_for
+from tests.helpers.disturbed import TRAIN, check, restarts, steps_of, train_starts, undisturbed_on_nodes
+from tests.helpers.drills import only_run, wait_for
 from tests.helpers.isolated_cluster import Network, ip
 
 SPREAD = ["mipnet", *TRAIN, "--workers", "2", "--resources.cpus-per-worker", "2"]
@@ -49,15 +48,7 @@ def wait_for_steps(driver: subprocess.Popen[str], storage: Path) -> None:
 @pytest.mark.usefixtures("namespaces")
 @pytest.mark.parametrize("drill", ["isolated"], indirect=True)
 def test_a_partition_that_heals_and_one_that_does_not(drill: Any, tmp_path: Path) -> None:
-    up = drill("up", "--nodes", 3, "--cpus", "3")
-    assert up.returncode == 0, up.stderr
-    untouched, storage = (tmp_path / "shared" / name for name in ("untouched", "storage"))
-    whole = drill.start(*SPREAD, "--storage", untouched)
-    said, _ = whole.communicate(timeout=1500)
-    assert whole.returncode == 0, said
-    undisturbed = left_behind(untouched)
-    shutil.copytree(untouched / "data", storage / "data")
-
+    storage, undisturbed = undisturbed_on_nodes(drill, tmp_path, SPREAD, cpus=3)
     network = Network(Cluster(str(tmp_path)).tag)
     driver = drill.start(*SPREAD, "--resources.max-failures", "9", "--storage", storage)
     wait_for(driver, lambda: any(len(steps_of(records)) > 3 for records in train_starts(storage)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -131,3 +132,17 @@ def check(
         assert {cost.step for cost in costs} <= {*range(0, STEPS, CHECKPOINT_STEPS), STEPS}
     for name, cost in zip(disturbances, costs, strict=True):
         print(f"| {name} | went on at step {cost.step} | {cost.again} steps again | {cost.seconds:.0f} s |")
+
+
+def undisturbed_on_nodes(
+    drill: Any, tmp_path: Path, argv: list[str], nodes: int = 3, cpus: int = 4
+) -> tuple[Path, dict[str, Any]]:
+    """Start isolated nodes and run a command there; another storage with its data, and what the run left."""
+    up = drill("up", "--nodes", nodes, "--cpus", cpus)
+    assert up.returncode == 0, up.stderr
+    untouched, storage = (tmp_path / "shared" / name for name in ("untouched", "storage"))
+    whole = drill.start(*argv, "--storage", untouched)
+    said, _ = whole.communicate(timeout=1500)
+    assert whole.returncode == 0, said
+    shutil.copytree(untouched / "data", storage / "data")
+    return storage, left_behind(untouched)
