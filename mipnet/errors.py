@@ -129,8 +129,11 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def root_cause(error: BaseException) -> str:
-    """The last line of the root cause, the one that a person can act on."""
+    """The last line of the root cause, the one that a person can act on.
+
+    Not the fields of Ray's errors of actors (ids, one a line, indented): of some nothing follows them.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    lines = [line for line in str(error).strip().splitlines() if line.strip() and not line.startswith("\t")]
     return lines[-1].strip() if lines else type(error).__name__

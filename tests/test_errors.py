@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 
 import pytest
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.train import TrainingFailedError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from mipnet.errors import DataError, UserError, as_user_error, first_few, suggest
+from mipnet.errors import DataError, UserError, as_user_error, first_few, root_cause, suggest
 
 FULL = OSError(errno.ENOSPC, "as the system says it", "/storage/step-00000003/training.pt")
 BROKEN = DataError("the file is broken", "mend it")
@@ -68,6 +68,15 @@ class Renamed(TrainingFailedError):
 def test_an_error_of_another_ray_is_found_by_its_cause_or_stays_a_bug() -> None:
     assert as_user_error(Renamed()) is None
     assert as_user_error(chained(Renamed(), chained(RuntimeError("a worker failed"), BROKEN))) is BROKEN
+
+
+@pytest.mark.parametrize("reason", ["The actor died because its node has died.", ""])
+def test_the_root_cause_of_a_lost_actor_is_no_id(reason: str) -> None:
+    what = "The actor died unexpectedly before finishing this task."
+    fields = "\tclass_name: RayTrainWorker\n\tactor_id: cb4481c9d0bd8468c3fb357e02000000"
+    error = RuntimeError("training failed")
+    error.__cause__ = RayActorError(None, f"{what}\n{fields}\n{reason}")
+    assert root_cause(error) == (reason or what)
 
 
 def test_a_circle_of_causes_ends() -> None:
