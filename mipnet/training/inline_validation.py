@@ -37,6 +37,7 @@ from mipnet.training.validation_plan import ValidationPlan
 logger = logging.getLogger(__name__)
 
 VALIDATION_WAIT_SECONDS = 5.0
+"""For a validation beside the training, before it is asked again whether a checkpoint is urgent."""
 
 Share = list[Block] | Exception
 """What a rank predicted, or why it could not."""

@@ -279,7 +279,7 @@ class TrainStep:
         own = torch.cat([self.bn_buffers, self._sums])
         states = [own]
         if self.distributed:
-            states = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+            states = [torch.empty_like(own) for _ in range(self.ranks)]
             dist.all_gather(states, own)
         self._rank_states = torch.stack(states)
         self.all_reduce_bn_buffers()
@@ -295,15 +295,14 @@ class TrainStep:
         Args:
             states: (ranks, n). Another number of ranks takes the average of the buffers, which the model has.
         """
-        ranks = dist.get_world_size() if self.distributed else 1
         buffers, sums = torch.split(states.to(self.device), [len(self.bn_buffers), len(self._sums)], dim=1)
-        if len(states) == ranks:
+        if len(states) == self.ranks:
             rank = dist.get_rank() if self.distributed else 0
             self.bn_buffers.copy_(buffers[rank])
             self._sums.copy_(sums[rank])
         else:
             self._sums.copy_(sums.mean(dim=0))
-            self._sums[3] *= len(states) / ranks  # a count of samples, the others are means over ranks
+            self._sums[3] *= len(states) / self.ranks  # a count of samples, the others are means over ranks
 
     def ema_state_dict(self) -> dict[str, Tensor]:
         """The state_dict to evaluate: the model's, with the EMA of its parameters where there is one."""
