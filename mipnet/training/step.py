@@ -109,12 +109,19 @@ class TrainStep:
         Args:
             images, keypoints: see ``loss``.
             corrupt: (B,) bool, samples whose image could not be read.
+
+        Raises:
+            ValueError: the share of a rank is no share of ``train.batch_size``.
         """
         rate = learning_rate(self.step, self.total_steps, self.config.train)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self._mean_share = self.config.train.batch_size / self.ranks if self.distributed else len(images)
-        self._share = len(images)
+        self._share = self._mean_share = len(images)
+        if self.distributed:
+            self._mean_share = self.config.train.batch_size / self.ranks
+            if abs(self._share - self._mean_share) >= 1:
+                what = f"a rank of {self.ranks} was given {self._share} samples"
+                raise ValueError(f"{what} of a batch of {self.config.train.batch_size}")
         self._bn_buffers_before.copy_(self.bn_buffers)
         self.optimizer.zero_grad(set_to_none=True)
         with (

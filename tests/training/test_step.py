@@ -52,6 +52,16 @@ def test_the_plain_baseline_trains_too() -> None:
     assert "loss/lambda1" not in first
 
 
+@pytest.mark.parametrize("samples", [3, 6])
+def test_what_is_no_share_of_the_batch_is_refused(samples: int) -> None:
+    """The loss would have the wrong weight: two ranks of a batch of 10 have 5 each, of 9 have 5 and 4."""
+    step = make(tiny(train={"batch_size": 9 if samples == 3 else 10}))
+    step.ranks, step.distributed = 2, True
+    with pytest.raises(ValueError, match=f"a rank of 2 was given {samples} samples of a batch of"):
+        step(*batch(samples))
+    assert step.step == 0
+
+
 def test_one_step_by_hand() -> None:
     """Adam's first step moves every weight by the rate against the sign of its gradient."""
     step = make(tiny(train={"optimizer": "adam", "weight_decay": 0, "clip_norm": 0, "schedule": "step"}))
