@@ -55,6 +55,11 @@ def save_files(folder: Path, step: TrainStep, history: list[dict[str, float]]) -
     """``save_checkpoint`` without the manifest, whose SHA-256 need not keep a training waiting."""
     torch.save(step.state_dict(), folder / TRAINING_STATE_FILE)
     (folder / HISTORY_FILE).write_text(json.dumps(history))
+    save_weights(folder, step)
+
+
+def save_weights(folder: Path, step: TrainStep) -> None:
+    """Write the network to evaluate; for the rest see ``save_checkpoint``."""
     save_model(folder, evaluated_model(step), {"config": to_dict(step.config)})
 
 

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import re
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from mipnet.evaluation.occlusion import SELECTION_METRIC
 from mipnet.run_folder import without_nulls
 from mipnet.storage import Folder
 from mipnet.training.checkpoint import (
+    MANIFEST_FILE,
     MODEL_FILES,
     STATE_FILES,
     checkpoint_name,
@@ -34,8 +36,9 @@ from mipnet.training.checkpoint import (
     load_checkpoint,
     missing_files,
     model_from_config,
-    save_checkpoint,
+    save_weights,
     step_from_path,
+    write_manifest,
 )
 from mipnet.training.step import TrainStep
 
@@ -127,12 +130,14 @@ def sort_out(training: Folder, config: Config, metrics: Mapping[str, Metrics]) -
 
 
 def remake_model(checkpoint: Folder, config: Config) -> None:
-    """Write a checkpoint's files anew from its training state."""
+    """Write a checkpoint's weights anew from its training state, which stays as it is."""
     with TemporaryDirectory() as source, TemporaryDirectory() as target, torch.random.fork_rng(devices=[]):
+        folder = Path(shutil.copytree(checkpoint.download(Path(source)), target, dirs_exist_ok=True))
         step = TrainStep(model_from_config(config), config, 1, torch.device("cpu"), "fp32")
-        history = load_checkpoint(checkpoint.download(Path(source)), step)
-        save_checkpoint(Path(target), step, history)
-        checkpoint.upload(Path(target))
+        load_checkpoint(folder, step)
+        save_weights(folder, step)
+        write_manifest(folder)
+        checkpoint.upload(folder, last=MANIFEST_FILE)
 
 
 def checkpoint_names(training: Folder) -> list[str]:

@@ -149,6 +149,21 @@ def test_weights_are_made_again_from_the_state(
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_weights_of_an_unplanned_checkpoint_are_made_again_and_its_state_is_kept(
+    tmp_path: Path, config: Config
+) -> None:
+    """The state holds what each rank goes on with."""
+    step = TrainStep(model_from_config(config), config, 20, torch.device("cpu"), "fp32")
+    checkpoint = tmp_path / checkpoint_name(0)
+    checkpoint.mkdir()
+    with step.unplanned_checkpoint():
+        save_checkpoint(checkpoint, step, [])
+    whole = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    cut(checkpoint / WEIGHTS)
+    recover(Folder.of(tmp_path), config)
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == whole
+
+
 def test_a_lost_best_is_named(training: Path, config: Config, capsys: pytest.CaptureFixture[str]) -> None:
     cut_all(training, 20)
     found = recover(Folder.of(training), config)
