@@ -7,7 +7,8 @@ import math
 import os
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -215,9 +216,6 @@ def fit(
     stop = None if validation is None else start_stop_signal()
     settings |= {"initial_weights": initial_weights, "deadline": deadline, "validation": validation}
     settings |= {"stop": stop}
-    seconds = ELASTIC_GROUP_START_SECONDS if config.resources.elastic else WORKER_GROUP_START_SECONDS
-    os.environ.setdefault(WORKER_GROUP_START_TIMEOUT, str(seconds))
-    os.environ.setdefault(NOTICE_POLL_INTERVAL, str(NOTICE_POLL_SECONDS))
     trainer = Trainer(
         train_loop_per_worker,
         train_loop_config=settings,
@@ -236,8 +234,22 @@ def fit(
         ),
         validation_config=validation_config,
     )
-    with checkpoint_before_interrupt(stop) as trainer.on_interrupt:
+    seconds = ELASTIC_GROUP_START_SECONDS if config.resources.elastic else WORKER_GROUP_START_SECONDS
+    ray_settings = {WORKER_GROUP_START_TIMEOUT: str(seconds), NOTICE_POLL_INTERVAL: str(NOTICE_POLL_SECONDS)}
+    with environment_defaults(ray_settings), checkpoint_before_interrupt(stop) as trainer.on_interrupt:
         return run_trainer(trainer, hint)
+
+
+@contextmanager
+def environment_defaults(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables in the ``with`` block, but those that the user has set."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def scaling_config(resources: ResourcesConfig) -> ScalingConfig:

@@ -29,6 +29,7 @@ from mipnet.training.trainer import (
     FailureReporter,
     Trainer,
     best_checkpoint_of,
+    environment_defaults,
     last_checkpoint_step,
     run_trainer,
 )
@@ -194,6 +195,15 @@ def test_ray_knows_the_time_that_workers_may_take_to_start():
     from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 
     assert WORKER_GROUP_START_TIMEOUT in ENV_VARS_TO_PROPAGATE
+
+
+def test_settings_of_ray_are_those_of_one_training(monkeypatch):
+    monkeypatch.setenv("MIPNET_SET_BY_THE_USER", "7")
+    with environment_defaults({"MIPNET_SET_BY_THE_USER": "30", WORKER_GROUP_START_TIMEOUT: "30"}):
+        assert os.environ["MIPNET_SET_BY_THE_USER"] == "7"
+        assert os.environ[WORKER_GROUP_START_TIMEOUT] == "30"
+    assert os.environ["MIPNET_SET_BY_THE_USER"] == "7"
+    assert WORKER_GROUP_START_TIMEOUT not in os.environ
 
 
 def test_a_last_checkpoint_that_was_damaged_is_made_again(tmp_path, monkeypatch):
