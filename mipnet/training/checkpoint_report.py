@@ -10,6 +10,7 @@ import logging
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -48,6 +49,8 @@ class CheckpointReporter:
         self.run_folder, self.journal, self.rank = run_folder, journal, rank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="after a checkpoint")
         self._afterwards: Future[None] | None = None
+        self._uploaded = threading.Event()
+        self._uploaded.set()
 
     def report(
         self,
@@ -56,6 +59,7 @@ class CheckpointReporter:
         metrics: Metrics,
         *,
         beside: bool,
+        before: Callable[[], None] = lambda: None,
         afterwards: Callable[[], None] = lambda: None,
     ) -> None:
         """Report a checkpoint; call it on all ranks.
@@ -65,7 +69,8 @@ class CheckpointReporter:
             history: rows of metrics so far; none if it is interrupted before the first.
             metrics: of the validation, empty without.
             beside: have it validated by a task of its own.
-            afterwards: called on rank 0 when the files are stored; in a thread if they are uploaded.
+            before: called on rank 0 before the files are stored; in a thread if they are uploaded.
+            afterwards: called on rank 0 when they are; then when Ray Train has the checkpoint, in a thread.
 
         Raises:
             UserError: this node has no room for the files.
@@ -73,23 +78,27 @@ class CheckpointReporter:
         name = checkpoint_name(step.step)
         if self.rank != 0:
             self.journal.flush()
-            ray.train.report({"step": step.step}, checkpoint_dir_name=name)
+            # SYNC waits until Ray Train has taken the report before, for which it needs that of rank 0.
+            mode = CheckpointUploadMode.SYNC if self.run_folder.is_local else CheckpointUploadMode.ASYNC
+            ray.train.report({"step": step.step}, checkpoint_dir_name=name, checkpoint_upload_mode=mode)
             return
-        self.finish()  # one upload at a time
+        self._uploaded.wait()  # one at a time
         folder = local_copy(step, history)
         loss = {"loss": history[-1]["loss"]} if history else {}
         row = {"step": step.step, **loss, **metrics}
         if not self.run_folder.is_local:
+            self._uploaded.clear()
             ray.train.report(
                 row,
                 checkpoint=Checkpoint.from_directory(folder),
                 checkpoint_dir_name=name,
                 checkpoint_upload_mode=CheckpointUploadMode.ASYNC,  # deletes the local folder
-                checkpoint_upload_fn=partial(self._upload, afterwards),
+                checkpoint_upload_fn=partial(self._upload, before, afterwards),
                 validation=beside,
             )
             return
         try:
+            before()
             self.journal.flush()
             write_manifest(folder)
             ray.train.report(
@@ -111,21 +120,31 @@ class CheckpointReporter:
         if self._afterwards is not None:
             self._afterwards.result()
 
-    def _upload(self, afterwards: Callable[[], None], checkpoint: Checkpoint, name: str) -> Checkpoint:
+    def _upload(
+        self, before: Callable[[], None], afterwards: Callable[[], None], checkpoint: Checkpoint, name: str
+    ) -> Checkpoint:
         """Store a checkpoint in the run's folder; Ray Train calls it in a thread.
 
         Ray's own upload makes three requests for each file, one after the other.
         """
         folder = Path(checkpoint.path)
-        self.journal.flush()
-        write_manifest(folder)
-        self.run_folder.join(f"{TRAINING_FOLDER}/{name}").upload(folder, last=MANIFEST_FILE)
+        try:
+            before()
+            self.journal.flush()
+            write_manifest(folder)
+            self.run_folder.join(f"{TRAINING_FOLDER}/{name}").upload(folder, last=MANIFEST_FILE)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)  # Ray deletes it only after an upload
+            raise
+        finally:
+            self._uploaded.set()
         logger.info("saved %s", name)
         self._afterwards = self._thread.submit(self._tidy, afterwards)
         storage = ray.train.get_context().get_storage()
         return Checkpoint(f"{storage.experiment_fs_path}/{name}", storage.storage_filesystem)
 
     def _tidy(self, afterwards: Callable[[], None]) -> None:
+        self.wait()  # what Ray Train would go on from must not be removed
         afterwards()
         self.journal.flush()
 

@@ -93,7 +93,14 @@ class CheckpointSaver:
         beside = validation.plan.beside(step.step) and not here
         afterwards = partial(validation.after_report, step.step, metrics)
         with self.interruptions.saving():
-            self.reporter.report(step, self.log.history, metrics, beside=beside, afterwards=afterwards)
+            self.reporter.report(
+                step,
+                self.log.history,
+                metrics,
+                beside=beside,
+                before=validation.put_pictures,
+                afterwards=afterwards,
+            )
         return self.early_end.at_checkpoint(step.step, metrics)
 
     def after_step(self, *, saved: bool) -> None:

@@ -83,6 +83,7 @@ class WorkerValidation:
         self._training = self.run_folder.join(TRAINING_FOLDER)
         self._split: ValidationSplit | None = None
         self._scores: dict[str, Metrics] = {}  # of this process: Ray records them some time after
+        self._pictures: list[Callable[[], None]] = []  # to be put into the storage
         # Failed or interrupted ones of earlier processes are validated when the training has ended.
         recorded = read_record(self._training) if self.rank == 0 else {}
         unvalidated = [name for name, metrics in recorded.items() if SELECTION_METRIC not in metrics]
@@ -110,7 +111,12 @@ class WorkerValidation:
             return {}
         try:
             return record_validation(
-                step.step, self.config, self.run_folder, self.journal, lambda: self._poses(shares)
+                step.step,
+                self.config,
+                self.run_folder,
+                self.journal,
+                lambda: self._poses(shares),
+                self._pictures.append,
             )
         except LeftValidationError:
             self._waiting.append(checkpoint_name(step.step))
@@ -125,6 +131,11 @@ class WorkerValidation:
         while pending and not self.urgent(VALIDATION_WAIT_SECONDS):
             found = ray.train.get_all_reported_checkpoints(timeout_s=VALIDATION_WAIT_SECONDS)
             pending = any(each.status is ReportedCheckpointStatus.PENDING_VALIDATION for each in found)
+
+    def put_pictures(self) -> None:
+        """Put what the last validation has drawn into the storage."""
+        while self._pictures:
+            self._pictures.pop(0)()
 
     def after_report(self, step: int, metrics: Metrics) -> None:
         """Remove checkpoints that are not needed any more, where no task beside the training does that."""

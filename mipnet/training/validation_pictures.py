@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from mipnet.data.coco import CocoKeypointFile
 from mipnet.errors import UserError
@@ -19,8 +20,21 @@ PICTURES = 4
 logger = logging.getLogger(__name__)
 
 
+Do = Callable[[Callable[[], None]], None]
+"""Does some work, now or later."""
+
+
+def do_now(work: Callable[[], None]) -> None:
+    work()
+
+
 def save_validation_pictures(
-    step: int, rows: Sequence[ResultRow], file: CocoKeypointFile, run_folder: Folder, journal: Journal
+    step: int,
+    rows: Sequence[ResultRow],
+    file: CocoKeypointFile,
+    run_folder: Folder,
+    journal: Journal,
+    put: Do = do_now,
 ) -> None:
     """Draw the poses of the most crowded images, the same in all validations, into the run's folder.
 
@@ -31,12 +45,21 @@ def save_validation_pictures(
         rows: of the validation split in one box source, see ``score_splits``.
         file: annotations of the split.
         run_folder, journal: of the run.
+        put: stores the picture: an object store takes its time.
     """
     try:
-        grid = example_grid(file, rows, PICTURES, "crowded")
-        name = f"pictures/validation-{step:08d}.jpg"
-        run_folder.write(name, encode_jpeg(grid), durable=False)
-    except UserError:  # no image can be read, which the validation says, or the storage is full
+        content = encode_jpeg(example_grid(file, rows, PICTURES, "crowded"))
+    except UserError:  # no image can be read, which the validation says
+        logger.warning("no pictures of step %d", step, exc_info=True)
+        return
+    put(partial(_put, step, content, run_folder, journal))
+
+
+def _put(step: int, content: bytes, run_folder: Folder, journal: Journal) -> None:
+    name = f"pictures/validation-{step:08d}.jpg"
+    try:
+        run_folder.write(name, content, durable=False)
+    except UserError:  # the storage is full
         logger.warning("no pictures of step %d", step, exc_info=True)
         return
     journal.add("file", name=name, step=step)

@@ -34,7 +34,8 @@ class FakeTrain:
 
     Attributes:
         reports: what was reported.
-        in_flight: uploads that are not done.
+        in_flight: uploads, also those that are done.
+        known: reports whose checkpoint is uploaded.
         may_upload: an upload waits for it.
     """
 
@@ -42,12 +43,12 @@ class FakeTrain:
         self.reports: list[dict[str, Any]] = []
         self.may_upload = threading.Event()
         self.in_flight: list[Future[Any]] = []
+        self.known: list[dict[str, Any]] = []
         self.pool = ThreadPoolExecutor(1)
 
     def report(self, metrics: dict[str, Any], checkpoint: Any = None, **options: Any) -> None:
         self.reports.append({"metrics": metrics, "checkpoint": checkpoint, **options})
-        if options.get("checkpoint_upload_mode") == CheckpointUploadMode.ASYNC:
-            assert all(each.done() for each in self.in_flight), "two at a time"
+        if checkpoint is not None and options.get("checkpoint_upload_mode") == CheckpointUploadMode.ASYNC:
             self.in_flight.append(self.pool.submit(self.upload, self.reports[-1]))
 
     def upload(self, report: dict[str, Any]) -> Checkpoint:
@@ -55,6 +56,7 @@ class FakeTrain:
         stored: Checkpoint = report["checkpoint_upload_fn"](
             report["checkpoint"], report["checkpoint_dir_name"]
         )
+        self.known.append(report)
         return stored
 
     def get_all_reported_checkpoints(self, consistency_mode: CheckpointConsistencyMode) -> None:
@@ -92,9 +94,15 @@ def rows(folder: Folder) -> list[str]:
     return [entry.record["do"] for entry in JournalReader(folder).read()]
 
 
-def report(reporter: CheckpointReporter, step: TrainStep, number: int, then: Callable[[], None]) -> None:
+def report(
+    reporter: CheckpointReporter,
+    step: TrainStep,
+    number: int,
+    then: Callable[[], None],
+    before: Callable[[], None] = lambda: None,
+) -> None:
     step.step = number
-    reporter.report(step, HISTORY, {"ap": 0.5}, beside=False, afterwards=then)
+    reporter.report(step, HISTORY, {"ap": 0.5}, beside=False, before=before, afterwards=then)
 
 
 def test_on_a_disk_it_is_whole_before_it_is_reported(
@@ -113,8 +121,9 @@ def test_on_a_disk_it_is_whole_before_it_is_reported(
         )
 
     monkeypatch.setattr(ray.train, "report", look)
-    report(CheckpointReporter(run, journal, 0), step, 7, lambda: seen.append("afterwards"))  # type: ignore[arg-type]
-    assert seen == [("", True, ["training"]), "afterwards"]
+    reporter = CheckpointReporter(run, journal, 0)
+    report(reporter, step, 7, lambda: seen.append("afterwards"), lambda: journal.add("file"))  # type: ignore[arg-type]
+    assert seen == [("", True, ["training", "file"]), "afterwards"]
     assert not list((tmp_path / "scratch").glob("mipnet-*"))
 
 
@@ -125,27 +134,31 @@ def test_in_an_object_store_the_training_goes_on_and_one_is_uploaded_at_a_time(
     monkeypatch.setattr("mipnet.tracking.journal.SECONDS_BETWEEN_PARTS", 1e9)
     journal.add("training")
     reporter = CheckpointReporter(remote, journal, 0)
-    report(reporter, step, 1, lambda: done.append(1))
+
+    def one_is_known() -> None:
+        assert 1 in {each["metrics"]["step"] for each in fake.known}
+        done.append(1)
+
+    report(reporter, step, 1, one_is_known, lambda: journal.add("file"))
     assert not checkpoint_names(training)  # and it is back already
     assert not rows(remote)
     threading.Timer(0.1, fake.may_upload.set).start()  # else the next would wait for ever
     report(reporter, step, 2, lambda: done.append(2))
-    assert checkpoint_names(training)[0] == checkpoint_name(1)
-    assert 1 in done
+    assert training.join(checkpoint_name(1)).exists(MANIFEST_FILE)
     reporter.finish()
     assert done == [1, 2]
     assert checkpoint_names(training) == [checkpoint_name(1), checkpoint_name(2)]
     for name in checkpoint_names(training):
         assert training.join(name).exists(MANIFEST_FILE)
         assert damage(training.join(name), (*STATE_FILES, *MODEL_FILES)) == ""
-    assert rows(remote) == ["training"]
+    assert rows(remote) == ["training", "file"]
     assert [each.result().path for each in fake.in_flight] == [
         "bucket/training/step-0000000" + n for n in "12"
     ]
 
 
-def test_a_failed_upload_counts_nothing(
-    fake: FakeTrain, step: TrainStep, remote: Folder, monkeypatch: pytest.MonkeyPatch
+def test_a_failed_upload_counts_nothing_and_leaves_nothing(
+    fake: FakeTrain, step: TrainStep, remote: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray Train then restarts the workers; the manifest, which comes last, is not there."""
 
@@ -159,6 +172,7 @@ def test_a_failed_upload_counts_nothing(
     report(reporter, step, 1, lambda: pytest.fail("it is not stored"))
     with pytest.raises(UserError, match="cannot write it"):
         reporter.wait()
+    assert not list((tmp_path / "scratch").glob("mipnet-*"))
 
 
 def test_the_manifest_is_uploaded_last(

@@ -246,3 +246,14 @@ def test_a_validation_is_left_if_a_checkpoint_is_urgent(
     validation.after_report(STEP, {})
     ((*_, kept),) = pruned
     assert kept == [checkpoint_name(STEP)]
+
+
+def test_pictures_are_put_into_the_storage_when_the_checkpoint_is(learnable: Config, tmp_path: Path) -> None:
+    validation = worker(learnable, tmp_path)
+    assert SELECTION_METRIC in validation.before_report(made_step(learnable))
+    assert not (tmp_path / "pictures").exists()
+    validation.put_pictures()
+    (picture,) = (tmp_path / "pictures").iterdir()
+    picture.unlink()
+    validation.put_pictures()
+    assert not list((tmp_path / "pictures").iterdir())
