@@ -39,8 +39,18 @@ SEEDS = (1, 2, 3)
 NOTICE_SECONDS = 15
 SECOND = 2
 """The number of the node that comes and goes; each of the two holds one worker of two CPUs, and decodes."""
-LOG_SAMPLES = """import logging
-logging.getLogger("mipnet.training.worker.samples").setLevel(logging.DEBUG)
+STEP_SECONDS = 0.3
+"""At least, so that the training does not end before the nodes have come and gone."""
+SITECUSTOMIZE = """import logging, pathlib, time
+
+def wait(record):
+    if pathlib.Path(__file__).with_name("slow").exists():
+        time.sleep({STEP_SECONDS})
+    return True
+
+logger = logging.getLogger("mipnet.training.worker.samples")
+logger.setLevel(logging.DEBUG)
+logger.addFilter(wait)
 """
 
 
@@ -128,10 +138,12 @@ def test_a_node_joins_is_killed_joins_again_and_is_drained(
     drill: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = tmp_path / "shared"  # the one folder that all nodes see
-    (shared / "python").mkdir(parents=True)
-    (shared / "python" / "sitecustomize.py").write_text(LOG_SAMPLES)
-    monkeypatch.setenv("PYTHONPATH", str(shared / "python"))
-    drill.env["PYTHONPATH"] = str(shared / "python")
+    python = shared / "python"
+    python.mkdir(parents=True)
+    (python / "sitecustomize.py").write_text(SITECUSTOMIZE.replace("{STEP_SECONDS}", str(STEP_SECONDS)))
+    (python / "slow").touch()
+    monkeypatch.setenv("PYTHONPATH", str(python))
+    drill.env["PYTHONPATH"] = str(python)
     up = drill("up", "--nodes", "2", "--cpus", "3", "--shared", shared)
     assert up.returncode == 0, up.stderr
     cluster = IsolatedCluster(**json.loads((tmp_path / "state.json").read_text()))
@@ -156,6 +168,7 @@ def test_a_node_joins_is_killed_joins_again_and_is_drained(
     time.sleep(NOTICE_SECONDS)  # of the notice: then the node is taken away
     leave(drill, cluster)
     wait(4, 1)
+    (python / "slow").unlink()
     said, _ = driver.communicate(timeout=1500)
     assert driver.returncode == 0, said
     assert "Traceback" not in said
