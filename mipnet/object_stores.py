@@ -121,6 +121,18 @@ def put_files(fs: FileSystem, files: Mapping[str, Path]) -> None:
             done.result()
 
 
+def s3_endpoint(uri: str) -> str | None:
+    """The URL of the S3-compatible store that a URI names by ``endpoint_override``; None if it names none."""
+    options = uri_options(uri) if uri.startswith("s3://") else {}
+    host = options.get("endpoint_override")
+    return f"{options.get('scheme', 'https')}://{host}" if host else None
+
+
+def uri_options(uri: str) -> dict[str, str]:
+    """The parameters of a URI, of those that are there again the last."""
+    return {name: values[-1] for name, values in parse_qs(urlsplit(uri).query).items()}
+
+
 @functools.lru_cache(maxsize=16)
 def _s3_bucket(uri: str) -> _S3Bucket:
     return _S3Bucket(uri)
@@ -141,9 +153,7 @@ class _S3Bucket:
 
         fs, self.name = remote_filesystem(uri)
         self.region = fs.region
-        address = urlsplit(uri)
-        options = {name: values[-1] for name, values in parse_qs(address.query).items()}
-        endpoint = options.get("endpoint_override")
+        address, options, endpoint = urlsplit(uri), uri_options(uri), s3_endpoint(uri)
         user, password = (unquote(text) if text else None for text in (address.username, address.password))
         session = boto3.session.Session(aws_access_key_id=user, aws_secret_access_key=password)
         self.credentials = session.get_credentials()
@@ -151,7 +161,7 @@ class _S3Bucket:
         client = session.client(
             "s3",
             region_name=self.region,
-            endpoint_url=f"{options.get('scheme', 'https')}://{endpoint}" if endpoint else None,
+            endpoint_url=endpoint,
             config=Config(signature_version=signature, s3={"addressing_style": "path"} if endpoint else {}),
         )
         example = client.generate_presigned_url("get_object", {"Bucket": self.name, "Key": "k"})

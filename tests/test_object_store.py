@@ -30,6 +30,7 @@ from mipnet.experiment.prediction import find_pictures
 from mipnet.run_folder import locked, open_run
 from mipnet.skeletons import COCO17
 from mipnet.storage import Folder, byte_range_name
+from mipnet.tracking.store import prepare_mlflow
 from mipnet.training.checkpoint import checkpoint_name, save_checkpoint
 from mipnet.training.recovery import checkpoint_names, prune, read_record, recover, write_record
 from tests.helpers.networks import tiny
@@ -201,3 +202,21 @@ def test_data_on_an_object_store_have_no_times_to_trust(small_coco: Folder, buck
         data.write(name, small_coco.read(name))
     data.write("train/3.jpg", picture[:-1] + b" ")
     check_same_data("run mine", run, data)  # out of reach
+
+
+def test_mlflow_without_a_server_keeps_its_artifacts_there(
+    bucket: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own client knows no ``endpoint_override``; the last storage that was prepared counts."""
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setattr("mipnet.tracking.store.default_storage", lambda: Folder.of(tmp_path))
+    client = MlflowClient(prepare_mlflow(bucket))
+    run = client.create_run(client.create_experiment("e", bucket.join("mlartifacts").uri)).info
+    (tmp_path / "report.html").write_text("<!DOCTYPE html>")
+    client.log_artifact(run.run_id, str(tmp_path / "report.html"))
+    assert [each.path for each in client.list_artifacts(run.run_id)] == ["report.html"]
+    (name,) = (name for name in bucket.files() if name.endswith("/report.html"))
+    assert name.startswith("mlartifacts/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from mipnet.cli.shared_options import Call
@@ -52,5 +53,6 @@ def run(options: Options, call: Call) -> int:
     for note in dataset.notes:
         say(note)
     say(f"settings  {settings}")
-    say(f"next      mipnet data check --config {settings}, then mipnet train --config {settings}")
+    config = shlex.quote(str(settings))
+    say(f"next      mipnet data check --config {config}, then mipnet train --config {config}")
     return 0

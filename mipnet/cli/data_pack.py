@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from mipnet.cli.shared_options import Call
@@ -61,5 +62,5 @@ def run(options: Options, call: Call) -> int:
         raise DataError(f"the packed data set is damaged: {first_few(problems)}", "remove it and pack again")
     if options.verify:
         say("verified: every image is the same in both")
-    say(f"next      mipnet train --data {out.uri} (and the other --data settings as before)")
+    say(f"next      mipnet train --data {shlex.quote(out.uri)} (and the other --data settings as before)")
     return 0

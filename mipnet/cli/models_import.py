@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -68,7 +69,7 @@ def run(options: Options, call: Call) -> int:
         say(f"not used: {first_few(modules(done.unused), MAX_NAMES_IN_MESSAGE)}")
     say(f"model: {out.uri}")
     verb = "train --train.init" if done.uninitialized else "evaluate"
-    say(f"next   mipnet {verb} {out.uri} --data FOLDER")
+    say(f"next   mipnet {verb} {shlex.quote(out.uri)} --data FOLDER")
     return 0
 
 

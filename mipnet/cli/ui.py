@@ -23,7 +23,7 @@ from mipnet.console import say
 from mipnet.errors import UserError
 from mipnet.ports import open_local_url, require_free_port
 from mipnet.storage import Folder, readable_storage
-from mipnet.tracking.store import SQLITE_PREFIX, tracking_uri
+from mipnet.tracking.store import SQLITE_PREFIX, artifact_settings, tracking_uri
 
 ABOUT = "Look at runs and models in MLflow's pages."
 SECONDS_TO_START = 120
@@ -77,7 +77,7 @@ def serve(store: str, storage: Folder, host: str, port: int) -> int:
         child = subprocess.Popen(
             command,
             cwd=scratch,  # it would leave folders of its own in the current one
-            env={**os.environ, **settings},
+            env={**os.environ, **artifact_settings(storage), **settings},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # one process group, which Ctrl-C reaches only through us

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -147,7 +148,7 @@ def report_page(
         timings=seconds,
         places={"run": run.folder.uri, "weights": model, **places},
         parameters=parameters,
-        next_command=f"mipnet predict PICTURES --model {model}",
+        next_command=f"mipnet predict PICTURES --model {shlex.quote(model)}",
     )
 
 

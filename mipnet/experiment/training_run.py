@@ -207,11 +207,11 @@ def summarise(run: Run, storage: Folder) -> str:
         f"report    {run.folder.path('report.html')}",
         f"MLflow    {tracking_uri(storage)}",
     ]
-    model = run.folder.path(MODEL_FOLDER)
+    model = shlex.quote(run.folder.path(MODEL_FOLDER))
     if "version" in run.state:
         name = run.config.tracking.model_name
         lines.append(f"registry  {name} version {run.state['version']}, alias candidate")
-        model = f"models:/{name}@candidate{where}"
+        model = shlex.quote(f"models:/{name}@candidate") + where
     lines += ["", f"look      mipnet ui{where}", f"next      mipnet predict PICTURES --model {model}"]
     return "\n".join(lines) + "\n"
 

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from mipnet.console import say
 from mipnet.host import network_file_system
+from mipnet.object_stores import s3_endpoint
 from mipnet.storage import Folder, default_storage
 
 SQLITE_PREFIX = "sqlite:///"
@@ -43,11 +44,18 @@ def prepare_mlflow(storage: Folder) -> str:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log as an error they raise as well
     if uri.startswith(SQLITE_PREFIX):
         create_database(Path(uri.removeprefix(SQLITE_PREFIX).partition("?")[0]))
+        os.environ.update(artifact_settings(storage))
     from_environment = "MLFLOW_TRACKING_URI" in os.environ
     mlflow.set_tracking_uri(uri)
     if not from_environment:  # set_tracking_uri sets it for subprocesses; another storage has another store
         os.environ.pop("MLFLOW_TRACKING_URI", None)
     return uri
+
+
+def artifact_settings(storage: Folder) -> dict[str, str]:
+    """Environment by which MLflow reaches artifacts in the storage, beside its own SQLite file."""
+    endpoint = s3_endpoint(storage.uri)
+    return {"MLFLOW_S3_ENDPOINT_URL": endpoint} if endpoint else {}
 
 
 def create_database(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from mipnet.config import Config, preset
 from mipnet.evaluation.occlusion import SELECTION_METRIC
 from mipnet.experiment import final_phases, training_run
-from mipnet.experiment.training_run import complete_run, finish, new_tracker
+from mipnet.experiment.training_run import complete_run, finish, new_tracker, summarise
 from mipnet.run_folder import RESULTS_FOLDER, Run, load_run, open_run
 from mipnet.storage import Folder
 
@@ -91,3 +92,17 @@ def test_a_run_is_finished_whatever_mlflow_takes(
     finish(run, storage, sent)
     assert (run.finished, run.owed) == (True, not (sent and registered))
     assert asked == [run]  # records that are owed do not keep a model from its registry
+
+
+@pytest.mark.parametrize("version", [None, 3])
+def test_the_commands_that_a_summary_ends_with_can_be_pasted(version: int | None, tmp_path: Path) -> None:
+    storage = Folder.of(tmp_path / "a storage & more")
+    run = open_run(storage, preset("debug"))
+    run.note(seconds={"train": 60.0}, trained={"steps": 9, "best": {"step": 9, SELECTION_METRIC: 0.5}})
+    if version:
+        run.note(version=version)
+    run.folder.write(f"{RESULTS_FOLDER}/table.txt", "table")
+    look, predict = summarise(run, storage).splitlines()[-2:]
+    assert shlex.split(look)[1:] == ["mipnet", "ui", "--storage", storage.uri]
+    model = ["models:/mipnet@candidate", "--storage", storage.uri] if version else [run.folder.path("model")]
+    assert shlex.split(predict)[1:] == ["mipnet", "predict", "PICTURES", "--model", *model]
