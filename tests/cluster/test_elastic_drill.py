@@ -27,7 +27,7 @@ from tests.helpers.disturbed import steps_of, train_starts
 from tests.helpers.drills import only_run, training_rows, wait_for
 from tests.helpers.isolated_cluster import IsolatedCluster
 
-EPOCHS, CHECKPOINT_STEPS, LOG_STEPS = 500, 40, 20
+EPOCHS, CHECKPOINT_STEPS, LOG_STEPS = 250, 40, 20
 TRAIN = ["mipnet", "train", "--preset", "debug", "--scenes.easy", "4", "--scenes.medium", "4"]
 TRAIN += ["--scenes.hard", "16", "--scenes.validation", "4", "--epochs", EPOCHS]
 TRAIN += ["--train.checkpoint-steps", CHECKPOINT_STEPS, "--train.log-steps", LOG_STEPS]
