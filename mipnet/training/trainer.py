@@ -85,6 +85,12 @@ LOST_ACTOR_ERRORS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryErr
 """An actor whose process or node is gone; the second if Ray killed it because memory ran out."""
 NODE_ADDRESS = re.compile(r"\bip[:=] *([\da-fA-F.:]*\d)")
 """How Ray's errors name the node of the process that they are about."""
+LOST_PROCESS = {
+    "because its node has died": "its node was lost",
+    "because its worker process has died": "its process was killed, crashed or ran out of memory",
+    " is unavailable: ": "its process or node does not answer",
+}
+"""What Ray's long errors of lost actors say, in short. Of a killed process, Ray knows no reason either."""
 
 
 class FailureReporter(UserCallback):  # type: ignore[misc, unused-ignore]  # Ray has no types
@@ -95,8 +101,9 @@ class FailureReporter(UserCallback):  # type: ignore[misc, unused-ignore]  # Ray
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         rank, error = min(worker_exceptions.items())
-        cause = root_cause(error)
-        logger.warning("%d worker(s) failed, rank %d: %s", len(worker_exceptions), rank, cause)
+        reason = root_cause(error)
+        logger.warning("%d worker(s) failed, rank %d: %s", len(worker_exceptions), rank, reason)
+        cause = next((short for words, short in LOST_PROCESS.items() if words in reason), reason)
         node = next((found[1] for each in causes(error) if (found := NODE_ADDRESS.search(str(each)))), "")
         journal = Journal(self.run_folder, "controller")
         journal.add("failed", cause=f"worker {rank}{f' on {node}' if node else ''}: {cause}")

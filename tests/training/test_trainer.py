@@ -35,6 +35,8 @@ from mipnet.training.trainer import (
 )
 from mipnet.training.validation_plan import ValidationPlan
 
+LOST = "The actor died unexpectedly before finishing this task.\n\tip: 198.18.7.2\n"
+
 
 def cleans_up(trainer: TorchTrainer) -> bool:
     return any(isinstance(c, PlacementGroupCleanerCallback) for c in trainer._create_default_callbacks())
@@ -69,6 +71,18 @@ def test_a_cleaner_of_another_name_is_kept(monkeypatch):
         (
             "The actor died.\n\tip: 198.18.7.2\nThe node died: lost",
             "worker 1 on 198.18.7.2: The node died: lost",
+        ),
+        (
+            f"{LOST}The actor died because its node has died. Node Id: 0bd4\n\tthe actor's node …",
+            "worker 1 on 198.18.7.2: its node was lost",
+        ),
+        (
+            f"{LOST}The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR",
+            "worker 1 on 198.18.7.2: its process was killed, crashed or ran out of memory",
+        ),
+        (
+            "The actor c139 is unavailable: RpcError: recvmsg. The task may or may not have been executed.",
+            "worker 1: its process or node does not answer",
         ),
         (
             "ray::run() (pid=7, ip=fd00::1:2, actor_id=0)\nValueError: bad",
