@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mipnet.errors import UserError, reason_of
+from mipnet.errors import UserError, reason_of, root_cause
 from mipnet.storage import Folder, split_uri
 
 logger = logging.getLogger(__name__)
 
-PROBE_TIMEOUT_SECONDS = 60
+PROBE_TIMEOUT_SECONDS, SECONDS_BETWEEN_LOOKS = 60, 2.0
+LATE = f"did not answer within {PROBE_TIMEOUT_SECONDS} s"
 
 
 def probe_storage(storage: Folder) -> None:
@@ -49,22 +51,50 @@ def probe_files(uris: Sequence[str]) -> None:
 def problems_by_node(check: Callable[..., str], *args: Any) -> list[tuple[str, str]]:
     """Run ``check(*args)`` on every living node, unless this machine is the only one.
 
+    A node that is lost meanwhile is left out: nothing will run there. A lost process is started again.
+
     Returns:
-        (address, problem) of each node where it returned one or did not answer in time.
+        (address, problem) of each node where it returned one, failed or did not answer in time.
     """
     import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = living_nodes()
     if len(nodes) == 1:
         return []
-    task = ray.remote(num_cpus=0, max_retries=0)(check)
-    tasks = [task.options(label_selector={"ray.io/node-id": node["NodeID"]}) for node in nodes]
-    refs = [task.remote(*args) for task in tasks]
-    done, _ = ray.wait(refs, num_returns=len(refs), timeout=PROBE_TIMEOUT_SECONDS)
-    late = f"did not answer within {PROBE_TIMEOUT_SECONDS} s"
-    problems = [ray.get(ref) if ref in done else late for ref in refs]
-    answers = zip(nodes, problems, strict=True)
-    return [(node["NodeManagerAddress"], problem) for node, problem in answers if problem]
+    task = ray.remote(num_cpus=0)(check)
+    on_node = {node: task.options(label_selector={"ray.io/node-id": node}) for node in nodes}
+    waiting = {each.remote(*args): node for node, each in on_node.items()}
+    problems, deadline = [], time.monotonic() + PROBE_TIMEOUT_SECONDS
+    while waiting:
+        done, _ = ray.wait([*waiting], num_returns=len(waiting), timeout=SECONDS_BETWEEN_LOOKS)
+        living, late = living_nodes(), time.monotonic() > deadline
+        for ref, node in list(waiting.items()):
+            if node in living and not late and ref not in done:
+                continue
+            del waiting[ref]
+            if ref not in done:
+                ray.cancel(ref, force=True)
+            if node in living and (problem := _answer(ref) if ref in done else LATE):
+                problems.append((nodes[node], problem))
+    return problems
+
+
+def living_nodes() -> dict[str, str]:
+    """Id of each living node of the cluster -> its address."""
+    import ray
+
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+
+
+def _answer(ref: Any) -> str:
+    import ray
+
+    try:
+        answer: str = ray.get(ref)
+        return answer
+    except ray.exceptions.RayError as error:
+        logger.warning("a check on a node failed", exc_info=True)
+        return f"the check failed there: {root_cause(error)}"
 
 
 def readable_and_writable(probe: Folder, token: str) -> str:
