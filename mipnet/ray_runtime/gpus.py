@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mipnet.console import say
 from mipnet.errors import UserError, first_line
+from mipnet.ray_runtime.probes import living_nodes
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ class GpuProblem(NamedTuple):
 def gpu_problem(nodes: Sequence[Mapping[str, Any]], can_add_nodes: bool) -> GpuProblem | None:
     """Why PyTorch cannot compute on the GPUs of the cluster that this process is connected to.
 
-    All nodes with GPUs are asked at once. If there are none yet, the autoscaler has to start one.
+    All nodes with GPUs are asked at once, without those that are lost meanwhile. If there are none yet, the
+    autoscaler has to start one.
 
     Args:
         nodes: the living ones, as from ``ray.nodes()``.
@@ -41,30 +43,34 @@ def gpu_problem(nodes: Sequence[Mapping[str, Any]], can_add_nodes: bool) -> GpuP
     """
     import ray
 
-    task = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(probe_cuda)  # its process ends with it
-    equipped = [node for node in nodes if node["Resources"].get("GPU", 0) >= 1]
-    names = [f"node {node['NodeManagerAddress']}: " if len(nodes) > 1 else "" for node in equipped]
-    refs = [
+    task = ray.remote(num_cpus=0, max_retries=1, max_calls=1)(probe_cuda)  # its process ends with it
+    asked: dict[Any, Mapping[str, Any] | None] = {
         # It reserves no GPU: those that another job uses at the moment are asked about, too.
-        task.options(label_selector={"ray.io/node-id": node["NodeID"]}).remote(int(node["Resources"]["GPU"]))
-        for node in equipped
-    ]
+        task.options(label_selector={"ray.io/node-id": node["NodeID"]}).remote(gpus): node
+        for node in nodes
+        if (gpus := int(node["Resources"].get("GPU", 0)))
+    }
     seconds = IMPORT_TIMEOUT_SECONDS
     late = GpuProblem(
         f"PyTorch did not say within {seconds} s whether it can use the GPUs",
         "see whether nvidia-smi answers",
     )
-    if not refs and can_add_nodes:
+    if not asked and can_add_nodes:
         say("waiting for a node with a GPU, to ask whether PyTorch can compute on it")
-        names, refs = [""], [task.options(num_gpus=1).remote(1)]
+        asked = {task.options(num_gpus=1).remote(1): None}
         seconds = NODE_START_TIMEOUT_SECONDS
         late = GpuProblem(f"no node with a GPU started within {seconds} s", "see what 'ray status' says")
-    done, waiting = ray.wait(refs, num_returns=len(refs), timeout=seconds) if refs else ([], [])
+    done, waiting = ray.wait(list(asked), num_returns=len(asked), timeout=seconds) if asked else ([], [])
     for ref in waiting:
         ray.cancel(ref, force=True)
-    answers = [_answer(ref) if ref in done else late for ref in refs]
-    found = zip(names, answers, strict=True)
-    return next((GpuProblem(name + each.reason, each.mend) for name, each in found if each), None)
+    living = living_nodes()
+    for ref, node in asked.items():
+        if node is not None and node["NodeID"] not in living:
+            continue  # lost meanwhile: nothing will be computed there
+        if problem := _answer(ref) if ref in done else late:
+            where = f"node {node['NodeManagerAddress']}: " if node and len(nodes) > 1 else ""
+            return GpuProblem(where + problem.reason, problem.mend)
+    return None
 
 
 def _answer(ref: Any) -> GpuProblem | None:

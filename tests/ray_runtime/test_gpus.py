@@ -112,6 +112,7 @@ def test_probes_that_hang_or_crash_are_problems(monkeypatch):
 
     assert reason(node) == ""
     assert reason(equipped).startswith("PyTorch ")
+    assert reason({**equipped, "NodeID": "0" * 56}, node) == "", "it was lost meanwhile"
     monkeypatch.setattr(gpus_module, "probe_cuda", crash)
     other = {**equipped, "NodeManagerAddress": "10.0.0.7"}
     assert reason(other, node).startswith("node 10.0.0.7: the probe of its GPUs failed")
