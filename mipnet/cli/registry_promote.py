@@ -13,6 +13,7 @@ from mipnet.errors import UserError
 from mipnet.experiment.comparison import compare_versions
 from mipnet.registry.champion import check_champion_unchanged, make_champion, record_decision
 from mipnet.registry.store import CHAMPION, version_number
+from mipnet.tracking.store import SQLITE_PREFIX, artifact_settings
 
 ABOUT = "Make a version champion if neither the occlusion AP nor the easy AP falls."
 SECTIONS = COMPARING_SECTIONS
@@ -51,7 +52,10 @@ def run(options: Options, call: Call) -> int:
     forced = f", forced although {judgement.reason}" if decision == "forced" else ""
     say(f"\nchampion  {options.name} version {candidate.version}{forced}")
     say(f"before    {f'version {before}; mipnet registry rollback goes back to it' if before else 'none'}")
-    store = shlex.quote(registry.display_uri)
+    settings = {"MLFLOW_TRACKING_URI": registry.display_uri}
+    if registry.display_uri.startswith(SQLITE_PREFIX):
+        settings |= artifact_settings(registry.storage)
+    environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
     serve = f"mlflow models serve --env-manager local -m models:/{options.name}@{CHAMPION} -p 8000"
-    say(f"serve     MLFLOW_TRACKING_URI={store} {serve}")
+    say(f"serve     {environment} {serve}")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from pathlib import Path
 
 from mipnet.config import Config, from_dict
@@ -34,7 +35,8 @@ def resolve_model(uri: str, storage: Folder) -> Folder:
             if folder.exists("model.json"):
                 return folder
     if "://" not in uri and Path(uri).expanduser().is_file():
-        raise UserError(f"{uri} is a file, not a model", f"mipnet models import {uri} --out FOLDER makes one")
+        hint = f"mipnet models import {shlex.quote(uri)} --out FOLDER makes one"
+        raise UserError(f"{uri} is a file, not a model", hint)
     runs = storage.join("runs").names()
     if uri in runs:
         raise UserError(f"run {uri} has no weights yet", "give its mipnet train command again")
