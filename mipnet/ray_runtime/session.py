@@ -10,13 +10,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from mipnet.config.schema import ResourcesConfig
-from mipnet.errors import UserError, causes
+from mipnet.errors import UserError, causes, one_line
 from mipnet.host import Termination, cores, memory
 from mipnet.logs import attach_libraries
 from mipnet.ray_runtime import resources as cluster_resources
@@ -83,10 +83,11 @@ def connect(
     attach_libraries()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, Termination())  # Ray's would print a stack trace
-    try:
-        yield _fitted(resources, address)
-    finally:
-        ray.shutdown()
+    with contextlib.nullcontext() if verbose else raylet_messages_logged():
+        try:
+            yield _fitted(resources, address)
+        finally:
+            ray.shutdown()
 
 
 def _fitted(resources: ResourcesConfig, address: str) -> ResourcesConfig:
@@ -234,6 +235,29 @@ def _stderr_closed() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nothing)
+
+
+@contextmanager
+def raylet_messages_logged() -> Iterator[None]:
+    """Log what Ray prints of lost nodes, processes and tasks, in colours and at length, also when it is to be
+    quiet. We say what became of them. Ray has no public way: if it renames what is replaced, it prints again.
+    """
+    from ray._private import worker
+
+    def log(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        for text in data.get("lines", []):
+            logger.info("Ray: %s", one_line(text))
+
+    printing = getattr(worker, "print_worker_logs", None)
+    if printing is None:
+        logger.info("this Ray prints messages in another way")
+        yield
+        return
+    worker.print_worker_logs = log
+    try:
+        yield
+    finally:
+        worker.print_worker_logs = printing
 
 
 def silence_ray(verbose: bool) -> None:

@@ -19,7 +19,12 @@ from mipnet.ray_runtime import session as session_module
 from mipnet.ray_runtime.gpus import GpuProblem
 from mipnet.ray_runtime.probes import readable_and_writable
 from mipnet.ray_runtime.resources import AutoscalerLimits, autoscaler_limits, resolve_use_gpu
-from mipnet.ray_runtime.session import MIN_OBJECT_STORE_BYTES, connect, local_object_store_bytes
+from mipnet.ray_runtime.session import (
+    MIN_OBJECT_STORE_BYTES,
+    connect,
+    local_object_store_bytes,
+    raylet_messages_logged,
+)
 from mipnet.storage import Folder
 
 NOT_ASKED = "PyTorch is asked for nothing"
@@ -196,3 +201,24 @@ def test_probes_at_the_same_time_leave_each_other_alone(tmp_path, monkeypatch):
     probes.probe_storage(storage)
     assert len(asked) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_ray_prints_of_a_lost_node_is_logged(monkeypatch, capsys, caplog):
+    """Fails as well if Ray renames what is replaced: then a lost node prints coloured lines again."""
+    from ray._private.worker import print_to_stdstream
+
+    said = {
+        "lines": ["The node 0bd4 has been marked dead\n\t(1) it crashed"],
+        "pid": "raylet",
+        "is_err": False,
+    }
+    caplog.set_level("INFO", "mipnet")
+    with raylet_messages_logged():
+        print_to_stdstream(said, ignore_prefix=False)
+    assert capsys.readouterr().out == ""
+    assert "Ray: The node 0bd4 has been marked dead (1) it crashed" in caplog.messages
+    print_to_stdstream({**said, "lines": ["another"]}, ignore_prefix=False)
+    assert "another" in capsys.readouterr().out
+    monkeypatch.delattr("ray._private.worker.print_worker_logs")
+    with raylet_messages_logged():
+        pass
