@@ -172,6 +172,7 @@ def test_a_node_joins_is_killed_joins_again_and_is_drained(
     said, _ = driver.communicate(timeout=1500)
     assert driver.returncode == 0, said
     assert "Traceback" not in said
+    assert "(raylet)" not in said, "Ray prints"
     print(said)
     assert [workers for workers, _ in starts(storage)] == [1, 2, 1, 2, 1]
     show_costs(storage, ["a node joins", "it is killed", "it joins again", "it is drained"])

@@ -59,6 +59,7 @@ def test_lost_workers_and_nodes(drill: Any, tmp_path: Path) -> None:
     said, _ = driver.communicate(timeout=1500)
     assert driver.returncode == 0, said
     assert "Traceback" not in said
+    assert "(raylet)" not in said, "Ray prints"
     events = json.loads((only_run(storage) / "run.json").read_text())["events"]
     assert [event["event"] for event in events] == ["restart"] * len(killed)
     check(storage, undisturbed, killed)

@@ -69,6 +69,7 @@ def test_drained_nodes(drill: Any, tmp_path: Path) -> None:
     said, _ = driver.communicate(timeout=1500)
     assert driver.returncode == 0, said
     assert "Traceback" not in said
+    assert "(raylet)" not in said, "Ray prints"
     events = json.loads((only_run(storage) / "run.json").read_text())["events"]
     print(*events, sep="\n")
     assert [event["event"] for event in events] == ["restart"] * len(drained)

@@ -71,6 +71,7 @@ def test_a_partition_that_heals_and_one_that_does_not(drill: Any, tmp_path: Path
         said, _ = driver.communicate(timeout=1500)
     assert driver.returncode == 0, said
     assert "Traceback" not in said
+    assert "(raylet)" not in said, "Ray prints"
     events = json.loads((only_run(storage) / "run.json").read_text())["events"]
     print(*events, sep="\n")
     names = [f"cut for {HEALS_AFTER_SECONDS} s, steps again after {healed:.0f} s"] * times
