@@ -120,7 +120,8 @@ def test_both_stages_take_little_more_than_each_alone(
     def whole() -> list[Block]:
         return list(iter_found_predictions(images, everything, detection, **network))  # type: ignore[arg-type]
 
-    rows = {name: np.concatenate([block[name] for block in whole()]) for name in ("image", "bbox", "score")}
+    blocks = whole()
+    rows = {name: np.concatenate([block[name] for block in blocks]) for name in ("image", "bbox", "score")}
     order = np.argsort(rows["image"], kind="stable")
     assert rows["image"][order].tolist() == everything.tolist()
     found = rows["bbox"][order]
