@@ -205,20 +205,19 @@ def test_probes_at_the_same_time_leave_each_other_alone(tmp_path, monkeypatch):
 
 def test_what_ray_prints_of_a_lost_node_is_logged(monkeypatch, capsys, caplog):
     """Fails as well if Ray renames what is replaced: then a lost node prints coloured lines again."""
-    from ray._private.worker import print_to_stdstream
+    from ray._private import worker
 
-    said = {
-        "lines": ["The node 0bd4 has been marked dead\n\t(1) it crashed"],
-        "pid": "raylet",
-        "is_err": False,
-    }
+    def say(text: str) -> None:
+        worker.print_to_stdstream({"lines": [text], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+
+    monkeypatch.setattr(worker, "print_worker_logs", lambda data, *_: print(data["lines"]))
     caplog.set_level("INFO", "mipnet")
     with raylet_messages_logged():
-        print_to_stdstream(said, ignore_prefix=False)
+        say("The node 0bd4 has been marked dead\n\t(1) it crashed")
     assert capsys.readouterr().out == ""
     assert "Ray: The node 0bd4 has been marked dead (1) it crashed" in caplog.messages
-    print_to_stdstream({**said, "lines": ["another"]}, ignore_prefix=False)
-    assert "another" in capsys.readouterr().out
-    monkeypatch.delattr("ray._private.worker.print_worker_logs")
+    say("another")
+    assert capsys.readouterr().out == "['another']\n"
+    monkeypatch.delattr(worker, "print_worker_logs")
     with raylet_messages_logged():
         pass
