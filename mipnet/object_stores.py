@@ -1,8 +1,8 @@
 """Object stores: pyarrow's file system of a bucket, and S3's objects read with one request each.
 
 pyarrow asks S3 for the size of an object before it reads it, and Python has no way to tell it: two round
-trips of 20 to 40 ms for a picture that is decoded in 4. So objects of S3 are read by plain requests, which
-botocore signs.
+trips of 20 to 40 ms for a picture that is decoded in 4. So objects of S3 are read by obstore, with the
+credentials that boto3 finds.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 import logging
 import posixpath
+import re
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from mipnet.errors import UserError
 
@@ -24,12 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CONNECTIONS = 32
-"""Connections to a bucket that are kept open."""
 PUTS_AT_ONCE, PIECE_BYTES = 4, 16 * 1024 * 1024
 RETRIES = 8
 """Of a request that was lost, or that S3 asked to come later; the waits double from 0.2 to 13 s."""
-RETRY_STATUSES = (429, 500, 502, 503, 504)
 _OPENING = threading.Lock()  # lru_cache would let each of several threads open the bucket
 
 
@@ -135,7 +134,12 @@ def uri_options(uri: str) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=16)
 def _s3_bucket(uri: str) -> _S3Bucket:
-    return _S3Bucket(uri)
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        return _S3Bucket(uri)
+    except (BotoCoreError, OSError) as error:  # a profile that is not there, a file of certificates
+        raise OSError(f"{uri.partition('?')[0]} cannot be used ({error})") from error
 
 
 class _S3Bucket:
@@ -147,61 +151,66 @@ class _S3Bucket:
 
     def __init__(self, uri: str) -> None:
         import boto3
-        import urllib3
-        from botocore import UNSIGNED
-        from botocore.config import Config
+        from obstore.auth.boto3 import Boto3CredentialProvider
+        from obstore.store import S3Store
 
         fs, self.name = remote_filesystem(uri)
-        self.region = fs.region
-        address, options, endpoint = urlsplit(uri), uri_options(uri), s3_endpoint(uri)
+        address, certificates = urlsplit(uri), uri_options(uri).get("tls_ca_file_path")
         user, password = (unquote(text) if text else None for text in (address.username, address.password))
         session = boto3.session.Session(aws_access_key_id=user, aws_secret_access_key=password)
-        self.credentials = session.get_credentials()
-        signature = "s3v4" if self.credentials else UNSIGNED  # of a public bucket
-        client = session.client(
-            "s3",
-            region_name=self.region,
-            endpoint_url=endpoint,
-            config=Config(signature_version=signature, s3={"addressing_style": "path"} if endpoint else {}),
-        )
-        example = client.generate_presigned_url("get_object", {"Bucket": self.name, "Key": "k"})
-        found = urlsplit(example)
-        self.origin, self.root = f"{found.scheme}://{found.netloc}", found.path.removesuffix("k")
-        self.pool = urllib3.connection_from_url(
-            self.origin,
-            maxsize=CONNECTIONS,
-            **({"ca_certs": options["tls_ca_file_path"]} if "tls_ca_file_path" in options else {}),
-            timeout=urllib3.Timeout(connect=10, read=60),
-            retries=urllib3.Retry(
-                RETRIES, backoff_factor=0.1, backoff_jitter=0.1, status_forcelist=RETRY_STATUSES
-            ),
+        signed = session.get_credentials() is not None  # those of a public bucket are not
+        client = session.client("s3", region_name=fs.region, endpoint_url=s3_endpoint(uri))
+        endpoint = urlsplit(client.meta.endpoint_url)
+        by_host = ".amazonaws.com" in endpoint.netloc and "." not in self.name  # their * covers no dot
+        self.store = S3Store(
+            self.name,
+            # ``endpoint`` would give way to this one, which may be in the environment.
+            aws_endpoint_url_s3=f"{endpoint.scheme}://{f'{self.name}.' * by_host}{endpoint.netloc}",
+            virtual_hosted_style_request=by_host,
+            region=fs.region,
+            skip_signature=not signed,
+            credential_provider=Boto3CredentialProvider(session) if signed else None,
+            client_options={
+                "allow_http": endpoint.scheme == "http",
+                "connect_timeout": "10s",
+                "read_timeout": "60s",  # without a byte; of the whole, only that there must be one
+                "timeout": "1h",
+                **({"root_certificate": Path(certificates).read_bytes()} if certificates else {}),
+            },
+            retry_config={
+                "max_retries": RETRIES,
+                "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=13)},
+            },
         )
 
     def read(self, key: str, offset: int, size: int | None) -> bytes:
         """As ``read_object``."""
-        from botocore.auth import S3SigV4Auth
-        from botocore.awsrequest import AWSRequest
-        from urllib3.exceptions import HTTPError
+        from obstore.exceptions import BaseError
 
         what = f"s3://{self.name}/{key}"
-        path = self.root + quote(key, safe="/~")
-        request = AWSRequest("GET", self.origin + path, _byte_range(offset, size))
-        if self.credentials:
-            S3SigV4Auth(self.credentials.get_frozen_credentials(), "s3", self.region).add_auth(request)
         try:
-            response = self.pool.urlopen("GET", path, headers=dict(request.headers), redirect=False)
-        except HTTPError as error:
-            raise OSError(f"{what} cannot be read ({getattr(error, 'reason', error)})") from error
-        if response.status == 404:
-            raise FileNotFoundError(f"{what} does not exist")
-        if response.status == 416:  # it ends before the range
-            return b""
-        if response.status not in (200, 206):
-            raise OSError(f"{what} cannot be read (status {response.status} {response.reason})")
-        return response.data
+            if size is not None:
+                return bytes(self.store.get_range(key, start=offset, length=size))
+            if offset:
+                return bytes(self.store.get(key, options={"range": {"offset": offset}}).bytes())
+            return bytes(self.store.get(key).bytes())
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{what} does not exist") from None
+        except (BaseError, ValueError) as error:
+            reason = _cause(str(error))
+            if reason.startswith("status 416"):  # it ends before the range
+                return b""
+            raise OSError(f"{what} cannot be read ({reason})") from error
 
 
-def _byte_range(offset: int, size: int | None) -> dict[str, str]:
-    if not offset and size is None:
-        return {}
-    return {"Range": f"bytes={offset}-{'' if size is None else offset + size - 1}"}
+def _cause(message: str) -> str:
+    """The cause in obstore's message: a line, then the nested errors in Rust's notation."""
+    status = re.search(r"status code: (\d+ [^:\n]+)(?:.*?<Code>(\w+))?", message)
+    if status:
+        return "status " + ", ".join(filter(None, status.groups()))
+    line, _, nested = message.partition("\n")
+    cause = line.rpartition(" - ")[2]
+    if not cause.startswith("HTTP error"):
+        return cause
+    innermost = re.findall(r'(?:message|error): "([^"]+)"', nested) or re.findall(r"\w+", nested) or [""]
+    return f"{cause}: {innermost[-1]}"

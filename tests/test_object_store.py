@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pyarrow as pa
@@ -158,6 +160,37 @@ def test_names_and_parts_of_objects(bucket: Folder) -> None:
         Folder.of(bucket.uri.replace(f"s3://{BUCKET}", "s3://nobodys")).read("x")
     with pytest.raises(FileNotFoundError):
         bucket.read("none")
+
+
+def test_why_an_object_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    broken = iter([True])
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"<Error><Code>AccessDenied</Code></Error>" if "secret" in self.path else b"0123456789"
+            first = int(self.headers.get("Range", "bytes=0-").partition("=")[2].partition("-")[0])
+            self.send_response(403 if "secret" in self.path else 206 if first else 200)
+            self.send_header("Content-Length", str(len(body) - first))
+            self.send_header("Content-Range", f"bytes {first}-9/10")
+            self.send_header("ETag", '"1"')
+            self.send_header("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
+            self.end_headers()
+            self.wfile.write(body[first : 4 if "cut" in self.path and next(broken, False) else None])
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        found = bucket_at(f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(
+            OSError, match=r"s3://mlflow/secret cannot be read \(status 403 .*, AccessDenied\)"
+        ):
+            found.read("secret")
+        assert found.read("cut") == b"0123456789"  # the rest is asked for, when a connection breaks
+        monkeypatch.setenv("AWS_PROFILE", "nobody")
+        with pytest.raises(OSError, match=r"s3://other cannot be used \(.*profile \(nobody\)"):
+            Folder.of(found.uri.replace(BUCKET, "other")).read("x")
+        server.shutdown()
 
 
 @pytest.mark.slow
