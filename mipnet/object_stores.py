@@ -161,7 +161,7 @@ class _S3Bucket:
         signed = session.get_credentials() is not None  # those of a public bucket are not
         client = session.client("s3", region_name=fs.region, endpoint_url=s3_endpoint(uri))
         endpoint = urlsplit(client.meta.endpoint_url)
-        by_host = ".amazonaws.com" in endpoint.netloc and "." not in self.name  # their * covers no dot
+        by_host = ".amazonaws.com" in endpoint.netloc and "." not in self.name  # as its wildcard certificate
         self.store = S3Store(
             self.name,
             # ``endpoint`` would give way to this one, which may be in the environment.
