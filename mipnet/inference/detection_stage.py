@@ -38,6 +38,8 @@ from mipnet.storage import Folder
 
 PICTURES_PER_BATCH = 16
 """Of the detector: its inputs take about 1 MB each."""
+GPU_SHARE = 0.5
+"""Of each actor, where both networks compute on the same GPUs."""
 
 
 def iter_found_predictions(
@@ -65,51 +67,70 @@ def iter_found_predictions(
         not used; corrupt (R,) bool.
     """
     resources = replace(resources, predict_workers=prediction_workers(resources, ray.nodes()))
-    threads = resources.cpus_per_worker or cores()
     gpu = resources.gpu is True
     network = model, config.evaluation, gpu, resources.cpus_per_worker
     crop_arguments = images, config.input.size, config.input.padding
     if should_run_inline(resources, ray.nodes()):
-        finder, predictor = PeopleFinder(detection.file, config.data, gpu, threads), PosePredictor(*network)
-        for start in range(0, len(index), PICTURES_PER_BATCH):
-            part = index[start : start + PICTURES_PER_BATCH]
-            people = finder(fit_pictures(part, images, detection.frame))
+        predictor = PosePredictor(*network)
+        for people in find_people(images, index, detection, config.data, resources):
             for begin in range(0, len(people["image"]), config.evaluation.batch_size):
                 rows = slice(begin, begin + config.evaluation.batch_size)
                 batch = {name: column[rows] for name, column in people.items()}
                 yield predictor(crop_people(batch, *crop_arguments))
         return
-    arguments = {"pictures": ray.put((index, images, detection.frame)), "crops": ray.put(crop_arguments)}
-    detector_on_gpu = gpu and cuda_is_available()
-    share = 0.5 if detector_on_gpu else 1  # both networks compute on the same GPUs
-    # Half a CPU for each actor, so that the smallest cluster, of two, has one left for the tasks.
-    pool: dict[str, Any] = {
-        "compute": ActorPoolStrategy(min_size=1, max_size=resources.predict_workers),
-        "num_cpus": 0.5,
-    }
     dataset = (
-        ray.data.range(len(index), override_num_blocks=math.ceil(len(index) / PICTURES_PER_BATCH))
+        people_dataset(images, index, detection, config.data, resources)
         .map_batches(
-            fit_pictures_task, batch_size=None, fn_kwargs={"shared": arguments["pictures"]}, num_cpus=1
+            crop_people_task, batch_size=None, fn_kwargs={"shared": ray.put(crop_arguments)}, num_cpus=1
         )
-        .map_batches(
-            PeopleFinder,
-            fn_constructor_args=(ray.put(detection.file), config.data, detector_on_gpu, threads),
-            batch_size=PICTURES_PER_BATCH,
-            num_gpus=share if detector_on_gpu else 0,
-            **pool,
-        )
-        .map_batches(crop_people_task, batch_size=None, fn_kwargs={"shared": arguments["crops"]}, num_cpus=1)
         .map_batches(
             PosePredictor,
             fn_constructor_args=network,
             batch_size=config.evaluation.batch_size,
-            num_gpus=share if gpu else 0,
-            **pool,
+            num_gpus=(GPU_SHARE if cuda_is_available() else 1) if gpu else 0,
+            **_actors(resources),
         )
     )
     dataset = apply_execution_options(dataset, preserve_order=False)
     yield from dataset.iter_batches(batch_size=None, batch_format="numpy")
+
+
+def find_people(
+    images: ImageIndex, index: np.ndarray, detection: Detection, data: DataConfig, resources: ResourcesConfig
+) -> Iterator[Block]:
+    """The blocks of ``PeopleFinder`` for images (I,), computed in this process."""
+    finder = PeopleFinder(detection.file, data, resources.gpu is True, _threads(resources))
+    for start in range(0, len(index), PICTURES_PER_BATCH):
+        yield finder(fit_pictures(index[start : start + PICTURES_PER_BATCH], images, detection.frame))
+
+
+def people_dataset(
+    images: ImageIndex, index: np.ndarray, detection: Detection, data: DataConfig, resources: ResourcesConfig
+) -> ray.data.Dataset:
+    """What ``find_people`` yields, in another order, computed by ``resources.predict_workers`` actors."""
+    on_gpu = resources.gpu is True and cuda_is_available()
+    pictures = ray.put((index, images, detection.frame))
+    return (
+        ray.data.range(len(index), override_num_blocks=math.ceil(len(index) / PICTURES_PER_BATCH))
+        .map_batches(fit_pictures_task, batch_size=None, fn_kwargs={"shared": pictures}, num_cpus=1)
+        .map_batches(
+            PeopleFinder,
+            fn_constructor_args=(ray.put(detection.file), data, on_gpu, _threads(resources)),
+            batch_size=PICTURES_PER_BATCH,
+            num_gpus=GPU_SHARE if on_gpu else 0,
+            **_actors(resources),
+        )
+    )
+
+
+def _threads(resources: ResourcesConfig) -> int:
+    return resources.cpus_per_worker or cores()
+
+
+def _actors(resources: ResourcesConfig) -> dict[str, Any]:
+    """Half a CPU for each actor, so that the smallest cluster, of two, has one left for the tasks."""
+    pool = ActorPoolStrategy(min_size=1, max_size=resources.predict_workers)
+    return {"compute": pool, "num_cpus": 0.5}
 
 
 def fit_pictures_task(batch: Block, shared: Any) -> Block:

@@ -21,7 +21,7 @@ from mipnet.storage import Folder
 from mipnet.tracking.journal import Journal
 from mipnet.training.checkpoint import step_from_path
 from mipnet.training.gauges import TrainingGauges
-from mipnet.training.validation_pictures import Do, do_now, save_validation_pictures
+from mipnet.training.validation_pictures import ValidationPicture, draw_validation
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +41,9 @@ def record_validation(
     run_folder: Folder,
     journal: Journal,
     predict: Callable[[], tuple[PredictionsBySplit, Mapping[str, CocoKeypointFile]]],
-    put_pictures: Do = do_now,
+    on_picture: Callable[[ValidationPicture], None],
 ) -> Metrics:
-    """Score the poses of a checkpoint on the validation split, and record metrics and a picture of them.
+    """Score the poses of a checkpoint on the validation split, record the metrics, and draw the poses.
 
     The best weights are those with the highest occlusion AP.
 
@@ -53,7 +53,7 @@ def record_validation(
         run_folder: of the run.
         journal: of the run; is told why there are no metrics, too. It is not flushed.
         predict: the poses and the annotations of the split, as for ``score_splits``.
-        put_pictures: see ``save_validation_pictures``.
+        on_picture: takes the picture; to put it into an object store takes a while.
 
     Returns:
         the metrics; only a nan if the network has diverged, which no other try could mend.
@@ -69,7 +69,8 @@ def record_validation(
         metrics = {SELECTION_METRIC: occlusion_ap(config.data, found).value, **found}
         journal.add_row("validation", {"step": step, **metrics})
         TrainingGauges(run_folder).set("validated_step", step)
-        save_validation_pictures(step, rows, files[config.data.val], run_folder, journal, put_pictures)
+        if picture := draw_validation(step, rows, files[config.data.val]):
+            on_picture(picture)
         return metrics
     except Exception as error:
         logger.warning("validation of step %d failed", step, exc_info=True)
@@ -103,7 +104,14 @@ def make_validate_fn(config: Config, run_folder: Folder, data: Folder) -> Valida
             return poses, files
 
         try:
-            return record_validation(step_from_path(name), config, run_folder, journal, predict)
+            return record_validation(
+                step_from_path(name),
+                config,
+                run_folder,
+                journal,
+                predict,
+                lambda picture: picture.put(run_folder, journal),
+            )
         finally:
             journal.flush()
 

@@ -32,6 +32,7 @@ from mipnet.training.checkpoint_validation import (
 )
 from mipnet.training.recovery import prune, read_record
 from mipnet.training.step import TrainStep
+from mipnet.training.validation_pictures import ValidationPicture
 from mipnet.training.validation_plan import ValidationPlan
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class WorkerValidation:
         self._training = self.run_folder.join(TRAINING_FOLDER)
         self._split: ValidationSplit | None = None
         self._scores: dict[str, Metrics] = {}  # of this process: Ray records them some time after
-        self._pictures: list[Callable[[], None]] = []  # to be put into the storage
+        self._pictures: list[ValidationPicture] = []  # to be put into the storage
         # Failed or interrupted ones of earlier processes are validated when the training has ended.
         recorded = read_record(self._training) if self.rank == 0 else {}
         unvalidated = [name for name, metrics in recorded.items() if SELECTION_METRIC not in metrics]
@@ -135,7 +136,7 @@ class WorkerValidation:
     def put_pictures(self) -> None:
         """Put what the last validation has drawn into the storage."""
         while self._pictures:
-            self._pictures.pop(0)()
+            self._pictures.pop(0).put(self.run_folder, self.journal)
 
     def after_report(self, step: int, metrics: Metrics) -> None:
         """Remove checkpoints that are not needed any more, where no task beside the training does that."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mipnet.data.coco import CocoKeypointFile
 from mipnet.errors import UserError
@@ -20,46 +20,39 @@ PICTURES = 4
 logger = logging.getLogger(__name__)
 
 
-Do = Callable[[Callable[[], None]], None]
-"""Does some work, now or later."""
+@dataclass(frozen=True)
+class ValidationPicture:
+    """What a network finds on the most crowded images, the same in all validations.
+
+    Attributes:
+        step: of the checkpoint.
+        content: JPEG.
+    """
+
+    step: int
+    content: bytes
+
+    def put(self, run_folder: Folder, journal: Journal) -> None:
+        """Store it in the run's folder; the journal sends it to MLflow, and says where it is."""
+        name = f"pictures/validation-{self.step:08d}.jpg"
+        try:
+            run_folder.write(name, self.content, durable=False)
+        except UserError:  # the storage is full
+            logger.warning("no picture of step %d", self.step, exc_info=True)
+            return
+        journal.add("file", name=name, step=self.step)
 
 
-def do_now(work: Callable[[], None]) -> None:
-    work()
-
-
-def save_validation_pictures(
-    step: int,
-    rows: Sequence[ResultRow],
-    file: CocoKeypointFile,
-    run_folder: Folder,
-    journal: Journal,
-    put: Do = do_now,
-) -> None:
-    """Draw the poses of the most crowded images, the same in all validations, into the run's folder.
-
-    The journal sends the picture to MLflow, and says where it is.
+def draw_validation(step: int, rows: Sequence[ResultRow], file: CocoKeypointFile) -> ValidationPicture | None:
+    """Draw the poses of a checkpoint; None if no image can be read, which the validation says.
 
     Args:
         step: of the checkpoint.
         rows: of the validation split in one box source, see ``score_splits``.
         file: annotations of the split.
-        run_folder, journal: of the run.
-        put: stores the picture: an object store takes its time.
     """
     try:
-        content = encode_jpeg(example_grid(file, rows, PICTURES, "crowded"))
-    except UserError:  # no image can be read, which the validation says
-        logger.warning("no pictures of step %d", step, exc_info=True)
-        return
-    put(partial(_put, step, content, run_folder, journal))
-
-
-def _put(step: int, content: bytes, run_folder: Folder, journal: Journal) -> None:
-    name = f"pictures/validation-{step:08d}.jpg"
-    try:
-        run_folder.write(name, content, durable=False)
-    except UserError:  # the storage is full
-        logger.warning("no pictures of step %d", step, exc_info=True)
-        return
-    journal.add("file", name=name, step=step)
+        return ValidationPicture(step, encode_jpeg(example_grid(file, rows, PICTURES, "crowded")))
+    except UserError:
+        logger.warning("no picture of step %d", step, exc_info=True)
+        return None

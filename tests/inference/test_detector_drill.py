@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import ray
 import torch
 
 from mipnet.config import preset, to_dict
@@ -26,14 +24,11 @@ from mipnet.data.coco import Boxes
 from mipnet.data.image_index import ImageIndex
 from mipnet.data.stream import apply_execution_options
 from mipnet.experiment.prediction import checked_detector
-from mipnet.host import cores
 from mipnet.inference.detected_boxes import Detection
 from mipnet.inference.detection_stage import (
-    PICTURES_PER_BATCH,
-    PeopleFinder,
-    fit_pictures,
-    fit_pictures_task,
+    find_people,
     iter_found_predictions,
+    people_dataset,
 )
 from mipnet.inference.output_shards import from_parquet
 from mipnet.inference.pipeline import iter_predictions
@@ -81,31 +76,6 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def found_alone(images: ImageIndex, detection: Detection, on_ray: bool) -> Iterator[Block]:
-    """The first two stages of ``iter_found_predictions``."""
-    index = np.arange(len(images))
-    if not on_ray:
-        finder = PeopleFinder(detection.file, CONFIG.data, False, cores())
-        for begin in range(0, len(index), PICTURES_PER_BATCH):
-            yield finder(fit_pictures(index[begin : begin + PICTURES_PER_BATCH], images, detection.frame))
-        return
-    shared = {"shared": ray.put((index, images, detection.frame))}
-    dataset = (
-        ray.data.range(len(index), override_num_blocks=math.ceil(len(index) / PICTURES_PER_BATCH))
-        .map_batches(fit_pictures_task, batch_size=None, fn_kwargs=shared, num_cpus=1)
-        .map_batches(
-            PeopleFinder,
-            fn_constructor_args=(ray.put(detection.file), CONFIG.data, False, cores()),
-            batch_size=PICTURES_PER_BATCH,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=2),
-            num_cpus=0.5,
-        )
-    )
-    yield from apply_execution_options(dataset, preserve_order=False).iter_batches(
-        batch_size=None, batch_format="numpy"
-    )
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_both_stages_take_little_more_than_each_alone(
     workers: int, ray_session: None, pictures: Path, detector: Path, model: Path, tmp_path: Path
@@ -116,6 +86,13 @@ def test_both_stages_take_little_more_than_each_alone(
     detection = Detection.open(*checked_detector(str(detector)), Folder.of(tmp_path), uris)
     resources = ResourcesConfig(gpu=False, predict_workers=workers)
     network = {"model": Folder.of(model), "config": CONFIG, "resources": resources}
+
+    def people(*arguments: Any) -> Iterable[Block]:
+        """The detector alone."""
+        if workers == 1:
+            return find_people(*arguments)
+        dataset = apply_execution_options(people_dataset(*arguments), preserve_order=False)
+        return dataset.iter_batches(batch_size=None, batch_format="numpy")
 
     def whole() -> list[Block]:
         return list(iter_found_predictions(images, everything, detection, **network))  # type: ignore[arg-type]
@@ -131,7 +108,7 @@ def test_both_stages_take_little_more_than_each_alone(
     ratios = []
     for _ in range(ROUNDS):
         took = seconds(whole)
-        first = seconds(lambda: list(found_alone(images, detection, workers > 1)))
+        first = seconds(lambda: list(people(images, everything, detection, CONFIG.data, resources)))
         second = seconds(lambda: list(iter_predictions(boxes, **network)))  # type: ignore[arg-type]
         ratios.append(took / (first + second))
         print(f"\n| {took:.1f} s | {first:.1f} + {second:.1f} s | {ratios[-1]:.3f} |")

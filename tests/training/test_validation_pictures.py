@@ -17,7 +17,7 @@ from mipnet.experiment.progress import Progress
 from mipnet.run_folder import open_run
 from mipnet.storage import Folder
 from mipnet.tracking.journal import Journal, JournalReader
-from mipnet.training.validation_pictures import save_validation_pictures
+from mipnet.training.validation_pictures import draw_validation
 
 
 def rows_of(file: CocoKeypointFile) -> list[ResultRow]:
@@ -35,7 +35,9 @@ def rows_of(file: CocoKeypointFile) -> list[ResultRow]:
 def test_a_picture_is_left_sent_and_said(small_coco: Folder, tmp_path: Path, capsys) -> None:
     file = open_split(DataConfig(), small_coco, "train")
     run = open_run(Folder.of(tmp_path), preset("debug"))
-    save_validation_pictures(20, rows_of(file), file, run.folder, Journal(run.folder, "validation"))
+    drawn = draw_validation(20, rows_of(file), file)
+    assert drawn is not None
+    drawn.put(run.folder, Journal(run.folder, "validation"))
     (entry,) = JournalReader(run.folder).read()
     assert (entry.record["do"], entry.record["name"]) == ("file", "pictures/validation-00000020.jpg")
     with Progress("training", "step", True, 0, 40) as progress:
@@ -46,9 +48,6 @@ def test_a_picture_is_left_sent_and_said(small_coco: Folder, tmp_path: Path, cap
     assert picture.std() > 20
 
 
-def test_pictures_that_cannot_be_read_end_nothing(small_coco: Folder, tmp_path: Path) -> None:
+def test_pictures_that_cannot_be_read_end_nothing(small_coco: Folder) -> None:
     file = open_split(DataConfig(images="annotations"), small_coco, "train")
-    folder = Folder.of(tmp_path)
-    save_validation_pictures(20, rows_of(file), file, folder, Journal(folder, "validation"))
-    assert not list(JournalReader(folder).read())
-    assert not folder.exists("pictures")
+    assert draw_validation(20, rows_of(file), file) is None
