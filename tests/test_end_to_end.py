@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -11,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,15 +17,11 @@ import yaml
 from safetensors.numpy import load_file
 
 from mipnet.cli.main import main
-from mipnet.config import preset, to_dict
-from mipnet.config.presets import baseline
-from mipnet.models.weights import save_model
-from mipnet.training.checkpoint import checkpoint_name, model_from_config, step_from_path
+from mipnet.training.checkpoint import checkpoint_name, step_from_path
 from tests.helpers.commands import clean_environment, command
 from tests.helpers.drills import (
     MEASURED,
     checkpoints,
-    descendants,
     kill_all,
     mlflow_points,
     only_run,
@@ -363,23 +357,6 @@ def test_a_run_cut_off_after_its_last_step_only_does_what_is_left(trained, ray_a
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_run_starts_from_another_models_weights(trained, ray_address, tmp_path):
-    """A single-instance start for MIPNet: what the source lacks stays random, and that is said."""
-    storage, _ = trained
-    (data,) = (storage / "data").iterdir()
-    config = baseline(preset("debug"))
-    source = save_model(tmp_path / "baseline", model_from_config(config), {"config": to_dict(config)})
-    argv = ["train", "--preset", "debug", "--epochs", "1", "--data", str(data), "--storage", str(tmp_path)]
-    argv += [*EVALUATE_LITTLE, "--tracking.register", "false", "--train.init", str(source)]
-    done = command(*argv, address=ray_address)
-    assert done.returncode == 0, done.stderr
-    line = next(line for line in done.stdout.splitlines() if line.startswith(f"starting from {source};"))
-    assert "random: 4 MIMBs at places 2 and 3" in line
-    assert "stages" not in line
-
-
-@pytest.mark.ray
-@pytest.mark.slow
 def test_two_workers_train_to_the_end_and_learn_the_same(ray_address, trained, tmp_path):
     storage, done = trained
     (data,) = (storage / "data").iterdir()
@@ -391,42 +368,6 @@ def test_two_workers_train_to_the_end_and_learn_the_same(ray_address, trained, t
     assert total_steps(two.stdout) == total_steps(done.stdout)
     # The global batches are the same, and a rank's batch norm sees what one of the two parts' did.
     assert first_losses(tmp_path) == pytest.approx(first_losses(storage), rel=1e-4)
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_ray_that_somebody_left_running_is_not_joined(tmp_path):
-    """It has no CPUs: a command that joined it would never end."""
-    start = ["start", "--head", "--port=0", "--num-cpus=0", "--include-dashboard=false", "--block"]
-    ray_command = str(Path(sys.executable).with_name("ray"))
-    stale = subprocess.Popen(
-        [ray_command, *start],
-        env=clean_environment(),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    try:
-        assert stale.stdout is not None
-        said = []
-        for line in stale.stdout:
-            said.append(line)
-            if "Ray runtime started" in line:
-                break
-        joined = Path("/tmp/ray/ray_current_cluster")  # what Ray would join by itself
-        deadline = time.monotonic() + 60
-        while not joined.exists():  # written after it has said that it runs
-            assert stale.poll() is None, "".join(said)
-            assert time.monotonic() < deadline, "Ray has not said where it runs"
-            time.sleep(0.05)
-        argv = ["data", "generate", "--preset", "debug", "--scenes.easy", "0", "--scenes.hard", "0"]
-        done = command(*argv, "--scenes.validation", "1", "--storage", str(tmp_path / "storage"))
-        assert done.returncode == 0, done.stderr
-    finally:
-        for pid in [*descendants(stale.pid), stale.pid]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        stale.wait()
 
 
 @pytest.mark.parametrize("job", ["train", "evaluate", "predict"])

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from mipnet.cli.main import main
+from mipnet.config import preset, to_dict
+from mipnet.config.presets import baseline
 from mipnet.evaluation.protocols import METRIC_NAMES
+from mipnet.models.weights import save_model
+from mipnet.training.checkpoint import model_from_config
 from tests.helpers.commands import command
 
 DEBUG = ("--preset", "debug", "--epochs", "1", "--tracking.register", "false")
@@ -16,10 +20,16 @@ DEBUG = ("--preset", "debug", "--epochs", "1", "--tracking.register", "false")
 
 @pytest.fixture(scope="module")
 def coco_run(shared: Path, ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A storage with the run ``coco`` of the debug network, and what was said."""
+    """A storage with the run ``coco`` of the debug network, and what was said.
+
+    It starts from a single-instance network, in the folder ``single``.
+    """
     storage = tmp_path_factory.mktemp("storage")
+    config = baseline(preset("debug"))
+    single = save_model(storage / "single", model_from_config(config), {"config": to_dict(config)})
     splits = [f"--data.{which}=train2017" for which in ("train", "val", "evaluate")]
     argv = ["train", *DEBUG, "--name", "coco", "--data", str(shared / "data/coco-mini"), *splits]
+    argv += ["--train.init", str(single)]
     done = command(*argv, "--data.boxes", "gt", "--storage", str(storage), address=ray_address)
     assert done.returncode == 0, done.stderr
     return storage, done.stdout
@@ -38,6 +48,17 @@ def test_coco_is_ranked_by_its_overlapped_people(coco_run: tuple[Path, str]) -> 
     best = json.loads((run / "run.json").read_text())["trained"]["best"]
     assert best["validation_occlusion_AP"] == best["train2017/gt/merged/AP_overlap"]
     assert "AP_overlap" in (run / "report.html").read_text()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.shared
+def test_it_starts_from_a_single_instance_network(coco_run: tuple[Path, str]) -> None:
+    """What that lacks stays random, and is said."""
+    storage, said = coco_run
+    line = next(line for line in said.splitlines() if line.startswith(f"starting from {storage}/single;"))
+    assert "random: 4 MIMBs at places 2 and 3" in line
+    assert "stages" not in line
 
 
 @pytest.mark.ray

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +20,7 @@ from ray.util.state.exception import RayStateApiException
 
 from jobs import submit
 from mipnet.errors import UserError
-from tests.helpers.servers import free_ports
+from tests.helpers.servers import free_ports, process
 
 SCRIPT = Path(submit.__file__)
 
@@ -203,30 +202,18 @@ def run_cluster(folder: Path) -> Iterator[dict[str, str]]:
     words += [f"--dashboard-agent-listen-port={agent}"]  # the default is one that any other Ray here has
     # A job runs the `python` that the head finds: that of this Ray, whether or not it is activated here.
     path = os.pathsep.join([str(Path(sys.executable).parent), clean.get("PATH", "")])
-    head = subprocess.Popen(
-        [str(Path(sys.executable).with_name("ray")), *words],
-        env=clean | env | {"PATH": path},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        address = f"http://127.0.0.1:{dashboard}"
-        header = {"Authorization": f"Bearer {(folder / 'token').read_text()}"}
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                if requests.get(f"{address}/api/v0/nodes", headers=header, timeout=5).ok:
-                    break
-            except requests.ConnectionError:
-                pass
-            assert head.poll() is None, "ray start ended"
-            assert time.monotonic() < deadline, "no dashboard"
-            time.sleep(0.3)
+    address = f"http://127.0.0.1:{dashboard}"
+    header = {"Authorization": f"Bearer {(folder / 'token').read_text()}"}
+
+    def ready() -> bool:
+        try:
+            return requests.get(f"{address}/api/v0/nodes", headers=header, timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    ray_command = [str(Path(sys.executable).with_name("ray")), *words]
+    with process(ray_command, folder / "head.log", ready, env=clean | env | {"PATH": path}):
         yield env | {"RAY_API_SERVER_ADDRESS": address}
-    finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        head.wait(60)
 
 
 @pytest.mark.slow

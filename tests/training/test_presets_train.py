@@ -75,16 +75,21 @@ def people(shared: Path) -> dict[str, PersonAnnotations]:
     }
 
 
-# CrowdPose's networks are COCO's but for the head: of each kind one, and all of them when asked for.
-SELDOM = [
-    n for n in PAPER_PRESETS if n.startswith("crowdpose") and not n.endswith(("w32-256x192", "r50-256x192"))
-]
+# The smallest and the largest of each backbone, and CrowdPose's smallest; all others when asked for.
+ALWAYS = (
+    "coco-hrnet-w32-256x192",
+    "coco-hrnet-w48-384x288",
+    "coco-simplebaseline-r50-256x192",
+    "coco-simplebaseline-r152-384x288",
+    "crowdpose-hrnet-w32-256x192",
+    "crowdpose-simplebaseline-r50-256x192",
+)
 
 
 @pytest.mark.shared
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.drill] if n in SELDOM else []) for n in PAPER_PRESETS]
+    "name", [pytest.param(n, marks=[] if n in ALWAYS else [pytest.mark.drill]) for n in PAPER_PRESETS]
 )
 def test_one_real_step_of_every_preset(name: str, people: dict[str, PersonAnnotations]) -> None:
     threads = torch.get_num_threads()
