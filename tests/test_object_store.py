@@ -162,6 +162,32 @@ def test_names_and_parts_of_objects(bucket: Folder) -> None:
         bucket.read("none")
 
 
+@pytest.mark.parametrize(
+    ("uri", "environment", "endpoint", "by_host"),
+    [
+        ("s3://data?region=eu-central-1", None, "https://data.s3.eu-central-1.amazonaws.com", "true"),
+        ("s3://my.data?region=eu-central-1", None, "https://s3.eu-central-1.amazonaws.com", "false"),
+        ("s3://data?region=r", "http://minio:9000", "http://minio:9000", "false"),
+        (
+            "s3://data?region=r&endpoint_override=ceph:80&scheme=http",
+            "http://minio:9000",
+            "http://ceph:80",
+            "false",
+        ),
+    ],
+)
+def test_where_a_bucket_is(
+    uri: str, environment: str | None, endpoint: str, by_host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    if environment:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", environment)
+    found = object_stores._S3Bucket(uri).store.config
+    assert found["endpoint_url_s3"] == endpoint
+    assert found["virtual_hosted_style_request"] == by_host
+
+
 def test_why_an_object_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
