@@ -354,8 +354,11 @@ def safe_relative_path(name: str, root: str) -> str:
     """``name`` normalised, if it stays inside ``root``: guards against path traversal from annotation files.
 
     Raises:
-        DataError: the name is absolute or leads out of ``root``.
+        DataError: the name is absolute, leads out of ``root``, or would change the parameters of its URI.
     """
+    if "?" in name and "://" in root:
+        what = f"file name {name!r} has a '?', behind which {plain_uri(root)} would take parameters from it"
+        raise DataError(what, "rename the file")
     clean = posixpath.normpath(name.replace("\\", "/"))
     if clean.startswith(("/", "../")) or clean == ".." or "://" in name or "\0" in name:
         raise DataError(f"file name {name!r} leads out of its folder {root}", "use names relative to it")

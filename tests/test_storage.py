@@ -105,6 +105,18 @@ def test_names_cannot_leave_the_folder(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def test_a_name_sets_no_parameters_of_a_uri() -> None:
+    """Or an annotation file would choose the server that gets our signed requests."""
+    name = "a.jpg?endpoint_override=example.com&scheme=http"
+    for uri in ("s3://bucket/images?region=r", "s3://bucket", "gs://bucket"):
+        for act in (Folder.of(uri).path, Folder.of(uri).join):
+            with pytest.raises(
+                DataError, match=r"has a '\?', behind which \w+://[\w/]+ would take parameters"
+            ):
+                act(name)
+    assert safe_relative_path("why?.jpg", "/local/images") == "why?.jpg"
+
+
 def test_names_inside_are_normalised() -> None:
     assert safe_relative_path("a/./b//c", "") == "a/b/c"
     assert safe_relative_path("a/../b", "") == "b"
