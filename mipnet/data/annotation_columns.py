@@ -76,7 +76,11 @@ class AnnotationColumns:
             "category_ids": sorted(reading.category.ids, key=str),
             "own_category_id": reading.category.entry["id"],
             "written": {str(number): value for number, value in reading.image_ids.written.items()},
-            "orientations": {"looked_at": orientations.looked_at, "undecided": orientations.undecided},
+            "orientations": {
+                "looked_at": orientations.looked_at,
+                "undecided": orientations.undecided,
+                "resized": orientations.resized,
+            },
             "notes": reading.notes,
             **{name: vars(getattr(reading, name)) for name in ("left_out", "mended", "odd")},
         }

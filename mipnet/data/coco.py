@@ -36,7 +36,7 @@ from mipnet.data.json_files import (
 )
 from mipnet.data.json_values import IdMap, id_key
 from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
-from mipnet.data.orientation import Orientations, label_frames
+from mipnet.data.orientation import RESIZED, Orientations, label_frames
 from mipnet.data.shards import byte_ranges
 from mipnet.data.validation import Findings
 from mipnet.errors import DataError
@@ -220,6 +220,8 @@ class CocoKeypointFile:
         turn_boxes_in_px(reading)
         fits = resolve_sizes(reading, functools.partial(self._header, reader))
         orientations = label_frames(reading.content["images"], reader, rules.exif, reading.mended, fits)
+        if orientations.resized:
+            reading.odd.add(RESIZED, *orientations.resized)
         place_annotations(reading, rules)
         return reading, orientations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ TOLERANCE = 0.5
 """px that boxes may stand over the border by rounding."""
 TEMPLATE_DOUBT = 2.0
 """px over the border, from which the picture is asked whether its stated size is a template's."""
+TEMPLATE_SHARE = 0.05
+"""Share of the images of one stated size with a box over its border, above which the size is a template's."""
 SWAPPED_RELEASE = 0.05
 """Share of a file's images that must be proven to be turned before its annotations alone are believed."""
 
@@ -103,8 +106,12 @@ def _replace_templates(reading: Reading, header: Callable[[str], ImageHeader | N
         image, (x, y, w, h) = images.get(person["image_id"]), person["bbox"]
         if image and (x + w > image["width"] + TEMPLATE_DOUBT or y + h > image["height"] + TEMPLATE_DOUBT):
             doubted.add(image["id"])
-    for image_id in sorted(doubted):
-        image = images[image_id]
+    # The labels of other images of a template's size lie inside of it by chance.
+    sizes = Counter((image["width"], image["height"]) for image in images.values())
+    outside = Counter((images[each]["width"], images[each]["height"]) for each in doubted)
+    templates = {size for size, count in outside.items() if count > TEMPLATE_SHARE * sizes[size]}
+    asked = [i for i in images.values() if i["id"] in doubted or (i["width"], i["height"]) in templates]
+    for image in asked:
         found = header(image["file_name"])
         if found and (image["width"], image["height"]) not in (found.stored, found.stored[::-1]):
             image["width"], image["height"] = found.displayed

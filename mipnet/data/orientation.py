@@ -15,11 +15,10 @@ from mipnet.data.image_headers import (
     SIDEWAYS,
     ImageHeader,
     Read,
-    header_of,
     is_deep,
     is_heic,
-    orientation_of,
     read_head,
+    read_header,
 )
 from mipnet.data.validation import Findings, bad_share_hint
 from mipnet.errors import DataError, first_few
@@ -32,6 +31,10 @@ LOOKED_AT = 1000
 AGREEMENT = 0.9
 """Share of a file's pictures with labels in one frame above which the others' are taken to be in it, too."""
 READERS = 8
+RESIZED = "picture of another size than is stated, with labels that may be of another scale"
+RESIZED_HINT = (
+    "give the pictures that were labelled; or, where the labels fit these, their width and height, or none"
+)
 EXIF_HINT = "say which frame the labels are in with --data.exif displayed (as people see it) or stored"
 
 
@@ -110,18 +113,26 @@ class Orientations:
         frames: (I, 3) float64, a ``Frame`` of each image.
         looked_at: how many pictures were looked at.
         undecided: names of those that are left out.
+        resized: pictures that are of another size than is stated, in any frame: their names with both sizes.
     """
 
     frames: np.ndarray
     looked_at: int
     undecided: list[str]
+    resized: list[str]
 
     def check(self, limit: float) -> None:
-        """Check that not too many pictures are undecided.
+        """Check that the labels of most pictures can be placed.
 
         Raises:
-            DataError: more than ``limit`` of those that were looked at are.
+            DataError: more than ``limit`` of those that were looked at are undecided, or of another size.
         """
+        if len(self.resized) > limit * self.looked_at:
+            raise DataError(
+                f"{len(self.resized)} of {self.looked_at} images are of another size than the annotations "
+                f"state ({first_few(self.resized)})",
+                bad_share_hint(len(self.resized), self.looked_at, RESIZED_HINT),
+            )
         if len(self.undecided) > limit * self.looked_at:
             raise DataError(
                 f"the labels of {len(self.undecided)} of {self.looked_at} images do not tell whether they "
@@ -157,7 +168,7 @@ def label_frames(
     with ThreadPoolExecutor(READERS) as threads:
         heads = threads.map(lambda image: _look(reader(image["file_name"])), chosen)
         looks = list(zip(chosen, heads, strict=True))
-    turned = [(image, look.header) for image, look in looks if look.header]
+    turned = [(image, look.header) for image, look in looks if look.header and look.turned]
     if exif == "auto":
         _follow_keypoints(turned, fits)
     stated = [_by_size(image, header) for image, header in turned]
@@ -173,8 +184,8 @@ def label_frames(
         for image, header in turned:
             if (image["height"], image["width"]) == getattr(header, exif):
                 _exchange(image)
-    undecided = []
-    rows = frames[::step][[bool(look.header) for _, look in looks]].tolist()
+    undecided: list[str] = []
+    rows = frames[::step][[look.turned for _, look in looks]].tolist()
     for (image, header), own, row in zip(turned, stated, rows, strict=True):
         frame = Frame(*row).of(header)
         guessed = exif == "auto" and own == UNDECIDED != frame
@@ -184,7 +195,18 @@ def label_frames(
     for image, look in looks:
         if look.oddity:
             found.add(look.oddity, image["file_name"])
-    return Orientations(frames, len(chosen), undecided)
+    left_out = set(undecided)
+    sizes = [_two_sizes(image, look.header) for image, look in looks if image["file_name"] not in left_out]
+    return Orientations(frames, len(chosen), undecided, [text for text in sizes if text])
+
+
+def _two_sizes(image: Mapping[str, Any], header: ImageHeader | None) -> str:
+    """Both sizes of a picture that is of another size than is stated, turned or not; "" if it is of that."""
+    stated = image["width"], image["height"]
+    if header is None or not stated[0] or stated in (header.stored, header.stored[::-1]):
+        return ""
+    width, height = header.displayed
+    return f"{image['file_name']}: {width}x{height}, not {stated[0]:g}x{stated[1]:g}"
 
 
 def _follow_keypoints(turned: Sequence[tuple[dict[str, Any], ImageHeader]], fits: Mapping[int, bool]) -> None:
@@ -208,16 +230,21 @@ def _exchange(image: dict[str, Any]) -> None:
 
 
 class _Look(NamedTuple):
-    """The header of a picture, if its orientation is not 1; and what else is to be said of its format."""
+    """The header of a picture, if it can be read; and what else is to be said of its format."""
 
     header: ImageHeader | None = None
     oddity: str = ""
+
+    @property
+    def turned(self) -> bool:
+        """Whether the picture is displayed otherwise than it is stored."""
+        return self.header is not None and self.header.orientation != 1
 
 
 def _look(read: Read) -> _Look:
     try:
         head = read_head(read)
-        header = header_of(read) if orientation_of(head) != 1 else None
+        header = read_header(head) or read_header(read(None))  # a JPEG of long metadata
     except OSError:
         return _Look()  # a missing picture, which the check of the files says
     if is_heic(head):

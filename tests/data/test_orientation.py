@@ -318,3 +318,36 @@ def test_what_is_said_of_formats(make: Make) -> None:
     assert scan is not None
     assert scan.max() == 250
     assert phone is None
+
+
+def resize_labels(content: Content, factor: float, numbers: range, boxes_too: bool = True) -> None:
+    """Labels, and what the images are said to measure, of another scale than the pictures."""
+    for image in content["images"]:
+        if image["id"] in numbers:
+            image["width"], image["height"] = factor * image["width"], factor * image["height"]
+    for person in content["annotations"] if boxes_too else ():
+        if person["image_id"] in numbers:
+            person["bbox"] = [factor * value for value in person["bbox"]]
+            scaled = np.reshape(person["keypoints"], (-1, 3)) * (factor, factor, 1)
+            person["keypoints"] = scaled.ravel().tolist()
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_pictures_of_another_size_than_their_labels_are_refused_or_said(make: Make, factor: float) -> None:
+    file = make(change=lambda content: resize_labels(content, factor, range(12)))
+    size = f"{120 * factor:g}x{100 * factor:g}"
+    words = rf"^12 of 12 images are of another size than the annotations state \(0.png: 120x100, not {size}"
+    with pytest.raises(DataError, match=words):
+        file.orientations.check(0.01)
+    file = make(change=lambda content: resize_labels(content, factor, range(1)))
+    file.orientations.check(0.1)
+    (line,) = file.oddities.lines()
+    assert line.startswith("1 x picture of another size than is stated")
+    assert line.endswith(f"0.png: 120x100, not {size}")
+
+
+def test_a_size_that_is_a_templates_is_none_of_its_images(make: Make) -> None:
+    """Some boxes lie outside of it, the others inside by chance."""
+    file = make(change=lambda content: resize_labels(content, 0.75, range(12), boxes_too=False))
+    file.orientations.check(0)
+    assert notes(file, "12 x image that is not of the stated width and height, which are the picture's now")
