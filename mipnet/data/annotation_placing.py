@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mipnet.data.annotation_reading import Reading, Rules, labelled_count
-from mipnet.data.box_formats import FORMATS, BoxFormat, box_format, is_relative, to_xywh
+from mipnet.data.box_formats import DOUBT, FEW, FORMATS, BoxFormat, box_fits, box_format, is_relative, to_xywh
 from mipnet.data.crowding import mend_crowd_indices
 from mipnet.data.geometry import BOX_AREA_FRACTION, clip_box
 from mipnet.data.json_values import number, plain
@@ -64,8 +64,13 @@ def place_annotations(reading: Reading, rules: Rules) -> None:
     xy, labelled = keypoints[..., :2], keypoints[..., 2] > 0
     beyond = ((xy < -SLACK) | (xy > sizes[rows, None] + SLACK)).any(-1) & labelled
     report(reading.odd, "labelled keypoint outside of the image", np.any(beyond, axis=-1))
+    misfits = ~box_fits(boxes[rows], sizes[rows], keypoints)
+    if misfits.sum() > max(FEW, DOUBT * len(rows)):  # real people have keypoints outside of their boxes, too
+        report(reading.odd, "box that does not fit its image, or not most of its person's keypoints", misfits)
     outside = np.any(clip_box(boxes[rows], *sizes[rows].T)[:, 2:] <= 0, axis=-1)
-    report(reading.left_out, "box outside its image", outside)
+    empty = np.any(boxes[rows, 2:] <= 0, axis=1)
+    report(reading.left_out, "box without width or height", empty)
+    report(reading.left_out, "box outside its image", outside & ~empty)
     keep = np.ones(len(people), bool)
     keep[rows[outside]] = False
     kept = [person for person, yes in zip(people, keep.tolist(), strict=True) if yes]

@@ -281,12 +281,22 @@ def _read_keypoints(person: dict[str, Any], given: Any, count: int) -> str:
 
 
 def _look_at_keypoints(person: dict[str, Any], name: Callable[[], str], reading: Reading) -> None:
-    """Name what is odd about labelled keypoints; visibilities other than 0, 1 and 2 become one of these."""
+    """Name what is odd about labelled keypoints; in place.
+
+    Visibilities other than 0, 1 and 2 become one of these. What lies at (-1, -1) is missing: not labelled.
+    """
     keypoints = person["keypoints"]
     if not {*keypoints[2::3]} <= {0, 1, 2}:
         reading.odd.add("visibility that is not 0, 1 or 2", name())
         keypoints = person["keypoints"] = [*keypoints]  # the file's own list stays
         keypoints[2::3] = [min(max(round(v), 1), 2) if v > 0 else 0 for v in keypoints[2::3]]
+    if -1 in keypoints:
+        missing = [i for i in range(0, len(keypoints), 3) if keypoints[i : i + 2] == [-1, -1]]
+        if any(keypoints[i + 2] > 0 for i in missing):
+            reading.mended.add("labelled keypoint at (-1, -1), taken for not labelled", name())
+            keypoints = person["keypoints"] = [*keypoints]
+            for i in missing:
+                keypoints[i : i + 3] = (0, 0, 0)
     if any(v and not x and not y for x, y, v in zip(*[iter(keypoints)] * 3, strict=True)):
         reading.odd.add("labelled keypoint at (0, 0)", name())
 

@@ -23,8 +23,9 @@ where at most the second does not, or with keypoints a quarter of those that do 
 people have keypoints outside of their boxes: 2 % of COCO's, 8 % in a small file."""
 FEW = 2
 """So many boxes may be bad ones before the format is doubted, unless they are half of all."""
-LARGEST_SHARE = 1.05
-"""Numbers up to this are shares of the image and not px."""
+LARGEST_SHARE, MOST_BEYOND = 1.05, 0.1
+"""Numbers up to the first are shares of the image and not px, unless more than the second share of all is
+larger: a few are where the border cuts people, and nearly all that are px."""
 
 
 def box_format(boxes: np.ndarray, sizes: np.ndarray, keypoints: np.ndarray | None = None) -> BoxFormat:
@@ -40,21 +41,23 @@ def box_format(boxes: np.ndarray, sizes: np.ndarray, keypoints: np.ndarray | Non
     if len(boxes) < 2 or boxes.max(initial=0) <= 0:
         return "xywh"
     relative = is_relative(boxes, sizes)
-    plain = 1 - _fits(boxes, sizes, keypoints).mean()
+    plain = 1 - box_fits(boxes, sizes, keypoints).mean()
     if not relative and (plain <= DOUBT or (plain < 0.5 and plain * len(boxes) <= FEW)):
         return "xywh"
     candidates: tuple[BoxFormat, ...] = ("xyxy", "cxcywh")
     if relative:
         candidates = ("relative xywh", "relative cxcywh", "relative xyxy")
-    wrong = {c: 1 - _fits(to_xywh(boxes, sizes, c), sizes, keypoints).mean() for c in candidates}
+    wrong = {c: 1 - box_fits(to_xywh(boxes, sizes, c), sizes, keypoints).mean() for c in candidates}
     best = min(candidates, key=lambda c: wrong[c])
     allowed = PROOF if keypoints is None else max(PROOF, plain / 4)
     return best if wrong[best] <= allowed and (relative or wrong[best] < plain) else "xywh"
 
 
 def is_relative(values: np.ndarray, sizes: np.ndarray) -> bool:
-    """Whether coordinates are shares of their images, not px: none is large, in images that are."""
-    return len(values) > 1 and 0 < np.abs(values).max() <= LARGEST_SHARE and bool(sizes.min() > 4)
+    """Whether coordinates are shares of their images, not px: few are large, in images that are."""
+    if len(values) < 2 or not values.any() or sizes.min() <= 4:
+        return False
+    return bool((np.abs(values) > LARGEST_SHARE).mean() <= MOST_BEYOND)
 
 
 def to_xywh(boxes: np.ndarray, sizes: np.ndarray, given: BoxFormat) -> np.ndarray:
@@ -75,8 +78,8 @@ def to_xywh(boxes: np.ndarray, sizes: np.ndarray, given: BoxFormat) -> np.ndarra
     return boxes
 
 
-def _fits(boxes: np.ndarray, sizes: np.ndarray, keypoints: np.ndarray | None) -> np.ndarray:
-    """(B,) bool, see ``box_format``."""
+def box_fits(boxes: np.ndarray, sizes: np.ndarray, keypoints: np.ndarray | None) -> np.ndarray:
+    """(B,) bool: whether each x, y, w, h fits its image and its person's keypoints, see ``box_format``."""
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     fits: np.ndarray = (boxes[:, 2:] > 0).all(1) & (low >= -SLACK).all(1) & (high <= sizes + SLACK).all(1)
     if keypoints is not None:

@@ -23,6 +23,8 @@ from mipnet.storage import Folder
 BOX_FORMAT_HINT = "give detections as [{file_name or image_id, category_id, bbox: [x, y, w, h], score}]"
 IMAGES_COMPARED = 500
 """With people, to judge whether boxes fit them."""
+LEAST_OVERLAP = 0.3
+"""Largest IoU of a box with a person, mean over images, below which it is said; detectors reach 0.8."""
 BOXES_OPTION_HINT = "give --data.boxes gt, NAME for ROOT/boxes/NAME_SPLIT.json, or NAME=FILE"
 
 
@@ -158,6 +160,11 @@ def detection_boxes(
     if unscored:
         notes.append(f"{where}: {unscored} boxes without a score, taken for 1")
     table = _in_pixels(table, where, images, notes)
+    if images.people and (overlap := _best_overlap(table, images.people())) < LEAST_OVERLAP:
+        notes.append(
+            f"{where}: the boxes hardly overlap the annotated people (the best of an image by an IoU of "
+            f"{overlap:.2f} on average); check that they are of these pictures, and x, y, width, height in px"
+        )
     image_index, boxes, scores = table[:, 0].astype(np.int64), table[:, 1:5], table[:, 5]
     kept = box_nms(image_index, boxes, scores, max_iou)
     zeros = np.zeros(len(kept), np.int64)
@@ -232,6 +239,15 @@ def _overlap(table: np.ndarray, people: Boxes) -> float:
         if len(truth):
             best += box_iou(table[table[:, 0] == image, 1:5], truth).max(axis=1).tolist()
     return float(np.mean(best))
+
+
+def _best_overlap(table: np.ndarray, people: Boxes) -> float:
+    """Mean over a few hundred images with boxes and people of their largest IoU; 1 without such images."""
+    best = []
+    for image in np.intersect1d(table[:, 0], people.image_index)[:IMAGES_COMPARED]:
+        truth = people.boxes[people.image_index == image]
+        best.append(box_iou(truth, table[table[:, 0] == image, 1:5]).max())
+    return float(np.mean(best)) if best else 1.0
 
 
 def _hint(

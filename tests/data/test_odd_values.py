@@ -162,6 +162,43 @@ def test_keypoints_that_are_shares_of_the_image(
     assert [line.split(";")[0] for line in findings(file)] == notes[: 1 + boxes]
 
 
+def test_shares_of_the_image_stay_shares_where_the_border_cuts_people(
+    small_coco: Folder, content: Any, tmp_path: Path
+) -> None:
+    """A joint that is guessed beyond the border is above 1, also beside boxes in px."""
+    for person in content["annotations"]:
+        shares = np.reshape(person["keypoints"], (17, 3)) / [120, 100, 1]
+        person["keypoints"] = shares.ravel().tolist()
+    content["annotations"][0]["keypoints"][:3] = [1.2, 0.5, 2]
+    file = opened(tmp_path, small_coco, content)
+    assert file.people().keypoints[0, 0].tolist() == [144, 50, 2]
+    first, second = findings(file)
+    assert first.startswith("keypoints are shares of the image")
+    assert second.startswith("1 x labelled keypoint outside of the image")
+
+
+def test_boxes_of_two_kinds_are_odd(small_coco: Folder, content: Any, tmp_path: Path) -> None:
+    for person in content["annotations"][:8]:
+        x, y, w, h = person["bbox"]
+        person["bbox"] = [x + w / 2, y + h / 2, w, h]
+    lines = findings(opened(tmp_path, small_coco, content))
+    odd = next(line for line in lines if "box that does not fit its image, or not most of" in line)
+    assert 4 <= int(odd.partition(" x ")[0]) <= 8
+
+
+def test_a_joint_that_is_nowhere_is_odd_or_not_labelled(
+    small_coco: Folder, content: Any, tmp_path: Path
+) -> None:
+    """(-1, -1) stands for a missing joint."""
+    content["annotations"][0]["keypoints"][:3] = [-1, -1, 2]
+    content["annotations"][1]["keypoints"][3:6] = [-1, -1, 1]
+    file = opened(tmp_path, small_coco, content)
+    people = file.people()
+    assert people.keypoints[0, 0, 2] == people.keypoints[1, 1, 2] == 0
+    lines = [line.partition(":")[0] for line in findings(file)]
+    assert "2 x labelled keypoint at (-1, -1), taken for not labelled" in lines
+
+
 def test_the_same_person_twice_beside_another_of_the_same_pose(
     small_coco: Folder, content: Any, tmp_path: Path
 ) -> None:

@@ -193,8 +193,8 @@ def test_the_process_that_computes_counts_its_own_cores(tmp_path, monkeypatch):
         validation_module, "predict_splits", lambda *_, resources, **__: given.append(resources)
     )
 
-    def record(*arguments):
-        arguments[-1]()  # predicts
+    def record(step, config, run_folder, journal, predict, on_picture):
+        predict()
         return {SELECTION_METRIC: 0.5}
 
     monkeypatch.setattr(validation_module, "record_validation", record)
