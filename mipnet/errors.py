@@ -11,6 +11,8 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
+STORE_HINT = "check your access to it; the same command goes on when it answers"
+
 
 class UserError(Exception):
     """A problem that the user can fix.
@@ -36,6 +38,16 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A data set, annotation file or image that cannot be used."""
+
+
+class StoreError(UserError):
+    """An object store that does not answer, or refuses.
+
+    No OSError, as a file that is missing or damaged is: nobody may take what the store holds for that.
+    """
+
+    def __init__(self, what: str, hint: str = STORE_HINT, exit_code: int = 1) -> None:
+        super().__init__(what, hint, exit_code)
 
 
 MAX_EXAMPLES = 5
@@ -114,6 +126,8 @@ def as_user_error(error: BaseException) -> UserError | None:
         if isinstance(cause, OSError) and cause.errno in STORAGE_ERRNOS:
             place = f"cannot use {cause.filename}" if cause.filename else "a disk refuses"
             return from_os_error(cause, place, "change its permissions, or choose another place")
+        if isinstance(cause, OSError) and cause.errno is None and "AWS Error" in str(cause):  # pyarrow's
+            return StoreError(f"S3 refuses or does not answer ({first_line(cause)})")
     return None
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from mipnet.errors import UserError
+from mipnet.errors import StoreError, UserError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -27,8 +27,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PUTS_AT_ONCE, PIECE_BYTES = 4, 16 * 1024 * 1024
-RETRIES = 8
-"""Of a request that was lost, or that S3 asked to come later; the waits double from 0.2 to 13 s."""
+RETRIES = 30
+"""Of a request that was lost, or that S3 asked to come later: the waits grow to 15 s, some minutes in all."""
+RETRY_TIMEOUT = timedelta(minutes=5)
+CREDENTIALS_KEPT = timedelta(minutes=15)
+"""boto3's may be valid for no longer; obstore asks for them 5 minutes earlier."""
+METADATA_ATTEMPTS, METADATA_TIMEOUT = 3, 3
+"""Tries, and seconds for each, to get credentials of a machine of AWS: many of its processes ask at once."""
 _OPENING = threading.Lock()  # lru_cache would let each of several threads open the bucket
 
 
@@ -73,7 +78,8 @@ def read_object(bucket_uri: str, path: str, offset: int = 0, size: int | None = 
 
     Raises:
         FileNotFoundError: no such object.
-        OSError: it cannot be read.
+        StoreError: S3 does not give it.
+        OSError: another store does not.
     """
     if size == 0:
         return b""
@@ -135,11 +141,17 @@ def uri_options(uri: str) -> dict[str, str]:
 @functools.lru_cache(maxsize=16)
 def _s3_bucket(uri: str) -> _S3Bucket:
     from botocore.exceptions import BotoCoreError
+    from obstore.exceptions import BaseError
 
     try:
         return _S3Bucket(uri)
-    except (BotoCoreError, OSError) as error:  # a profile that is not there, a file of certificates
-        raise OSError(f"{uri.partition('?')[0]} cannot be used ({error})") from error
+    except (
+        BotoCoreError,
+        BaseError,
+        OSError,
+        ValueError,
+    ) as error:  # no such profile, or file of certificates
+        raise StoreError(f"{uri.partition('?')[0]} cannot be used ({_cause(str(error))})") from error
 
 
 class _S3Bucket:
@@ -151,14 +163,20 @@ class _S3Bucket:
 
     def __init__(self, uri: str) -> None:
         import boto3
+        import botocore.session
         from obstore.auth.boto3 import Boto3CredentialProvider
         from obstore.store import S3Store
 
         fs, self.name = remote_filesystem(uri)
         address, certificates = urlsplit(uri), uri_options(uri).get("tls_ca_file_path")
         user, password = (unquote(text) if text else None for text in (address.username, address.password))
-        session = boto3.session.Session(aws_access_key_id=user, aws_secret_access_key=password)
-        signed = session.get_credentials() is not None  # those of a public bucket are not
+        core = botocore.session.Session()
+        core.set_config_variable("metadata_service_num_attempts", METADATA_ATTEMPTS)
+        core.set_config_variable("metadata_service_timeout", METADATA_TIMEOUT)
+        session = boto3.session.Session(
+            botocore_session=core, aws_access_key_id=user, aws_secret_access_key=password
+        )
+        self.signed = signed = session.get_credentials() is not None  # those of a public bucket are not
         client = session.client("s3", region_name=fs.region, endpoint_url=s3_endpoint(uri))
         endpoint = urlsplit(client.meta.endpoint_url)
         by_host = ".amazonaws.com" in endpoint.netloc and "." not in self.name  # as its wildcard certificate
@@ -169,7 +187,7 @@ class _S3Bucket:
             virtual_hosted_style_request=by_host,
             region=fs.region,
             skip_signature=not signed,
-            credential_provider=Boto3CredentialProvider(session) if signed else None,
+            credential_provider=Boto3CredentialProvider(session, ttl=CREDENTIALS_KEPT) if signed else None,
             client_options={
                 "allow_http": endpoint.scheme == "http",
                 "connect_timeout": "10s",
@@ -179,7 +197,8 @@ class _S3Bucket:
             },
             retry_config={
                 "max_retries": RETRIES,
-                "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=13)},
+                "retry_timeout": RETRY_TIMEOUT,
+                "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=15)},
             },
         )
 
@@ -200,7 +219,9 @@ class _S3Bucket:
             reason = _cause(str(error))
             if reason.startswith("status 416"):  # it ends before the range
                 return b""
-            raise OSError(f"{what} cannot be read ({reason})") from error
+            if not self.signed and reason.startswith("status 403"):
+                _s3_bucket.cache_clear()  # credentials may be there by now
+            raise StoreError(f"{what} cannot be read ({reason})") from error
 
 
 def _cause(message: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import pickle
 
 import pytest
 from ray.exceptions import RayActorError, RayTaskError
 from ray.train import TrainingFailedError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from mipnet.errors import DataError, UserError, as_user_error, first_few, root_cause, suggest
+from mipnet.errors import DataError, StoreError, UserError, as_user_error, first_few, root_cause, suggest
 
 FULL = OSError(errno.ENOSPC, "as the system says it", "/storage/step-00000003/training.pt")
 BROKEN = DataError("the file is broken", "mend it")
@@ -92,3 +93,17 @@ def test_names_for_messages() -> None:
     assert suggest("x", [f"{i}" * 3 for i in range(9)]).count(",") == 8
     assert suggest("x", [f"preset-{i}" for i in range(40)]).endswith(" and 35 more")
     assert isinstance(as_user_error(UserError("x")), UserError)
+
+
+def test_a_store_that_refuses_is_no_bug() -> None:
+    """pyarrow's errors of S3 have no number; those of files that it cannot decode neither."""
+    error = OSError(
+        "When listing objects under key 'x': AWS Error ACCESS_DENIED during ListObjectsV2 operation"
+    )
+    found = as_user_error(error)
+    assert isinstance(found, StoreError)
+    assert str(found).startswith("S3 refuses or does not answer (When listing objects under key 'x': AWS")
+    assert found.exit_code == 1
+    assert as_user_error(OSError("Couldn't deserialize thrift")) is None
+    copy = pickle.loads(pickle.dumps(found))
+    assert (type(copy), str(copy), copy.exit_code) == (StoreError, str(found), 1)

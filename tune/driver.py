@@ -15,6 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -26,6 +27,7 @@ from ray.tune.search import Searcher
 import tune
 from mipnet.config.schema import ResourcesConfig
 from mipnet.console import say
+from mipnet.errors import UserError
 from mipnet.evaluation.occlusion import SELECTION_METRIC
 from mipnet.experiment.progress import Progress
 from mipnet.run_folder import Run
@@ -156,7 +158,8 @@ class ProgressCallback(PickledWithoutState, TrialProgressCallback):  # type: ign
 
 def progress_text(run: Run) -> str:
     """A trial that trains, and its last validation."""
-    run.reload()
+    with suppress(OSError, UserError):  # a store that does not answer is asked again
+        run.reload()
     validations = run.state.get("validations", [])
     if not validations:
         return run.name

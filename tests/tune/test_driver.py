@@ -16,9 +16,10 @@ from ray.tune.search import Searcher
 from mipnet.config import preset
 from mipnet.config.schema import ResourcesConfig
 from mipnet.console import say
-from mipnet.errors import UserError
+from mipnet.errors import StoreError, UserError
 from mipnet.run_folder import Run
-from tune.driver import SearcherAdapter, trial_message, trials_at_once
+from mipnet.storage import Folder
+from tune.driver import SearcherAdapter, progress_text, trial_message, trials_at_once
 from tune.samplers import make_sampler
 from tune.search import main, rung_epochs
 from tune.search_space import Point, named_space
@@ -27,6 +28,15 @@ from tune.trainable import TrialContext, pair_result, train_trial
 from tune.trial_folders import note_scores, read_trials
 
 SCRIPT = Path(__file__).parents[2] / "tune" / "search.py"
+
+
+def test_a_store_that_does_not_answer_ends_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(run: Run) -> None:
+        raise StoreError("s3://bucket/run.json cannot be read")
+
+    monkeypatch.setattr(Run, "reload", refuse)
+    run = Run("one", Folder.of(tmp_path), preset("debug"), {})
+    assert progress_text(run) == "one"
 
 
 def nodes(*resources: tuple[float, float]) -> list[dict]:
