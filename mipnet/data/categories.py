@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def choose_category(content: dict[str, Any], skeleton: Skeleton, where: str, wan
             problems.append(problem)
             continue
         fitting.append(category)
-        if not any(map(has_name, joint_names(category))):
+        if order is None and are_numbered(joint_names(category), skeleton):
             notes.append(f"category {_label(category)} numbers its keypoints; {taken_in_order(skeleton)}")
         if order is not None:
             orders[_key(category)] = order
@@ -97,11 +98,12 @@ def joint_order(names: Sequence[str], skeleton: Skeleton) -> tuple[np.ndarray | 
             f"annotates {len(names)} keypoints but skeleton {skeleton.name} has {skeleton.num_joints}: "
             f"{', '.join(names)} in the file, {', '.join(skeleton.joints)} in the skeleton"
         )
-    ours, theirs = ([fold(name) for name in each] for each in (skeleton.joints, names))
-    if ours == theirs or not any(map(has_name, names)):
-        return None, ""  # equal, or numbers in place of names
-    if sorted(ours) == sorted(theirs):
-        return np.array([theirs.index(name) for name in ours]), ""
+    if are_numbered(names, skeleton):
+        return None, ""
+    for spelled in (same_text, fold):  # spelled alike first: head_top is not head where both are there
+        ours, theirs = ([spelled(name) for name in each] for each in (skeleton.joints, names))
+        if len({*ours}) == len({*theirs}) == len(ours) and {*ours} == {*theirs}:
+            return None if ours == theirs else np.array([theirs.index(name) for name in ours]), ""
     only = [name for name, folded in zip(names, theirs, strict=True) if folded not in ours]
     lacking = [name for name, folded in zip(skeleton.joints, ours, strict=True) if folded not in theirs]
     return None, (
@@ -110,9 +112,15 @@ def joint_order(names: Sequence[str], skeleton: Skeleton) -> tuple[np.ndarray | 
     )
 
 
-def has_name(name: str) -> bool:
-    """Whether a joint is named, and not numbered."""
-    return re.search("[A-Za-z]{3}", name) is not None
+def are_numbered(names: Sequence[str], skeleton: Skeleton) -> bool:
+    """Whether a file numbers its keypoints (``1``, ``kp_1``, …), as the skeleton does not."""
+    rests = {re.sub(r"\d+", "", name) for name in names}
+    return len(names) > 1 and len(rests) == 1 and {*names} != {*skeleton.joints}
+
+
+def same_text(name: str) -> str:
+    """A name without what Unicode and letter case can write otherwise."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def taken_in_order(skeleton: Skeleton) -> str:
@@ -121,8 +129,9 @@ def taken_in_order(skeleton: Skeleton) -> str:
 
 def fold(name: str) -> str:
     """A joint's name without case, spaces, ``_``, ``-``, and with its side written out, before the rest."""
-    found = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)
-    words = [SIDES.get(word.lower(), word.lower()) for word in found]
+    letters = r"[^\W\d_a-zA-Z]"  # of other alphabets, and with accents
+    found = re.findall(rf"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|{letters}+", unicodedata.normalize("NFC", name))
+    words = [SIDES.get(word.lower(), word.casefold()) for word in found]
     folded = "".join(sorted(words, key=lambda word: word not in SIDES.values()))
     return SAME_JOINT.get(folded, folded)
 
