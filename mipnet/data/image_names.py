@@ -53,7 +53,8 @@ def match_names(
 
     A file of exactly that name is taken; else the one whose path has the most last parts in common with the
     name, if it is the only one and the parts differ in letter case, Unicode form and percent-encoding only.
-    A name without a file keeps a path below the root, where there is none.
+    Of a relative name and its file's path one must be the end of the other: ``cam2/0.jpg`` is not
+    ``cam1/0.jpg``. A name without a file keeps a path below the root, where there is none.
 
     Args:
         names: of a file's images.
@@ -75,7 +76,12 @@ def match_names(
     claims: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for path in paths.values():
         claims[path].add(_exact_parts(path))
-    matches = {name: _best(path, by_last[_parts(path)[-1]]) for name, path in lost.items()}
+    matches = {}
+    for name, path in lost.items():
+        files = by_last[_parts(path)[-1]]
+        matches[name] = _best(
+            path, files if _of_another_place(name) else [f for f in files if _ends(path, f)]
+        )
     for name, file in matches.items():
         claims[file].add(_exact_parts(lost[name]))
     exact = set(paths.values())
@@ -95,6 +101,18 @@ def _below_root(name: str) -> str:
     """A name as a path without scheme, root and backslashes."""
     path = legible(name).replace("\\", "/").rpartition("://")[2].lstrip("/")
     return posixpath.normpath(path)
+
+
+def _of_another_place(name: str) -> bool:
+    """Whether a name begins at a root of its own, or above ours: its first folders are not below ours."""
+    path = name.replace("\\", "/")
+    return "://" in path or path.startswith("/") or path[1:2] == ":" or ".." in path.split("/")
+
+
+def _ends(path: str, file: str) -> bool:
+    """Whether one of two paths is the end of the other."""
+    one, other = _parts(path), _parts(file)
+    return _common_end(one, other) == min(len(one), len(other))
 
 
 def _listed(root: Folder, folders: set[str]) -> set[str]:

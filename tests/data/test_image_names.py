@@ -67,6 +67,7 @@ def test_a_name_finds_its_picture(root: Path, name: str, path: str) -> None:
     "names",
     [
         ["1.jpg"],  # of day or of night?
+        ["dusk/B.JPG"],  # not that of night
         ["/mnt/dusk/1.jpg"],
         ["/x/a.jpg", "/y/a.jpg"],  # two pictures of which one is here
         ["a.jpg", "A.JPG"],
