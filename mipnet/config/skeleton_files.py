@@ -15,6 +15,7 @@ from mipnet.errors import ConfigError, reason_of, suggest
 from mipnet.skeletons import SKELETONS, Skeleton
 
 SKELETON_SUFFIXES = (".yaml", ".yml", ".json")
+SETTING = "data.skeleton"
 SKELETON_KEYS = tuple(field.name for field in fields(Skeleton))
 
 
@@ -34,9 +35,9 @@ def skeleton_setting(value: Any) -> Any:
     if isinstance(value, str):
         if value not in SKELETONS:
             hint = suggest(value, SKELETONS)
-            raise ConfigError(f"data.skeleton: {value!r} is unknown", f"{hint} Or give a YAML file")
+            raise ConfigError(f"{SETTING}: {value!r} is unknown", f"{hint} Or give a YAML file")
         return value
-    return parse_skeleton(value, "data.skeleton")
+    return parse_skeleton(value, SETTING)
 
 
 def skeleton_of(value: Any) -> Skeleton:
@@ -92,9 +93,14 @@ def parse_skeleton(content: Any, where: str) -> dict[str, Any]:
         if not isinstance(content.get(key), list | tuple) or (not content[key] and key != "flip_pairs"):
             raise ConfigError(f"{where}: there is no list {key!r}", _MISSING_HINTS[key])
     joints = tuple(map(str, content["joints"]))
+    # A configuration that was written by mipnet has names as text, and indices.
+    own = where == SETTING and all(isinstance(joint, str) for joint in content["joints"])
 
     def index(joint: Any) -> int:
         if isinstance(joint, int) and not isinstance(joint, bool):
+            if not own and str(joint) in joints and joints.index(str(joint)) != joint:
+                what = f"{joint} may be the joint of that name or the one of that index, counted from 0"
+                raise ConfigError(f"{where}: {what}", f"write the name in quotes: '{joint}'")
             return joint
         if str(joint) not in joints:
             raise ConfigError(f"{where}: no joint is called {joint!r:.50}", suggest(str(joint), joints))

@@ -90,6 +90,39 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path: Path, change: dict[str, A
     assert "\n" not in str(caught.value)
 
 
+NUMBERED: dict[str, Any] = {"joints": [1, 2, 3, 4], "sigmas": [0.05] * 4, "flip_pairs": []}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"flip_pairs": [[2, 3]]},
+        {"limbs": [[1, 4]]},
+        {"upper_body": [1]},
+        {"joints": ["1", "2", "3", "4"], "flip_pairs": [[2, 3]]},
+        {"joints": ["head", 2, 1, "hip"], "flip_pairs": [["head", 2]]},
+    ],
+)
+def test_a_number_that_may_be_a_name_or_an_index_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"bird\.yaml: . may be the joint of that name .* in quotes: '.'$"):
+        skeleton_setting(write(tmp_path, NUMBERED | change))
+
+
+def test_joints_that_are_named_by_numbers(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, NUMBERED | {"flip_pairs": [["2", "3"]], "limbs": [["1", "4"]], "upper_body": ["1"]}
+    )
+    config = from_dict({"data": {"skeleton": path, "root": "/birds"}}, preset("tiny"))
+    joints = config.data.joints
+    assert (joints.flip_pairs, joints.limbs, joints.upper_body) == (((1, 2),), ((0, 3),), (0,))
+    (tmp_path / "run.yaml").write_text(to_yaml(config))
+    assert from_dict(read_yaml(tmp_path / "run.yaml")) == config
+    with pytest.raises(ConfigError, match=r"data\.skeleton: 2 may be the joint"):
+        from_dict({"data": {"skeleton": NUMBERED | {"name": "own", "flip_pairs": [[2, 3]]}}}, config)
+    from_0 = write(tmp_path, NUMBERED | {"joints": [0, 1, 2, 3], "flip_pairs": [[2, 3]]})
+    assert skeleton_setting(from_0)["flip_pairs"] == ((2, 3),)  # name and index are the same
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the skeleton .*No such file"):
         skeleton_setting(str(tmp_path / "none.yaml"))
