@@ -15,6 +15,7 @@ from mipnet.errors import ConfigError, reason_of, suggest
 from mipnet.skeletons import SKELETONS, Skeleton
 
 SKELETON_SUFFIXES = (".yaml", ".yml", ".json")
+MERGE_TAG = "tag:yaml.org,2002:merge"
 SETTING = "data.skeleton"
 SKELETON_KEYS = tuple(field.name for field in fields(Skeleton))
 
@@ -54,13 +55,24 @@ def yaml_of(path: str | Path, where: str = "", what: str = "") -> Any:
         where, what: for messages: the flag that named the file, and what the file is.
 
     Raises:
-        ConfigError: it cannot be read, or is not YAML.
+        ConfigError: it cannot be read, is not YAML, or has a key twice, of which YAML takes the last.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):
         def construct_yaml_int(self, node: Any) -> Any:
             return node.value if ":" in node.value else super().construct_yaml_int(node)
+
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)  # before merges: these may be overridden
+            lines: dict[tuple[str, str], int] = {}
+            for key, _ in node.value:
+                name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+                if name in lines and key.tag != MERGE_TAG:
+                    twice = f"{key.value!r:.50} is there twice, in lines {lines[name]} and {line}"
+                    raise ConfigError(f"{where}{path}: {twice}", "remove one of them")
+                lines[name] = line
+            return node
 
     Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
     try:
@@ -69,7 +81,7 @@ def yaml_of(path: str | Path, where: str = "", what: str = "") -> Any:
     except OSError as error:
         reason = reason_of(error)
         raise ConfigError(f"{where}cannot read {what}{path} ({reason})", "check the path") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also of 2024-02-31, and of deep nesting
         problem = " ".join(str(error).split())
         raise ConfigError(f"{where}{path} is not YAML ({problem})", "mend it there") from None
 

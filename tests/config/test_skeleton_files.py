@@ -11,7 +11,7 @@ import yaml
 
 from mipnet.config import from_dict, preset, to_dict, to_yaml
 from mipnet.config.loading import digest, read_yaml
-from mipnet.config.skeleton_files import skeleton_setting
+from mipnet.config.skeleton_files import skeleton_setting, yaml_of
 from mipnet.errors import ConfigError
 from mipnet.models.initialization import known_skeleton
 from mipnet.skeletons import COCO17, Skeleton
@@ -133,3 +133,35 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         skeleton_setting(write(tmp_path, ["beak"]))
     with pytest.raises(ConfigError, match="'coco71' is unknown; did you mean 'coco17'"):
         skeleton_setting("coco71")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("data:\n  root: a\ntrain: {}\ndata:\n  exif: stored\n", "'data' is there twice, in lines 1 and 4"),
+        ("data:\n  root: a\n  root: b\n", "'root' is there twice, in lines 2 and 3"),
+        ("names: {0: person, 1: ball,\n 0: dog}", "'0' is there twice, in lines 1 and 2"),
+        ('{"a": 1, "a": 2}', "'a' is there twice, in lines 1 and 1"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path, text: str, what: str) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        yaml_of(path, "--config: ")
+    assert str(caught.value) == f"--config: {path}: {what}; remove one of them"
+
+
+def test_a_key_that_overrides_a_merged_one_is_there_once(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n'1': x\n1: y\n")
+    found = yaml_of(path)
+    assert found["b"] == {"x": 3, "y": 2}
+    assert (found["1"], found[1]) == ("x", "y")
+
+
+@pytest.mark.parametrize("text", ["date: 2024-02-31\n", "a: 0x_\n", "[" * 2000, "a: [\n"])
+def test_what_is_no_yaml_is_said_in_a_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"own\.yaml is not YAML \(.+\); mend it there$"):
+        yaml_of(tmp_path / "own.yaml")
