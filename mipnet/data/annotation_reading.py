@@ -40,9 +40,10 @@ class Reading:
     """A COCO keypoint file as it is used.
 
     Attributes:
-        content: images, annotations of people and the category, in COCO's format; width and height are None
-            where nobody states them.
+        content: images, annotations of people and the categories, the people's first, in COCO's format; width
+            and height are None where nobody states them.
         category: the people's.
+        category_ids: every spelling of a category id -> its number in ``content``.
         image_ids: every spelling of an image id -> its number in ``content``.
         left_out: people that cannot be used.
         mended: fields that were replaced, entries that were united.
@@ -52,6 +53,7 @@ class Reading:
 
     content: dict[str, Any]
     category: Category
+    category_ids: IdMap
     image_ids: IdMap
     left_out: Findings = field(default_factory=Findings)
     mended: Findings = field(default_factory=Findings)
@@ -92,10 +94,10 @@ def read_annotations(content: dict[str, Any], skeleton: Skeleton, where: str, ru
     category = choose_category(content, skeleton, where, rules.category)
     images, image_ids, united = read_images(content["images"], where)
     kept = [c for c in content["categories"] if id_key(c["id"]) not in category.ids]
-    number_of = whole_number(category.entry["id"])
-    entry = {**category.entry, "id": 1 if number_of is None else number_of}
+    category_ids = IdMap(c["id"] for c in (category.entry, *kept))
+    categories = [{**c, "id": category_ids.get(c["id"])} for c in (category.entry, *kept)]
     reading = Reading(
-        {"images": images, "annotations": [], "categories": [entry, *kept]}, category, image_ids
+        {"images": images, "annotations": [], "categories": categories}, category, category_ids, image_ids
     )
     reading.notes += category.notes
     if image_ids.invented:

@@ -13,6 +13,7 @@ from mipnet.data.dataset_formats import open_split
 from mipnet.data.detections import read_detections
 from mipnet.data.image_index import ImageIndex, missing_files
 from mipnet.errors import DataError
+from mipnet.evaluation.external_results import read_results
 from mipnet.evaluation.protocols import evaluate_poses
 from mipnet.storage import Folder
 
@@ -266,3 +267,35 @@ def test_kinds_of_animals_are_one_category(small_coco, tmp_path):
     boxes = [{"image_id": 1, "category_id": c, "bbox": [1, 2, 30, 40], "score": 0.5} for c in (4, 5, 6, 9)]
     Folder.of(tmp_path).write("boxes.json", json.dumps(boxes))
     assert len(read_detections(file, Folder.of(tmp_path), "boxes.json", 0)) == 3
+
+
+@pytest.mark.parametrize(
+    ("person", "other", "ids"),
+    [
+        ("1", "2", [1, 2]),
+        ("person", "face", [1, 2]),
+        ("person", 1, [2, 1]),
+        (7, "x", [7, 1]),
+        ("3", "03.5", [3, 1]),
+    ],
+)
+def test_ids_of_categories_are_whole_numbers(small_coco, tmp_path, person, other, ids):
+    def change(content):
+        content["categories"][0]["id"] = person
+        content["categories"].append({"id": other, "name": "face", "keypoints": ["a", "b"]})
+        for annotation in content["annotations"]:
+            annotation["category_id"] = person
+        content["annotations"][0]["category_id"] = other
+
+    file = open_train(copy_with(small_coco, tmp_path, change))
+    assert [category["id"] for category in file.annotations["categories"]] == ids
+    assert len(file.people()) == 29
+    results = file.own_results([{**a, "score": 1} for a in file.annotations["annotations"]])
+    assert {result["category_id"] for result in results} == {person}
+    root = Folder.of(tmp_path)
+    root.write("results.json", json.dumps(results))
+    read, _ = read_results(root, "results.json", file)
+    assert evaluate_poses(DataConfig(), file.annotations, read)["AP"] == pytest.approx(1)
+    root.write("results.json", json.dumps([{**result, "category_id": other} for result in results]))
+    with pytest.raises(DataError, match="which is not of people"):  # it is known, and not theirs
+        read_results(root, "results.json", file)
