@@ -303,7 +303,7 @@ def _count_keypoints(
 ) -> None:
     """``num_keypoints``: of the file where the protocol demands that, else counted."""
     stated = number(person.get("num_keypoints"))
-    if rules.crowdpose and stated is not None and stated >= 0:
+    if rules.crowdpose and stated is not None and 0 <= stated <= len(reading.category.entry["keypoints"]):
         person["num_keypoints"] = int(stated)
         return
     if "num_keypoints" in person and stated != labelled:
