@@ -173,6 +173,9 @@ class CocoKeypointFile:
             )
         self.columns, self.sha256 = self._columns(root, annotations, rules)
         self.person_category_ids = frozenset(self.columns.about["category_ids"])
+        if len(self.person_category_ids) == len(self.columns.about["categories"]) == 1:
+            # In other files the only category has a number, also where this one calls it "person".
+            self.person_category_ids |= {self.category_id}
         self.invalid_annotations = self.columns.findings("left_out")
         self.oddities, self.orientations = self.columns.findings("odd"), self.columns.orientations
         mended = [*self._odd_names.lines(), *self.columns.findings("mended").lines()]

@@ -299,3 +299,17 @@ def test_ids_of_categories_are_whole_numbers(small_coco, tmp_path, person, other
     root.write("results.json", json.dumps([{**result, "category_id": other} for result in results]))
     with pytest.raises(DataError, match="which is not of people"):  # it is known, and not theirs
         read_results(root, "results.json", file)
+
+
+@pytest.mark.parametrize(("others", "boxes"), [([], 2), ([{"id": 7, "name": "ball"}], 1)])
+def test_detections_number_the_only_category_that_is_called_by_text(small_coco, tmp_path, others, boxes):
+    def change(content):
+        content["categories"][0]["id"] = "person"
+        content["categories"] += others
+        for annotation in content["annotations"]:
+            annotation["category_id"] = "person"
+
+    file, root = open_train(copy_with(small_coco, tmp_path, change)), Folder.of(tmp_path)
+    found = [{"image_id": 3, "category_id": c, "bbox": [1, 2, 30, 40], "score": 1} for c in ("person", 1, 2)]
+    root.write("boxes.json", json.dumps(found))
+    assert len(read_detections(file, root, "boxes.json", 0)) == boxes
