@@ -141,7 +141,8 @@ def inspect_split_images(
         own = {name: column[rows] for name, column in columns.items()}
         splits[split].pixels = inspection_of(images, sizes, own)
         try:
-            check_readable(*splits[split].unreadable, config.data.max_bad_share)
+            folder = splits[split].file.images_uri
+            check_readable(*splits[split].unreadable, config.data.max_bad_share, folder)
         except UserError as error:
             problems.append(f"{split}: {error}")
 

@@ -127,6 +127,17 @@ def test_within_the_limit_faults_are_named_and_training_goes_on(
     assert "look at this: train, people who cannot be used: 1 (1 x 1 keypoints instead of 17" in text
 
 
+@pytest.mark.parametrize("images", ["-1", "0"])
+def test_a_folder_without_the_images_is_named(
+    splits: Path, capsys: pytest.CaptureFixture[str], images: str
+) -> None:
+    (splits / "other").mkdir()
+    assert check(splits, "--data.images", "other", "--images", images) == 1
+    said = capsys.readouterr().out
+    assert "8 of 8 images cannot be read" in said
+    assert f"; check --data.images and --data.root: they were looked for in {splits / 'other'}\n" in said
+
+
 def test_few_images_or_none_are_read(splits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken(splits, "an image is corrupt")
     assert check(splits, "--images", "0") == 0
