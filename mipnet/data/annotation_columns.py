@@ -79,6 +79,7 @@ class AnnotationColumns:
                 id_key(reading.category_ids.own(category["id"]))
                 for category in reading.content["categories"][1:]
             ],
+            "posed_others": [category for category, _ in reading.posed_others.most_common()],
             "written": {str(number): value for number, value in reading.image_ids.written.items()},
             "orientations": {"looked_at": orientations.looked_at, "undecided": orientations.undecided},
             "notes": reading.notes,

@@ -49,6 +49,8 @@ class Reading:
         mended: fields that were replaced, entries that were united.
         odd: what is used as it is but looks wrong.
         notes: other decisions, one line each.
+        posed_others: name (id without one) of another category -> how many annotations of it have the
+            skeleton's number of keypoints.
     """
 
     content: dict[str, Any]
@@ -59,6 +61,7 @@ class Reading:
     mended: Findings = field(default_factory=Findings)
     odd: Findings = field(default_factory=Findings)
     notes: list[str] = field(default_factory=list)
+    posed_others: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ def _people(
 ) -> list[dict[str, Any]]:
     """The annotations of the people's category that can be used."""
     images = {image["id"]: image for image in reading.content["images"]}
-    known = {id_key(category["id"]) for category in content["categories"]}
+    known = {id_key(c["id"]): str(c.get("name", c["id"])) for c in content["categories"]}
     taken: dict[int, Any] = {}  # id -> the entry that has it
     seen: dict[tuple[int, int], dict[str, Any]] = {}
     people: list[dict[str, Any]] = []
@@ -177,6 +180,9 @@ def _people(
         if key not in reading.category.ids:
             if key is not None and key in known:
                 others[key] += 1  # a thing, or a kind with other keypoints
+                given = entry.get("keypoints")
+                if isinstance(given, list) and len(flat(given)) == 3 * skeleton.num_joints:
+                    reading.posed_others[known[key]] += 1
                 continue
             if entry.get("keypoints") is None:
                 reading.left_out.add("annotation without id, image_id or category_id", name())

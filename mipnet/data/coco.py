@@ -9,6 +9,7 @@ import contextlib
 import functools
 import io
 import logging
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
@@ -34,7 +35,7 @@ from mipnet.data.json_files import (
     reading_errors,
     without_segmentation,
 )
-from mipnet.data.json_values import IdMap, id_key
+from mipnet.data.json_values import IdMap, id_key, shown
 from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
 from mipnet.data.orientation import Orientations, label_frames
 from mipnet.data.shards import byte_ranges
@@ -352,6 +353,10 @@ class CocoKeypointFile:
             why, hint = "; ".join(self.invalid_annotations.lines()), "mend the annotations"
             if not why:
                 why, hint = "no annotation has labelled keypoints", "label the keypoints of some people"
+                if posed := self.columns.about["posed_others"]:
+                    category = shown(self.columns.about["categories"][0].get("name", self.category_id))
+                    why = f"no annotation of category {category} has labelled keypoints"
+                    hint = f"take those of another with --data.category {shlex.quote(str(posed[0]))}"
             raise DataError(f"{self.path} has no usable person ({why})", hint)
         first_with_file: dict[str, int] = {}
         file = [first_with_file.setdefault(uri, i) for i, uri in enumerate(images.uris.tolist())]

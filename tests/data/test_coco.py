@@ -313,3 +313,20 @@ def test_detections_number_the_only_category_that_is_called_by_text(small_coco, 
     found = [{"image_id": 3, "category_id": c, "bbox": [1, 2, 30, 40], "score": 1} for c in ("person", 1, 2)]
     root.write("boxes.json", json.dumps(found))
     assert len(read_detections(file, root, "boxes.json", 0)) == boxes
+
+
+@pytest.mark.parametrize(
+    ("names", "flag"), [(("person", "athlete"), "athlete"), (("person", "a b"), "'a b'")]
+)
+def test_the_category_that_has_the_keypoints_is_named(small_coco, tmp_path, names, flag):
+    def change(content):
+        content["categories"] = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
+        for annotation in content["annotations"]:
+            annotation["category_id"] = 2
+
+    root = copy_with(small_coco, tmp_path, change)
+    with pytest.raises(DataError) as caught:
+        open_train(root).people()
+    assert "no usable person (no annotation of category 'person' has labelled keypoints)" in str(caught.value)
+    assert str(caught.value).endswith(f"; take those of another with --data.category {flag}")
+    assert len(open_split(DataConfig(category=names[1]), root, "train").people()) == 30
