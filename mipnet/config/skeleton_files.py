@@ -133,8 +133,9 @@ def parse_skeleton(content: Any, where: str) -> dict[str, Any]:
     if name in SKELETONS:
         raise ConfigError(f"{where}: {name!r} is the name of a built-in skeleton", "give it another name")
     upper = tuple(sorted({index(joint) for joint in content.get("upper_body") or ()}))
+    flip_pairs, limbs = pairs("flip_pairs"), pairs("limbs")
     try:
-        return asdict(Skeleton(name, joints, sigmas, pairs("flip_pairs"), pairs("limbs"), upper))
+        return asdict(Skeleton(name, joints, sigmas, flip_pairs, limbs, upper))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error.what}", error.hint) from None
 
