@@ -43,7 +43,7 @@ class Skeleton:
         if bad := [sigma for sigma in self.sigmas if sigma >= 1]:  # as many px as a person is large
             raise ConfigError(
                 f"skeleton {self.name}: sigma {bad[0]} is not below 1",
-                "COCO's are 0.025 to 0.107; pycocotools' list is one of tenths: divide it by 10",
+                "COCO's are 0.025 to 0.107; those in pycocotools' source are to be divided by 10",
             )
         if twice := [name for name in self.joints if self.joints.count(name) > 1]:
             raise ConfigError(f"skeleton {self.name}: joint {twice[0]!r} is there twice")

@@ -128,9 +128,7 @@ def skeleton_lines(skeleton: Skeleton) -> list[str]:
         if sigma > (LARGE_RATIO * known if known else LARGE_SIGMA)
     ]
     if large:
-        hint = (
-            "AP is too high with them: COCO's are 0.025 (eye) to 0.107 (hip); pycocotools divides its by 10"
-        )
+        hint = "AP is too high with them: COCO's are 0.025 (eye) to 0.107 (hip), a tenth of pycocotools' list"
         lines.append(f"{LOOK}: {skeleton.name}, large sigmas: {len(large)} ({first_few(large)}); {hint}")
     apart = [
         f"{joints[left]} = {joints[right]}"
