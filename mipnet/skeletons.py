@@ -21,8 +21,8 @@ class Skeleton:
             Without any there is no such augmentation.
 
     Raises:
-        ConfigError: another number of sigmas than joints, a sigma that is not above 0, a joint named or
-            paired twice, or an index beyond the joints.
+        ConfigError: another number of sigmas than joints, a sigma that is not between 0 and 1, a joint named
+            or paired twice, or an index beyond the joints.
     """
 
     name: str
@@ -40,6 +40,11 @@ class Skeleton:
             )
         if bad := [sigma for sigma in self.sigmas if not sigma > 0]:
             raise ConfigError(f"skeleton {self.name}: sigma {bad[0]} is not above 0")
+        if bad := [sigma for sigma in self.sigmas if sigma >= 1]:  # as many px as a person is large
+            raise ConfigError(
+                f"skeleton {self.name}: sigma {bad[0]} is not below 1",
+                "COCO's are 0.025 to 0.107; those in pycocotools' source are to be divided by 10",
+            )
         if twice := [name for name in self.joints if self.joints.count(name) > 1]:
             raise ConfigError(f"skeleton {self.name}: joint {twice[0]!r} is there twice")
         used = [*self.upper_body, *(i for pair in (*self.flip_pairs, *self.limbs) for i in pair)]

@@ -69,6 +69,8 @@ def test_an_unknown_skeleton() -> None:
         ({"sigmas": (*COCO17.sigmas, 0.1)}, "18 sigmas for 17 joints"),
         ({"sigmas": (0.0, *COCO17.sigmas[1:])}, "sigma 0.0 is not above 0"),
         ({"sigmas": (float("nan"), *COCO17.sigmas[1:])}, "sigma nan is not above 0"),
+        ({"sigmas": (1.07, *COCO17.sigmas[1:])}, "sigma 1.07 is not below 1; COCO's are 0.025 to 0.107"),
+        ({"sigmas": (float("inf"), *COCO17.sigmas[1:])}, "sigma inf is not below 1"),
         ({"joints": ("nose", "nose", *COCO17.joints[2:])}, "'nose' is there twice"),
         ({"flip_pairs": ((1, 17),)}, "index 17 is beyond its 17 joints"),
         ({"limbs": ((-1, 2),)}, "index -1 is beyond"),

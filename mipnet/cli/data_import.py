@@ -46,8 +46,7 @@ def run(options: Options, call: Call) -> int:
             f"{split:<9} {len(content['images'])} pictures, {dataset.empty[split]} of them without people; "
             f"{len(people)} people, {labelled} with labelled joints"
         )
-    left_out = [*dataset.reader.left_out.lines(), *dataset.pictures.lines()]
-    for title, lines in {"left out": left_out, "mended": dataset.reader.mended.lines()}.items():
+    for title, lines in {"left out": dataset.left_out, "mended": dataset.reader.mended.lines()}.items():
         for line in lines:
             say(f"{title:<9} {line}")
     for note in dataset.notes:

@@ -15,6 +15,8 @@ from mipnet.errors import ConfigError, reason_of, suggest
 from mipnet.skeletons import SKELETONS, Skeleton
 
 SKELETON_SUFFIXES = (".yaml", ".yml", ".json")
+MERGE_TAG = "tag:yaml.org,2002:merge"
+SETTING = "data.skeleton"
 SKELETON_KEYS = tuple(field.name for field in fields(Skeleton))
 
 
@@ -34,9 +36,9 @@ def skeleton_setting(value: Any) -> Any:
     if isinstance(value, str):
         if value not in SKELETONS:
             hint = suggest(value, SKELETONS)
-            raise ConfigError(f"data.skeleton: {value!r} is unknown", f"{hint} Or give a YAML file")
+            raise ConfigError(f"{SETTING}: {value!r} is unknown", f"{hint} Or give a YAML file")
         return value
-    return parse_skeleton(value, "data.skeleton")
+    return parse_skeleton(value, SETTING)
 
 
 def skeleton_of(value: Any) -> Skeleton:
@@ -53,13 +55,24 @@ def yaml_of(path: str | Path, where: str = "", what: str = "") -> Any:
         where, what: for messages: the flag that named the file, and what the file is.
 
     Raises:
-        ConfigError: it cannot be read, or is not YAML.
+        ConfigError: it cannot be read, is not YAML, or has a key twice, of which YAML takes the last.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):
         def construct_yaml_int(self, node: Any) -> Any:
             return node.value if ":" in node.value else super().construct_yaml_int(node)
+
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)  # before merges: these may be overridden
+            lines: dict[tuple[str, str], int] = {}
+            for key, _ in node.value:
+                name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+                if name in lines and key.tag != MERGE_TAG:
+                    twice = f"{key.value!r:.50} is there twice, in lines {lines[name]} and {line}"
+                    raise ConfigError(f"{where}{path}: {twice}", "remove one of them")
+                lines[name] = line
+            return node
 
     Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
     try:
@@ -68,7 +81,7 @@ def yaml_of(path: str | Path, where: str = "", what: str = "") -> Any:
     except OSError as error:
         reason = reason_of(error)
         raise ConfigError(f"{where}cannot read {what}{path} ({reason})", "check the path") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also of 2024-02-31, and of deep nesting
         problem = " ".join(str(error).split())
         raise ConfigError(f"{where}{path} is not YAML ({problem})", "mend it there") from None
 
@@ -92,9 +105,14 @@ def parse_skeleton(content: Any, where: str) -> dict[str, Any]:
         if not isinstance(content.get(key), list | tuple) or (not content[key] and key != "flip_pairs"):
             raise ConfigError(f"{where}: there is no list {key!r}", _MISSING_HINTS[key])
     joints = tuple(map(str, content["joints"]))
+    # A configuration that was written by mipnet has names as text, and indices.
+    own = where == SETTING and all(isinstance(joint, str) for joint in content["joints"])
 
     def index(joint: Any) -> int:
         if isinstance(joint, int) and not isinstance(joint, bool):
+            if not own and str(joint) in joints and joints.index(str(joint)) != joint:
+                what = f"{joint} may be the joint of that name or the one of that index, counted from 0"
+                raise ConfigError(f"{where}: {what}", f"write the name in quotes: '{joint}'")
             return joint
         if str(joint) not in joints:
             raise ConfigError(f"{where}: no joint is called {joint!r:.50}", suggest(str(joint), joints))
@@ -115,8 +133,9 @@ def parse_skeleton(content: Any, where: str) -> dict[str, Any]:
     if name in SKELETONS:
         raise ConfigError(f"{where}: {name!r} is the name of a built-in skeleton", "give it another name")
     upper = tuple(sorted({index(joint) for joint in content.get("upper_body") or ()}))
+    flip_pairs, limbs = pairs("flip_pairs"), pairs("limbs")
     try:
-        return asdict(Skeleton(name, joints, sigmas, pairs("flip_pairs"), pairs("limbs"), upper))
+        return asdict(Skeleton(name, joints, sigmas, flip_pairs, limbs, upper))
     except ConfigError as error:
         raise ConfigError(f"{where}: {error.what}", error.hint) from None
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mipnet.data.annotation_reading import Reading, labelled_count
-from mipnet.data.json_values import IdMap, number
+from mipnet.data.json_values import IdMap, id_key, number
 from mipnet.data.orientation import Orientations
 from mipnet.data.validation import Findings
 
@@ -75,6 +75,11 @@ class AnnotationColumns:
             "categories": reading.content["categories"],
             "category_ids": sorted(reading.category.ids, key=str),
             "own_category_id": reading.category.entry["id"],
+            "other_category_ids": [
+                id_key(reading.category_ids.own(category["id"]))
+                for category in reading.content["categories"][1:]
+            ],
+            "posed_others": [category for category, _ in reading.posed_others.most_common()],
             "written": {str(number): value for number, value in reading.image_ids.written.items()},
             "orientations": {
                 "looked_at": orientations.looked_at,

@@ -40,23 +40,28 @@ class Reading:
     """A COCO keypoint file as it is used.
 
     Attributes:
-        content: images, annotations of people and the category, in COCO's format; width and height are None
-            where nobody states them.
+        content: images, annotations of people and the categories, the people's first, in COCO's format; width
+            and height are None where nobody states them.
         category: the people's.
+        category_ids: every spelling of a category id -> its number in ``content``.
         image_ids: every spelling of an image id -> its number in ``content``.
         left_out: people that cannot be used.
         mended: fields that were replaced, entries that were united.
         odd: what is used as it is but looks wrong.
         notes: other decisions, one line each.
+        posed_others: name (id without one) of another category -> how many annotations of it have the
+            skeleton's number of keypoints.
     """
 
     content: dict[str, Any]
     category: Category
+    category_ids: IdMap
     image_ids: IdMap
     left_out: Findings = field(default_factory=Findings)
     mended: Findings = field(default_factory=Findings)
     odd: Findings = field(default_factory=Findings)
     notes: list[str] = field(default_factory=list)
+    posed_others: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -92,10 +97,10 @@ def read_annotations(content: dict[str, Any], skeleton: Skeleton, where: str, ru
     category = choose_category(content, skeleton, where, rules.category)
     images, image_ids, united = read_images(content["images"], where)
     kept = [c for c in content["categories"] if id_key(c["id"]) not in category.ids]
-    number_of = whole_number(category.entry["id"])
-    entry = {**category.entry, "id": 1 if number_of is None else number_of}
+    category_ids = IdMap(c["id"] for c in (category.entry, *kept))
+    categories = [{**c, "id": category_ids.get(c["id"])} for c in (category.entry, *kept)]
     reading = Reading(
-        {"images": images, "annotations": [], "categories": [entry, *kept]}, category, image_ids
+        {"images": images, "annotations": [], "categories": categories}, category, category_ids, image_ids
     )
     reading.notes += category.notes
     if image_ids.invented:
@@ -160,7 +165,7 @@ def _people(
 ) -> list[dict[str, Any]]:
     """The annotations of the people's category that can be used."""
     images = {image["id"]: image for image in reading.content["images"]}
-    known = {id_key(category["id"]) for category in content["categories"]}
+    known = {id_key(c["id"]): str(c.get("name", c["id"])) for c in content["categories"]}
     taken: dict[int, Any] = {}  # id -> the entry that has it
     seen: dict[tuple[int, int], dict[str, Any]] = {}
     people: list[dict[str, Any]] = []
@@ -175,6 +180,9 @@ def _people(
         if key not in reading.category.ids:
             if key is not None and key in known:
                 others[key] += 1  # a thing, or a kind with other keypoints
+                given = entry.get("keypoints")
+                if isinstance(given, list) and len(flat(given)) == 3 * skeleton.num_joints:
+                    reading.posed_others[known[key]] += 1
                 continue
             if entry.get("keypoints") is None:
                 reading.left_out.add("annotation without id, image_id or category_id", name())
@@ -311,7 +319,7 @@ def _count_keypoints(
 ) -> None:
     """``num_keypoints``: of the file where the protocol demands that, else counted."""
     stated = number(person.get("num_keypoints"))
-    if rules.crowdpose and stated is not None and stated >= 0:
+    if rules.crowdpose and stated is not None and 0 <= stated <= len(reading.category.entry["keypoints"]):
         person["num_keypoints"] = int(stated)
         return
     if "num_keypoints" in person and stated != labelled:

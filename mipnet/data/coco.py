@@ -9,6 +9,7 @@ import contextlib
 import functools
 import io
 import logging
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
@@ -34,7 +35,7 @@ from mipnet.data.json_files import (
     reading_errors,
     without_segmentation,
 )
-from mipnet.data.json_values import IdMap, id_key
+from mipnet.data.json_values import IdMap, id_key, shown
 from mipnet.data.ochuman import is_ochuman, ochuman_to_coco
 from mipnet.data.orientation import RESIZED, Orientations, label_frames
 from mipnet.data.shards import byte_ranges
@@ -173,6 +174,9 @@ class CocoKeypointFile:
             )
         self.columns, self.sha256 = self._columns(root, annotations, rules)
         self.person_category_ids = frozenset(self.columns.about["category_ids"])
+        if len(self.person_category_ids) == len(self.columns.about["categories"]) == 1:
+            # In other files the only category has a number, also where this one calls it "person".
+            self.person_category_ids |= {self.category_id}
         self.invalid_annotations = self.columns.findings("left_out")
         self.oddities, self.orientations = self.columns.findings("odd"), self.columns.orientations
         mended = [*self._odd_names.lines(), *self.columns.findings("mended").lines()]
@@ -351,6 +355,10 @@ class CocoKeypointFile:
             why, hint = "; ".join(self.invalid_annotations.lines()), "mend the annotations"
             if not why:
                 why, hint = "no annotation has labelled keypoints", "label the keypoints of some people"
+                if posed := self.columns.about["posed_others"]:
+                    category = shown(self.columns.about["categories"][0].get("name", self.category_id))
+                    why = f"no annotation of category {category} has labelled keypoints"
+                    hint = f"take those of another with --data.category {shlex.quote(str(posed[0]))}"
             raise DataError(f"{self.path} has no usable person ({why})", hint)
         first_with_file: dict[str, int] = {}
         file = [first_with_file.setdefault(uri, i) for i, uri in enumerate(images.uris.tolist())]

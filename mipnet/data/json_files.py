@@ -11,6 +11,19 @@ from typing import Any
 from mipnet.errors import DataError, first_line, reason_of
 from mipnet.storage import Folder
 
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"(\xb5/\xfd": "zstd",
+}
+"""How compressed files begin."""
+
+
+class CompressedError(ValueError):
+    """A file is compressed."""
+
 
 def read_json(folder: Folder, name: str, hint: str = "check --data (data.root)") -> Any:
     """The content of a JSON file.
@@ -33,6 +46,9 @@ def parse_json(content: bytes, object_hook: Callable[[Any], Any] | None = None) 
     Raises:
         ValueError: it is not JSON.
     """
+    for magic, program in COMPRESSED.items():
+        if content.startswith(magic):
+            raise CompressedError(f"compressed by {program}")
     text = content.decode(json.detect_encoding(content), "surrogatepass")
     del content
     return json.loads(text, object_hook=object_hook)
@@ -47,6 +63,8 @@ def reading_errors(where: str, hint: str = "check --data (data.root)") -> Iterat
         raise DataError(f"{where} does not exist", hint) from None
     except OSError as error:
         raise DataError(f"cannot read {where} ({reason_of(error)})", "check its permissions") from None
+    except CompressedError as error:
+        raise DataError(f"{where} is not JSON ({error})", "unpack it") from None
     except (ValueError, RecursionError) as error:  # also of numbers of thousands of digits, and deep nesting
         raise DataError(f"{where} is not JSON ({first_line(error)})", "download or export it again") from None
 

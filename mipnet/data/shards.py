@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mipnet.data.parquet import from_parquet, to_parquet
-from mipnet.errors import DataError
+from mipnet.errors import DataError, first_line
 from mipnet.storage import Folder, byte_range_name
 
 logger = logging.getLogger(__name__)
@@ -192,15 +192,23 @@ def byte_ranges(folder: Folder) -> dict[str, str]:
     """Image name -> name of its byte range in a shard; empty if the folder is not packed.
 
     Raises:
-        DataError: packing was interrupted, or the manifest is broken.
+        DataError: packing was interrupted, or manifest or index are missing or broken.
     """
     if not folder.exists(MANIFEST):
         if folder.exists(UNFINISHED):
             raise DataError(f"{folder.uri} is not packed to its end", "run the same 'mipnet data pack' again")
         return {}
     read_manifest(folder)
-    index = from_parquet(folder.read(INDEX)).to_pydict()
-    columns = (index[name] for name in ("name", "shard", "offset", "size"))
+    where, hint = folder.path(INDEX), "copy the packed folder again, or remove it and pack again"
+    try:
+        content = folder.read(INDEX)
+    except FileNotFoundError:
+        raise DataError(f"{where} is missing", hint) from None
+    try:
+        index = from_parquet(content).to_pydict()
+        columns = [index[name] for name in ("name", "shard", "offset", "size")]
+    except (OSError, ValueError, KeyError) as error:  # all of them of the content
+        raise DataError(f"{where} is damaged ({first_line(error)})", hint) from None
     return {
         name: byte_range_name(shard, offset, size) for name, shard, offset, size in zip(*columns, strict=True)
     }

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 from mipnet.errors import MAX_EXAMPLES, DataError, first_few, one_line
+
+NEARLY_ALL = 0.9
+"""If a larger share of images cannot be read, their folder is another one."""
 
 
 @dataclass
@@ -56,20 +60,27 @@ def bad_share_hint(bad: int, of: int, hint: str) -> str:
     return f"{hint}, or raise --data.max-bad-share" if bad < of else hint
 
 
-def check_readable(unreadable: list[str], of: int, limit: float) -> None:
+def check_readable(unreadable: list[str], of: int, limit: float, folder: str = "") -> None:
     """Check that not too many images are unreadable.
 
     Args:
         unreadable: their names.
         of: how many images there are, readable or not.
         limit: largest fraction of unreadable images, 0 to 1.
+        folder: of a data set's images, for the message.
 
     Raises:
         DataError: more than ``limit`` of the images are unreadable.
     """
     if len(unreadable) > limit * of:
-        heic = any(name.lower().endswith((".heic", ".heif")) for name in unreadable)
+        hint = "mend them"
+        if any(name.lower().endswith((".heic", ".heif")) for name in unreadable):
+            hint = "convert HEIC to JPEG"
+        elif folder and len(unreadable) > NEARLY_ALL * of:
+            hint = f"check --data.images and --data.root: they were looked for in {folder}"
+            if not any(PurePosixPath(name).suffix for name in unreadable):
+                hint = f"give each file_name its ending, such as .jpg, as in {folder}"
         raise DataError(
             f"{len(unreadable)} of {of} images cannot be read ({first_few(unreadable)})",
-            bad_share_hint(len(unreadable), of, "convert HEIC to JPEG" if heic else "mend them"),
+            bad_share_hint(len(unreadable), of, hint),
         )

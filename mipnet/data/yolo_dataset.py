@@ -73,6 +73,11 @@ class YoloDataset:
         )
         self.pictures.check(count + self.pictures.total, limit, where, "bring pictures and labels together")
 
+    @property
+    def left_out(self) -> list[str]:
+        """What was left out, a line for each kind."""
+        return [*self.reader.left_out.lines(), *self.pictures.lines()]
+
     def class_name(self, index: int) -> str:
         """The name of a class, or one made of its index."""
         return self.classes.get(index, f"class_{index}")

@@ -37,8 +37,12 @@ def write_coco(dataset: YoloDataset, out: Path) -> Path:
         if out.is_dir() and os.listdir(out) and not (out / SETTINGS_FILE).is_file():
             raise DataError(f"{out} holds other files", "import into a new folder")
         (out / "annotations").mkdir(parents=True, exist_ok=True)
-        lost = [*dataset.reader.left_out.lines(), *dataset.pictures.lines()]
-        info = {"description": f"{os.path.abspath(dataset.yaml)}, by mipnet data import", "left_out": lost}
+        info = {
+            "description": f"{os.path.abspath(dataset.yaml)}, by mipnet data import",
+            "left_out": dataset.left_out,
+            "mended": dataset.reader.mended.lines(),
+            "notes": dataset.notes,
+        }
         for split, content in dataset.splits.items():
             text = json.dumps({"info": info, **content})
             (out / "annotations" / f"{split}.json").write_text(text, encoding="utf-8")

@@ -12,6 +12,9 @@ from mipnet.data.json_values import whole_number
 from mipnet.errors import DataError
 from mipnet.skeletons import COCO17, SKELETONS, Skeleton
 
+MOST_KEYPOINTS = 1000
+"""Of a person; the time that the checks of a skeleton take grows with the square of their number."""
+
 
 @dataclass(frozen=True)
 class YoloSkeleton:
@@ -43,6 +46,10 @@ def keypoint_shape(content: Mapping[str, Any], where: str) -> tuple[int, int]:
     if len(numbers) != 2 or numbers[0] is None or numbers[0] < 1 or numbers[1] not in (2, 3):
         hint = "give the number of keypoints, and 2 (x, y) or 3 (x, y, visibility): [17, 3]"
         raise DataError(f"{where}: kpt_shape {given!r:.50} cannot be used", hint)
+    if numbers[0] > MOST_KEYPOINTS:
+        raise DataError(
+            f"{where}: kpt_shape {given!r:.50} is too large", f"{MOST_KEYPOINTS} keypoints at most"
+        )
     return numbers[0], numbers[1]
 
 

@@ -121,10 +121,8 @@ def _peoples_category(
     It is the people's, because the tool counts otherwise.
     """
     given = {id_key(entry.get("category_id")) if isinstance(entry, dict) else None for entry in entries}
-    known = {
-        id_key(category["id"]) for category in file.columns.about["categories"][1:]
-    }  # the first is people's
-    if len(given) != 1 or None in given or given & (known | file.person_category_ids):
+    known = {*file.columns.about["other_category_ids"], *file.person_category_ids}
+    if len(given) != 1 or None in given or given & known:
         return set(), []
     (other,) = given
     return given, [f"{uri}: category {other} of all results was taken for people's, {file.category_id}"]

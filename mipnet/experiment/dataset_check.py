@@ -20,7 +20,7 @@ from mipnet.data.validation import check_readable
 from mipnet.errors import DataError, UserError, first_few
 from mipnet.experiment.dataset_proposal import proposal_text, propose
 from mipnet.experiment.dataset_survey import require_survey
-from mipnet.experiment.dataset_verdicts import LOOK, SplitInspection, judge
+from mipnet.experiment.dataset_verdicts import LOOK, SplitInspection, judge, skeleton_lines
 from mipnet.experiment.datasets import dataset_location
 from mipnet.experiment.preflight import check_evaluation, check_people, check_split
 from mipnet.experiment.progress import Progress
@@ -141,7 +141,8 @@ def inspect_split_images(
         own = {name: column[rows] for name, column in columns.items()}
         splits[split].pixels = inspection_of(images, sizes, own)
         try:
-            check_readable(*splits[split].unreadable, config.data.max_bad_share)
+            folder = splits[split].file.images_uri
+            check_readable(*splits[split].unreadable, config.data.max_bad_share, folder)
         except UserError as error:
             problems.append(f"{split}: {error}")
 
@@ -195,7 +196,7 @@ def dataset_report(config: Config, data: Folder, splits: Mapping[str, SplitInspe
     joints = config.data.joints
     crop = f"{config.input.width}x{config.input.height}"
     rows, notes = judge(splits)
-    notes += leakage_lines(splits)
+    notes += [*skeleton_lines(joints), *leakage_lines(splits)]
     notes = [note.replace(f"{data.uri.rstrip('/')}/", "") for note in notes]
     return [
         f"{data.uri}",

@@ -11,7 +11,9 @@ from mipnet.config import Config
 from mipnet.data.annotation_statistics import RECALL_IOU, BoxStatistics, SplitStatistics
 from mipnet.data.coco import CocoKeypointFile
 from mipnet.data.image_inspection import ImageInspection
+from mipnet.data.joint_names import known_sigmas, mirrored_pairs
 from mipnet.errors import first_few
+from mipnet.skeletons import Skeleton
 
 FINE, LOOK, STOP = "fine", "look at this", "will not train"
 """The verdicts, the best first."""
@@ -19,6 +21,10 @@ FEW_TO_TRAIN, FEW_TO_MEASURE = 100, 30
 """Fewer people are worth a look: in the split to train on, and in one to evaluate."""
 MANY_BOXES = 100
 """More boxes an image are worth a look: each is a forward pass."""
+LARGE_SIGMA = 0.15
+"""A larger OKS constant is worth a look; COCO's largest is 0.107, of hips."""
+LARGE_RATIO = 3
+"""So is one that is so many times COCO's of the same joint."""
 FIXES_HINT = "right if the file means that, else mend it there"
 ODDITY_HINT = "mend them in the file: x and y in px of the image; v is 0 not labelled, 1 hidden, 2 visible"
 
@@ -111,6 +117,28 @@ def judge(splits: Mapping[str, SplitInspection]) -> tuple[list[list[str]], list[
         lines += [f"{LOOK}: mended: {note}; {FIXES_HINT}" for note in split.file.fixes]
         lines += [f"{LOOK}: {split.name}, {note}; {FIXES_HINT}" for note in split.notes]
     return rows, lines
+
+
+def skeleton_lines(skeleton: Skeleton) -> list[str]:
+    """A line for what is odd about a skeleton: OKS constants that are lax, sides that are no pair."""
+    lines, joints = [], skeleton.joints
+    large = [
+        f"{joint} {sigma:g}"
+        for joint, sigma, known in zip(joints, skeleton.sigmas, known_sigmas(joints), strict=True)
+        if sigma > (LARGE_RATIO * known if known else LARGE_SIGMA)
+    ]
+    if large:
+        hint = "AP is too high with them: COCO's are 0.025 (eye) to 0.107 (hip), a tenth of pycocotools' list"
+        lines.append(f"{LOOK}: {skeleton.name}, large sigmas: {len(large)} ({first_few(large)}); {hint}")
+    apart = [
+        f"{joints[left]} = {joints[right]}"
+        for left, right in mirrored_pairs(joints)
+        if skeleton.flip_permutation[left] != right
+    ]
+    if apart:
+        hint = "mirrored crops confuse them: add them to the skeleton's flip_pairs"
+        lines.append(f"{LOOK}: {skeleton.name}, left and right without a pair: {first_few(apart)}; {hint}")
+    return lines
 
 
 def figures(splits: Iterable[SplitInspection]) -> list[Figure]:

@@ -157,7 +157,7 @@ def check_split(
     check_people(config, file)
     images = file.people().images
     missing = missing_files(images)
-    check_readable(missing, len(images), config.data.max_bad_share)
+    check_readable(missing, len(images), config.data.max_bad_share, file.images_uri)
     report_corrupt(missing)
     file.orientations.check(config.data.max_bad_share)
     for source in sources:

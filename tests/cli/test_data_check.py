@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from mipnet.cli.main import main
+from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
 
 FILE = "annotations/person_keypoints_{}.json"
@@ -125,6 +127,17 @@ def test_within_the_limit_faults_are_named_and_training_goes_on(
     assert "look at this: train, people who cannot be used: 1 (1 x 1 keypoints instead of 17" in text
 
 
+@pytest.mark.parametrize("images", ["-1", "0"])
+def test_a_folder_without_the_images_is_named(
+    splits: Path, capsys: pytest.CaptureFixture[str], images: str
+) -> None:
+    (splits / "other").mkdir()
+    assert check(splits, "--data.images", "other", "--images", images) == 1
+    said = capsys.readouterr().out
+    assert "8 of 8 images cannot be read" in said
+    assert f"; check --data.images and --data.root: they were looked for in {splits / 'other'}\n" in said
+
+
 def test_few_images_or_none_are_read(splits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken(splits, "an image is corrupt")
     assert check(splits, "--images", "0") == 0
@@ -229,6 +242,30 @@ def test_each_figure_gets_a_verdict_and_a_mend(
         assert row not in before or before[row][-1] == "fine"
         assert rows(text)[row][-3:] == ["look", "at", "this"]
     assert text.rstrip().endswith("ready to train")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, ()),
+        ({"sigmas": [10 * s for s in COCO17.sigmas[:11]] + [0.09] * 6}, ("large sigmas: 11 (nose 0.26, ",)),
+        ({"sigmas": [0.026, 0.08, *COCO17.sigmas[2:]]}, ("large sigmas: 1 (left_eye 0.08); AP is too high",)),
+        ({"flip_pairs": COCO17.flip_pairs[:-1]}, ("without a pair: left_ankle = right_ankle; mirrored",)),
+        (
+            {"flip_pairs": [[15, 14], [13, 16]]},
+            ("left_ear = right_ear, ", "left_wrist = right_wrist and 3 more"),
+        ),
+    ],
+)
+def test_a_skeleton_is_worth_a_look(
+    splits: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    own = {**asdict(COCO17), "name": "own", **change}
+    (splits / "own.json").write_text(json.dumps(own))
+    assert check(splits, "--data.skeleton", str(splits / "own.json")) == 0
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("look at this: own, ")]
+    assert len(lines) == bool(words)
+    assert all(word in lines[0] for word in words)
 
 
 def detections(root: Path, shift: float = 0, category: int = 1) -> Path:

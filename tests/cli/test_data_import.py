@@ -84,18 +84,23 @@ def test_losses_are_said_and_stop_over_the_limit(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     label = source.parent / "labels/train/3.txt"
-    label.write_text(label.read_text() + "\r\n0 0.5 0.5\r\n")
+    text = label.read_text().rstrip("\n")
+    label.write_text(text + "\r\n0 0.5 0.5\r\n" + text.splitlines()[0])
     argv = ["data", "import", str(source), str(tmp_path / "out")]
     assert main(argv) == 2
     said = capsys.readouterr().err
-    assert "1 of 31 samples are unusable" in said
+    assert "1 of 32 samples are unusable" in said
     assert len(said.splitlines()) == 1
     assert not (tmp_path / "out").exists()
     assert main([*argv, "--data.max-bad-share", "0.1"]) == 0
     line = "1 x line of 3 numbers instead of 56: labels/train/3.txt line 5"
-    assert f"left out  {line}\n" in capsys.readouterr().out
-    written = json.loads((tmp_path / "out/annotations/train.json").read_text())
-    assert written["info"]["left_out"] == [line]
+    again = "1 x line that is there again: labels/train/3.txt line 6"
+    said = capsys.readouterr().out
+    assert f"left out  {line}\nmended    {again}\n" in said
+    info = json.loads((tmp_path / "out/annotations/train.json").read_text())["info"]
+    assert (info["left_out"], info["mended"]) == ([line], [again])
+    assert info["notes"]
+    assert "\n".join(info["notes"]) in said
 
 
 def test_another_folders_files_are_not_replaced(

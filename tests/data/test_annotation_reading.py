@@ -359,3 +359,15 @@ def test_a_size_that_is_none_comes_from_the_picture(value: Any) -> None:
     assert kinds(reading) == {"image without width and height, taken from the picture": 1}
     image = read(content).content["images"][0]
     assert (image["width"], image["height"]) == (111, 62)
+
+
+@pytest.mark.parametrize(
+    ("stated", "used"), [(0, 0), (2, 2), ("2", 2), (4, 3), (1e20, 3), (-1, 3), (None, 3)]
+)
+def test_crowdpose_states_a_number_of_keypoints_that_can_be_true(stated: Any, used: int) -> None:
+    content = good()
+    content["annotations"][0]["num_keypoints"] = stated
+    reading = read(content, Rules(crowdpose=True))
+    assert reading.content["annotations"][0]["num_keypoints"] == used
+    kind = "num_keypoints that is not the number of labelled keypoints"
+    assert kinds(reading).get(kind, 0) == (used == 3)

@@ -13,6 +13,7 @@ from mipnet.data.dataset_formats import open_split
 from mipnet.data.detections import read_detections
 from mipnet.data.image_index import ImageIndex, missing_files
 from mipnet.errors import DataError
+from mipnet.evaluation.external_results import read_results
 from mipnet.evaluation.protocols import evaluate_poses
 from mipnet.storage import Folder
 
@@ -266,3 +267,66 @@ def test_kinds_of_animals_are_one_category(small_coco, tmp_path):
     boxes = [{"image_id": 1, "category_id": c, "bbox": [1, 2, 30, 40], "score": 0.5} for c in (4, 5, 6, 9)]
     Folder.of(tmp_path).write("boxes.json", json.dumps(boxes))
     assert len(read_detections(file, Folder.of(tmp_path), "boxes.json", 0)) == 3
+
+
+@pytest.mark.parametrize(
+    ("person", "other", "ids"),
+    [
+        ("1", "2", [1, 2]),
+        ("person", "face", [1, 2]),
+        ("person", 1, [2, 1]),
+        (7, "x", [7, 1]),
+        ("3", "03.5", [3, 1]),
+    ],
+)
+def test_ids_of_categories_are_whole_numbers(small_coco, tmp_path, person, other, ids):
+    def change(content):
+        content["categories"][0]["id"] = person
+        content["categories"].append({"id": other, "name": "face", "keypoints": ["a", "b"]})
+        for annotation in content["annotations"]:
+            annotation["category_id"] = person
+        content["annotations"][0]["category_id"] = other
+
+    file = open_train(copy_with(small_coco, tmp_path, change))
+    assert [category["id"] for category in file.annotations["categories"]] == ids
+    assert len(file.people()) == 29
+    results = file.own_results([{**a, "score": 1} for a in file.annotations["annotations"]])
+    assert {result["category_id"] for result in results} == {person}
+    root = Folder.of(tmp_path)
+    root.write("results.json", json.dumps(results))
+    read, _ = read_results(root, "results.json", file)
+    assert evaluate_poses(DataConfig(), file.annotations, read)["AP"] == pytest.approx(1)
+    root.write("results.json", json.dumps([{**result, "category_id": other} for result in results]))
+    with pytest.raises(DataError, match="which is not of people"):  # it is known, and not theirs
+        read_results(root, "results.json", file)
+
+
+@pytest.mark.parametrize(("others", "boxes"), [([], 2), ([{"id": 7, "name": "ball"}], 1)])
+def test_detections_number_the_only_category_that_is_called_by_text(small_coco, tmp_path, others, boxes):
+    def change(content):
+        content["categories"][0]["id"] = "person"
+        content["categories"] += others
+        for annotation in content["annotations"]:
+            annotation["category_id"] = "person"
+
+    file, root = open_train(copy_with(small_coco, tmp_path, change)), Folder.of(tmp_path)
+    found = [{"image_id": 3, "category_id": c, "bbox": [1, 2, 30, 40], "score": 1} for c in ("person", 1, 2)]
+    root.write("boxes.json", json.dumps(found))
+    assert len(read_detections(file, root, "boxes.json", 0)) == boxes
+
+
+@pytest.mark.parametrize(
+    ("names", "flag"), [(("person", "athlete"), "athlete"), (("person", "a b"), "'a b'")]
+)
+def test_the_category_that_has_the_keypoints_is_named(small_coco, tmp_path, names, flag):
+    def change(content):
+        content["categories"] = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
+        for annotation in content["annotations"]:
+            annotation["category_id"] = 2
+
+    root = copy_with(small_coco, tmp_path, change)
+    with pytest.raises(DataError) as caught:
+        open_train(root).people()
+    assert "no usable person (no annotation of category 'person' has labelled keypoints)" in str(caught.value)
+    assert str(caught.value).endswith(f"; take those of another with --data.category {flag}")
+    assert len(open_split(DataConfig(category=names[1]), root, "train").people()) == 30

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -217,6 +220,15 @@ def test_what_is_no_json_is_said_in_a_line(tmp_path: Path, text: Any) -> None:
         read_json(Folder.of(tmp_path), "a.json")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("pack", "program"), [(gzip.compress, "gzip"), (bz2.compress, "bzip2"), (lzma.compress, "xz")]
+)
+def test_compressed_json_is_to_be_unpacked(tmp_path: Path, pack: Any, program: str) -> None:
+    (tmp_path / "a.json").write_bytes(pack(b"{}"))
+    with pytest.raises(DataError, match=rf"a\.json is not JSON \(compressed by {program}\); unpack it$"):
+        read_json(Folder.of(tmp_path), "a.json")
 
 
 def test_messages_are_one_line_for_any_terminal() -> None:

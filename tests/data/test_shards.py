@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from mipnet.data.crops import CropSettings
 from mipnet.data.dataset_formats import open_split
 from mipnet.data.image_index import missing_files
 from mipnet.data.sample_schedule import SampleSchedule
-from mipnet.data.shards import UNFINISHED, PackedImage, PackingJob, pack, verify
+from mipnet.data.shards import UNFINISHED, PackedImage, PackingJob, byte_ranges, pack, verify
 from mipnet.data.stream import CropLoader
 from mipnet.errors import DataError
 from mipnet.skeletons import COCO17
@@ -105,6 +106,31 @@ def test_damage_is_found(packing):
     assert verify(packing.target) == ["shard-00001.parquet has changed since it was written"]
     name.unlink()
     assert verify(packing.target) == ["shard-00001.parquet is missing"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "words"),
+    [(None, "is missing; "), (0, "is damaged ("), (200, "is damaged ("), (-9, "is damaged (")],
+)
+def test_a_damaged_index_is_said(packing, keep, words):
+    pack(packing)
+    index = Path(packing.target.uri) / "index.parquet"
+    if keep is None:
+        index.unlink()
+    else:
+        index.write_bytes(index.read_bytes()[:keep])
+    with pytest.raises(DataError) as caught:
+        byte_ranges(packing.target)
+    assert str(caught.value).startswith(f"{index} {words}")
+    assert str(caught.value).endswith("; copy the packed folder again, or remove it and pack again")
+
+
+def test_only_files_of_boxes_are_copied(small_coco, tmp_path):
+    shutil.copytree(small_coco.local_path, tmp_path / "data")
+    (tmp_path / "data/boxes/.ipynb_checkpoints").mkdir(parents=True)
+    (tmp_path / "data/boxes/det_train.json").write_text("[]")
+    assert command(Folder.of(tmp_path / "data"), tmp_path / "packed") == 0
+    assert [path.name for path in (tmp_path / "packed/boxes").iterdir()] == ["det_train.json"]
 
 
 def test_an_image_that_is_not_there_is_named(packing):

@@ -36,3 +36,19 @@ def test_a_limit_is_only_offered_where_something_would_be_left(bad: int, raised:
     for error in (people.value, images.value):
         assert ("raise --data.max-bad-share" in error.hint) is raised
         assert error.hint.startswith("mend them")
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "hint"),
+    [
+        ("data/val/{}.jpg", 20, "check --data.images and --data.root: they were looked for in data/val"),
+        ("data/val/{}", 20, "give each file_name its ending, such as .jpg, as in data/val"),
+        ("data/val/{}.heic", 20, "convert HEIC to JPEG"),
+        ("data/val/{}.jpg", 19, "check --data.images"),
+        ("data/val/{}.jpg", 18, "mend them, or raise"),
+    ],
+)
+def test_all_images_are_not_broken_but_elsewhere(name: str, bad: int, hint: str) -> None:
+    with pytest.raises(DataError) as caught:
+        check_readable([name.format(i) for i in range(bad)], 20, 0.1, "data/val")
+    assert caught.value.hint.startswith(hint)

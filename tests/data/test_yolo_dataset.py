@@ -372,6 +372,10 @@ def test_joints_of_a_built_in_skeleton(skeleton: Any, named: bool, mirror: Any, 
 REFUSED = {
     "no kpt_shape": ({"kpt_shape": None}, "has no kpt_shape"),
     "a kpt_shape of words": ({"kpt_shape": "17, 3"}, "kpt_shape '17, 3' cannot be used"),
+    "thousands of joints": (
+        {"kpt_shape": [1001, 3]},
+        "kpt_shape [1001, 3] is too large; 1000 keypoints at most",
+    ),
     "four numbers a joint": ({"kpt_shape": [3, 4]}, "kpt_shape"),
     "a short flip_idx": ({"flip_idx": [0, 1]}, "is no mirror of 3 keypoints"),
     "a flip_idx in a circle": ({"flip_idx": [1, 2, 0]}, "is no mirror of 3 keypoints"),
