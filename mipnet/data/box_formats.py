@@ -38,9 +38,9 @@ def box_format(boxes: np.ndarray, sizes: np.ndarray, keypoints: np.ndarray | Non
         sizes: (B, 2) width and height of each box's image in px.
         keypoints: (B, K, 3) x, y, v in px of each box's person, if they are known.
     """
-    if len(boxes) < 2 or boxes.max(initial=0) <= 0:
-        return "xywh"
     relative = is_relative(boxes, sizes)
+    if boxes.max(initial=0) <= 0 or (len(boxes) < 2 and not relative):
+        return "xywh"
     plain = 1 - box_fits(boxes, sizes, keypoints).mean()
     if not relative and (plain <= DOUBT or (plain < 0.5 and plain * len(boxes) <= FEW)):
         return "xywh"
@@ -54,8 +54,8 @@ def box_format(boxes: np.ndarray, sizes: np.ndarray, keypoints: np.ndarray | Non
 
 
 def is_relative(values: np.ndarray, sizes: np.ndarray) -> bool:
-    """Whether coordinates are shares of their images, not px: few are large, in images that are."""
-    if len(values) < 2 or not values.any() or sizes.min() <= 4:
+    """Whether numbers (n, 2 or 4) are shares of their images, not px: few are large, in images that are."""
+    if values.size < 4 or not values.any() or sizes.min() <= 4:
         return False
     return bool((np.abs(values) > LARGEST_SHARE).mean() <= MOST_BEYOND)
 

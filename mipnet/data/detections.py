@@ -159,7 +159,9 @@ def detection_boxes(
         )
     if unscored:
         notes.append(f"{where}: {unscored} boxes without a score, taken for 1")
-    table = _in_pixels(table, where, images, notes)
+    table = _in_images(_in_pixels(table, where, images, notes), where, images, notes)
+    if (highest := table[:, 5].max(initial=0)) > 1:
+        notes.append(f"{where}: scores reach {highest:g}, where thresholds expect 0 to 1; divide them")
     if images.people and (overlap := _best_overlap(table, images.people())) < LEAST_OVERLAP:
         notes.append(
             f"{where}: the boxes hardly overlap the annotated people (the best of an image by an IoU of "
@@ -211,9 +213,7 @@ def _with_images(
 def _in_pixels(table: np.ndarray, where: str, images: DetectionImages, notes: list[str]) -> np.ndarray:
     """A table (image's index, box, score) with boxes x, y, w, h in px; adds to the notes what was turned."""
     image_index, boxes = table[:, 0].astype(np.int64), table[:, 1:5]
-    chosen = np.arange(len(table))
-    if images.judged is not None and len(table) > images.judged:
-        chosen = np.linspace(0, len(table) - 1, images.judged).astype(np.int64)
+    chosen = _judged(table, images)
     sizes = images.sizes(image_index[chosen])
     known = ~np.isnan(sizes).any(1)
     found = box_format(boxes[chosen[known]], sizes[known])
@@ -228,6 +228,36 @@ def _in_pixels(table: np.ndarray, where: str, images: DetectionImages, notes: li
     if not known.all():
         notes.append(f"left out of {where}: {(~known).sum()} boxes of images whose size cannot be read")
     return turned[known]
+
+
+def _judged(table: np.ndarray, images: DetectionImages) -> np.ndarray:
+    """Rows of a table by which all are judged, evenly spread."""
+    if images.judged is None or len(table) <= images.judged:
+        return np.arange(len(table))
+    return np.linspace(0, len(table) - 1, images.judged).astype(np.int64)
+
+
+def _in_images(table: np.ndarray, where: str, images: DetectionImages, notes: list[str]) -> np.ndarray:
+    """A table (image's index, box, score) without boxes that miss their image; notes how many these are.
+
+    Raises:
+        DataError: all do.
+    """
+
+    def missing(part: np.ndarray) -> np.ndarray:
+        low, high = part[:, 1:3], part[:, 1:3] + part[:, 3:5]
+        sizes = images.sizes(part[:, 0].astype(np.int64))  # nan, and so not missed, where it is not known
+        return np.asarray(np.any((low >= sizes) | (high <= 0), axis=1))
+
+    if not missing(table[_judged(table, images)]).any():
+        return table
+    missed = missing(table)
+    if missed.all():
+        raise DataError(
+            f"{where}: all {len(table)} boxes lie outside of their images", "give x, y, width, height in px"
+        )
+    notes.append(f"left out of {where}: {missed.sum()} boxes outside of their images")
+    return table[~missed]
 
 
 def _overlap(table: np.ndarray, people: Boxes) -> float:

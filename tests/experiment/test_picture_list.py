@@ -170,6 +170,27 @@ def test_boxes_of_other_formats_are_turned(
     assert words in capsys.readouterr().out
 
 
+def test_boxes_that_miss_their_picture_and_scores_in_percent_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = find_pictures([str(folder(tmp_path / "p", "a.png"))])
+    far = {"file_name": "a.png", "bbox": [1000, 10, 50, 80]}
+    boxes = read(tmp_path, pictures, [far, {"file_name": "a.png", "bbox": BOX, "score": 90}])
+    assert boxes.boxes.tolist() == [BOX]
+    said = capsys.readouterr().out
+    assert "1 boxes outside of their images" in said
+    assert "scores reach 90, where thresholds expect 0 to 1" in said
+    with pytest.raises(DataError, match=r"all 2 boxes lie outside of their images; give x, y, width, height"):
+        read(tmp_path, pictures, [far, far])
+
+
+def test_one_box_of_shares_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = find_pictures([str(folder(tmp_path / "p", "a.png"))])
+    boxes = read(tmp_path, pictures, [{"file_name": "a.png", "bbox": [0.4, 0.375, 0.3, 0.5]}])
+    assert np.allclose(boxes.boxes, [40, 30, 30, 40])
+    assert "x, y, width, height as shares of the image" in capsys.readouterr().out
+
+
 def listing(root: Path, *images: tuple[Any, str], **more: Any) -> str:
     return written(root, {"images": [{"id": i, "file_name": name} for i, name in images], **more}, "l.json")
 
