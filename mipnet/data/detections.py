@@ -257,7 +257,8 @@ def _in_images(table: np.ndarray, where: str, images: DetectionImages, notes: li
             f"{where}: all {len(table)} boxes lie outside of their images", "give x, y, width, height in px"
         )
     notes.append(f"left out of {where}: {missed.sum()} boxes outside of their images")
-    return table[~missed]
+    kept: np.ndarray = table[~missed]
+    return kept
 
 
 def _overlap(table: np.ndarray, people: Boxes) -> float:
