@@ -104,8 +104,9 @@ class MetricForwarder:
             record: "training" and "validation" have a ``row`` of metrics; "started" the ``step`` from which
                 workers go on, ``precision``, ``device`` and their number ``workers``; "failed" the ``cause``;
                 "notice" the ``nodes`` that will be taken away, in so many ``seconds`` or None; "unreadable"
-                ``names`` of images; "unvalidated" ``step`` and ``cause``; "file", if there is a ``step``, the
-                ``name`` of the pictures of its validation. Others are for MLflow alone.
+                ``names`` of images; "unvalidated" ``step`` and ``cause``; "late" the ``step`` that was waited
+                for, and ``seconds``; "file", if there is a ``step``, the ``name`` of the pictures of its
+                validation. Others are for MLflow alone.
             repeated: the step was recorded before.
         """
         match record["do"]:
@@ -118,6 +119,8 @@ class MetricForwarder:
                 self._corrupt_images(record["names"])
             case "unvalidated":
                 say_once(f"warning: step {record['step']} could not be validated: {record['cause']}")
+            case "late":
+                say(late_line(record))
             case "started":
                 self._note_start(record)
             case "training":
@@ -165,6 +168,13 @@ def notice_line(record: Record) -> str:
     seconds = record["seconds"]
     length = "without a deadline" if seconds is None else f"of {max(seconds, 0)} s"
     return f"notice {length} for {', '.join(nodes)}"
+
+
+def late_line(record: Record) -> str:
+    """Of a validation beside the training that has not come."""
+    late = f"step {record['step']} is not validated after {record['seconds']} s of waiting"
+    goes_on = "the training goes on, and it is made up for after the last step at the latest"
+    return f"warning: {late} (no free GPU?): {goes_on}; --validation inline needs no other GPU"
 
 
 def drain_reason(record: Record) -> str:

@@ -235,6 +235,16 @@ def test_an_odd_record_is_named_and_ends_nothing(
     assert forwarder.progress.done == 20
 
 
+def test_a_validation_that_does_not_come_is_named(
+    forwarder: MetricForwarder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forwarder.forward({"do": "late", "step": 8, "seconds": 605})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(
+        "warning: step 8 is not validated after 605 s of waiting (no free GPU?): the training goes"
+    )
+
+
 def test_a_resume_says_where_and_why(run: Run, tracker: Recorder) -> None:
     note_event(run, tracker, "resume", 12, "interrupted")
     assert event_line(run.state["events"][0]) == "resumed at step 12: interrupted"
