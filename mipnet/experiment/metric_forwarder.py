@@ -44,6 +44,7 @@ class MetricForwarder:
         self.run, self.tracker, self.progress, self.total_steps = run, tracker, progress, total_steps
         self.reader = JournalReader(run.folder)
         self._workers, self._failure, self._validation_line = 0, "", ""
+        self._failures = 0
         self._notice: Record | None = None
         self._corrupt_images = CorruptImageLog(run.folder)
         self._stop_requested = threading.Event()
@@ -111,7 +112,7 @@ class MetricForwarder:
         """
         match record["do"]:
             case "failed":
-                self._failure = record["cause"]
+                self._note_failure(record["cause"])
             case "notice":
                 self._notice = record
                 say(notice_line(record))
@@ -140,6 +141,13 @@ class MetricForwarder:
             self.run.note(validations=[*known, *new])
         for row in self.run.state.get("validations", [])[-1:]:
             self._validation_line = validation_line(row)
+
+    def _note_failure(self, cause: str) -> None:
+        """Workers failed; they start again when there is room for them, which may take long."""
+        self._failure, self._failures = cause, self._failures + 1
+        resources = self.run.config.resources
+        if self._failures <= resources.max_failures:  # else it ends the training, which says why
+            say(f"workers failed: {cause}; waiting for room for {resources.workers_in_words} worker(s)")
 
     def _note_start(self, record: Record) -> None:
         """Workers started; each start but the first is a restart, after a failure or with another number."""
