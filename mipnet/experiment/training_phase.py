@@ -209,7 +209,7 @@ def fetch_initial(run: Run) -> str:
                     say(f"{init}: {note}")
                 source = Folder.of(done.folder)
             else:
-                source = resolve_model(init, Folder(run.folder.uri.rpartition("/runs/")[0]))
+                source = resolve_model(init, run.storage)
             copy_model(source, folder)
         local = folder.download(Path(scratch))
         return warm_start_from_folder(model_from_config(run.config), local, run.config.data.joints, init)
