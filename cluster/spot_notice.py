@@ -4,8 +4,8 @@
     python spot_notice.py gcp                   the same on Google Cloud
     python spot_notice.py now --seconds 15      at once, as from a pod's preStop hook
 
-Waits for the cloud's notice in the machine's metadata and then runs `ray drain-node` once. Needs nothing but
-Python: in the image it lies in /usr/local/bin, without this project.
+Waits for the cloud's notice in the machine's metadata and then runs `ray drain-node`, again while the head is
+away. Needs nothing but Python: in the image it lies in /usr/local/bin, without this project.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,9 @@ SECONDS_BETWEEN_QUESTIONS = 5.0
 REQUEST_SECONDS = 5.0
 GCP_WAIT_SECONDS = 60
 """For which Google's metadata server keeps a question until the answer changes."""
+SECONDS_BETWEEN_DRAINS = 2.0
+DRAIN_SECONDS = 30.0
+"""After which a `ray drain-node` that does not end is given up."""
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """The metadata are the machine's own: a proxy would give another one's, or none."""
 
@@ -147,12 +150,35 @@ def node_of_this_machine(processes: Path = Path("/proc")) -> str:
     return found.pop()
 
 
-def drain(notice: Notice, node: str) -> int:
-    """Run ``ray drain-node``; its exit status."""
+def exit_status(words: Sequence[str]) -> int:
+    """Of a command; 1 if it does not end."""
+    try:
+        return subprocess.run(words, timeout=DRAIN_SECONDS).returncode
+    except subprocess.TimeoutExpired:
+        return 1
+
+
+def drain(
+    notice: Notice,
+    node: str,
+    run: Callable[[Sequence[str]], int] = exit_status,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> int:
+    """Run ``ray drain-node`` until it succeeds or the time is over; the last exit status."""
     words = ["ray", "drain-node", "--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
-    words += ["--reason-message", notice.reason, "--deadline-remaining-seconds", str(notice.seconds)]
+    words += ["--reason-message", notice.reason, "--deadline-remaining-seconds"]
     print(f"spot_notice: {notice.reason}: draining node {node}, {notice.seconds} s", flush=True)
-    return subprocess.run(words).returncode
+    left, deadline, complained = float(notice.seconds), clock() + notice.seconds, False
+    while status := run([*words, str(int(left))]):
+        if (left := deadline - clock() - SECONDS_BETWEEN_DRAINS) <= 0:
+            break
+        if not complained:
+            again = f"again every {SECONDS_BETWEEN_DRAINS:g} s until the time is over"
+            print(f"spot_notice: `ray drain-node` failed (status {status}); {again}", file=sys.stderr)
+        complained = True
+        sleep(SECONDS_BETWEEN_DRAINS)
+    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,7 +31,7 @@ from typing import Any
 from mipnet.config import Config, differences, digest, from_dict, to_yaml
 from mipnet.errors import ConfigError, UserError, first_few
 from mipnet.lease import lease
-from mipnet.storage import Folder
+from mipnet.storage import Folder, split_uri
 
 TRAINING_FOLDER = "training"
 MODEL_FOLDER = "model"
@@ -56,6 +56,12 @@ class Run:
     config: Config
     state: dict[str, Any] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    @property
+    def storage(self) -> Folder:
+        """The folder whose folder ``runs`` has this run."""
+        runs, _ = split_uri(self.folder.uri)
+        return split_uri(runs.uri)[0]
 
     @property
     def finished(self) -> bool:
@@ -149,7 +155,7 @@ def load_run(folder: Folder) -> Run:
     except (OSError, ValueError, yaml.YAMLError, ConfigError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder.uri} is not a run ({reason})", "start another with --new") from None
-    return Run(folder.uri.rpartition("/")[2], folder, config, state)
+    return Run(split_uri(folder.uri)[1], folder, config, state)
 
 
 @contextmanager

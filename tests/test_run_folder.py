@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mipnet.config import Config, digest, from_dict, preset
+from mipnet.config import Config, digest, from_dict, preset, to_yaml
 from mipnet.errors import UserError
 from mipnet.run_folder import default_name, load_run, locked, open_run
 from mipnet.storage import Folder
@@ -45,6 +45,23 @@ def test_other_settings_are_another_run(storage: Folder) -> None:
     names = {open_run(storage, c).name for c in (config(), config(train={"seed": 1}))}
     assert len(names) == 2
     assert storage.names("runs") == sorted(names)
+
+
+class Remote(Folder):
+    """An object store that has the configuration of every run."""
+
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        return to_yaml(config()).encode()
+
+    def exists(self, name: str = "") -> bool:
+        return False
+
+
+@pytest.mark.parametrize("storage", ["s3://bucket/mipnet?region=eu&scheme=http", "s3://bucket", "/data/a?b"])
+def test_a_run_has_name_and_storage_without_losing_parameters(storage: str) -> None:
+    run = load_run(Remote(Folder(storage).join("runs").path("single")))
+    assert run.name == "single"
+    assert run.storage == Folder(storage)
 
 
 def test_resources_and_tracking_may_change_between_starts(storage: Folder) -> None:

@@ -180,11 +180,13 @@ def log_progress(search: Run, tracker: Tracker) -> None:
     write_reports(search)
     summary = summarise_search(search)
     finished = summary.finished
-    ended = sum(trial.done for r in summary.results for trial, _ in r.trials)
+    # A promoted trial ends once more.
+    ended = sum(len(trial.scores) + bool(trial.failed) for r in summary.results for trial, _ in r.trials)
     if finished:
         best = finished[0].final_score.ap
         values = {"search/best_occlusion_AP": best, "search/finished": float(len(finished))}
-        tracker.log_metrics(values, ended)
+        # The report after the last trial, and another start, have the same values again.
+        tracker.log_metrics(values, ended, once=f"search {json.dumps(values)}")
     tracker.set_tags({"mlflow.note.content": search.folder.read("report.md").decode()})
     for name in (*SEARCH_FILES, *(["best.yaml"] if finished else [])):
         tracker.log_file(name)

@@ -44,6 +44,7 @@ class MetricForwarder:
         self.run, self.tracker, self.progress, self.total_steps = run, tracker, progress, total_steps
         self.reader = JournalReader(run.folder)
         self._workers, self._failure, self._validation_line = 0, "", ""
+        self._failures = 0
         self._notice: Record | None = None
         self._corrupt_images = CorruptImageLog(run.folder)
         self._stop_requested = threading.Event()
@@ -104,13 +105,14 @@ class MetricForwarder:
             record: "training" and "validation" have a ``row`` of metrics; "started" the ``step`` from which
                 workers go on, ``precision``, ``device`` and their number ``workers``; "failed" the ``cause``;
                 "notice" the ``nodes`` that will be taken away, in so many ``seconds`` or None; "unreadable"
-                ``names`` of images; "unvalidated" ``step`` and ``cause``; "file", if there is a ``step``, the
-                ``name`` of the pictures of its validation. Others are for MLflow alone.
+                ``names`` of images; "unvalidated" ``step`` and ``cause``; "late" the ``step`` that was waited
+                for, and ``seconds``; "file", if there is a ``step``, the ``name`` of the pictures of its
+                validation. Others are for MLflow alone.
             repeated: the step was recorded before.
         """
         match record["do"]:
             case "failed":
-                self._failure = record["cause"]
+                self._note_failure(record["cause"])
             case "notice":
                 self._notice = record
                 say(notice_line(record))
@@ -118,6 +120,8 @@ class MetricForwarder:
                 self._corrupt_images(record["names"])
             case "unvalidated":
                 say_once(f"warning: step {record['step']} could not be validated: {record['cause']}")
+            case "late":
+                say(late_line(record))
             case "started":
                 self._note_start(record)
             case "training":
@@ -137,6 +141,13 @@ class MetricForwarder:
             self.run.note(validations=[*known, *new])
         for row in self.run.state.get("validations", [])[-1:]:
             self._validation_line = validation_line(row)
+
+    def _note_failure(self, cause: str) -> None:
+        """Workers failed; they start again when there is room for them, which may take long."""
+        self._failure, self._failures = cause, self._failures + 1
+        resources = self.run.config.resources
+        if self._failures <= resources.max_failures:  # else it ends the training, which says why
+            say(f"workers failed: {cause}; waiting for room for {resources.workers_in_words} worker(s)")
 
     def _note_start(self, record: Record) -> None:
         """Workers started; each start but the first is a restart, after a failure or with another number."""
@@ -165,6 +176,13 @@ def notice_line(record: Record) -> str:
     seconds = record["seconds"]
     length = "without a deadline" if seconds is None else f"of {max(seconds, 0)} s"
     return f"notice {length} for {', '.join(nodes)}"
+
+
+def late_line(record: Record) -> str:
+    """Of a validation beside the training that has not come."""
+    late = f"step {record['step']} is not validated after {record['seconds']} s of waiting"
+    goes_on = "the training goes on, and it is made up for after the last step at the latest"
+    return f"warning: {late} (no free GPU?): {goes_on}; --validation inline needs no other GPU"
 
 
 def drain_reason(record: Record) -> str:

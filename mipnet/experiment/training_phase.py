@@ -120,8 +120,13 @@ def validation_plan(run: Run, data: Folder, last_step: int) -> ValidationPlan:
     file = open_split(config.data, data, split)
     num_boxes = len(load_boxes(file, data, split, selection_source(config), config))
     every = run.state.get(VALIDATION_KEY) or checkpoints_per_validation(config, num_boxes)
-    spare_gpus = int(ray.cluster_resources().get("GPU", 0)) - config.resources.max_workers
-    plan = plan_validation(config, num_boxes, last_step, every=every, spare_gpus=spare_gpus)
+    spare_gpus, free_gpus = (
+        int(found.get("GPU", 0)) - config.resources.max_workers
+        for found in (ray.cluster_resources(), ray.available_resources())
+    )
+    plan = plan_validation(
+        config, num_boxes, last_step, every=every, spare_gpus=spare_gpus, free_gpus=free_gpus
+    )
     run.note(**{VALIDATION_KEY: every})
     say(plan.line(num_boxes, config.resources.gpu is True))
     return plan
@@ -204,7 +209,7 @@ def fetch_initial(run: Run) -> str:
                     say(f"{init}: {note}")
                 source = Folder.of(done.folder)
             else:
-                source = resolve_model(init, Folder(run.folder.uri.rpartition("/runs/")[0]))
+                source = resolve_model(init, run.storage)
             copy_model(source, folder)
         local = folder.download(Path(scratch))
         return warm_start_from_folder(model_from_config(run.config), local, run.config.data.joints, init)

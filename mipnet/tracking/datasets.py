@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mipnet.data.coco import CocoKeypointFile
+from mipnet.storage import split_uri
 
 if TYPE_CHECKING:
     from mipnet.config.schema import DataConfig
@@ -35,7 +36,7 @@ def describe_datasets(
         only once per run.
     """
     uses = {"training": (data.train,), "validation": (data.val,), "evaluation": data.evaluate}
-    root = folder.uri.rstrip("/").rpartition("/")[2]
+    _, root = split_uri(folder.uri)
     found = []
     for split, file in files.items():
         size = {"people": file.num_measured, "images": len(file.images())}

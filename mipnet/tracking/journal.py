@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,8 +85,7 @@ class Journal:
 
     def _sync(self) -> bool:
         try:
-            with open(self.folder.local_path / self._name, "rb") as file:
-                os.fsync(file.fileno())
+            sync(self.folder, self._name)
         except OSError:
             logger.warning("cannot write to %s", self.folder.uri, exc_info=True)
             return False
@@ -128,6 +127,16 @@ class Journal:
         """Numbered, so that readers find the files of a restarted process after those of the first one."""
         numbers = [int(name.partition("-")[0]) for name in self.folder.stats() if name[0].isdigit()]
         return f"{max(numbers, default=0) + 1:06d}-{self.source}-{uuid.uuid4().hex[:8]}.jsonl"
+
+
+def sync(folder: Folder, name: str) -> None:
+    """Bring a file of a local folder from the system's memory to the disk, whoever has written it.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    with open(folder.local_path / name, "rb") as file:
+        os.fsync(file.fileno())
 
 
 @dataclass(frozen=True)
@@ -178,6 +187,15 @@ class JournalReader:
                 if record := self._parse(line, f"{name}, byte {begin}"):
                     yield Entry(name, begin, record, self._is_repeated(record))
                 begin = self.positions[name]
+
+    def sync(self, names: Collection[str]) -> None:
+        """Bring files of the journal to the disk; an object store has what it shows.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        for name in names if self.folder.is_local else ():
+            sync(self.folder, name)
 
     def _parse(self, line: bytes, place: str) -> Record | None:
         if not line:

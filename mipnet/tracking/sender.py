@@ -134,6 +134,9 @@ class Sender:
                 new = entry.begin >= self._sent.get(entry.file, 0) and not entry.repeated
                 if new and entry.record["do"] in self._kinds:
                     self._waiting.append(entry)
+        # What MLflow has must outlive a power cut in the journal, too: else these steps are made and sent
+        # again, with another time. Not done where they are recorded, because the training would wait for it.
+        self._reader.sync({entry.file for entry in self._waiting})
         kept: list[Entry] = []
         failure: Exception | None = None
         try:

@@ -1,18 +1,18 @@
 """Whether a training ends before its last step: by ``train.patience``, or by ``train.max_hours``.
 
 Patience depends only on the validations that the plan makes in any case, so that a training that was killed
-and goes on ends at the same step. Rank 0 decides, and tells the others.
+and goes on ends at the same step. Only a validation beside the training that does not come in time, because
+others hold its GPU, is not waited for: it counts when it comes. Rank 0 decides, and tells the others.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ray.train
 from ray.train.collective import broadcast_from_rank_zero
 
 from mipnet.config.schema import TrainConfig
@@ -48,12 +48,19 @@ class EarlyEndRule:
         rank: of this process.
         deadline: in seconds since 1970, by the clock of the driver's node, with which the others' agree to
             seconds; inf is none.
+        wait: see ``ValidationWait``.
     """
 
     def __init__(
-        self, train: TrainConfig, plan: ValidationPlan | None, run_folder: Folder, rank: int, deadline: float
+        self,
+        train: TrainConfig,
+        plan: ValidationPlan | None,
+        run_folder: Folder,
+        rank: int,
+        deadline: float,
+        wait: Callable[[int], Iterable[Any]] = lambda step: (),
     ) -> None:
-        self.plan, self.rank, self.deadline = plan, rank, deadline
+        self.plan, self.rank, self.deadline, self._wait = plan, rank, deadline, wait
         self.patience = train.patience if plan else 0
         self.log_steps, self.max_hours = train.log_steps, train.max_hours
         self.scores = recorded_scores(run_folder) if self.patience and rank == 0 else {}
@@ -74,12 +81,12 @@ class EarlyEndRule:
         """Whether patience ends the training with this checkpoint unless it is better than all before.
 
         Then it has to be validated before the training goes on. Only asks where a task of its own validates:
-        its results come later, at the latest when the next checkpoint is due.
+        its results come later, at the latest when the next checkpoint is due, unless they do not come.
         """
         if not self.patience or self.plan is None or not self.plan.beside(step):
             return False
         if self.rank == 0:
-            for each in ray.train.get_all_reported_checkpoints():  # waits for those that are being validated
+            for each in self._wait(step):
                 self._add(step_from_path(str(each.checkpoint.path)), each.metrics)
         return bool(broadcast_from_rank_zero(self._without_better(step) >= self.patience))
 

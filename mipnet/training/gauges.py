@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from ray.util.metrics import Gauge
 
-from mipnet.storage import Folder
+from mipnet.storage import Folder, split_uri
 
 DESCRIPTIONS = {
     "samples_per_second": "training samples per second, of all ranks",
@@ -28,7 +28,7 @@ class TrainingGauges:
     """
 
     def __init__(self, run_folder: Folder) -> None:
-        self.tags = {"run": run_folder.uri.partition("?")[0].rpartition("/")[2]}
+        self.tags = {"run": split_uri(run_folder.uri)[1]}
         self.gauges: dict[str, Gauge] = {}
 
     def set(self, name: str, value: float) -> None:

@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import ReportedCheckpointStatus
 
 from mipnet.config import Config
 from mipnet.data.coco import Boxes, CocoKeypointFile
@@ -34,11 +32,9 @@ from mipnet.training.recovery import prune, read_record
 from mipnet.training.step import TrainStep
 from mipnet.training.validation_pictures import ValidationPicture
 from mipnet.training.validation_plan import ValidationPlan
+from mipnet.training.validation_wait import ValidationWait
 
 logger = logging.getLogger(__name__)
-
-VALIDATION_WAIT_SECONDS = 5.0
-"""For a validation beside the training, before it is asked again whether a checkpoint is urgent."""
 
 Share = list[Block] | Exception
 """What a rank predicted, or why it could not."""
@@ -69,6 +65,8 @@ class WorkerValidation:
         journal: of the run.
         rank: of this process.
         urgent: takes the seconds that work will take; whether a checkpoint has to be saved before.
+        first_step: number of steps done when this process began.
+        wait: for those beside the training.
     """
 
     plan: ValidationPlan
@@ -79,8 +77,10 @@ class WorkerValidation:
     journal: Journal
     rank: int
     urgent: Callable[[float], bool] = lambda seconds: False
+    first_step: int = 0
 
     def __post_init__(self) -> None:
+        self.wait = ValidationWait(self.plan, self.journal, lambda s: self.urgent(s), self.first_step)
         self._training = self.run_folder.join(TRAINING_FOLDER)
         self._split: ValidationSplit | None = None
         self._scores: dict[str, Metrics] = {}  # of this process: Ray records them some time after
@@ -103,7 +103,7 @@ class WorkerValidation:
         if self.plan.beside(step.step) and not here:
             # One may wait at most: else the last step would be followed by those that came too late.
             if self.rank == 0:
-                self._wait_for_validations()
+                self.wait(step.step)
             return {}
         if not here and not self.plan.inline(step.step):
             return {}
@@ -125,13 +125,6 @@ class WorkerValidation:
         except Exception:
             # It is recorded, and the training goes on: the driver tries again after the last step.
             return {}
-
-    def _wait_for_validations(self) -> None:
-        """Wait for those beside the training, but not if a checkpoint has to be saved at once."""
-        pending = True
-        while pending and not self.urgent(VALIDATION_WAIT_SECONDS):
-            found = ray.train.get_all_reported_checkpoints(timeout_s=VALIDATION_WAIT_SECONDS)
-            pending = any(each.status is ReportedCheckpointStatus.PENDING_VALIDATION for each in found)
 
     def put_pictures(self) -> None:
         """Put what the last validation has drawn into the storage."""

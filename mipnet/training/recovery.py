@@ -7,6 +7,7 @@ whole, and the best one is chosen among those whose weights are whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -46,6 +47,9 @@ logger = logging.getLogger(__name__)
 
 RECORD_FILE = "checkpoint_manager_snapshot.json"
 """Ray Train's record of a run's checkpoints (its ``_CheckpointManagerState``)."""
+REMOVAL_MARK = "removed-"
+"""In the name of an empty file beside a checkpoint that is being removed. A kill in between leaves a part of
+the checkpoint, which would else look like a damaged one."""
 NUM_NEWEST = 2
 """So many of the newest checkpoints are kept beside the best."""
 
@@ -71,7 +75,7 @@ def recover(
     validations: Sequence[Mapping[str, Any]] = (),
     pending: Callable[[int], bool] = lambda step: False,
 ) -> Recovery:
-    """Say which checkpoints are not whole, and mend Ray Train's record; removes nothing.
+    """Say which checkpoints are not whole, and mend Ray Train's record; removes only what is half removed.
 
     Args:
         training: the run's folder of checkpoints.
@@ -82,6 +86,7 @@ def recover(
     Raises:
         UserError: no checkpoint is whole although one was completed, or the storage does not answer.
     """
+    finish_removals(training)
     names = checkpoint_names(training)
     try:
         metrics = read_record(training)
@@ -211,12 +216,36 @@ def prune(
         keep: names of earlier ones that wait for their validation.
     """
     try:
+        finish_removals(training)
         recorded = {**read_record(training), **scores}
         whole = [name for name in checkpoint_names(training) if not missing_files(training.join(name))]
         best = best_checkpoint({name: each for name, each in recorded.items() if name in whole})
         for name in set(whole) - {best, *whole[-NUM_NEWEST:], *keep}:
             if name <= validated:  # they are validated in the order of their steps
                 logger.info("removing %s", name)
-                training.remove(name)
+                remove_checkpoint(training, name)
     except (OSError, ValueError, UserError):
         logger.warning("old checkpoints in %s are kept", training.uri, exc_info=True)
+
+
+def remove_checkpoint(training: Folder, name: str) -> None:
+    """Remove a checkpoint, so that a kill in between leaves one that ``finish_removals`` knows."""
+    with contextlib.suppress(OSError, UserError):  # a full disk takes no mark, and needs the room
+        training.write(REMOVAL_MARK + name, b"")
+    training.remove(name)
+    training.remove(REMOVAL_MARK + name)
+
+
+def finish_removals(training: Folder) -> None:
+    """Remove what is left of checkpoints whose removal was cut off; a whole one stays."""
+    try:
+        for mark in training.names():
+            if not mark.startswith(REMOVAL_MARK):
+                continue
+            name = mark.removeprefix(REMOVAL_MARK)
+            if missing_files(training.join(name)):
+                logger.info("removing what is left of %s", name)
+                training.remove(name)
+            training.remove(mark)
+    except (OSError, UserError):
+        logger.warning("parts of old checkpoints in %s are kept", training.uri, exc_info=True)

@@ -81,6 +81,10 @@ COLLECTIVE_TIMEOUT_SECONDS = 600
 hour. All ranks compute the same, also in a validation; while rank 0 scores its poses or saves a checkpoint,
 they wait in Ray Train's ``report``, which has no limit."""
 
+VALIDATION_TASK = {"num_cpus": 0, "max_retries": 100}
+"""Options of the task that validates beside the training. One loss more than Ray's 3 retries would end the
+training; without a limit, a process that always crashes would keep it from ever ending."""
+
 LOST_ACTOR_ERRORS = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
 """An actor whose process or node is gone; the second if Ray killed it because memory ran out."""
 NODE_ADDRESS = re.compile(r"\bip[:=] *([\da-fA-F.:]*\d)")
@@ -179,7 +183,7 @@ def train(
         max_decoding_tasks=max_decoding_tasks,
         deadline=deadline,
         validation={"plan": plan, "data": data},
-        validation_config=ValidationConfig(fn=validate_and_prune, ray_remote_kwargs={"num_cpus": 0}),
+        validation_config=ValidationConfig(fn=validate_and_prune, ray_remote_kwargs=VALIDATION_TASK),
     )
     ended = outcome.get("ended")
     plan = replace(plan, end_step=outcome["step"]) if ended else plan

@@ -1,7 +1,7 @@
 """Which checkpoints of a training are validated, and by whom: decided before it begins, from an estimate.
 
 What is measured while a training runs decides nothing: the best weights would depend on the load of the
-machine. A validation that takes longer than estimated makes the training wait instead.
+machine. A validation that takes longer than estimated makes the training wait instead (``ValidationWait``).
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ class ValidationPlan:
         every: how many checkpoints there are to one that is validated; the last is always validated.
         checkpoint_steps: steps from one checkpoint to the next.
         end_step: the last step.
+        beside_steps: steps of the training in the time of a validation beside it, as estimated.
     """
 
     where: Literal["inline", "beside"]
     every: int
     checkpoint_steps: int
     end_step: int
+    beside_steps: float = 0.0
 
     def scheduled(self, step: int) -> bool:
         """Whether the checkpoint of a step is validated wherever the training ends."""
@@ -96,7 +98,7 @@ def checkpoints_per_validation(config: Config, num_boxes: int) -> int:
 
 
 def plan_validation(
-    config: Config, num_boxes: int, end_step: int, *, every: int, spare_gpus: int
+    config: Config, num_boxes: int, end_step: int, *, every: int, spare_gpus: int, free_gpus: int
 ) -> ValidationPlan:
     """Where and how often to validate.
 
@@ -109,6 +111,7 @@ def plan_validation(
         end_step: the last step.
         every: of the run, see ``checkpoints_per_validation``.
         spare_gpus: GPUs of the cluster beyond those of the workers.
+        free_gpus: of them, those that nobody holds now.
 
     Raises:
         UserError: validation beside the training is asked for where all GPUs train.
@@ -120,7 +123,8 @@ def plan_validation(
             f"resources.validation: no GPU is left to validate on beside {resources.max_workers} worker(s)",
             "leave it at auto, or ask for fewer --workers",
         )
+    beside_steps = validation_steps(config, num_boxes) * resources.max_workers
     if where == "auto":
-        keeps_up = validation_steps(config, num_boxes) * resources.max_workers <= every * checkpoint_steps
-        where = "beside" if gpu and spare_gpus >= 1 and keeps_up else "inline"
-    return ValidationPlan(where, every, checkpoint_steps, end_step)
+        keeps_up = beside_steps <= every * checkpoint_steps
+        where = "beside" if gpu and free_gpus >= 1 and keeps_up else "inline"
+    return ValidationPlan(where, every, checkpoint_steps, end_step, beside_steps)

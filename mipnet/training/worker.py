@@ -93,9 +93,9 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     guard = Guard(config, schedule, corrupt_images, step.step)
     gauges = TrainingGauges(settings["folder"])
     interruptions = Interruptions(settings["stop"], journal, rank, step.step)
-    validation = make_validation(settings, config, threads, journal, interruptions)
-    plan = validation.plan if validation else None
-    early_end = EarlyEndRule(config.train, plan, settings["folder"], rank, settings["deadline"])
+    validation = make_validation(settings, config, threads, journal, interruptions, step.step)
+    plan, wait = (validation.plan, validation.wait) if validation else (None, lambda step: ())
+    early_end = EarlyEndRule(config.train, plan, settings["folder"], rank, settings["deadline"], wait)
     reporter = CheckpointReporter(settings["folder"], journal, rank)
     saver = CheckpointSaver(step, log, validation, reporter, early_end, interruptions) if validation else None
     if ended := early_end.at_checkpoint(step.step, {}):  # its process was lost before the driver knew
@@ -131,7 +131,12 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_validation(
-    settings: dict[str, Any], config: Config, threads: int, journal: Journal, interruptions: Interruptions
+    settings: dict[str, Any],
+    config: Config,
+    threads: int,
+    journal: Journal,
+    interruptions: Interruptions,
+    first_step: int,
 ) -> WorkerValidation | None:
     """What this worker does about checkpoints, None if none is made; arguments as in ``_train``."""
     if settings["validation"] is None:
@@ -140,7 +145,9 @@ def make_validation(
     rank = ray.train.get_context().get_world_rank()
     # Patience counts validations: where one was left, the training would end at another step.
     urgent = (lambda seconds: False) if config.train.patience else interruptions.urgent
-    return WorkerValidation(plan, config, settings["folder"], data, threads, journal, rank, urgent)
+    return WorkerValidation(
+        plan, config, settings["folder"], data, threads, journal, rank, urgent, first_step
+    )
 
 
 def build_train_step(config: Config, total_steps: int, threads: int, initial_weights: str) -> TrainStep:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +19,15 @@ import pytest
 from ray.scripts.scripts import drain_node
 
 from cluster import spot_notice
-from cluster.spot_notice import AwsMetadata, GcpMetadata, Notice, node_of_this_machine, wait_for_notice
+from cluster.spot_notice import (
+    AwsMetadata,
+    GcpMetadata,
+    Notice,
+    drain,
+    exit_status,
+    node_of_this_machine,
+    wait_for_notice,
+)
 
 SCRIPT = Path(spot_notice.__file__)
 Answer = Callable[[BaseHTTPRequestHandler], tuple[int, str]]
@@ -193,6 +201,49 @@ def test_ray_takes_the_words_of_the_script(ray_command: Path) -> None:
     assert read == {"address": None, "node_id": "a" * 56, "reason": "DRAIN_NODE_REASON_PREEMPTION"}
     with pytest.raises(click.ClickException):
         drain_node.make_context("drain-node", [*flags, "--reason", "another"])
+
+
+class AwayHead:
+    """Stands in for `ray drain-node` and the clock: an attempt takes a second, and fails for some time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.back, self.now = seconds, 0.0
+        self.given: list[int] = []
+
+    def run(self, words: Sequence[str]) -> int:
+        self.given.append(int(words[-1]))
+        self.now += 1
+        return 3 if self.now < self.back else 0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("away", "status", "given"),
+    [(0, 0, [12]), (7, 0, [12, 9, 6]), (99, 3, [12, 9, 6, 3])],
+)
+def test_a_head_that_is_away_is_told_later_with_the_seconds_that_are_left(
+    away: float, status: int, given: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = AwayHead(away)
+    assert drain(Notice(12, "gone"), "ab", head.run, lambda: head.now, head.sleep) == status
+    assert head.given == given
+    assert capsys.readouterr().err.count("`ray drain-node` failed (status 3)") == (away > 0)
+
+
+def test_a_notice_without_time_is_given_once() -> None:
+    head = AwayHead(99)
+    assert drain(Notice(0, "gone"), "ab", head.run, lambda: head.now, head.sleep) == 3
+    assert head.given == [0]
+
+
+def test_a_command_that_does_not_end_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(words: Sequence[str], timeout: float) -> None:
+        raise subprocess.TimeoutExpired(words, timeout)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    assert exit_status(["ray"]) == 1
 
 
 def test_at_once_for_a_pod_that_is_deleted(ray_command: Path) -> None:

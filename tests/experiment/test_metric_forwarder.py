@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -100,6 +101,7 @@ def test_the_first_start_is_no_event_but_each_further_is(
     forwarder.forward({**STARTED, "step": 16})
     assert capsys.readouterr().out.splitlines() == [
         "training in bf16 on the CPU",
+        "workers failed: worker 0: the node is gone; waiting for room for 1 worker(s)",
         "workers restarted at step 8: worker 0: the node is gone",
         "workers restarted at step 16: no word of why",
     ]
@@ -107,6 +109,21 @@ def test_the_first_start_is_no_event_but_each_further_is(
     assert [(e["event"], e["step"]) for e in events] == [("restart", 8), ("restart", 16)]
     assert json.loads(tracker.texts["events.json"]) == events
     assert tracker.tags == {"restarts": "2"}
+
+
+@pytest.mark.parametrize(("failures", "said"), [(1, 0), (2, 2), (5, 3)])
+def test_a_failure_is_said_when_it_comes_unless_it_ends_the_training(
+    forwarder: MetricForwarder, run: Run, failures: int, said: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error of the command says that."""
+    resources = replace(run.config.resources, workers="2:4", max_failures=said)
+    run.config = replace(run.config, resources=resources)
+    for number in range(failures):
+        forwarder.forward({"do": "failed", "cause": f"worker {number}: gone"})
+    assert capsys.readouterr().out.splitlines() == [
+        f"workers failed: worker {number}: gone; waiting for room for 2 to 4 worker(s)"
+        for number in range(said)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -233,6 +250,16 @@ def test_an_odd_record_is_named_and_ends_nothing(
     said = capsys.readouterr().out.splitlines()
     assert said[-1].startswith("step 20/20")
     assert forwarder.progress.done == 20
+
+
+def test_a_validation_that_does_not_come_is_named(
+    forwarder: MetricForwarder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forwarder.forward({"do": "late", "step": 8, "seconds": 605})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(
+        "warning: step 8 is not validated after 605 s of waiting (no free GPU?): the training goes"
+    )
 
 
 def test_a_resume_says_where_and_why(run: Run, tracker: Recorder) -> None:

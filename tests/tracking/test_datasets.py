@@ -23,6 +23,13 @@ def test_the_digest_is_of_the_annotations_and_the_counts_are_of_people(small_coc
     assert found["context"] == "training"
 
 
+def test_the_name_has_no_parameters_of_an_object_store(small_coco: Folder) -> None:
+    data = DataConfig(train="train", val="other", evaluate=("another",))
+    files = {"train": open_split(data, small_coco, "train")}
+    (found,) = describe_datasets(data, Folder("s3://bucket/crowd?region=eu&scheme=http"), files)
+    assert found["name"] == "crowd/train"
+
+
 def test_a_split_of_several_uses_names_them_all(small_coco: Folder) -> None:
     """MLflow would keep only the first of them."""
     data = DataConfig(train="train", val="train", evaluate=("train",))

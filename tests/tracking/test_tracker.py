@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import threading
@@ -15,7 +16,7 @@ import pytest
 
 from mipnet.storage import Folder
 from mipnet.tracking import sender
-from mipnet.tracking.journal import Entry, Journal
+from mipnet.tracking.journal import JOURNAL_FOLDER, Entry, Journal
 from mipnet.tracking.sender import first_batch
 from mipnet.tracking.store import prepare_mlflow, tracking_uri
 from mipnet.tracking.tracker import OLD_SPOOL, Tracker
@@ -50,6 +51,27 @@ def tracker(storage: Folder, started: list[str], run_id: str = "") -> Tracker:
     )
     one.log_params({"a": 1})
     return one
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_only_what_is_on_the_disk_is_sent(tmp_path: Path, monkeypatch, broken: bool) -> None:
+    """Else a power cut takes steps from the journal that MLflow has, and they come again."""
+    order: list[str] = []
+
+    def sync(file: int) -> None:
+        order.append(os.readlink(f"/proc/self/fd/{file}"))
+        if broken:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("mipnet.tracking.journal.os.fsync", sync)
+    folder = Folder.of(tmp_path)
+    Journal(folder, "worker").add("metrics", values={"loss": 1.0}, step=1)
+    Journal(folder, "artifacts").add("text", path="a", content="b")
+    one = sender.Sender(folder, "records", {"metrics"}, lambda: "id", lambda sent: order.append("sent"))
+    assert one.close(60) is not broken
+    (written,) = (tmp_path / JOURNAL_FOLDER).glob("*-worker-*")
+    assert order[0] == str(written)
+    assert set(order) == {str(written)} | ({"sent"} if not broken else set())
 
 
 def points(storage: Folder, run_id: str, key: str = "loss") -> list[tuple[int, float]]:

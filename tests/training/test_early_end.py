@@ -69,7 +69,8 @@ class Training:
         self.plan = ValidationPlan(self.where, every=2, checkpoint_steps=10, end_step=205)
 
     def rule(self, rank: int = 0) -> EarlyEndRule:
-        return EarlyEndRule(TrainConfig(patience=self.patience), self.plan, self.folder, rank, math.inf)
+        train = TrainConfig(patience=self.patience)
+        return EarlyEndRule(train, self.plan, self.folder, rank, math.inf, self.settle)
 
     def record(self, step: int) -> dict[str, Any]:
         """Validate: what ``record_validation`` leaves in the journal."""
@@ -99,7 +100,7 @@ class Training:
         return 205, None
 
     def settle(self, *_: object) -> list[Any]:
-        """As ``ray.train.get_all_reported_checkpoints``: waits for the one that is being validated."""
+        """As ``ValidationWait``: waits for the one that is being validated."""
         if not self.pending:
             return []
         found, self.pending = self.pending, 0
@@ -118,9 +119,7 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., T
         aps = dict(zip([*range(20, 205, 20), 205], [*scores, *[0.9] * 20], strict=False))
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        made = Training(Folder.of(folder), aps, where, patience)
-        monkeypatch.setattr(early_end.ray.train, "get_all_reported_checkpoints", made.settle)
-        return made
+        return Training(Folder.of(folder), aps, where, patience)
 
     return make
 

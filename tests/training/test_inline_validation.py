@@ -139,10 +139,11 @@ def test_in_turn_with_one_that_is_validated_beside(learnable: Config, tmp_path: 
     """No more than one waits when the last step is done, and that one's devices are free."""
     waited = []
     states = iter((Status.PENDING_VALIDATION, Status.VALIDATED, Status.VALIDATION_FAILED))
+    last = SimpleNamespace(path="/storage/step-00000010")
 
     def reported(timeout_s: float) -> list[SimpleNamespace]:
         waited.append(step.step)
-        return [SimpleNamespace(status=next(states))]
+        return [SimpleNamespace(checkpoint=last, status=next(states, Status.PENDING_VALIDATION))]
 
     monkeypatch.setattr("ray.train.get_all_reported_checkpoints", reported)
     monkeypatch.setattr(WorkerValidation, "_predict_share", lambda self, step: [])

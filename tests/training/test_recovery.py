@@ -298,6 +298,64 @@ def test_one_that_can_be_read_is_not_given_up_for_one_that_cannot(training: Path
     assert kept(training) == [20, 30, 40]
 
 
+@pytest.mark.parametrize("removed", [0, 1, 3])
+def test_a_removal_that_was_cut_off_is_finished_in_silence(
+    removed: int,
+    training: Path,
+    config: Config,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """At the next start; where nothing was lost yet, the checkpoint is there as before."""
+    folder = training / checkpoint_name(10)
+    remove = Folder.remove
+
+    def die(self: Folder, name: str) -> None:
+        if name != checkpoint_name(10):
+            return remove(self, name)
+        for path in sorted(folder.iterdir())[:removed]:
+            path.unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "remove", die)
+        with pytest.raises(KeyboardInterrupt):
+            prune(Folder.of(training), checkpoint_name(40), scored(40))
+    assert recover(Folder.of(training), config) == recovery.Recovery(40, [])
+    assert capsys.readouterr().out == ""
+    assert kept(training) == [10, 20, 30, 40][removed > 0 :]
+    prune(Folder.of(training), checkpoint_name(40), scored(40))
+    assert [path.name for path in sorted(training.iterdir())] == [
+        RECORD_FILE,
+        *map(checkpoint_name, (20, 30, 40)),
+    ]
+
+
+def test_an_upload_that_was_cut_off_is_named(
+    training: Path, config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its manifest comes last."""
+    for name in (MANIFEST_FILE, STATE_FILES[0]):
+        (training / checkpoint_name(40) / name).unlink()
+    assert recover(Folder.of(training), config).step == 30
+    assert f"checkpoints left out: {checkpoint_name(40)}" in capsys.readouterr().out
+    assert kept(training) == [10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_checkpoint_is_removed_from_a_full_disk_too(
+    full: bool, training: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UserError("the disk is full")
+
+    if full:
+        monkeypatch.setattr(Folder, "write", refuse)
+    prune(Folder.of(training), checkpoint_name(40), scored(40))
+    assert kept(training) == [20, 30, 40]
+    assert not list(training.glob(f"{recovery.REMOVAL_MARK}*"))
+
+
 @pytest.mark.parametrize("value", [None, math.nan])
 def test_what_could_not_be_measured_is_never_the_best(value: float | None) -> None:
     metrics = {"step-1": {SELECTION_METRIC: value}, "step-2": {SELECTION_METRIC: 0.0}, "step-3": {}}

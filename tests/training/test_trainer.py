@@ -25,6 +25,7 @@ from mipnet.training.checkpoint_validation import make_validate_fn
 from mipnet.training.recovery import write_record
 from mipnet.training.trainer import (
     TRAIN_WORKER_RUNTIME_ENV,
+    VALIDATION_TASK,
     WORKER_GROUP_START_TIMEOUT,
     FailureReporter,
     Trainer,
@@ -235,6 +236,18 @@ def test_without_a_record_a_run_begins_at_its_first_step(tmp_path):
     (tmp_path / TRAINING_FOLDER / "checkpoint_manager_snapshot.json").write_text("broken")
     with pytest.raises(ValueError, match="Expecting value"):
         last_checkpoint_step(Folder.of(tmp_path))
+
+
+@pytest.mark.ray
+def test_a_validation_that_is_lost_more_often_than_ray_repeats_a_task_is_made(ray_session, tmp_path):
+    def validate() -> int:
+        lives = len(list(tmp_path.iterdir()))
+        (tmp_path / str(lives)).touch()
+        if lives < 5:
+            os._exit(1)
+        return lives
+
+    assert ray.get(ray.remote(validate).options(**VALIDATION_TASK).remote(), timeout=120) == 5
 
 
 @ray.remote(num_cpus=0)

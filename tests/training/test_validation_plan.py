@@ -71,31 +71,35 @@ def on(gpu: bool, workers: int = 1, validation: str = "auto") -> Config:
 
 
 @pytest.mark.parametrize(
-    ("config", "spare", "boxes", "where"),
+    ("config", "spare", "free", "boxes", "where"),
     [
-        (on(gpu=False), -1, GT, "inline"),
-        (on(gpu=False), 8, GT, "inline"),  # GPUs that were not asked for
-        (on(gpu=True, workers=8), 0, GT, "inline"),
-        (on(gpu=True, workers=7), 1, GT, "beside"),
-        (on(gpu=True, workers=4), 4, DETECTED, "beside"),
-        (on(gpu=True, workers=8), 8, DETECTED, "inline"),  # one GPU would not keep up with eight
-        (on(gpu=True, workers=8, validation="beside"), 8, DETECTED, "beside"),
-        (on(gpu=True, workers=4, validation="inline"), 4, GT, "inline"),
-        (on(gpu=False, validation="beside"), -1, GT, "beside"),
+        (on(gpu=False), -1, -1, GT, "inline"),
+        (on(gpu=False), 8, 8, GT, "inline"),  # GPUs that were not asked for
+        (on(gpu=True, workers=8), 0, 0, GT, "inline"),
+        (on(gpu=True, workers=7), 1, 1, GT, "beside"),
+        (on(gpu=True, workers=7), 1, 0, GT, "inline"),  # another job holds it
+        (on(gpu=True, workers=7, validation="beside"), 1, 0, GT, "beside"),
+        (on(gpu=True, workers=4), 4, 4, DETECTED, "beside"),
+        (on(gpu=True, workers=8), 8, 8, DETECTED, "inline"),  # one GPU would not keep up with eight
+        (on(gpu=True, workers=8, validation="beside"), 8, 8, DETECTED, "beside"),
+        (on(gpu=True, workers=4, validation="inline"), 4, 4, GT, "inline"),
+        (on(gpu=False, validation="beside"), -1, -1, GT, "beside"),
     ],
 )
-def test_beside_the_training_on_a_gpu_that_it_leaves_free(
-    config: Config, spare: int, boxes: int, where: str
+def test_beside_the_training_on_a_gpu_that_is_free(
+    config: Config, spare: int, free: int, boxes: int, where: str
 ) -> None:
     every = checkpoints_per_validation(config, boxes)
-    plan = plan_validation(config, boxes, 95, every=every, spare_gpus=spare)
-    assert plan == ValidationPlan(where, every, config.train.checkpoint_steps, 95)  # type: ignore[arg-type]
+    plan = plan_validation(config, boxes, 95, every=every, spare_gpus=spare, free_gpus=free)
+    assert (plan.where, plan.every) == (where, every)
+    assert (plan.checkpoint_steps, plan.end_step) == (config.train.checkpoint_steps, 95)
+    assert plan.beside_steps == validation_steps(config, boxes) * config.resources.max_workers
 
 
 def test_there_is_no_beside_where_all_gpus_train() -> None:
     config = on(gpu=True, workers=8, validation="beside")
     with pytest.raises(UserError, match=r"no GPU is left .* beside 8 worker\(s\); leave it at auto"):
-        plan_validation(config, GT, 95, every=1, spare_gpus=0)
+        plan_validation(config, GT, 95, every=1, spare_gpus=0, free_gpus=0)
 
 
 def test_the_plan_in_words() -> None:
