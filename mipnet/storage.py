@@ -373,9 +373,13 @@ def split_uri(uri: str) -> tuple[Folder, str]:
 
 
 def plain_uri(uri: str) -> str:
-    """A URI without the parameters that only say how to reach its store."""
+    """A URI without the parameters and keys that only say how to reach its store."""
+    if "://" not in uri:
+        return uri
     place, mark, row = uri.partition("#row=")
-    return place.partition("?")[0] + mark + row if "://" in uri else uri
+    scheme, _, path = place.partition("?")[0].partition("://")
+    bucket, slash, rest = path.partition("/")
+    return f"{scheme}://{bucket.rpartition('@')[2]}{slash}{rest}{mark}{row}"
 
 
 def relative_name(root: Folder, uri: str) -> str:

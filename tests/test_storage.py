@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mipnet.errors import DataError, UserError
-from mipnet.storage import Folder, default_storage, safe_relative_path
+from mipnet.storage import Folder, default_storage, plain_uri, safe_relative_path
 
 
 @pytest.fixture(params=["path", "file", "memory"])
@@ -115,6 +115,19 @@ def test_a_name_sets_no_parameters_of_a_uri() -> None:
             ):
                 act(name)
     assert safe_relative_path("why?.jpg", "/local/images") == "why?.jpg"
+
+
+@pytest.mark.parametrize(
+    ("uri", "plain"),
+    [
+        ("/a?b/c", "/a?b/c"),
+        ("s3://key:secret@bucket/a@b/c?region=r", "s3://bucket/a@b/c"),
+        ("s3://bucket/t.parquet?region=r#row=3", "s3://bucket/t.parquet#row=3"),
+        ("s3://bucket/t.parquet#row=3", "s3://bucket/t.parquet#row=3"),
+    ],
+)
+def test_a_plain_uri_tells_no_secret(uri: str, plain: str) -> None:
+    assert plain_uri(uri) == plain
 
 
 def test_names_inside_are_normalised() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mipnet.data.coco import CocoKeypointFile
-from mipnet.storage import split_uri
+from mipnet.storage import plain_uri, split_uri
 
 if TYPE_CHECKING:
     from mipnet.config.schema import DataConfig
@@ -45,7 +45,7 @@ def describe_datasets(
                 "name": f"{root}/{split}",
                 "digest": file.sha256[:DIGEST_LENGTH],
                 "source_type": file.path.partition("://")[0] if "://" in file.path else "local",
-                "source": json.dumps({"uri": file.path}),
+                "source": json.dumps({"uri": plain_uri(file.path)}),
                 "schema": ROW_SCHEMA,
                 "profile": json.dumps(size),
                 "context": ", ".join(use for use, splits in uses.items() if split in splits),
