@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -43,11 +43,17 @@ PREFLIGHT_READ_LIMIT = 32
 """So many pictures are decoded once more than needed rather than starting a cluster in vain."""
 
 OVERLAY_SIZE = 900  # px, longer side of an overlay at least
+OVERLAYS_FOLDER = "overlays"
 SHEET_FILE, SHEET_PICTURES, SHEET_CELL = "overlays.jpg", 36, 600  # cell: px, longer side of a picture
 
 
-def find_pictures(paths: Sequence[str]) -> Pictures:
+def find_pictures(paths: Sequence[str], out: str = "") -> Pictures:
     """The pictures of files, folders and Parquet tables, given as paths or URIs; sorted by URI.
+
+    Args:
+        paths: of them.
+        out: folder of the results. The overlays in it are left out: the same command would predict in them
+            when it is given again.
 
     Raises:
         UserError: nothing is named, something does not exist, or a folder has no picture.
@@ -82,8 +88,23 @@ def find_pictures(paths: Sequence[str]) -> Pictures:
                 raise UserError(f"{path} holds no pictures", f"they end in {', '.join(PICTURE_SUFFIXES)}")
             pictures = {folder.path(place): (folder.uri, name) for name, place in names.items()}
         found = pictures | found
+    if out and (drawn := drawn_into(Folder.of(out), found)):
+        shown = first_few([plain_uri(uri) for uri in drawn])
+        say(f"left out: {len(drawn)} x overlay of an earlier prediction: {shown}")
+        for uri in drawn:
+            del found[uri]
+        if not found:
+            raise UserError(f"all pictures are overlays in {out}", "give other pictures, or another --out")
     uris = sorted(found, key=uri_order)
     return Pictures(uris, relative_names([(plain_uri(found[uri][0]), found[uri][1]) for uri in uris]))
+
+
+def drawn_into(out: Folder, uris: Iterable[str]) -> list[str]:
+    """Those of the pictures that ``draw_overlays`` writes."""
+    if out.is_local:
+        out = Folder(str(out.local_path.resolve()))
+    folder, sheet = (plain_uri(out.path(name)) for name in (OVERLAYS_FOLDER, SHEET_FILE))
+    return [uri for uri in uris if plain_uri(uri) == sheet or plain_uri(uri).startswith(f"{folder}/")]
 
 
 def rows_of_table(uri: str) -> dict[str, tuple[str, str]]:
@@ -241,6 +262,12 @@ def predict_pictures(
     finder = detection.file.digest if detection else ""
     digest = output_shards.predictions_digest(boxes, weights, config, pictures.names, finder)
     shards = output_shards.OutputShards.open(out, digest, pictures.uris)
+    if shards.anew:
+        say(f"{out.uri} has another prediction: starting anew")
+        for name in (OVERLAYS_FOLDER, SHEET_FILE):
+            out.remove(name)
+        if len(boxes) and np.isnan(boxes.boxes).all():  # others may have been given as this very file
+            out.remove(BOXES_FILE)
     if detection:  # boxes.json needs the boxes of all
         shards = replace(shards, done=shards.done & detection.shards.done)
     if shards.resumed:
@@ -306,7 +333,7 @@ def draw_overlays(
         if number < count:
             drawn = draw(image, kept, longer_side=OVERLAY_SIZE)
             stem = PurePosixPath(row["file_name"].replace("#", "_")).stem
-            out.write(f"overlays/{image_id}_{stem}.jpg", encode_jpeg(drawn), durable=False)
+            out.write(f"{OVERLAYS_FOLDER}/{image_id}_{stem}.jpg", encode_jpeg(drawn), durable=False)
         if show and len(cells) < SHEET_PICTURES:
             # Drawn at the size in the sheet, because lines would vanish when a large picture is reduced.
             poses = [moved(pose, 0, 0, SHEET_CELL / max(image.shape[:2])) for pose in kept]

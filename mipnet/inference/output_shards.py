@@ -36,12 +36,14 @@ class OutputShards:
         images: number of images to predict.
         size: images per shard.
         done: numbers of the shards that an earlier start has written.
+        anew: whether the shards of another prediction have been removed.
     """
 
     folder: Folder
     images: int
     size: int
     done: frozenset[int]
+    anew: bool = False
 
     @classmethod
     def open(
@@ -67,7 +69,8 @@ class OutputShards:
             found = json.loads(folder.read(PLAN_FILE))
         except (FileNotFoundError, ValueError):
             found = {}
-        if found.get("digest") == digest and found.get("images") == images:
+        same = found.get("digest") == digest and found.get("images") == images
+        if same:
             plan = found
         else:
             if found:
@@ -76,7 +79,8 @@ class OutputShards:
             folder.write(PLAN_FILE, json.dumps(plan) + "\n")
         names = folder.names()  # one listing instead of a request per shard
         done = {int(name[:6]) for name in names if name.endswith(".parquet")}
-        shards = cls(folder, images, plan["size"], frozenset(done - _outdated(folder, uris, plan["size"])))
+        done -= _outdated(folder, uris, plan["size"])
+        shards = cls(folder, images, plan["size"], frozenset(done), anew=bool(found) and not same)
         logger.info("%s: %d of %d shards are done", folder.uri, len(done), len(shards))
         return shards
 

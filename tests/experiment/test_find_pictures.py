@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from mipnet.cli.main import main
+from mipnet.config import preset
 from mipnet.data.image_names import PICTURE_SUFFIXES
 from mipnet.errors import DataError, UserError
+from mipnet.experiment import prediction
 from mipnet.experiment.prediction import check_if_few, find_pictures
+from mipnet.storage import Folder
 
 
 def test_what_is_no_picture_to_use_is_counted_and_named(
@@ -43,3 +50,47 @@ def test_one_such_picture(tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(UserError, match=r"/\\udcff\.png is not UTF-8; rename it"):
         find_pictures([str(tmp_path / name)])
+
+
+def test_overlays_of_an_earlier_prediction_are_no_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.jpg", "out/overlays/1_a.jpg", "out/overlays.jpg", "out/b.jpg", "overlays/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    out = str(tmp_path / "out")
+    assert find_pictures([str(tmp_path)], out).names == ["a.jpg", "out/b.jpg", "overlays/c.jpg"]
+    drawn = f"{out}/overlays.jpg, {out}/overlays/1_a.jpg"
+    assert capsys.readouterr().out == f"left out: 2 x overlay of an earlier prediction: {drawn}\n"
+    with pytest.raises(UserError, match=r"all pictures are overlays in .*out; give other pictures"):
+        find_pictures([f"{out}/overlays"], out)
+
+
+def test_a_prediction_of_other_pictures_starts_anew_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, model, out = preset("debug"), Folder(str(tmp_path / "model")), Folder(str(tmp_path / "out"))
+    model.write("weights.safetensors", "")
+    monkeypatch.setattr("mipnet.ray_runtime.session.connect", lambda *_: nullcontext(config.resources))
+    monkeypatch.setattr("mipnet.ray_runtime.probes.probe_files", lambda _: None)
+    monkeypatch.setattr(prediction, "predict_shards", lambda *_, **__: [])
+    monkeypatch.setattr(prediction.output_shards, "write_predictions", lambda *_: None)
+
+    def predict(name: str, *, given: bool = False) -> str:
+        cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
+        pictures = find_pictures([str(tmp_path / name)])
+        boxes = pictures.whole()
+        boxes = replace(boxes, boxes=np.ones((1, 4))) if given else boxes
+        prediction.predict_pictures(pictures, boxes, model, config, out)
+        return capsys.readouterr().out
+
+    assert "anew" not in predict("a.png")
+    written = ("overlays/1_a.jpg", "overlays.jpg", "boxes.json")
+    for name in written:
+        out.write(name, "")
+    assert "anew" not in predict("a.png")
+    assert all(out.exists(name) for name in written)
+    assert f"{out.uri} has another prediction: starting anew\n" in predict("b.png", given=True)
+    assert [out.exists(name) for name in written] == [False, False, True]
+    assert "starting anew" in predict("a.png")
+    assert not out.exists("boxes.json")
