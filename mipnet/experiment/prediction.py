@@ -43,7 +43,7 @@ PREFLIGHT_READ_LIMIT = 32
 """So many pictures are decoded once more than needed rather than starting a cluster in vain."""
 
 OVERLAY_SIZE = 900  # px, longer side of an overlay at least
-OVERLAYS_FOLDER = "overlays"
+OVERLAYS_FOLDER, STEM_BYTES = "overlays", 100  # bytes: of a picture's name, in that of its overlay
 SHEET_FILE, SHEET_PICTURES, SHEET_CELL = "overlays.jpg", 36, 600  # cell: px, longer side of a picture
 
 
@@ -333,6 +333,8 @@ def draw_overlays(
         if number < count:
             drawn = draw(image, kept, longer_side=OVERLAY_SIZE)
             stem = PurePosixPath(row["file_name"].replace("#", "_")).stem
+            # Names are of 255 bytes at most; id, ending and that of a file being written come to it.
+            stem = stem.encode()[:STEM_BYTES].decode(errors="ignore")
             out.write(f"{OVERLAYS_FOLDER}/{image_id}_{stem}.jpg", encode_jpeg(drawn), durable=False)
         if show and len(cells) < SHEET_PICTURES:
             # Drawn at the size in the sheet, because lines would vanish when a large picture is reduced.

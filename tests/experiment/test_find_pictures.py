@@ -9,14 +9,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from mipnet.cli.main import main
 from mipnet.config import preset
 from mipnet.data.image_names import PICTURE_SUFFIXES
+from mipnet.data.parquet import to_parquet
 from mipnet.errors import DataError, UserError
 from mipnet.experiment import prediction
 from mipnet.experiment.prediction import check_if_few, find_pictures
+from mipnet.skeletons import COCO17
 from mipnet.storage import Folder
 
 
@@ -94,3 +97,14 @@ def test_a_prediction_of_other_pictures_starts_anew_and_says_so(
     assert [out.exists(name) for name in written] == [False, False, True]
     assert "starting anew" in predict("a.png")
     assert not out.exists("boxes.json")
+
+
+def test_the_overlay_of_a_picture_with_a_long_name(tmp_path: Path) -> None:
+    name = "写" * 80 + ".jpg"  # 244 bytes
+    cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
+    pictures, out = find_pictures([str(tmp_path)]), Folder(str(tmp_path / "out"))
+    row = {"image_id": 1, "file_name": name, "readable": True, "poses": []}
+    out.write("results.parquet", to_parquet(pa.Table.from_pylist([row])))
+    prediction.draw_overlays(out, pictures, COCO17, None, count=1, show=False)
+    (overlay,) = out.names("overlays")
+    assert overlay.endswith(f"_{'写' * 33}.jpg")
