@@ -42,7 +42,7 @@ def test_only_such_pictures_are_none(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["predict", str(tmp_path)]) != 0
     said = capsys.readouterr()
     assert "1 x .heic picture, which cannot be decoded; convert it to JPEG or PNG: d.heic" in said.out
-    assert f"{tmp_path} holds no pictures; they end in {', '.join(PICTURE_SUFFIXES)}" in said.err
+    assert f"{tmp_path} holds no pictures; they end in {', '.join(PICTURE_SUFFIXES)}; tables" in said.err
 
 
 def test_one_such_picture(tmp_path: Path) -> None:
