@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -44,6 +45,8 @@ PREFLIGHT_READ_LIMIT = 32
 
 OVERLAY_SIZE = 900  # px, longer side of an overlay at least
 OVERLAYS_FOLDER, STEM_BYTES = "overlays", 100  # bytes: of a picture's name, in that of its overlay
+OVERLAY_NAME = re.compile(r"-?\d+_.*\.jpg", re.DOTALL)
+"""What ``draw_overlays`` writes: other files in their folder are not ours to remove."""
 SHEET_FILE, SHEET_PICTURES, SHEET_CELL = "overlays.jpg", 36, 600  # cell: px, longer side of a picture
 WRITTEN = (OVERLAYS_FOLDER, SHEET_FILE, "results.parquet", output_shards.SHARDS_FOLDER, DETECTIONS_FOLDER)
 """Pictures and tables in the folder of the results."""
@@ -295,7 +298,8 @@ def predict_pictures(
     shards = output_shards.OutputShards.open(out, digest, pictures.uris)
     if shards.anew:
         say(f"{out.uri} has another prediction: starting anew")
-        for name in (OVERLAYS_FOLDER, SHEET_FILE):
+        drawn = [name for name in out.names(OVERLAYS_FOLDER) if OVERLAY_NAME.fullmatch(name)]
+        for name in (SHEET_FILE, *(f"{OVERLAYS_FOLDER}/{name}" for name in drawn)):
             out.remove(name)
         if len(boxes) and np.isnan(boxes.boxes).all():  # others may have been given as this very file
             out.remove(BOXES_FILE)

@@ -89,6 +89,7 @@ def test_a_prediction_of_other_pictures_starts_anew_and_says_so(
 
     assert "anew" not in predict("a.png")
     written = ("overlays/1_a.jpg", "overlays.jpg", "boxes.json")
+    out.write("overlays/mine.jpg", "")
     for name in written:
         out.write(name, "")
     assert "anew" not in predict("a.png")
@@ -97,6 +98,7 @@ def test_a_prediction_of_other_pictures_starts_anew_and_says_so(
     assert [out.exists(name) for name in written] == [False, False, True]
     assert "starting anew" in predict("a.png")
     assert not out.exists("boxes.json")
+    assert out.exists("overlays/mine.jpg")
 
 
 def test_the_overlay_of_a_picture_with_a_long_name(tmp_path: Path) -> None:
