@@ -61,11 +61,12 @@ class DetectorFile:
             UserError: there is no such file, or it is too large.
         """
         folder, name = split_uri(Folder.of(path).uri)
-        if not name.lower().endswith(".onnx") or not folder.exists(name):
+        there = folder.stats([name, *(f"{name}{ending}" for ending in WEIGHTS_ENDINGS)])
+        if not name.lower().endswith(".onnx") or name not in there:
             wrong = "does not exist" if name.lower().endswith(".onnx") else "is no ONNX file"
             raise UserError(f"the detector {path} {wrong}", "give a file that ends in .onnx")
-        names = [name, *sorted(folder.stats([f"{name}{ending}" for ending in WEIGHTS_ENDINGS]))]
-        if sum(folder.size(each) for each in names) > MAX_BYTES:
+        names = [name, *sorted(there.keys() - {name})]
+        if sum(stat.size for stat in there.values()) > MAX_BYTES:
             raise UserError(f"the detector {path} is larger than {MAX_BYTES // 2**30} GiB", HINT)
         return cls(str(path), {each: folder.read(each) for each in names})
 

@@ -164,6 +164,9 @@ def test_weights_outside_of_the_graph_stay_in_its_folder(tmp_path: Path) -> None
 
     digest = DetectorFile.read(path).digest
     (folder / "d.onnx_cache").mkdir()
+    (folder / "e.onnx").mkdir()
+    with pytest.raises(UserError, match=r"e\.onnx does not exist"):
+        load(folder / "e.onnx")
     (folder / "d.onnx.txt").touch()
     assert [*DetectorFile.read(path).contents] == ["d.onnx", "d.onnx.data"]
     (folder / "d.onnx.data").rename(tmp_path / "outside.data")
