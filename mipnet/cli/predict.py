@@ -52,7 +52,7 @@ def run(options: Options, call: Call) -> int:
     from mipnet.registry.resolve import model_operating_point
 
     source = options.images_json
-    pictures = prediction.find_pictures(options.images)
+    pictures = prediction.find_pictures(options.images, options.out)
     listed = read_list(source) if source else {}
     if options.boxes and options.detector:
         raise UserError("both --boxes and --detector are given", "leave one out")

@@ -192,6 +192,8 @@ def _check_data(data: DataConfig) -> None:
         raise Problem("data.boxes", (), "is empty", "name at least one box source, e.g. gt")
     if len({source.partition("=")[0] for source in data.boxes}) < len(data.boxes):  # tables use the names
         raise Problem("data.boxes", data.boxes, "has one name twice", "give each source a name of its own")
+    if any(source.startswith("gt=") for source in data.boxes):
+        raise Problem("data.boxes", data.boxes, "names a file gt, as labelled boxes are", "give another name")
 
 
 def _check_workers(workers: int | str) -> None:

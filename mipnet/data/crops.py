@@ -19,7 +19,7 @@ from mipnet.data.geometry import (
     transform_keypoints,
     warp_crop,
 )
-from mipnet.data.image_headers import is_deep, is_tiff, orientation_of, reason_not_to_decode
+from mipnet.data.image_headers import is_deep, is_tiff, orientation_of, pnm_maxval, reason_not_to_decode
 from mipnet.data.image_index import ImageIndex, read_uri
 from mipnet.data.orientation import AS_DISPLAYED, Frame, to_frame
 from mipnet.data.read_ahead import read_ahead
@@ -64,17 +64,18 @@ def decode_image(content: bytes, frame: Frame = AS_DISPLAYED) -> np.ndarray | No
         frame: that the picture's labels are in; by default the picture is turned as people see it.
 
     Returns:
-        (H, W, 3) uint8 RGB; channels of 16 bits are scaled by the bits that the picture uses. None if it is
-        corrupt, larger than ``mipnet.data.image_headers.MAX_PIXELS``, or its frame undecided.
+        (H, W, 3) uint8 RGB; channels of 16 bits are scaled by the bits that the picture uses, those of a PNM
+        by its value of white. None if it is corrupt, larger than ``mipnet.data.image_headers.MAX_PIXELS``,
+        or its frame undecided.
     """
     if why := reason_not_to_decode(content):
         logger.info("an image of %d bytes is not decoded: %s", len(content), why)
         return None
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    orientation, deep = orientation_of(content), is_deep(content)
+    orientation, dark = orientation_of(content), is_deep(content) or 0 < pnm_maxval(content) < 255
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-        if deep and pixels is not None:
+        if dark and pixels is not None:
             pixels = _brightened(pixels, content)
     except cv2.error as error:
         logger.debug("cannot decode an image of %d bytes: %s", len(content), error)
@@ -85,13 +86,18 @@ def decode_image(content: bytes, frame: Frame = AS_DISPLAYED) -> np.ndarray | No
 
 
 def _brightened(pixels: np.ndarray, content: bytes) -> np.ndarray:
-    """Pixels of 16 bits a channel by the bits that they use, as 12 of a scan; as given if they use all."""
+    """Pixels of 16 bits a channel by the bits that they use, as 12 of a scan; as given if they use all. Those
+    of a PNM by the value of white that it states, unless that is the largest."""
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     deep = cv2.imdecode(np.frombuffer(content, np.uint8), flags)  # BGR: of TIFF, OpenCV 5.0 spoils deep RGB
-    if deep is None or deep.dtype != np.uint16 or deep.max() >= 1 << 15:
+    white = pnm_maxval(content)
+    if deep is not None and 0 < white < 0xFFFF:
+        scaled = cv2.convertScaleAbs(deep, alpha=255 / white)
+    elif deep is None or deep.dtype != np.uint16 or deep.max() >= 1 << 15:
         return pixels
-    bits = max(int(deep.max()).bit_length(), 8)
-    brightened: np.ndarray = cv2.cvtColor((deep >> (bits - 8)).astype(np.uint8), cv2.COLOR_BGR2RGB)
+    else:
+        scaled = (deep >> (max(int(deep.max()).bit_length(), 8) - 8)).astype(np.uint8)
+    brightened: np.ndarray = cv2.cvtColor(scaled, cv2.COLOR_BGR2RGB)
     return brightened
 
 

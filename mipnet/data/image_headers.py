@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,9 @@ HEAD_BYTES = 1 << 16
 ORIENTATION, WIDTH, HEIGHT, BITS = 0x0112, 0x0100, 0x0101, 0x0102
 """Tags of TIFF, which EXIF's are, too."""
 JPEG, PNG, RIFF = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF"
+JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
+PNM_HEAD = re.compile(rb"P([2356])(?:(?:\s|#[^\r\n]*[\r\n])+(\d{1,9})){3}\s")
+"""Kind, width, height and the value of white, which is the last group, with spaces and comments between."""
 JPEG_METADATA = frozenset(bytes((0xFF, kind)) for kind in (*range(0xE0, 0xF0), 0xFE))
 """Markers of the segments that come before all others: applications' and comments."""
 BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}
@@ -129,10 +133,21 @@ def is_tiff(content: bytes) -> bool:
 
 
 def is_deep(content: bytes) -> bool:
-    """Whether a picture is a PNG or TIFF of 16 bits a channel."""
+    """Whether a picture is a PNG, TIFF or JPEG 2000 of 16 bits a channel, or a PNM of more than 8."""
     if content.startswith(PNG):
         return content[24:25] == b"\x10"
-    return is_tiff(content) and _tag(content, BITS, 8) == 16
+    if content.startswith(JP2):
+        bits = content[content.find(b"ihdr") + 14 :][:1]  # after height, width and number of channels
+        return bits == b"\x0f"  # OpenCV scales fewer by itself
+    return pnm_maxval(content) > 255 or (is_tiff(content) and _tag(content, BITS, 8) == 16)
+
+
+def pnm_maxval(content: bytes) -> int:
+    """The value of white in the pixels that OpenCV decodes of a PGM or PPM; 0 for other files."""
+    found = PNM_HEAD.match(content)
+    maxval = int(found[2]) if found else 0
+    plain = found is not None and found[1] in b"23"
+    return 255 if plain and maxval < 255 else maxval  # OpenCV scales 8 bits of plain ones
 
 
 def is_heic(content: bytes) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from mipnet.errors import DataError, reason_of
 from mipnet.storage import split_uri
 
-ROW_URI = re.compile(r"(.+\.parquet(?:\?[^#]*)?)#row=(\d+)")
+ROW_URI = re.compile(r"(.+\.parquet(?:\?[^#]*)?)#row=(\d+)", re.IGNORECASE)
 IMAGE_COLUMNS = ("image", "bytes", "content", "jpeg")
 NAME_COLUMNS = ("file_name", "name", "path")
 

@@ -14,7 +14,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mipnet.errors import DataError
+from mipnet.data.json_values import LARGEST_COORDINATE, coordinates, is_plain, number, shown
+from mipnet.errors import DataError, first_few
 from mipnet.evaluation.oks import Sigmas
 
 Annotations = dict[str, Any] | str | PathLike[str]
@@ -75,10 +76,13 @@ def evaluate_keypoints(
         (COCO's -1).
 
     Raises:
-        DataError: a file that is not a keypoint data set; results with unknown image or category ids or with
-            another number of keypoints.
+        DataError: a file that is not a keypoint data set; unknown image or category ids; another number of
+            keypoints; keypoints, boxes, areas or scores that are not finite numbers.
     """
     annotations = load_annotations(annotations)
+    if unknown := sorted(map(repr, set(image_ids or ()) - _image_ids(annotations))):
+        what = f"the annotations have no image of the 'image_ids' {first_few(unknown)}"
+        raise DataError(what, "give ids as they are in 'images'")
     ground_truth = ground_truth_index(annotations, len(sigmas))
     poses = results_index(annotations, results, len(sigmas))
     evaluation = run_evaluation(ground_truth, poses, sigmas, image_ids).eval
@@ -121,44 +125,62 @@ def ground_truth_index(annotations: dict[str, Any], num_keypoints: int) -> COCO:
     Annotations get new ids from 1, because COCOeval reads a match with annotation 0 as no match.
     People without keypoints get ``num_keypoints`` 0, so that COCOeval ignores their regions.
     """
-    categories = keypoint_categories(annotations)
+    images, categories = _image_ids(annotations), keypoint_categories(annotations)
     known = {category["id"] for category in categories}
-    people = []
-    candidates = [a for a in annotations["annotations"] if a["category_id"] in known]
-    for number, person in enumerate(candidates, start=1):
-        keypoints = person.get("keypoints") or [0] * (3 * num_keypoints)
-        _check_keypoints(keypoints, num_keypoints, f"annotation {person.get('id')}")
-        missing = [field for field in ("image_id", "bbox", "area") if field not in person]
-        if missing:
-            raise DataError(f"annotation {person.get('id')} has no {missing[0]}")
-        visible = sum(v > 0 for v in keypoints[2::3])
-        entry = {field: person[field] for field in ("image_id", "category_id", "bbox", "area")}
-        entry |= {"num_keypoints": person.get("num_keypoints", visible), "keypoints": keypoints}
-        people.append(entry | {"id": number, "iscrowd": person.get("iscrowd", 0)})
+    people: list[dict[str, Any]] = []
+    for place, person in enumerate(annotations["annotations"]):
+        owner = f"annotation {shown(person.get('id', f'at place {place}'))}"
+        _require(person, ("category_id",), owner)
+        if person["category_id"] not in known:
+            continue
+        _require(person, ("image_id", "bbox", "area"), owner)
+        _check_image(person["image_id"], images, owner)
+        keypoints = person.get("keypoints")
+        absent = keypoints is None or not len(keypoints)
+        keypoints = _keypoints([0] * (3 * num_keypoints) if absent else keypoints, num_keypoints, owner)
+        labelled = person.get("num_keypoints")
+        entry = {
+            "id": len(people) + 1,
+            "image_id": person["image_id"],
+            "category_id": person["category_id"],
+            "bbox": box_of(person, owner),
+            "area": _number(person["area"], "area", owner),
+            "num_keypoints": sum(v > 0 for v in keypoints[2::3]) if labelled is None else labelled,
+            "keypoints": keypoints,
+            "iscrowd": person.get("iscrowd", 0),
+        }
+        people.append(entry)
     return _index(annotations, categories, people)
 
 
 def results_index(annotations: dict[str, Any], results: list[dict[str, Any]], num_keypoints: int) -> COCO:
-    """Results for COCOeval, checked; box and area are the keypoints' extent, as in COCO's ``loadRes``."""
-    images = {image["id"] for image in annotations["images"]}
-    categories = keypoint_categories(annotations)
+    """Results for COCOeval, checked; box and area are the keypoints' extent, as in COCO's ``loadRes``.
+
+    COCOeval takes every pose with a nan for a match, and sorts scores of nan anywhere.
+    """
+    images, categories = _image_ids(annotations), keypoint_categories(annotations)
     known = {category["id"] for category in categories}
     poses = []
-    for number, result in enumerate(results, start=1):
-        missing = [field for field in RESULT_FIELDS if field not in result]
-        if missing:
-            raise DataError(f"result {number} has no {missing[0]}")
-        if result["image_id"] not in images:
-            raise DataError(f"result {number} is of image {result['image_id']!r}, unknown to the annotations")
+    for place, result in enumerate(results, start=1):
+        owner = f"result {place}"
+        _require(result, RESULT_FIELDS, owner)
+        _check_image(result["image_id"], images, owner)
         if result["category_id"] not in known:
             category = result["category_id"]
-            raise DataError(f"result {number} has category {category!r}, unknown to the annotations")
-        _check_keypoints(result["keypoints"], num_keypoints, f"result {number}")
-        xs, ys = result["keypoints"][0::3], result["keypoints"][1::3]
+            raise DataError(f"{owner} has category {category!r}, unknown to the annotations")
+        keypoints = _keypoints(result["keypoints"], num_keypoints, owner)
+        xs, ys = keypoints[0::3], keypoints[1::3]
         width, height = max(xs) - min(xs), max(ys) - min(ys)
-        entry = {field: result[field] for field in RESULT_FIELDS}
-        extent = {"bbox": [min(xs), min(ys), width, height], "area": width * height}
-        poses.append(entry | extent | {"id": number})
+        entry = {
+            "id": place,
+            "image_id": result["image_id"],
+            "category_id": result["category_id"],
+            "keypoints": keypoints,
+            "score": _number(result["score"], "score", owner),
+            "bbox": [min(xs), min(ys), width, height],
+            "area": width * height,
+        }
+        poses.append(entry)
     return _index(annotations, categories, poses)
 
 
@@ -231,9 +253,63 @@ def keypoint_categories(annotations: dict[str, Any]) -> list[dict[str, Any]]:
     return [category for category in categories if category.get("keypoints")] or categories
 
 
-def _check_keypoints(keypoints: Sequence[float], num_keypoints: int, owner: str) -> None:
+def box_of(person: dict[str, Any], owner: str) -> list[float]:
+    """A person's ``bbox``, x, y, w, h.
+
+    Raises:
+        DataError: it is not four finite numbers.
+    """
+    box = _plain_numbers(person["bbox"])
+    if box is None or len(box) != 4:
+        raise DataError(f"{owner} has the bbox {shown(person['bbox'])}", "give x, y, width, height in px")
+    return box
+
+
+def _image_ids(annotations: dict[str, Any]) -> set[Any]:
+    for place, image in enumerate(annotations["images"]):
+        _require(image, ("id",), f"image at place {place}")
+    ids = {image["id"] for image in annotations["images"]}
+    if len({isinstance(image_id, str) for image_id in ids}) > 1:  # COCOeval sorts them
+        raise DataError("the ids of images are partly text, partly numbers", "write all alike")
+    return ids
+
+
+def _require(entry: Any, fields: Sequence[str], owner: str) -> None:
+    for field in fields:
+        if not isinstance(entry, dict) or field not in entry:
+            raise DataError(f"{owner} has no {field}")
+
+
+def _check_image(image_id: Any, images: set[Any], owner: str) -> None:
+    if image_id not in images:
+        raise DataError(f"{owner} is of image {image_id!r}, unknown to the annotations")
+
+
+def _keypoints(values: Any, num_keypoints: int, owner: str) -> list[float]:
+    keypoints = _plain_numbers(values)
+    if keypoints is None:
+        what = f"{owner} has keypoints that are not numbers, or beyond {LARGEST_COORDINATE:g} px"
+        raise DataError(what, "leave it out, or give finite ones")
     if len(keypoints) != 3 * num_keypoints:
         raise DataError(f"{owner} has {len(keypoints)} keypoint numbers, not {num_keypoints} · 3")
+    return keypoints
+
+
+def _plain_numbers(values: Any) -> list[float] | None:
+    """The numbers of a list, tuple or array, see ``coordinates``."""
+    if is_plain(values):  # nearly all
+        return cast("list[float]", values)
+    try:
+        return coordinates(np.asarray(values).tolist())
+    except ValueError:  # lists of different lengths
+        return None
+
+
+def _number(value: Any, name: str, owner: str) -> float:
+    found = number(value.item() if isinstance(value, np.generic) else value)
+    if found is None:
+        raise DataError(f"{owner} has the {name} {shown(value)}", "give a finite number")
+    return found
 
 
 def _index(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mipnet.data.geometry import BOX_AREA_FRACTION
+from mipnet.data.json_values import number, shown
 from mipnet.errors import DataError
 from mipnet.evaluation import coco
 from mipnet.evaluation.coco import ALL_AREAS, Annotations
@@ -64,9 +65,11 @@ def with_areas(annotations: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_area(person: dict[str, Any]) -> dict[str, Any]:
+    owner = f"annotation {person.get('id')}"
     if "bbox" not in person:
-        raise DataError(f"annotation {person.get('id')} has no bbox")
-    return {**person, "area": BOX_AREA_FRACTION * person["bbox"][2] * person["bbox"][3]}
+        raise DataError(f"{owner} has no bbox")
+    _, _, width, height = coco.box_of(person, owner)
+    return {**person, "area": BOX_AREA_FRACTION * width * height}
 
 
 def crowd_levels(annotations: Mapping[str, Any]) -> dict[str, list[int]]:
@@ -79,6 +82,10 @@ def crowd_levels(annotations: Mapping[str, Any]) -> dict[str, list[int]]:
     for image in annotations["images"]:
         if "crowdIndex" not in image:
             raise DataError(f"image {image['id']!r} has no crowdIndex: not a CrowdPose data set")
-        index = np.searchsorted([EASY_CROWD_INDEX, MEDIUM_CROWD_INDEX], image["crowdIndex"], side="right")
+        crowd_index = number(image["crowdIndex"])
+        if crowd_index is None:
+            what = f"image {image['id']!r} has the crowdIndex {shown(image['crowdIndex'])}"
+            raise DataError(what, "give a number from 0 to 1")
+        index = np.searchsorted([EASY_CROWD_INDEX, MEDIUM_CROWD_INDEX], crowd_index, side="right")
         levels[("easy", "medium", "hard")[index]].append(image["id"])
     return levels

@@ -30,15 +30,23 @@ def external_result_rows(
         config: skeleton and protocol.
 
     Raises:
-        DataError: a name without a file, or as ``read_results``.
+        DataError: a name without a file, one that is given twice or has a "/", or as ``read_results``.
     """
+    paths: dict[str, str] = {}
+    for pair in named:
+        name, _, path = pair.partition("=")
+        if not name or not path:
+            hint = "give NAME=FILE, e.g. openpose=poses.json"
+            raise DataError(f"--results: {pair!r} names no file", hint)
+        if name in paths or "/" in name:  # metrics are named split/name/…
+            wrong = "is given twice" if name in paths else "has a '/'"
+            raise DataError(
+                f"--results: the name {name!r} {wrong}", "give each method a name of its own, without '/'"
+            )
+        paths[name] = path
     result_rows = []
     for split, file in files.items():
-        for pair in named:
-            name, _, path = pair.partition("=")
-            if not name or not path:
-                hint = "give NAME=FILE, e.g. openpose=poses.json"
-                raise DataError(f"--results: {pair!r} names no file", hint)
+        for name, path in paths.items():
             folder, file_name = split_uri(Folder.of(path.replace("{split}", split)).uri)
             results, notes = read_results(folder, file_name, file)
             if results:

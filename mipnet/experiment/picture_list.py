@@ -123,7 +123,8 @@ def person_category(content: Mapping[str, Any], source: str, wanted: str, skelet
     Args:
         content: of a COCO file; may be empty.
         source: path or URI of that file, for messages.
-        wanted: ``data.category``, which is taken if it is a number or in the file.
+        wanted: ``data.category``, which is taken if it is a number or in the file. Without categories in the
+            file, a name is an id of the persons beside COCO's 1, which results have.
         skeleton: of the poses.
 
     Raises:
@@ -132,8 +133,8 @@ def person_category(content: Mapping[str, Any], source: str, wanted: str, skelet
     categories = content.get("categories")
     if not isinstance(categories, list) or not categories:
         number = whole_number(wanted)
-        own = 1 if number is None else number
-        return Category({"id": own}, frozenset([own]), {}, ())
+        own, named = 1 if number is None else number, id_key(wanted)
+        return Category({"id": own}, frozenset([own, own if named is None else named]), {}, ())
     annotations = content.get("annotations")
     entries = [c for c in categories if isinstance(c, dict)]
     fitting = [c for c in entries if joint_names(c) and not joint_order(joint_names(c), skeleton)[1]]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -30,7 +31,7 @@ from mipnet.experiment.datasets import CorruptImageLog
 from mipnet.experiment.picture_list import Pictures, relative_names
 from mipnet.experiment.progress import Progress
 from mipnet.inference import output_shards
-from mipnet.inference.detected_boxes import BOXES_FILE, Detection, write_boxes
+from mipnet.inference.detected_boxes import BOXES_FILE, DETECTIONS_FOLDER, Detection, write_boxes
 from mipnet.inference.detector import Detector, DetectorFile
 from mipnet.inference.detector_layouts import Letterbox
 from mipnet.inference.shard_prediction import predict_shards
@@ -43,11 +44,21 @@ PREFLIGHT_READ_LIMIT = 32
 """So many pictures are decoded once more than needed rather than starting a cluster in vain."""
 
 OVERLAY_SIZE = 900  # px, longer side of an overlay at least
+OVERLAYS_FOLDER, STEM_BYTES = "overlays", 100  # bytes: of a picture's name, in that of its overlay
+OVERLAY_NAME = re.compile(r"-?\d+_.*\.jpg", re.DOTALL)
+"""What ``draw_overlays`` writes: other files in their folder are not ours to remove."""
 SHEET_FILE, SHEET_PICTURES, SHEET_CELL = "overlays.jpg", 36, 600  # cell: px, longer side of a picture
+WRITTEN = (OVERLAYS_FOLDER, SHEET_FILE, "results.parquet", output_shards.SHARDS_FOLDER, DETECTIONS_FOLDER)
+"""Pictures and tables in the folder of the results."""
 
 
-def find_pictures(paths: Sequence[str]) -> Pictures:
+def find_pictures(paths: Sequence[str], out: str = "") -> Pictures:
     """The pictures of files, folders and Parquet tables, given as paths or URIs; sorted by URI.
+
+    Args:
+        paths: of them.
+        out: folder of the results. The overlays in it are left out: the same command would predict in them
+            when it is given again.
 
     Raises:
         UserError: nothing is named, something does not exist, or a folder has no picture.
@@ -70,20 +81,64 @@ def find_pictures(paths: Sequence[str]) -> Pictures:
         elif name.lower().endswith(PICTURE_SUFFIXES):
             pictures = {folder.uri: (parent.uri, name)}
         else:
-            if folder.is_local:
-                folder = Folder(str(folder.local_path.resolve()))
-            names = byte_ranges(folder)
-            if not names:
-                listed, left_out = pictures_among(folder.files())
-                names = {name: name for name in listed}
-                for line in left_out.lines():
-                    say(f"left out: {line}")
-            if not names:
-                raise UserError(f"{path} holds no pictures", f"they end in {', '.join(PICTURE_SUFFIXES)}")
-            pictures = {folder.path(place): (folder.uri, name) for name, place in names.items()}
+            pictures = pictures_in(folder, path, out)
         found = pictures | found
+    if out and (drawn := written_into(Folder.of(out), found)):
+        shown = first_few([plain_uri(uri) for uri in drawn])
+        say(f"left out: {len(drawn)} x overlay of an earlier prediction: {shown}")
+        for uri in drawn:
+            del found[uri]
+        if not found:
+            raise UserError(f"all pictures are overlays in {out}", "give other pictures, or another --out")
     uris = sorted(found, key=uri_order)
     return Pictures(uris, relative_names([(plain_uri(found[uri][0]), found[uri][1]) for uri in uris]))
+
+
+def pictures_in(folder: Folder, path: str, out: str = "") -> dict[str, tuple[str, str]]:
+    """The pictures of a folder, or without any the rows of its Parquet tables: URI -> what was given, name in
+    there.
+
+    Args:
+        folder: to look into.
+        path: of it as it was given, for messages.
+        out: folder of the results, whose tables are left out.
+
+    Raises:
+        UserError: there are none.
+        DataError: a table has no pictures.
+    """
+    if folder.is_local:
+        folder = Folder(str(folder.local_path.resolve()))
+    if packed := byte_ranges(folder):
+        return {folder.path(place): (folder.uri, name) for name, place in packed.items()}
+    files = folder.files()
+    listed, left_out = pictures_among(files)
+    for line in left_out.lines():
+        say(f"left out: {line}")
+    tables = {
+        folder.path(name): name for name in files if is_text(name) and name.lower().endswith(".parquet")
+    }
+    for uri in written_into(Folder.of(out), tables) if out else ():
+        del tables[uri]
+    if tables and listed:
+        names = first_few([*tables.values()])
+        say(f"left out: {len(tables)} x Parquet table beside pictures: {names}; give {path}/*.parquet")
+    found = {folder.path(name): (folder.uri, name) for name in listed}
+    for uri in tables if not listed else ():
+        found |= rows_of_table(uri)
+    if not found:
+        suffixes = ", ".join(PICTURE_SUFFIXES)
+        raise UserError(f"{path} holds no pictures", f"they end in {suffixes}; tables of them in .parquet")
+    return found
+
+
+def written_into(out: Folder, uris: Iterable[str]) -> list[str]:
+    """Those of pictures and tables that a prediction into ``out`` writes."""
+    if out.is_local:
+        out = Folder(str(out.local_path.resolve()))
+    own = {plain_uri(out.path(name)) for name in WRITTEN}
+    folders = tuple(f"{each}/" for each in own)
+    return [uri for uri in uris if plain_uri(uri) in own or plain_uri(uri).startswith(folders)]
 
 
 def rows_of_table(uri: str) -> dict[str, tuple[str, str]]:
@@ -241,6 +296,13 @@ def predict_pictures(
     finder = detection.file.digest if detection else ""
     digest = output_shards.predictions_digest(boxes, weights, config, pictures.names, finder)
     shards = output_shards.OutputShards.open(out, digest, pictures.uris)
+    if shards.anew:
+        say(f"{out.uri} has another prediction: starting anew")
+        drawn = [name for name in out.names(OVERLAYS_FOLDER) if OVERLAY_NAME.fullmatch(name)]
+        for name in (SHEET_FILE, *(f"{OVERLAYS_FOLDER}/{name}" for name in drawn)):
+            out.remove(name)
+        if len(boxes) and np.isnan(boxes.boxes).all():  # others may have been given as this very file
+            out.remove(BOXES_FILE)
     if detection:  # boxes.json needs the boxes of all
         shards = replace(shards, done=shards.done & detection.shards.done)
     if shards.resumed:
@@ -306,7 +368,9 @@ def draw_overlays(
         if number < count:
             drawn = draw(image, kept, longer_side=OVERLAY_SIZE)
             stem = PurePosixPath(row["file_name"].replace("#", "_")).stem
-            out.write(f"overlays/{image_id}_{stem}.jpg", encode_jpeg(drawn), durable=False)
+            # Names are of 255 bytes at most; id, ending and that of a file being written come to it.
+            stem = stem.encode()[:STEM_BYTES].decode(errors="ignore")
+            out.write(f"{OVERLAYS_FOLDER}/{image_id}_{stem}.jpg", encode_jpeg(drawn), durable=False)
         if show and len(cells) < SHEET_PICTURES:
             # Drawn at the size in the sheet, because lines would vanish when a large picture is reduced.
             poses = [moved(pose, 0, 0, SHEET_CELL / max(image.shape[:2])) for pose in kept]

@@ -68,7 +68,7 @@ def boxes_table(rows: dict[str, np.ndarray], images: range) -> Any:
 def boxes_found(shards: OutputShards, images: ImageIndex, data: DataConfig) -> Boxes:
     """The boxes of the shards that are done, without those that the thresholds leave out.
 
-    An image that could not be read has one box, nan, so that it is looked at again.
+    An image that could not be read has one box, nan: it is a row of the output without poses.
     """
     rows: list[tuple[int, list[float], float]] = []
     for number in sorted(shards.done):

@@ -31,6 +31,8 @@ MAX_PEOPLE = 300
 """Of a picture: those with the highest scores."""
 DEFAULT_SIDE, MAX_SIDE = 640, 2048  # px of the detector's input, where it takes any size; at most
 MAX_BYTES = 2**31  # of the file
+WEIGHTS_ENDINGS = (".data", "_data")
+"""Of the files with weights beside a graph, after its name; the second is that of Hugging Face's exports."""
 PERSON = {1: 0, 80: 0, 91: 1}
 """Number of classes -> index of persons, where a file does not name them: COCO's 80, or its 91 ids."""
 HINT = (
@@ -59,12 +61,12 @@ class DetectorFile:
             UserError: there is no such file, or it is too large.
         """
         folder, name = split_uri(Folder.of(path).uri)
-        if not name.lower().endswith(".onnx") or not folder.exists(name):
+        there = folder.stats([name, *(f"{name}{ending}" for ending in WEIGHTS_ENDINGS)])
+        if not name.lower().endswith(".onnx") or name not in there:
             wrong = "does not exist" if name.lower().endswith(".onnx") else "is no ONNX file"
             raise UserError(f"the detector {path} {wrong}", "give a file that ends in .onnx")
-        beside = [other for other in folder.names() if other.startswith(name) and other != name]
-        names = [name, *sorted(beside)]
-        if sum(folder.size(each) for each in names) > MAX_BYTES:
+        names = [name, *sorted(there.keys() - {name})]
+        if sum(stat.size for stat in there.values()) > MAX_BYTES:
             raise UserError(f"the detector {path} is larger than {MAX_BYTES // 2**30} GiB", HINT)
         return cls(str(path), {each: folder.read(each) for each in names})
 

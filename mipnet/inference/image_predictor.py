@@ -15,6 +15,7 @@ import torch
 
 from mipnet.data.crops import crop_boxes, decode_image
 from mipnet.data.image_headers import reason_not_to_decode
+from mipnet.data.json_values import LARGEST_COORDINATE
 from mipnet.evaluation.coco import keypoint_results, with_boxes
 from mipnet.evaluation.merging import MergedPoses, merge_instances, pose_scores
 from mipnet.evaluation.operating_point import OperatingPoint
@@ -107,10 +108,8 @@ class ImagePredictor:
             boxes, scores = found.boxes, found.scores
         elif boxes is None:
             boxes = [[0, 0, pixels.shape[1], pixels.shape[0]]]
-        bboxes = _boxes(boxes)
-        confidences = np.ones(len(bboxes)) if scores is None else np.asarray(scores, np.float64)
-        if confidences.shape != (len(bboxes),):
-            raise ValueError(f"'scores' is not one number for each of {len(bboxes)} boxes")
+        bboxes = _boxes(boxes, (pixels.shape[1], pixels.shape[0]))
+        confidences = np.ones(len(bboxes)) if scores is None else _scores(scores, len(bboxes))
         least = self._least_score(min_score)
         crop, evaluation = self.crop_predictor.config.input, self.crop_predictor.evaluation
         chunks, areas = [], []
@@ -142,6 +141,9 @@ def _pixels(image: np.ndarray | str | PathLike[str] | bytes) -> np.ndarray:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"'image' is {image.dtype} {image.shape}, not (H, W, 3) uint8 RGB")
         return image
+    if not isinstance(image, str | PathLike | bytes):
+        what = "neither an (H, W, 3) uint8 array nor a path nor bytes"
+        raise ValueError(f"'image' is a {type(image).__name__}, {what}")
     where = "" if isinstance(image, bytes) else f" ({image})"
     content = image if isinstance(image, bytes) else Path(image).read_bytes()
     pixels = decode_image(content)
@@ -151,12 +153,29 @@ def _pixels(image: np.ndarray | str | PathLike[str] | bytes) -> np.ndarray:
     return pixels
 
 
-def _boxes(boxes: Any) -> np.ndarray:
-    """(P, 4) float64, finite, with sides above 0."""
+def _boxes(boxes: Any, picture: tuple[int, int]) -> np.ndarray:
+    """(P, 4) float64, finite, with sides above 0, each partly within a picture of a width and height."""
     try:
         table = np.array([[x, y, w, h] for x, y, w, h in boxes], np.float64).reshape(-1, 4)
     except (TypeError, ValueError):
         table = np.full((1, 4), np.nan)
-    if not (np.isfinite(table).all() and (table[:, 2:] > 0).all()):
-        raise ValueError("'boxes' is not a list of [x, y, width, height]")
+    if not ((np.abs(table) <= LARGEST_COORDINATE).all() and (table[:, 2:] > 0).all()):  # nan is not below
+        raise ValueError(f"'boxes' is not a list of [x, y, width, height], at most {LARGEST_COORDINATE:g} px")
+    outside = (table[:, :2] >= picture).any(axis=1) | (table[:, :2] + table[:, 2:] <= 0).any(axis=1)
+    if outside.any():
+        box = table[outside.argmax()].tolist()
+        what = f"{box}, which lies outside of the picture of {picture[0]}x{picture[1]} px"
+        raise ValueError(f"'boxes' has at place {outside.argmax()} {what}")
     return table
+
+
+def _scores(scores: Any, count: int) -> np.ndarray:
+    """(count,) float64, finite, 0 or above."""
+    try:
+        confidences = np.asarray(scores, np.float64)
+    except (TypeError, ValueError):
+        confidences = np.array(np.nan)
+    usable = confidences.shape == (count,) and np.isfinite(confidences).all() and (confidences >= 0).all()
+    if not usable:
+        raise ValueError(f"'scores' is not one number for each of {count} boxes, finite and not below 0")
+    return confidences

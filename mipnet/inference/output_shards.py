@@ -2,7 +2,7 @@
 
 A shard holds the predictions of 256 consecutive images. Its file is written atomically, and a shard whose
 file exists is not predicted again, so every image is in the output exactly once, also after restarts; unless
-one of its image files has changed since (``mipnet.data.fingerprints``).
+one of its image files has changed since (``mipnet.data.fingerprints``), or could not be read and now can.
 """
 
 from __future__ import annotations
@@ -12,12 +12,21 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mipnet.config import Config, to_dict
 from mipnet.data.coco import Boxes
-from mipnet.data.fingerprints import changed_files, file_of, from_table, take_fingerprints, to_table
+from mipnet.data.crops import read_image
+from mipnet.data.fingerprints import (
+    READING_THREADS,
+    changed_files,
+    file_of,
+    from_table,
+    take_fingerprints,
+    to_table,
+)
 from mipnet.data.parquet import from_parquet, to_parquet
 from mipnet.storage import Folder, plain_uri
 
@@ -36,12 +45,14 @@ class OutputShards:
         images: number of images to predict.
         size: images per shard.
         done: numbers of the shards that an earlier start has written.
+        anew: whether the shards of another prediction have been removed.
     """
 
     folder: Folder
     images: int
     size: int
     done: frozenset[int]
+    anew: bool = False
 
     @classmethod
     def open(
@@ -67,7 +78,8 @@ class OutputShards:
             found = json.loads(folder.read(PLAN_FILE))
         except (FileNotFoundError, ValueError):
             found = {}
-        if found.get("digest") == digest and found.get("images") == images:
+        same = found.get("digest") == digest and found.get("images") == images
+        if same:
             plan = found
         else:
             if found:
@@ -76,8 +88,10 @@ class OutputShards:
             folder.write(PLAN_FILE, json.dumps(plan) + "\n")
         names = folder.names()  # one listing instead of a request per shard
         done = {int(name[:6]) for name in names if name.endswith(".parquet")}
-        shards = cls(folder, images, plan["size"], frozenset(done - _outdated(folder, uris, plan["size"])))
-        logger.info("%s: %d of %d shards are done", folder.uri, len(done), len(shards))
+        done -= _outdated(folder, uris, plan["size"])
+        written = cls(folder, images, plan["size"], frozenset(done), anew=bool(found) and not same)
+        shards = replace(written, done=written.done - _readable_again(written, uris))
+        logger.info("%s: %d of %d shards are done", folder.uri, len(shards.done), len(shards))
         return shards
 
     @property
@@ -120,6 +134,21 @@ def _outdated(folder: Folder, uris: Sequence[str], size: int) -> set[int]:
             folder.remove(f"{number:06d}.parquet")
     folder.write(FILES_RECORD, to_table(take_fingerprints(files)))
     return outdated
+
+
+def _readable_again(shards: OutputShards, uris: Sequence[str]) -> set[int]:
+    """Numbers of the shards with an image that could not be read, as of a disk that failed, and now can."""
+    unreadable: list[int] = []
+    for number in sorted(shards.done):
+        readable = shards.table(number, ["readable"])["readable"].to_pylist()
+        images = shards.image_range(number)
+        unreadable += [image for image, read in zip(images, readable, strict=True) if not read]
+    with ThreadPoolExecutor(READING_THREADS) as threads:
+        images_now = threads.map(lambda image: read_image(uris[image]) is not None, unreadable)
+        again = [image for image, read in zip(unreadable, images_now, strict=True) if read]
+    if again:
+        logger.info("%d images can be read now: their shards are predicted again", len(again))
+    return {image // shards.size for image in again}
 
 
 def predictions_digest(

@@ -54,7 +54,7 @@ def predict_shards(
     if detection:
         boxes = boxes_found(detection.shards, boxes.images, config.data)
     searched = set(range(len(shards))) - detection.shards.done if detection else set()
-    pending = _PendingShards(boxes, shards, config, searched)
+    pending = _PendingShards(boxes, shards, config, searched, detected=detection is not None)
     known_corrupt = known_corrupt_images(shards)
     done = shards.resumed
     progress(done, shards.images)
@@ -106,8 +106,10 @@ class _PendingShards:
         empty: numbers of the shards without anything to predict.
     """
 
-    def __init__(self, boxes: Boxes, shards: OutputShards, config: Config, searched: set[int]) -> None:
-        self._shards, self._config = shards, config
+    def __init__(
+        self, boxes: Boxes, shards: OutputShards, config: Config, searched: set[int], detected: bool
+    ) -> None:
+        self._shards, self._config, self._detected = shards, config, detected
         todo = [number for number in range(len(shards)) if number not in shards.done]
         listed = [shards.image_range(number) for number in todo if number in searched]
         self.searched = np.array([i for images in listed for i in images], np.int64)
@@ -129,9 +131,11 @@ class _PendingShards:
     def as_found(self, batch: Mapping[str, np.ndarray]) -> Block:
         """A batch of ``iter_predictions`` as one of ``iter_found_predictions``."""
         image, order = self.known.image_index[batch["box"]], batch["box"]
-        score, used = self.known.scores[batch["box"]], np.ones(len(order), bool)
+        score, corrupt = self.known.scores[order], batch["corrupt"]
+        if self._detected:  # a picture that the detector could not read, even if it can be read now
+            corrupt = corrupt | np.isnan(self.known.boxes[order]).any(axis=1)
         of_image = {"image": image, "order": order, "count": self._counts[image]}
-        return {**of_image, "score": score, "used": used, **batch}
+        return {**of_image, "score": score, "used": ~corrupt, **batch, "corrupt": corrupt}
 
     def add(self, batch: Block) -> list[int]:
         """Take a batch of ``iter_found_predictions``; returns the shards that it completes."""

@@ -39,6 +39,7 @@ class ImportedCheckpoint:
         unused: names of tensors that a pose network does not have.
         uninitialized: modules that the checkpoint lacks and that stay random, as a line for the user.
         notes: what was decided about the file, one line each.
+        dataset: that it was trained on; "" if the file does not say.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class ImportedCheckpoint:
     unused: list[str]
     uninitialized: str
     notes: tuple[str, ...]
+    dataset: str
 
 
 def is_checkpoint(where: str) -> bool:
@@ -91,7 +93,7 @@ def import_checkpoint(
     folder = weights.save_weights(out, found.architecture, state, extra)
     missing = describe_uninitialized([name for name in expected if name not in state])
     unused, notes = found.unused + network.unused, (*read.notes, *network.notes)
-    return ImportedCheckpoint(folder, found.architecture, config, unused, missing, notes)
+    return ImportedCheckpoint(folder, found.architecture, config, unused, missing, notes, read.dataset)
 
 
 def export_checkpoint(folder: str | Path, file: str | Path) -> list[str]:

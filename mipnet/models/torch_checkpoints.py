@@ -37,6 +37,12 @@ _SAFE_TYPES: list[Any] = [
     (lambda *factory: {}, "collections.defaultdict"),
 ]
 
+_UDP = re.compile(r"UDPHeatmap|use_udp\W+True")
+UDP_NOTE = (
+    "warning: trained with UDP, whose crops and decoding are not those used here: poses will be a bit off"
+)
+"""Of what the configuration in a checkpoint of MMPose says."""
+
 _MEND = f"give a file with a state_dict, bare or under {', '.join(STATE_DICT_KEYS[:3])}"
 _MOST_KINDS_OF_OBJECTS = 100
 _DEEPEST = 5
@@ -49,10 +55,12 @@ class Checkpoint(NamedTuple):
     Attributes:
         state: name → tensor on the CPU; floating-point tensors as float32.
         notes: what was decided, one line each.
+        dataset: that it was trained on, as MMPose names it; "" if the file does not say.
     """
 
     state: dict[str, Tensor]
     notes: list[str]
+    dataset: str
 
 
 class _Opaque:
@@ -100,11 +108,15 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"cannot read {path} ({reason_of(error)})", "check the path") from None
     except SafetensorError as error:
         raise UserError(f"{path} is no whole safetensors file ({error})", "fetch it again") from None
-    notes: list[str] = []
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    meta = meta if isinstance(meta, Mapping) else {}
+    notes = [UDP_NOTE] if _UDP.search(str(meta.get("cfg", ""))) else []
     content = _innermost(content, notes)
     if made := _opaque_name(content):
         raise _objects(path, made)
-    return Checkpoint(_floats(path, content, notes), notes)
+    about = meta.get("dataset_meta")
+    dataset = about.get("dataset_name") if isinstance(about, Mapping) else None
+    return Checkpoint(_floats(path, content, notes), notes, dataset if isinstance(dataset, str) else "")
 
 
 def _innermost(content: Any, notes: list[str]) -> Any:

@@ -83,6 +83,30 @@ def test_what_was_decided_about_a_file_is_said(
     assert capsys.readouterr().out.startswith(f"{published}: {note}\n")
 
 
+def test_what_was_assumed_is_said(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of weights of MMPose: joints and crop, and whatever speaks against them."""
+
+    def said(dataset: str, cfg: str, *flags: str) -> list[str]:
+        state = torch.load(published, weights_only=True)["state_dict"]
+        meta = {"dataset_meta": {"dataset_name": dataset}, "cfg": cfg}
+        torch.save({"state_dict": state, "meta": meta}, tmp_path / "mm.pth")
+        out = str(tmp_path / "model")
+        assert main(["models", "import", str(tmp_path / "mm.pth"), "--out", out, *flags]) == 0
+        words = ("taken for", "warning", "input ")
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith(words)]
+
+    joints = "taken for coco17 because it has 17 joints; else give --skeleton"
+    crop = "input 192x256 is assumed; else give --input.width and --input.height"
+    assert said("coco", "codec = dict(type='MSRAHeatmap')") == [joints, crop]
+    assert said("COCO", "", "--skeleton", "coco17", "--input.width", "192") == []
+    for cfg in ("codec = dict(type='UDPHeatmap')", "train_cfg = dict(use_udp=True)"):
+        lines = [line.partition(",")[0] for line in said("posetrack18", cfg)]
+        warning = "warning: it was trained on posetrack18"
+        assert lines == ["warning: trained with UDP", joints, warning, crop]
+
+
 def run_from(init: str, tmp_path: Path, skeleton: str = "coco17") -> Run:
     config = from_dict(
         {

@@ -143,6 +143,10 @@ BAD = [
         "data.boxes: [d=a.json, gt, d=b.json] has one name twice; give each source a name of its own",
     ),
     (
+        {"data": {"boxes": ["gt=a.json"]}},
+        "data.boxes: [gt=a.json] names a file gt, as labelled boxes are; give another name",
+    ),
+    (
         {"scenes": {"easy": 0, "medium": 0, "hard": 0}},
         "scenes.easy + medium + hard: 0 is below 1; nearest is 1",
     ),

@@ -74,18 +74,50 @@ def test_a_thumbnail_or_a_comment_before_the_tag_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("bits", [9, 12, 15, 16])
-@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".jp2", ".pnm"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_16_bits_are_scaled_by_those_in_use(bits: int, suffix: str, channels: int) -> None:
     colours = np.array([[[1, 0, 0], [0, 1, 0], [0.25, 0.5, 1]]])[..., :channels]
+    colours = np.kron(colours, np.ones((64, 64, 1)))  # JPEG 2000 needs so many
     deep = (colours * (2**bits - 1)).astype(np.uint16)
-    content = cv2.imencode(suffix, deep[..., ::-1])[1].tobytes()
+    lossless = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000] if suffix == ".jp2" else []
+    content = cv2.imencode(suffix, deep[..., ::-1], lossless)[1].tobytes()
     found = decode_image(content)
     assert found is not None
-    np.testing.assert_allclose(found, np.broadcast_to(colours * 255, (1, 3, 3)), atol=1)
+    np.testing.assert_allclose(found, np.broadcast_to(colours * 255, (64, 192, 3)), atol=1)
     if bits == 16:
         plain = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
         np.testing.assert_array_equal(found, plain)
+
+
+@pytest.mark.parametrize("white", [15, 255, 300, 4095, 65535])
+@pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
+def test_a_pnm_is_scaled_by_its_value_of_white(kind: str, white: int) -> None:
+    colours = np.array([[[1, 0, 0.4], [0, 1, 0.2], [0.2, 0.6, 1]]])
+    colours = colours[..., :1] if kind in ("P2", "P5") else colours
+    dim = np.rint(colours * white).astype(int)
+    head = f"{kind} # a comment, 7\n 3\t1\n#another\n{white}\n".encode()
+    plain = " ".join(map(str, dim.ravel().tolist())).encode() + b"\n"
+    stored = plain if kind in ("P2", "P3") else dim.astype(np.uint8 if white < 256 else ">u2").tobytes()
+    found = decode_image(head + stored)
+    assert found is not None
+    np.testing.assert_allclose(found, np.broadcast_to(colours * 255, (1, 3, 3)), atol=1)
+    dark = decode_image(head.replace(b"4095", b"65534") + stored)  # no matter which bits are in use
+    assert white != 4095 or (dark is not None and dark.max() == 16)
+
+
+def test_12_bits_of_jpeg_2000_are_scaled_by_its_header() -> None:
+    dim = np.kron(np.array([[300, 0], [100, 200]]), np.ones((64, 64), int))  # dark, of 4095
+    stored = (np.dstack([dim] * 3) + (1 << 15) - (1 << 11)).astype(np.uint16)
+    lossless = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]
+    content = bytearray(cv2.imencode(".jp2", stored, lossless)[1].tobytes())
+    start = content.find(b"\xff\x4f\xff\x51")  # of the codestream
+    for place in (content.find(b"ihdr") + 14, start + 42, start + 45, start + 48):
+        assert content[place] == 15
+        content[place] = 11  # 12 bits, written as one less
+    found = decode_image(bytes(content))
+    assert found is not None
+    np.testing.assert_allclose(found[..., 0], dim / 16, atol=1)
 
 
 @pytest.fixture(scope="module")

@@ -63,3 +63,21 @@ def test_what_predict_finds(tmp_path: Path) -> None:
     assert len(twice.uris) == 14
     with pytest.raises(UserError, match="does not exist"):
         find_pictures([str(tmp_path / "p" / "notes.txt").removesuffix("notes.txt") + "none"])
+
+
+def test_a_folder_of_tables_has_their_rows_unless_it_has_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hf" / "deep").mkdir(parents=True)
+    tables = [write(tmp_path / "hf" / name, {"image": PICTURES}) for name in ("b.parquet", "deep/A.PARQUET")]
+    (tmp_path / "hf" / "parts").mkdir()
+    for name in ("results.parquet", "parts/000000.parquet"):  # of an earlier prediction
+        write(tmp_path / "hf" / name, {"readable": [True]})
+    found = find_pictures([str(tmp_path / "hf")], str(tmp_path / "hf"))
+    assert found.uris == [f"{table}#row={i}" for table in tables for i in range(12)]
+    assert [read_uri(uri) for uri in found.uris] == 2 * PICTURES
+    assert capsys.readouterr().out == ""
+    (tmp_path / "hf" / "x.jpg").write_bytes(b"")
+    assert find_pictures([str(tmp_path / "hf")], str(tmp_path / "hf")).names == ["x.jpg"]
+    line = f"2 x Parquet table beside pictures: b.parquet, deep/A.PARQUET; give {tmp_path}/hf/*.parquet"
+    assert capsys.readouterr().out == f"left out: {line}\n"

@@ -154,6 +154,65 @@ def test_results_that_do_not_fit(change, message) -> None:
         evaluate_keypoints(data_set(person(1, 1, 0)), [*results((1, 0, 1.0)), wrong], SIGMAS)
 
 
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keypoints": [NAN, 0, 1, 10, 0, 1]}, "result 2 has keypoints that are not numbers"),
+        ({"keypoints": [0, 0, 1, math.inf, 0, 1]}, "result 2 has keypoints that are not numbers"),
+        ({"keypoints": [0, None, 1, 10, 0, 1]}, "result 2 has keypoints that are not numbers"),
+        ({"keypoints": np.full(6, NAN)}, "result 2 has keypoints that are not numbers"),
+        ({"score": NAN}, "result 2 has the score nan; give a finite number"),
+        ({"score": "high"}, "result 2 has the score 'high'; give a finite number"),
+    ],
+)
+def test_results_that_are_not_finite(change, message) -> None:
+    # Such a pose would match any person: COCOeval asks whether its OKS is below a threshold.
+    wrong = {**results((1, 500, 1.0))[0], **change}
+    with pytest.raises(DataError, match=message):
+        evaluate_keypoints(data_set(person(1, 1, 0)), [*results((1, 0, 1.0)), wrong], SIGMAS)
+
+
+def test_a_score_of_none_and_keypoints_as_an_array() -> None:
+    pose = results((1, 0, 1.0))[0]
+    with pytest.raises(DataError, match="result 1 has the score None"):
+        evaluate_keypoints(data_set(person(1, 1, 0)), [{**pose, "score": None}], SIGMAS)
+    for keypoints in (np.array(pose["keypoints"], np.float32), tuple(pose["keypoints"])):
+        same = {**pose, "keypoints": keypoints, "score": np.float32(1)}
+        assert evaluate_keypoints(data_set(person(1, 1, 0)), [same], SIGMAS)["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keypoints": [NAN, 0, 2, 10, 0, 2]}, "annotation 7 has keypoints that are not numbers"),
+        ({"area": None}, "annotation 7 has the area None; give a finite number"),
+        ({"area": NAN}, "annotation 7 has the area nan; give a finite number"),
+        ({"bbox": [0, 0, NAN, 10]}, "annotation 7 has the bbox"),
+        ({"bbox": [0, 0, 10]}, "annotation 7 has the bbox"),
+        ({"image_id": "1"}, "annotation 7 is of image '1', unknown to the annotations"),
+        ({"image_id": 9}, "annotation 7 is of image 9, unknown to the annotations"),
+    ],
+)
+def test_annotations_that_cannot_be_scored(change, message) -> None:
+    with pytest.raises(DataError, match=message):
+        evaluate_keypoints(data_set(person(7, 1, 0, **change)), results((1, 0, 1.0)), SIGMAS)
+
+
+def test_annotations_without_categories_and_unknown_image_ids() -> None:
+    lost = {name: value for name, value in person(7, 1, 0).items() if name != "category_id"}
+    with pytest.raises(DataError, match="annotation 7 has no category_id"):
+        evaluate_keypoints(data_set(lost), [], SIGMAS)
+    with pytest.raises(DataError, match="no image of the 'image_ids' '1', 9; give ids as"):
+        evaluate_keypoints(data_set(person(1, 1, 0)), [], SIGMAS, image_ids=[2, "1", 9])
+    mixed = data_set(person(1, 1, 0))
+    mixed["images"][1]["id"] = "2"
+    with pytest.raises(DataError, match="partly text"):
+        evaluate_keypoints(mixed, [], SIGMAS)
+
+
 def test_annotations_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
         evaluate_keypoints(tmp_path / "missing.json", [], SIGMAS)

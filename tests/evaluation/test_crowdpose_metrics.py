@@ -68,3 +68,17 @@ def test_not_a_crowdpose_data_set() -> None:
         evaluate_crowdpose(annotations, [], SIGMAS)
     with pytest.raises(DataError, match="image 9"):
         evaluate_crowdpose(data_set(0.5), [pose(9)], SIGMAS)
+
+
+@pytest.mark.parametrize("broken", [None, "crowded", math.nan])
+def test_numbers_that_are_none(broken) -> None:
+    annotations = data_set(0.5)
+    annotations["images"][0]["crowdIndex"] = broken
+    with pytest.raises(DataError, match="image 1 has the crowdIndex"):
+        evaluate_crowdpose(annotations, [pose(1)], SIGMAS)
+    annotations = data_set(0.5)
+    annotations["annotations"][0]["bbox"][2] = broken
+    with pytest.raises(DataError, match="annotation 1 has the bbox"):
+        evaluate_crowdpose(annotations, [pose(1)], SIGMAS)
+    with pytest.raises(DataError, match="result 1 has keypoints that are not numbers"):
+        evaluate_crowdpose(data_set(0.5), [{**pose(1), "keypoints": [broken, 50, 1]}], SIGMAS)

@@ -171,3 +171,12 @@ def test_a_table_of_others_alone_needs_no_model(
     assert line.split()[:4] == ["train", "openpose", "results", "100.0"]
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert found["train/openpose/results/AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [(("m=a.json", "m=b.json"), "'m' is given twice"), (("a/b=a.json",), "'a/b' has a '/'")],
+)
+def test_names_that_the_table_cannot_tell_apart(file: CocoKeypointFile, named: Any, message: str) -> None:
+    with pytest.raises(DataError, match=f"--results: the name {message}; give each method a name of its own"):
+        external_result_rows(named, {"train": file}, preset("tiny"))

@@ -229,6 +229,18 @@ def test_a_list_whose_pictures_are_missing_or_guesswork_is_refused(tmp_path: Pat
         of_list(found, written(tmp_path, [1], "l.json"))
 
 
+def test_boxes_whose_categories_are_names(tmp_path: Path) -> None:
+    pictures = find_pictures([str(folder(tmp_path / "p", "a.jpg", "b.jpg"))])
+    box = {"bbox": BOX, "score": 0.9}
+    named = [
+        {**box, "file_name": f"{name}.jpg", "category_id": c} for name, c in (("a", "person"), ("b", "dog"))
+    ]
+    with pytest.raises(DataError, match=r"say which are persons with --data.category ID, e.g. person"):
+        read(tmp_path, pictures, named[:1])
+    assert where(read(tmp_path, pictures, named, category="person"), pictures) == ["a.jpg"]
+    assert person_category({}, "", "person", COCO17).entry["id"] == 1  # of the results
+
+
 def test_persons_are_those_of_the_list(tmp_path: Path) -> None:
     def category(*entries: Any, wanted: str = "") -> Any:
         return person_category({"categories": list(entries)}, "l.json", wanted, COCO17).entry["id"]

@@ -163,6 +163,12 @@ def test_weights_outside_of_the_graph_stay_in_its_folder(tmp_path: Path) -> None
     np.testing.assert_allclose(detector(picture).boxes, [[30, 20, 40, 50]], atol=0.5)
 
     digest = DetectorFile.read(path).digest
+    (folder / "d.onnx_cache").mkdir()
+    (folder / "e.onnx").mkdir()
+    with pytest.raises(UserError, match=r"e\.onnx does not exist"):
+        load(folder / "e.onnx")
+    (folder / "d.onnx.txt").touch()
+    assert [*DetectorFile.read(path).contents] == ["d.onnx", "d.onnx.data"]
     (folder / "d.onnx.data").rename(tmp_path / "outside.data")
     assert DetectorFile.read(path).digest != digest
     with pytest.raises(UserError, match="lie in files other than"):

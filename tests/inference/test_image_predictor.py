@@ -11,12 +11,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from mipnet.data.geometry import crop_affine, warp_crop
 from mipnet.evaluation.operating_point import OperatingPoint
 from mipnet.inference.crop_predictor import CropPredictor
 from mipnet.inference.image_predictor import ImagePredictor
 
+SMALL = np.zeros((5, 5, 3), np.uint8)
 BOXES = np.array([[10, 10, 40, 80], [90, 20, 50, 70.0]])
 
 
@@ -118,6 +120,15 @@ def test_more_boxes_than_a_batch_are_answered_alike(
         (np.zeros((5, 5, 3), np.uint8), [[1, 2, np.nan, 4]], None, "'boxes' is not a list of"),
         (np.zeros((5, 5, 3), np.uint8), "all", None, "'boxes' is not a list of"),
         (np.zeros((5, 5, 3), np.uint8), [[1, 2, 3, 4]], [1, 1], "'scores' is not one number for each of 1"),
+        (SMALL, [[1, 2, 3, 4]], ["a"], "'scores' is not one number for each of 1"),
+        (SMALL, [[1, 2, 3, 4]], [np.nan], "'scores' is not one number for each of 1"),
+        (SMALL, [[1, 2, 3, 4]], [np.inf], "'scores' is not one number for each of 1"),
+        (SMALL, [[1, 2, 3, 4]], [-0.1], "'scores' is not one number for each of 1"),
+        (SMALL, [[0, 0, 1e300, 1e300]], None, "'boxes' is not a list of"),
+        (SMALL, [[0, 0, 2, 2], [5, 0, 9, 9]], None, "'boxes' has at place 1 [5.0, 0.0, 9.0, 9.0], which"),
+        (SMALL, [[0, -9, 9, 9]], None, "'boxes' has at place 0 [0.0, -9.0, 9.0, 9.0], which lies outside"),
+        (SMALL.tolist(), None, None, "'image' is a list, neither"),
+        (torch.zeros((5, 5, 3), dtype=torch.uint8), None, None, "'image' is a Tensor, neither"),
     ],
 )
 def test_what_is_no_picture_or_no_boxes_is_refused(

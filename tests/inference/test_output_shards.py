@@ -10,15 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mipnet.config import preset
+from mipnet.config import Config, preset
 from mipnet.data.coco import Boxes
 from mipnet.data.image_index import ImageIndex
+from mipnet.data.parquet import to_parquet
 from mipnet.errors import DataError
 from mipnet.inference import pipeline
+from mipnet.inference.detected_boxes import Detection
+from mipnet.inference.detector import DetectorFile
+from mipnet.inference.detector_layouts import Letterbox
 from mipnet.inference.output_shards import (
     FILES_RECORD,
     OutputShards,
@@ -29,6 +35,7 @@ from mipnet.inference.shard_prediction import predict_shards
 from mipnet.storage import Folder
 
 CONFIG, COCO = preset("debug"), preset("coco-hrnet-w32-256x192")
+LENIENT = replace(CONFIG, data=replace(CONFIG.data, max_bad_share=0.5))
 MODEL = Folder("/nowhere")
 N, K = CONFIG.model.instances, CONFIG.data.joints.num_joints
 
@@ -77,11 +84,13 @@ class Network:
             yield {"box": rows, "keypoints": keypoints, "corrupt": corrupt, "bbox": bbox}
 
 
-def predict(network: Network, out: Folder, boxes: Boxes, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def predict(
+    network: Network, out: Folder, boxes: Boxes, monkeypatch: pytest.MonkeyPatch, config: Config = CONFIG
+) -> list[str]:
     monkeypatch.setattr(pipeline, "iter_predictions", network)
     digest = predictions_digest(boxes, b"weights", CONFIG)
     shards = OutputShards.open(out, digest, boxes.images.uris.tolist(), size=4)
-    unreadable = predict_shards(boxes, shards, MODEL, CONFIG, CONFIG.resources)
+    unreadable = predict_shards(boxes, shards, MODEL, config, CONFIG.resources)
     write_predictions(shards, out)
     return unreadable
 
@@ -215,6 +224,41 @@ def test_the_shard_of_a_changed_picture_is_predicted_again(
     network = Network()
     predict(network, out, boxes, monkeypatch)
     assert network.asked == []
+
+
+def test_the_shard_of_a_picture_that_can_be_read_again_is_predicted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, boxes = Folder.of(tmp_path / "out"), pictures_in(tmp_path, 11)
+    cv2.imwrite(str(tmp_path / "5.jpg"), np.zeros((8, 8, 3), np.uint8))
+    failed = [str(tmp_path / "5.jpg"), str(tmp_path / "10.jpg")]
+    assert (
+        predict(Network(corrupt=(5, 10)), out, boxes, monkeypatch, LENIENT) == failed
+    )  # as where a disk fails
+    network = Network()
+    assert predict(network, out, boxes, monkeypatch, LENIENT) == failed[1:]
+    assert set(network.asked) == {4, 5, 6, 7}  # 10.jpg is no picture still
+    assert [row["readable"] for row in outcome(out)] == [image != 10 for image in range(11)]
+
+
+def test_a_picture_that_the_detector_could_not_read_gets_no_box(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes, people = boxes_of(3), {"readable": True, "boxes": [[1.0, 2.0, 30.0, 40.0]], "scores": [0.9]}
+    rows = [people, people, {"readable": False, "boxes": [], "scores": []}]
+    found = OutputShards(Folder.of(tmp_path / "detections"), 3, 4, frozenset({0}))
+    found.folder.write(found.file_name(0), to_parquet(pa.Table.from_pylist(rows)))
+    shards = OutputShards(Folder.of(tmp_path / "parts"), 3, 4, frozenset())
+    monkeypatch.setattr(pipeline, "iter_predictions", Network())  # which can read it
+    detection = Detection(DetectorFile("d.onnx", {}), Letterbox((64, 64), "centre", round), found)
+    unreadable = predict_shards(boxes, shards, MODEL, LENIENT, CONFIG.resources, detection=detection)
+    assert unreadable == ["/pictures/2.jpg"]
+    table = shards.table(0).to_pylist()
+    assert [(row["readable"], len(row["poses"]) > 0) for row in table] == [
+        (True, True),
+        (True, True),
+        (False, False),
+    ]
 
 
 @pytest.mark.parametrize(("record", "again"), [(None, False), (b"PAR1", True)], ids=["none", "damaged"])
