@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,9 +29,12 @@ from mipnet.data.fingerprints import (
     to_table,
 )
 from mipnet.data.parquet import from_parquet, to_parquet
+from mipnet.errors import UserError, first_few
 from mipnet.storage import Folder, plain_uri
 
 SHARDS_FOLDER, PLAN_FILE, FILES_RECORD = "parts", "plan.json", "images.fingerprints"
+OWN_FILE = re.compile(rf"\d{{6}}\.parquet|{re.escape(PLAN_FILE)}|{re.escape(FILES_RECORD)}|.*\.part")
+"""The last are those that a kill has left half written."""
 IMAGES_PER_SHARD = 256
 
 logger = logging.getLogger(__name__)
@@ -71,6 +75,9 @@ class OutputShards:
             uris: of the images to predict.
             size: images per shard of a new prediction.
             name: of the shards' folder in ``out``.
+
+        Raises:
+            UserError: that folder has other files, which would be removed.
         """
         folder, images = out.join(name), len(uris)
         plan: dict[str, Any] = {"digest": digest, "images": images, "size": size}
@@ -84,6 +91,9 @@ class OutputShards:
         else:
             if found:
                 logger.info("%s is of another prediction: starting anew", folder.uri)
+            if foreign := [each for each in folder.names() if not OWN_FILE.fullmatch(each)]:
+                what = f"{folder.uri} has files that are not of a prediction ({first_few(foreign)})"
+                raise UserError(what, "give another folder with --out")
             out.remove(name)
             folder.write(PLAN_FILE, json.dumps(plan) + "\n")
         names = folder.names()  # one listing instead of a request per shard

@@ -20,7 +20,7 @@ from mipnet.config import Config, preset
 from mipnet.data.coco import Boxes
 from mipnet.data.image_index import ImageIndex
 from mipnet.data.parquet import to_parquet
-from mipnet.errors import DataError
+from mipnet.errors import DataError, UserError
 from mipnet.inference import pipeline
 from mipnet.inference.detected_boxes import Detection
 from mipnet.inference.detector import DetectorFile
@@ -259,6 +259,16 @@ def test_a_picture_that_the_detector_could_not_read_gets_no_box(
         (True, True),
         (False, False),
     ]
+
+
+def test_a_folder_of_somebody_elses_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "wheel.jpg").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"parts has files that are not of a prediction \(wheel.jpg\); give"):
+        OutputShards.open(Folder.of(tmp_path), "digest", ["a.jpg"])
+    assert (tmp_path / "parts" / "wheel.jpg").exists()
+    (tmp_path / "parts" / "wheel.jpg").rename(tmp_path / "parts" / "000000.parquet.1a2b.part")  # of a kill
+    assert len(OutputShards.open(Folder.of(tmp_path), "digest", ["a.jpg"])) == 1
 
 
 @pytest.mark.parametrize(("record", "again"), [(None, False), (b"PAR1", True)], ids=["none", "damaged"])
