@@ -192,7 +192,7 @@ MESSAGES: dict[str, tuple[Break, str, str]] = {
     "negative box": (
         first_person(bbox=[10, 10, -5, -5]),
         TRAIN,
-        r"1 x box outside its image: annotation 100",
+        r"1 x box without width or height: annotation 100",
     ),
     "image missing": (
         remove("data/train/0.jpg"),
