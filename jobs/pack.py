@@ -1,7 +1,5 @@
 """Cluster job: ``mipnet data pack`` with the same flags."""
 
-import sys
+from mipnet.cli.main import entry
 
-from mipnet.cli.main import main
-
-sys.exit(main(["data", "pack", *sys.argv[1:]]))
+entry("data", "pack")

@@ -1,7 +1,5 @@
 """Cluster job: ``mipnet predict`` with the same flags."""
 
-import sys
+from mipnet.cli.main import entry
 
-from mipnet.cli.main import main
-
-sys.exit(main(["predict", *sys.argv[1:]]))
+entry("predict")

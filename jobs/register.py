@@ -1,7 +1,5 @@
 """Cluster job: ``mipnet registry`` with the same words and flags, e.g. ``promote 3``."""
 
-import sys
+from mipnet.cli.main import entry
 
-from mipnet.cli.main import main
-
-sys.exit(main(["registry", *sys.argv[1:]]))
+entry("registry")

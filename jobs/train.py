@@ -1,7 +1,5 @@
 """Cluster job: ``mipnet train`` with the same flags."""
 
-import sys
+from mipnet.cli.main import entry
 
-from mipnet.cli.main import main
-
-sys.exit(main(["train", *sys.argv[1:]]))
+entry("train")

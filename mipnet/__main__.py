@@ -1,7 +1,5 @@
 """``python -m mipnet``."""
 
-import sys
+from mipnet.cli.main import entry
 
-from mipnet.cli.main import main
-
-sys.exit(main())
+entry()

@@ -11,7 +11,7 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: Python finds ``tune`` in the folder above
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from mipnet.cli.main import exit_status
+from mipnet.cli.main import exit_status, run_process
 from mipnet.cli.shared_options import CONFIG_SECTIONS, base_config
 from mipnet.config import Config, from_dict, read_yaml
 from mipnet.config.flags import parse
@@ -149,4 +149,4 @@ def rung_epochs(first: int, factor: int, epochs: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 from mipnet import __version__
 from mipnet.errors import ConfigError, as_user_error, suggest
@@ -77,8 +81,35 @@ def run(argv: Sequence[str]) -> int:
     raise ConfigError(f"unknown command {typed!r}", suggest(typed, COMMANDS))
 
 
+def entry(*words: str) -> NoReturn:
+    """This process as ``mipnet WORDS ARGUMENTS``."""
+    run_process(lambda: main([*words, *sys.argv[1:]]))
+
+
+def run_process(command: Callable[[], int]) -> NoReturn:
+    """Run a command and end the process with its status, without the destructors of C++ if Ray was used.
+
+    Threads of Ray may still use what these destroy: now and then a process whose work was done and said ended
+    with SIGABRT (mutex.cc: "Mutex corrupt").
+    """
+    status = 1  # of a traceback
+
+    def leave() -> None:
+        if "ray" not in sys.modules:
+            return
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # closed by its reader, or by us
+                stream.flush()
+        os._exit(status)
+
+    atexit.register(leave)  # the first one that is registered is the last to be called
+    status = command()
+    sys.exit(status)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
+    """A command line; its exit status."""
     return exit_status("mipnet", run, sys.argv[1:] if argv is None else argv)
 
 
@@ -108,4 +139,4 @@ def exit_status(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

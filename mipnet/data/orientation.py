@@ -33,7 +33,8 @@ AGREEMENT = 0.9
 READERS = 8
 RESIZED = "picture of another size than is stated, with labels that may be of another scale"
 RESIZED_HINT = (
-    "give the pictures that were labelled; or, where the labels fit these, their width and height, or none"
+    "give the pictures that were labelled; where the labels fit these, correct width and height, or leave "
+    "both out"
 )
 EXIF_HINT = "say which frame the labels are in with --data.exif displayed (as people see it) or stored"
 
