@@ -176,7 +176,7 @@ class _S3Bucket:
         session = boto3.session.Session(
             botocore_session=core, aws_access_key_id=user, aws_secret_access_key=password
         )
-        self.signed = signed = session.get_credentials() is not None  # those of a public bucket are not
+        self.signed = session.get_credentials() is not None  # those of a public bucket are not
         client = session.client("s3", region_name=fs.region, endpoint_url=s3_endpoint(uri))
         endpoint = urlsplit(client.meta.endpoint_url)
         by_host = ".amazonaws.com" in endpoint.netloc and "." not in self.name  # as its wildcard certificate
@@ -186,8 +186,10 @@ class _S3Bucket:
             aws_endpoint_url_s3=f"{endpoint.scheme}://{f'{self.name}.' * by_host}{endpoint.netloc}",
             virtual_hosted_style_request=by_host,
             region=fs.region,
-            skip_signature=not signed,
-            credential_provider=Boto3CredentialProvider(session, ttl=CREDENTIALS_KEPT) if signed else None,
+            skip_signature=not self.signed,
+            credential_provider=Boto3CredentialProvider(session, ttl=CREDENTIALS_KEPT)
+            if self.signed
+            else None,
             client_options={
                 "allow_http": endpoint.scheme == "http",
                 "connect_timeout": "10s",

@@ -12,6 +12,7 @@ import numpy as np
 from mipnet.data.box_formats import FORMATS, box_format, to_xywh
 from mipnet.data.box_ops import box_iou, box_nms
 from mipnet.data.coco import Boxes, CocoKeypointFile
+from mipnet.data.geometry import misses_image
 from mipnet.data.image_index import ImageIndex
 from mipnet.data.image_matching import ImageMatcher
 from mipnet.data.json_files import read_json
@@ -245,9 +246,7 @@ def _in_images(table: np.ndarray, where: str, images: DetectionImages, notes: li
     """
 
     def missing(part: np.ndarray) -> np.ndarray:
-        low, high = part[:, 1:3], part[:, 1:3] + part[:, 3:5]
-        sizes = images.sizes(part[:, 0].astype(np.int64))  # nan, and so not missed, where it is not known
-        return np.asarray(np.any((low >= sizes) | (high <= 0), axis=1))
+        return misses_image(part[:, 1:5], images.sizes(part[:, 0].astype(np.int64)))
 
     if not missing(table[_judged(table, images)]).any():
         return table

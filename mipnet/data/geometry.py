@@ -16,6 +16,17 @@ BOX_AREA_FRACTION = 0.53  # of a box, in place of a segmentation's area where th
 PADDING = 1.25  # side of a crop / side of its box, so that limbs at the border stay inside
 
 
+def misses_image(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(B,) bool: whether no part of boxes (B, 4) x, y, w, h lies in their images; not where a size is nan.
+
+    Args:
+        boxes: in px.
+        sizes: (B, 2) or (2,) width and height in px.
+    """
+    missed: np.ndarray = np.any((boxes[:, :2] >= sizes) | (boxes[:, :2] + boxes[:, 2:] <= 0), axis=1)
+    return missed
+
+
 def clip_box(box: np.ndarray | Sequence[float], width: int, height: int) -> np.ndarray:
     """Boxes clipped to their image, as in the reference data loader.
 

@@ -61,9 +61,10 @@ def read_head(read: Read) -> bytes:
     return head if len(head) < HEAD_BYTES or head.startswith((JPEG, PNG)) else read(None)
 
 
-def header_of(read: Read) -> ImageHeader | None:
-    """The header of a file; None if it has none that can be read."""
-    return read_header(read_head(read)) or read_header(read(None))  # a JPEG of long metadata
+def header_of(read: Read, head: bytes | None = None) -> ImageHeader | None:
+    """The header of a file, whose ``read_head`` may be known; None if it has none that can be read."""
+    head = read_head(read) if head is None else head
+    return read_header(head) or read_header(read(None))  # a JPEG of long metadata
 
 
 def reason_not_to_decode(content: bytes) -> str:

@@ -15,10 +15,10 @@ from mipnet.data.image_headers import (
     SIDEWAYS,
     ImageHeader,
     Read,
+    header_of,
     is_deep,
     is_heic,
     read_head,
-    read_header,
 )
 from mipnet.data.validation import Findings, bad_share_hint
 from mipnet.errors import DataError, first_few
@@ -245,7 +245,7 @@ class _Look(NamedTuple):
 def _look(read: Read) -> _Look:
     try:
         head = read_head(read)
-        header = read_header(head) or read_header(read(None))  # a JPEG of long metadata
+        header = header_of(read, head)
     except OSError:
         return _Look()  # a missing picture, which the check of the files says
     if is_heic(head):

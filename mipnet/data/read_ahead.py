@@ -58,6 +58,6 @@ def _is_remote_file(uri: str) -> bool:
 def _content(uri: str) -> bytes | None:
     try:
         return read_uri(uri)
-    except OSError as error:  # missing, no permission, a folder, or a disk or server that fails
+    except OSError as error:  # missing, no permission, a folder, or a disk failure; never of S3
         logger.debug("cannot read %s: %s", uri, error)
         return None

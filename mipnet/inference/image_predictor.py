@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mipnet.data.crops import crop_boxes, decode_image
+from mipnet.data.geometry import misses_image
 from mipnet.data.image_headers import reason_not_to_decode
 from mipnet.data.json_values import LARGEST_COORDINATE
 from mipnet.evaluation.coco import keypoint_results, with_boxes
@@ -161,7 +162,7 @@ def _boxes(boxes: Any, picture: tuple[int, int]) -> np.ndarray:
         table = np.full((1, 4), np.nan)
     if not ((np.abs(table) <= LARGEST_COORDINATE).all() and (table[:, 2:] > 0).all()):  # nan is not below
         raise ValueError(f"'boxes' is not a list of [x, y, width, height], at most {LARGEST_COORDINATE:g} px")
-    outside = (table[:, :2] >= picture).any(axis=1) | (table[:, :2] + table[:, 2:] <= 0).any(axis=1)
+    outside = misses_image(table, np.array(picture))
     if outside.any():
         box = table[outside.argmax()].tolist()
         what = f"{box}, which lies outside of the picture of {picture[0]}x{picture[1]} px"
